@@ -1,0 +1,74 @@
+"""mbactor: an actor-model runtime for Python.
+
+The layers, lowest first; each knows only what stands above it in this list:
+
+- leaves: `errors`, `observe`, `clock`, `durations`, `seams`, `expressions`, `offload`
+- `mailbox`: bounded queues with lanes; `transport`: bytes between actors
+- `kernel`: one actor, running
+- `supervisor`: many actors, kept running; the topology file; `ActorSystem`
+- `foreman`: durable workflows through the same actors
+- `services`: actors that ship with the library; `testing`, `cli`: for users and their tests
+
+This door loads a name when it is first used, so that `import mbactor` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mbactor.errors import (
+        ActorCrashed,
+        ActorStopped,
+        BadRequest,
+        BudgetSpent,
+        Ignore,
+        MailboxFull,
+        MbactorError,
+        NoSuchActor,
+        Unavailable,
+    )
+    from mbactor.kernel import Actor, ActorRef, DeadLetter, Exit, Response, endpoint
+    from mbactor.mailbox import Mailbox, MailboxStatistics
+
+_HOME = {
+    "Actor": "mbactor.kernel",
+    "ActorCrashed": "mbactor.errors",
+    "ActorRef": "mbactor.kernel",
+    "ActorStopped": "mbactor.errors",
+    "ActorSystem": "mbactor.supervisor",
+    "Backoff": "mbactor.supervisor",
+    "BadRequest": "mbactor.errors",
+    "BudgetSpent": "mbactor.errors",
+    "DeadLetter": "mbactor.kernel",
+    "DynamicSupervisor": "mbactor.supervisor",
+    "Exit": "mbactor.kernel",
+    "Ignore": "mbactor.errors",
+    "Mailbox": "mbactor.mailbox",
+    "MailboxFull": "mbactor.errors",
+    "MailboxStatistics": "mbactor.mailbox",
+    "MbactorError": "mbactor.errors",
+    "NoSuchActor": "mbactor.errors",
+    "Response": "mbactor.kernel",
+    "Supervisor": "mbactor.supervisor",
+    "Unavailable": "mbactor.errors",
+    "child": "mbactor.supervisor",
+    "endpoint": "mbactor.kernel",
+}
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'mbactor' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,347 @@
+"""Every error a user of mbactor can meet, and how an error crosses from one actor to another.
+
+An error is a value first: the fields are attributes, `status` is the HTTP-like number that the
+gateway answers with, `taken` says whether the message reached the actor's own code. There is one
+class for each thing the caller can do differently.
+
+`to_wire` and `from_wire` carry an error between actors: type, status, fields and the remote
+traceback survive. The type is found again by its qualified name among the classes the receiving
+process has imported; where it is unknown the error arrives as a plain `MbactorError` with the same
+status and fields.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+Taken = Literal["no", "unknown", "yes"]
+"""Whether the actor's code may have seen the message: only a `no` may be repeated without thought."""
+
+
+class MbactorError(Exception):
+    """Base of all errors of mbactor, and of the errors with which a user's actor answers.
+
+        raise MbactorError("no such order", status=404, order_id="17")
+
+    Raised in an endpoint it is an *answer*: the asker gets it, the actor goes on. Keyword arguments
+    become attributes and cross to the asker with the message and the status.
+    """
+
+    status: int = 500
+    taken: Taken = "yes"
+    remote_trace: str | None = None
+    """The traceback at the place where it was raised, when that was in another actor."""
+
+    _types: ClassVar[dict[str, type[MbactorError]]] = {}
+
+    def __init__(self, message: str, *, status: int | None = None, **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields = fields
+        if status is not None:
+            self.status = status
+        for name, value in fields.items():
+            if not hasattr(type(self), name):
+                setattr(self, name, value)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        MbactorError._types[_name_of(cls)] = cls
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached for what is not there: tells type checkers that fields are attributes.
+        raise AttributeError(f"{type(self).__name__} has no field {name!r}")
+
+    def __str__(self) -> str:
+        return self.message
+
+    @classmethod
+    def restore(
+        cls,
+        message: str,
+        status: int,
+        fields: Mapping[str, Any],
+        *,
+        taken: Taken = "yes",
+        remote_trace: str | None = None,
+    ) -> Self:
+        """The error as it was raised elsewhere, without calling the subclass's own constructor."""
+        error = cls.__new__(cls)
+        MbactorError.__init__(error, message, status=status, **fields)
+        error.taken = taken
+        error.remote_trace = remote_trace
+        return error
+
+
+def _name_of(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def to_wire(error: BaseException) -> dict[str, Any]:
+    """The error as plain JSON values.
+
+    Keys: `error`, `statusCode`, `type`, `taken`, `trace` (the traceback as text, absent where there is
+    none) and `fields`. An exception that is no `MbactorError` becomes an `ActorCrashed`.
+    """
+    trace = getattr(error, "remote_trace", None)
+    if trace is None and error.__traceback__ is not None:
+        trace = "".join(traceback.format_exception(error))
+    if not isinstance(error, MbactorError):
+        error = ActorCrashed.because(error)
+    wire = {
+        "error": error.message,
+        "statusCode": error.status,
+        "type": _name_of(type(error)),
+        "taken": error.taken,
+        "fields": error.fields,
+    }
+    if trace is not None:
+        wire["trace"] = trace
+    return wire
+
+
+def from_wire(wire: Mapping[str, Any]) -> MbactorError:
+    """The error that `to_wire` wrote, as the nearest type this process knows."""
+    cls = MbactorError._types.get(wire.get("type", ""), MbactorError)
+    return cls.restore(
+        wire.get("error", "unknown error"),
+        wire.get("statusCode", 500),
+        wire.get("fields") or {},
+        taken=wire.get("taken", "yes"),
+        remote_trace=wire.get("trace"),
+    )
+
+
+# --- the message could not be delivered ------------------------------------------------------------
+
+
+class NoSuchActor(MbactorError):
+    """Nobody serves this address. The message was not taken."""
+
+    status = 404
+    taken: Taken = "no"
+
+    def __init__(self, address: str, detail: str = "") -> None:
+        super().__init__(f"nobody serves {address}" + (f": {detail}" if detail else ""), address=address)
+        self.address = address
+
+
+class MethodNotAllowed(MbactorError):
+    """The path is there and answers to another HTTP method."""
+
+    status = 405
+    taken: Taken = "no"
+
+    def __init__(self, address: str, method: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"{address} does not take {method}; it takes {', '.join(allowed)}", allowed=list(allowed))
+        self.allowed = list(allowed)
+
+
+class Unavailable(MbactorError):
+    """The actor takes no message now. It was not taken and may be sent again."""
+
+    status = 503
+    taken: Taken = "no"
+
+
+class MailboxFull(Unavailable):
+    """The actor's mailbox holds all it may. The message was not accepted; send again after a pause."""
+
+    def __init__(self, address: str, capacity: int) -> None:
+        super().__init__(
+            f"mailbox of {address} is full ({capacity} messages); send again after a pause",
+            address=address,
+            capacity=capacity,
+        )
+        self.address = address
+        self.capacity = capacity
+
+
+class ActorRestarting(Unavailable):
+    """The actor waits out a long backoff before it is restarted."""
+
+    def __init__(self, address: str, seconds: float) -> None:
+        super().__init__(f"{address} restarts in {seconds:.1f} s; send again then", address=address, seconds=seconds)
+        self.address = address
+        self.seconds = seconds
+
+
+class ActorStopped(MbactorError):
+    """The actor ended for good before it took the message."""
+
+    status = 503
+    taken: Taken = "no"
+
+    def __init__(self, address: str) -> None:
+        super().__init__(f"{address} has stopped", address=address)
+        self.address = address
+
+
+class NotAcknowledged(MbactorError):
+    """No sign of life came within the acknowledgement window: the message may or may not have been taken."""
+
+    status = 504
+    taken: Taken = "unknown"
+
+    def __init__(self, address: str, window: float) -> None:
+        super().__init__(
+            f"{address} did not acknowledge within {window:.3f} s; it may still have taken the message",
+            address=address,
+            window=window,
+        )
+        self.address = address
+        self.window = window
+
+
+class AddressTooLong(MbactorError):
+    """The address does not fit in a bus subject."""
+
+    status = 414
+    taken: Taken = "no"
+
+
+# --- the message was delivered, and this came of it --------------------------------------------------
+
+
+class BadRequest(MbactorError):
+    """The arguments do not fit the method's signature; the message names the field."""
+
+    status = 400
+
+
+class BudgetSpent(MbactorError, TimeoutError):
+    """The time budget of the call ended before its answer came."""
+
+    status = 408
+
+
+class ActorCrashed(MbactorError):
+    """The method raised something that is no `MbactorError`, or its actor was restarted under it."""
+
+    status = 500
+
+    @classmethod
+    def because(cls, error: BaseException) -> ActorCrashed:
+        text = str(error)
+        return cls(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+class Deadlock(MbactorError):
+    """The ask could never be answered: its receiver waits for the asker. The cycle is spelled out."""
+
+    status = 508
+
+    def __init__(self, cycle: str) -> None:
+        super().__init__(f"deadlock: {cycle}; use tell, or raise the actor's concurrency", cycle=cycle)
+        self.cycle = cycle
+
+
+class CallTooDeep(MbactorError):
+    """A chain of asks went deeper than 64 calls."""
+
+    status = 508
+    taken: Taken = "no"
+
+
+# --- the program is wrong ----------------------------------------------------------------------------
+
+
+class DeclarationError(MbactorError, TypeError):
+    """A class declares something that cannot work; the message names class, method and parameter."""
+
+
+class InvalidSpec(MbactorError, ValueError):
+    """A child or supervisor specification is wrong; the message names the field and the value."""
+
+
+class Ignore(Exception):
+    """Raised in `on_start`: leave this child unstarted, without an error (OTP's `ignore`)."""
+
+
+# --- supervisors' run-time calls -----------------------------------------------------------------------
+
+
+class NoSuchChild(MbactorError):
+    """The supervisor has no child with this id."""
+
+    status = 404
+
+
+class AlreadyStarted(MbactorError):
+    """A child with this id runs already."""
+
+    status = 409
+
+
+class AlreadyPresent(MbactorError):
+    """A child with this id is known and stopped; restart or delete it."""
+
+    status = 409
+
+
+class ChildRunning(MbactorError):
+    """The call needs a stopped child, and it runs."""
+
+    status = 409
+
+
+class ChildRestarting(MbactorError):
+    """The call needs a stopped child, and it is about to be restarted."""
+
+    status = 409
+
+
+# --- workflows -------------------------------------------------------------------------------------------
+
+
+class InvalidGraph(MbactorError):
+    """The graph of a workflow cannot run; `problems` lists every reason, each naming its node or edge."""
+
+    status = 400
+
+    def __init__(self, name: str, problems: list[str]) -> None:
+        listed = "".join(f"\n  - {problem}" for problem in problems)
+        super().__init__(f"graph {name!r} is invalid:{listed}", name=name, problems=problems)
+        self.problems = problems
+
+
+class InvalidExpression(MbactorError):
+    """A `when` or `requires` expression does not parse; `position` is the offset of the first wrong character."""
+
+    status = 400
+
+
+class InvalidState(MbactorError):
+    """A value cannot be stored in a flow's state (NaN, infinity, NUL, not JSON)."""
+
+    status = 400
+
+
+class ReducerError(MbactorError):
+    """Two values of a field cannot be reduced; the message names field, reducer and both types."""
+
+
+class ParkRefused(MbactorError):
+    """An `interrupt` or `subgraph` call cannot stand: it differs from the recorded one, is the second that
+    waits in one run, or comes after the run is over.
+    """
+
+
+class FlowNotFound(MbactorError):
+    """No flow (or step) has this key."""
+
+    status = 404
+
+
+class InvalidKey(MbactorError):
+    """The text is no flow key or step key."""
+
+    status = 400
+
+
+class FlowConflict(MbactorError):
+    """The flow's status does not allow the operation."""
+
+    status = 409

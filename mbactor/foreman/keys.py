@@ -1,0 +1,64 @@
+"""Flow keys and step keys: `{shard}-{id}-{token}`.
+
+    parse_key("1-42-0123456789abcdef") == Key(1, 42, "0123456789abcdef")
+
+A key is a capability: whoever holds it may do anything with that one flow. The token is 64 random bits
+and never looked up alone; a wrong token and an unknown id are the same 404. Logs, spans and metrics
+carry only the correlation id `{shard}-{id}`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Literal, NamedTuple
+
+from mbactor.errors import FlowNotFound, InvalidKey
+
+TOKEN_LENGTH = 16
+
+KeyKind = Literal["flow", "step"]
+
+
+class Key(NamedTuple):
+    """A flow key or step key, taken apart. `str(key)` is the text again."""
+
+    shard: int
+    id: int
+    token: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}-{self.id}-{self.token}"
+
+    @property
+    def correlation_id(self) -> str:
+        """The part that may be logged: it opens nothing."""
+        return f"{self.shard}-{self.id}"
+
+
+def parse_key(text: str, kind: KeyKind = "flow") -> Key:
+    """The key in `text`; InvalidKey (400) where it is none. Whether it exists is for the store to say."""
+    parts = text.split("-", 2) if isinstance(text, str) else []
+    if len(parts) != 3 or not (_is_number(parts[0]) and _is_number(parts[1])) or int(parts[0]) < 1:
+        raise InvalidKey(f"{text!r} is no {kind} key; expected shard-id-token such as 1-42-0123456789abcdef")
+    return Key(int(parts[0]), int(parts[1]), parts[2])
+
+
+def _is_number(text: str) -> bool:
+    # Ids are 64-bit in every database: a longer number could not even be bound to a statement.
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+def new_token() -> str:
+    """64 random bits, as 16 hexadecimal digits."""
+    return secrets.token_hex(TOKEN_LENGTH // 2)
+
+
+def new_tokens(count: int) -> list[str]:
+    """Many tokens for the price of one trip to the operating system."""
+    text = secrets.token_hex(TOKEN_LENGTH // 2 * count)
+    return [text[i : i + TOKEN_LENGTH] for i in range(0, len(text), TOKEN_LENGTH)]
+
+
+def not_found(kind: KeyKind) -> FlowNotFound:
+    """The one answer for an unknown id and for a wrong token: it tells nothing of what exists."""
+    return FlowNotFound(f"no {kind} has this key")

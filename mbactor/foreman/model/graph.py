@@ -1,0 +1,381 @@
+"""`Graph`: the definition of a workflow: nodes, transitions, fan-ins, reducers.
+
+    g = Graph("CreditApproval")
+    g.add_transition_fan_out(Credit.intake, Credit.verify_credit, Credit.verify_identity)
+    g.add_transition(Credit.verify_credit, Credit.decide)
+    g.add_transition(Credit.verify_identity, Credit.decide)
+    g.set_fan_in(Credit.decide)
+    g.add_transition(Credit.decide, END)
+    g.validate()
+
+A node is named by a string or by a task reference. Building never fails for reasons of structure:
+`validate` reports every problem at once. The JSON form is what a flow keeps of its graph. The questions
+of the planner (`out`, `fan_in_of`, `is_fan_out_source`) are answered from an index made at first use.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+from mbactor import expressions
+from mbactor.durations import Duration, seconds
+from mbactor.errors import InvalidGraph
+from mbactor.foreman.model import graph_json, lineage, validation
+from mbactor.foreman.model.reducers import Reducer
+from mbactor.foreman.model.state import Fields, decode_value
+from mbactor.foreman.model.transition import END, Node, Transition, TransitionKind
+from mbactor.foreman.render import graph_mermaid
+
+__all__ = ["END", "Graph", "GraphWarning", "Node", "NodeReference", "Transition", "TransitionKind", "holds"]
+
+@runtime_checkable
+class NodeReference(Protocol):
+    """What stands for a task where a node is named, such as `Credit.verify_credit`.
+
+    A reference may also have `result_fields`, a mapping of the fields its task writes to their annotations;
+    `warnings()` reads it.
+    """
+
+    @property
+    def node_name(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+
+class WorkflowReference(Protocol):
+    """What stands for a workflow, such as `Credit.approval`."""
+
+    @property
+    def url(self) -> str: ...
+
+
+AnyNode = str | NodeReference
+
+
+class GraphWarning(UserWarning):
+    """The graph can run, but probably does not mean what it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    nodes: Mapping[str, Node]
+    out: Mapping[str, tuple[Transition, ...]]
+    fan_out_sources: frozenset[str]
+    fan_ins: Mapping[str, str]
+    problems: tuple[str, ...]
+
+
+class Graph:
+    """A workflow under construction, and then its definition. Builders may be called in any order.
+
+    The first node registered is the entry point unless `set_entry_point` says otherwise.
+    `prefix_reducers=False` switches off the choice of reducers by field name.
+    """
+
+    def __init__(self, name: str, *, prefix_reducers: bool = True) -> None:
+        self.name = name
+        self.prefix_reducers = prefix_reducers
+        self._nodes: dict[str, Node] = {}
+        self._explicit: set[str] = set()
+        self._transitions: list[Transition] = []
+        self._reducers: dict[str, str] = {}
+        self._fan_ins: dict[str, None] = {}
+        self._budgets: dict[str, float] = {}
+        self._entry_point: str | None = None
+        self._result_fields: dict[str, Mapping[str, Any]] = {}
+        self._build_problems: list[str] = []
+        self._index: _Index | None = None
+
+    def __repr__(self) -> str:
+        return f"Graph({self.name!r}, nodes={list(self._nodes)})"
+
+    # --- building ------------------------------------------------------------------------------------
+
+    def add_transition(self, source: AnyNode, target: AnyNode) -> None:
+        """Go from source to target. Two or more such edges from one source are a fan-out."""
+        self._add(source, target, "plain")
+
+    def add_transition_when(self, source: AnyNode, target: AnyNode, when: str) -> None:
+        """Go to target when the expression holds on the state, whatever the other edges do."""
+        self._add(source, target, "when", when=when)
+
+    def add_transition_switch(self, source: AnyNode, target: AnyNode, when: str) -> None:
+        """The first switch edge of the source whose expression holds is taken; "true" is the default."""
+        self._add(source, target, "switch", when=when)
+
+    def add_transition_goto(self, source: AnyNode, target: AnyNode) -> None:
+        """Taken only when the task calls `flow.goto(target)`."""
+        self._add(source, target, "goto")
+
+    def add_transition_for_each(
+        self, source: AnyNode, target: AnyNode, *, for_each: str, as_: str = "item"
+    ) -> None:
+        """A branch for each element of the array field `for_each`.
+
+        Each branch has `item`, `item_index` and `item_count` (or what `as_` says) in its state.
+        """
+        self._add(source, target, "for_each", for_each=for_each, as_=as_)
+
+    def add_transition_fan_out(self, source: AnyNode, *targets: AnyNode) -> None:
+        """A branch to each target. They meet again at a node marked with `set_fan_in`."""
+        for target in targets:
+            self.add_transition(source, target)
+
+    def add_transition_chain(self, *nodes: AnyNode) -> None:
+        """One after the other."""
+        for source, target in zip(nodes, nodes[1:], strict=False):
+            self.add_transition(source, target)
+
+    def add_transition_on_error(self, source: AnyNode, target: AnyNode) -> None:
+        """Taken when the task fails; the target reads what happened in the field `on_err`."""
+        self._add(source, target, "on_error")
+
+    def add_transition_on_timeout(self, source: AnyNode, target: AnyNode) -> None:
+        """Taken when the task fails with status 408; wins over `on_error`."""
+        self._add(source, target, "on_timeout")
+
+    def add_subgraph(
+        self,
+        name: str,
+        workflow: str | WorkflowReference,
+        inputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        """A node that runs a workflow as a child; the named fields (default: all) go in and come back."""
+        node = Node(name, _url_of(workflow), subgraph=True, inputs=_names(inputs), outputs=_names(outputs))
+        self._set(node)
+
+    def set_endpoint(self, name: str, task: AnyNode) -> None:
+        """What the node of this name runs: a task reference, or a URL. Without it a name is its own URL."""
+        self._remember_results(name, task)
+        self._set(Node(name, _url_of(task)))
+
+    def set_fan_in(self, node: AnyNode) -> None:
+        """Branches meet here: the node runs once, on the merged state of all of them."""
+        self._fan_ins[_name_of(node)] = None
+        self._index = None
+
+    def set_reducer(self, field: str, reducer: Reducer | str) -> None:
+        """How values of this field are combined where branches meet. The last call wins."""
+        self._reducers[field] = str(reducer.value if isinstance(reducer, Reducer) else reducer)
+        self._index = None
+
+    def set_time_budget(self, node: AnyNode, duration: Duration) -> None:
+        """How long one run of this node's task may take."""
+        self._budgets[_name_of(node)] = seconds(duration)
+        self._index = None
+
+    def set_entry_point(self, node: AnyNode) -> None:
+        """Where flows begin, if not at the first node registered."""
+        self._entry_point = _name_of(node)
+        self._index = None
+
+    def _add(self, source: AnyNode, target: AnyNode, kind: TransitionKind, **fields: str | None) -> None:
+        self._transitions.append(Transition(self._register(source), self._register(target), kind, **fields))
+        self._index = None
+
+    def _register(self, node: AnyNode) -> str:
+        name = _name_of(node)
+        if name == END:
+            return name
+        url = name if isinstance(node, str) else node.url
+        known = self._nodes.get(name)
+        if known is None or (known.url == name and name not in self._explicit):
+            self._nodes[name] = Node(name, url)
+        elif url not in {known.url, name} and name not in self._explicit:
+            self._build_problems.append(
+                f"node {name!r} stands for two tasks, {known.url} and {url}; "
+                f"give one of them a name of its own with set_endpoint(name, task) and use that name"
+            )
+        self._remember_results(name, node)
+        return name
+
+    def _set(self, node: Node) -> None:
+        if node.name != END:
+            self._nodes[node.name] = node
+            self._explicit.add(node.name)
+            self._index = None
+
+    def _remember_results(self, name: str, node: AnyNode) -> None:
+        fields = getattr(node, "result_fields", None)
+        if isinstance(fields, Mapping):
+            self._result_fields[name] = fields
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    @property
+    def entry_point(self) -> str:
+        """The node where flows begin; "" while there is none."""
+        return self._entry_point if self._entry_point is not None else next(iter(self._nodes), "")
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """In the order of registration."""
+        return tuple(self._indexed().nodes.values())
+
+    @property
+    def transitions(self) -> tuple[Transition, ...]:
+        """In the order of registration."""
+        return tuple(self._transitions)
+
+    @property
+    def reducers(self) -> Mapping[str, str]:
+        """The explicit ones: field -> name."""
+        return self._reducers
+
+    @property
+    def fan_ins(self) -> tuple[str, ...]:
+        """The names marked with `set_fan_in`."""
+        return tuple(self._fan_ins)
+
+    def has_node(self, name: str) -> bool:
+        return name in self._nodes
+
+    def node(self, name: str) -> Node:
+        """The node of this name; KeyError lists those there are."""
+        found = self._indexed().nodes.get(name)
+        if found is None:
+            raise KeyError(f"graph {self.name!r} has no node {name!r}; it has {', '.join(self._nodes) or 'none'}")
+        return found
+
+    def url_of(self, name: str) -> str:
+        """The URL of a node; END is its own."""
+        return END if name == END else self.node(name).url
+
+    def is_fan_in(self, name: str) -> bool:
+        return name in self._fan_ins
+
+    def out(self, name: str) -> tuple[Transition, ...]:
+        """The edges that leave the node, in the order of registration."""
+        return self._indexed().out.get(name, ())
+
+    def is_fan_out_source(self, name: str) -> bool:
+        """Whether it spawns a cohort: it has a for-each edge, or two or more plain or conditional ones."""
+        return name in self._indexed().fan_out_sources
+
+    def fan_in_of(self, source: str) -> str | None:
+        """The fan-in where the cohort that this fan-out source spawns converges."""
+        return self._indexed().fan_ins.get(source)
+
+    def failure_transition(self, name: str, status: int) -> Transition | None:
+        """The edge for a failure with this status: `on_timeout` for 408 if there is one, else `on_error`."""
+        edges = {edge.kind: edge for edge in reversed(self.out(name))}
+        timeout = edges.get("on_timeout") if status == 408 else None
+        return timeout or edges.get("on_error")
+
+    def _indexed(self) -> _Index:
+        if self._index is None:
+            self._index = self._make_index()
+        return self._index
+
+    def _make_index(self) -> _Index:
+        out: dict[str, tuple[Transition, ...]] = dict.fromkeys(self._nodes, ())
+        for edge in self._transitions:
+            out[edge.source] = (*out.get(edge.source, ()), edge)
+        sources = frozenset(name for name, edges in out.items() if _fans_out(edges))
+        found = lineage.trace(self.entry_point, out, sources, self._fan_ins)
+        nodes = {
+            name: replace(node, fan_in=name in self._fan_ins, time_budget=self._budgets.get(name))
+            for name, node in self._nodes.items()
+        }
+        return _Index(nodes, out, sources, found.fan_ins, found.problems)
+
+    # --- checking ------------------------------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        """Everything that keeps the graph from running, each naming its node or edge; empty when valid."""
+        return [*validation.structural_problems(self), *self._build_problems, *self._indexed().problems]
+
+    def warnings(self) -> list[str]:
+        """What probably is not meant, though it can run."""
+        return validation.doubts(self, self._result_fields)
+
+    def validate(self) -> None:
+        """Raise `InvalidGraph` with every problem, or warn (`GraphWarning`) of what is doubtful."""
+        found = self.problems()
+        if found:
+            raise InvalidGraph(self.name, found)
+        for doubt in self.warnings():
+            warnings.warn(f"graph {self.name!r}: {doubt}", GraphWarning, stacklevel=2)
+
+    def mermaid(self) -> str:
+        """The graph as a Mermaid flowchart; need not be valid."""
+        return graph_mermaid(self)
+
+    # --- JSON ------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The graph as plain values with the keys of the stored form; `from_dict` reads them back."""
+        return graph_json.to_dict(self)
+
+    def to_json(self) -> str:
+        """The graph as JSON text: what is stored with each flow."""
+        return graph_json.to_text(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Graph:
+        """The graph that `to_dict` wrote. Its structure is for `validate` to judge; `InvalidGraph` here says
+        that the data has another shape.
+        """
+        return cls._of_parts(graph_json.parts_of_dict(data))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Graph:
+        """The graph that `to_json` wrote; `InvalidGraph` when the text is none."""
+        return cls._of_parts(graph_json.parts_of_text(text))
+
+    @classmethod
+    def _of_parts(cls, parts: graph_json.Parts) -> Graph:
+        graph = cls(parts.name, prefix_reducers=parts.prefix_reducers)
+        for node in parts.nodes:
+            graph._nodes[node.name] = replace(node, fan_in=False, time_budget=None)
+            if node.fan_in:
+                graph._fan_ins[node.name] = None
+            if node.time_budget is not None:
+                graph._budgets[node.name] = node.time_budget
+        graph._explicit = set(graph._nodes)
+        graph._transitions = list(parts.transitions)
+        graph._reducers = dict(parts.reducers)
+        graph._entry_point = parts.entry_point
+        graph._build_problems = list(parts.problems)
+        return graph
+
+
+def holds(when: str, fields: Fields) -> bool:
+    """Whether the expression is true on this state. Only the fields it names are decoded.
+
+    `InvalidExpression` when it does not parse, or a regular expression taken from the state is invalid.
+    """
+    program = expressions.parse(when)
+    symbols = {name: decode_value(fields[name]) for name in program.fields if name in fields}
+    return program.evaluate(symbols)
+
+
+def _fans_out(edges: Sequence[Transition]) -> bool:
+    return any(edge.kind == "for_each" for edge in edges) or sum(edge.spawns for edge in edges) >= 2
+
+
+def _name_of(node: AnyNode) -> str:
+    name = node if isinstance(node, str) else getattr(node, "node_name", None)
+    if not isinstance(name, str):
+        raise TypeError(
+            f"a node is named by a string or a task reference such as Credit.verify_credit, got {node!r}"
+        )
+    return name
+
+
+def _url_of(target: Any) -> str:
+    url = target if isinstance(target, str) else getattr(target, "url", None)
+    if not isinstance(url, str):
+        raise TypeError(f"expected a URL or a reference to a task or workflow, got {target!r}")
+    return url
+
+
+def _names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    if isinstance(names, str):
+        raise TypeError(f"expected a list of field names, got the string {names!r}")
+    return None if names is None else tuple(names)

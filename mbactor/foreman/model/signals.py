@@ -1,0 +1,99 @@
+"""What a task asks of the Foreman besides its changes: goto, retry, sleep, and the two parks.
+
+Plain values, fit to be stored and sent. `Flow` sets them, `finish` judges them, the plan acts on them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from mbactor import errors
+from mbactor.errors import MbactorError
+from mbactor.foreman.model.state import encode_value
+
+ParkKind = Literal["interrupt", "subgraph"]
+
+
+class Parked(BaseException):
+    """Unwinds the task at an `interrupt` or `subgraph` that has no answer yet.
+
+    It is a `BaseException` so that `except Exception` lets it pass. The task runs again from its start
+    once there is an answer.
+    """
+
+
+class Park(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A wait for something outside: an answer to `payload`, or the end of a child flow started with it.
+
+    `number` counts the parks of the step from 0: it is the place of the answer among the records.
+    """
+
+    kind: ParkKind
+    payload: msgspec.Raw
+    workflow: str | None = None
+    number: int = 0
+
+
+class ParkRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A park of an earlier run of the same step, with its answer once there is one.
+
+    For the unit test of a task: `Flow.of(state, parks=[ParkRecord.answering({"approved": True})])`.
+    """
+
+    kind: ParkKind
+    workflow: str | None = None
+    answer: msgspec.Raw | UnsetType = UNSET
+    """The answer, or the child's final state; unset while there is none (JSON null is an answer)."""
+    error: dict[str, Any] | str | None = None
+    """Why the child failed, as `errors.to_wire` writes it or as text."""
+
+    @classmethod
+    def answering(cls, answer: Any) -> ParkRecord:
+        """The record of an `interrupt` that was answered."""
+        return cls("interrupt", answer=encode_value(answer, "answer"))
+
+    @classmethod
+    def returning(cls, workflow: str, state: Any) -> ParkRecord:
+        """The record of a `subgraph` whose child completed with this state."""
+        return cls("subgraph", workflow, answer=encode_value(state, "state"))
+
+    @property
+    def answered(self) -> bool:
+        """Whether a run may pass this park."""
+        return self.answer is not UNSET or self.error is not None
+
+    def failure(self) -> MbactorError | None:
+        """The error that the call raises, where the child failed."""
+        match self.error:
+            case None:
+                return None
+            case str():
+                return MbactorError(self.error)
+            case wire:
+                return errors.from_wire(wire)
+
+    def __str__(self) -> str:
+        return call_text(self.kind, self.workflow)
+
+
+class Signals(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What the run asked for. `goto`, `retry_delay` and `park` exclude each other; `sleep` goes with all."""
+
+    goto: str | None = None
+    retry_delay: float | None = None
+    sleep: float = 0.0
+    park: Park | None = None
+
+    def competing(self) -> list[str]:
+        """The signals set, of those that exclude each other."""
+        parked_by = self.park.kind if self.park is not None else "park"
+        named = {"goto": self.goto, "retry": self.retry_delay, parked_by: self.park}
+        return [name for name, value in named.items() if value is not None]
+
+
+def call_text(kind: str, workflow: str | None) -> str:
+    """The call as its author wrote it: `interrupt()`, `subgraph('https://...')`."""
+    return f"{kind}({workflow!r})" if workflow is not None else f"{kind}()"

@@ -1,0 +1,41 @@
+"""The recorded parks of a step, as they stand in its row: decoded, appended to, answered. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mbactor.foreman.model.signals import Park, ParkRecord
+
+_decoder = msgspec.json.Decoder(tuple[ParkRecord, ...])
+_error_decoder = msgspec.json.Decoder(dict[str, object])
+_encoder = msgspec.json.Encoder()
+
+
+def decode_parks(data: bytes | None) -> tuple[ParkRecord, ...]:
+    """The records of a step's row, in order."""
+    if data is None:
+        return ()
+    return tuple(_owned(record) for record in _decoder.decode(data))
+
+
+def parks_waiting(records: tuple[ParkRecord, ...], park: Park) -> bytes:
+    """The records after a run that parked: those it passed, and one that waits for its answer."""
+    return _encoder.encode((*records[: park.number], ParkRecord(park.kind, park.workflow)))
+
+
+def parks_answered(data: bytes | None, answer: bytes | None, error: bytes | None = None) -> bytes:
+    """The records once the one that waits has its answer, or the error of the flow it called."""
+    given = msgspec.UNSET if error is not None else msgspec.Raw(answer or b"{}")
+    failure = _error_decoder.decode(error) if error is not None else None
+    records = decode_parks(data)
+    index = next((i for i, record in enumerate(records) if not record.answered), None)
+    if index is None:
+        return data or b"[]"
+    record = msgspec.structs.replace(records[index], answer=given, error=failure)
+    return _encoder.encode((*records[:index], record, *records[index + 1 :]))
+
+
+def _owned(record: ParkRecord) -> ParkRecord:
+    if record.answer is msgspec.UNSET:
+        return record
+    return msgspec.structs.replace(record, answer=msgspec.Raw(bytes(record.answer)))

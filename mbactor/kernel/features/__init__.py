@@ -1,0 +1,1 @@
+"""The kernel's own features, one file each. `endpoint.py`: a typed request/reply method."""

@@ -1,0 +1,79 @@
+"""`@endpoint`: a method that other actors, and the gateway, may call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from mbactor.kernel.feature import Feature, Operation
+from mbactor.kernel.schema import locals_where_defined
+from mbactor.transport.address import ANY_METHOD
+
+A = TypeVar("A")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Endpoint(Feature, Generic[A, P, R]):
+    """What `@endpoint` makes of a method."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Operation[A, P, R]: ...
+    @overload
+    def __get__(self, instance: A, owner: type) -> Callable[P, Any]: ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return super().__get__(instance, owner)
+
+
+class AsyncEndpoint(Endpoint[A, P, R]):
+    """What `@endpoint` makes of an `async def` method."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Operation[A, P, R]: ...
+    @overload
+    def __get__(self, instance: A, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return super().__get__(instance, owner)
+
+
+class _Decorator:
+    """`@endpoint(...)` with settings: decorates either kind of method."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], /) -> AsyncEndpoint[A, P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[A, P], R], /) -> Endpoint[A, P, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        return AsyncEndpoint(function, local_names=locals_where_defined(2), **self._settings)
+
+
+@overload
+def endpoint(function: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], /) -> AsyncEndpoint[A, P, R]: ...
+@overload
+def endpoint(function: Callable[Concatenate[A, P], R], /) -> Endpoint[A, P, R]: ...
+@overload
+def endpoint(*, method: str = ANY_METHOD, path: str | None = None, port: int | None = None) -> _Decorator: ...
+def endpoint(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    method: str = ANY_METHOD,
+    path: str | None = None,
+    port: int | None = None,
+) -> Any:
+    """Declare a method that is called by message.
+
+        @endpoint
+        async def add(self, by: int = 1) -> int: ...
+
+    Arguments are decoded by their annotations (400 names the wrong field), the result is encoded by its own.
+    An `async def` method may await; a plain `def` runs inline and blocks the loop while it runs. `path` is by
+    default the name in kebab-case, on port 443; port 444 keeps it off the gateway. `method` is the one HTTP method
+    it answers to; any, by default.
+    """
+    if function is not None:
+        return AsyncEndpoint(function, local_names=locals_where_defined(2))
+    return _Decorator({"method": method, "path": path, "port": port})

@@ -1,0 +1,201 @@
+"""A gate: a queue of messages and the resident workers that run them, `limit` at once.
+
+A worker runs inside one cancel scope and takes message after message; a new scope is entered only after a
+cancellation, so a message costs no scope and no timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from mbactor import observe
+from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError
+from mbactor.kernel.context import Call, current
+from mbactor.mailbox import MailboxQueue
+
+if TYPE_CHECKING:
+    from mbactor.kernel.cell import Cell, Incarnation
+
+FAIR_RUN = 64
+"""Messages a worker runs before it lets the loop serve others."""
+
+
+class Gate:
+    """Messages pass it in order, `limit` at once."""
+
+    __slots__ = ("cell", "limit", "parked", "queue", "workers")
+
+    def __init__(self, cell: Cell, limit: int, queue: MailboxQueue[Call]) -> None:
+        self.cell = cell
+        self.limit = limit
+        self.queue = queue
+        self.workers: list[Worker] = []
+        self.parked: list[Worker] = []
+
+    def kick(self) -> None:
+        """There is a message: wake a worker, or start one."""
+        if self.parked:
+            self.parked.pop().wake()
+        elif len(self.workers) < self.limit and self.cell.state == "running":
+            self._add_worker()
+
+    def open(self) -> None:
+        """A new incarnation runs: start workers for what waits."""
+        for _ in range(min(len(self.queue), self.limit - len(self.workers))):
+            self._add_worker()
+
+    def halt(self) -> None:
+        """No worker takes another message."""
+        for worker in self.workers:
+            worker.retired = True
+
+    def retire(self) -> list[Worker]:
+        """Let the workers go: each ends after the message it runs. All there were."""
+        self.halt()
+        workers, self.workers = self.workers, []
+        parked, self.parked = self.parked, []
+        for worker in parked:
+            worker.wake()
+        return workers
+
+    def busy_with(self, path: Iterable[Any]) -> bool:
+        """Whether the one running call is among those the message is asked for."""
+        return any(w.call is not None and w.call in path for w in self.workers)
+
+    def cancel_overdue(self, now: float) -> float:
+        """Cancel what runs past its deadline; the next deadline of what goes on."""
+        nearest = math.inf
+        for worker in self.workers:
+            call = worker.call
+            if call is None or worker.cancelled:
+                continue
+            if call.deadline <= now:
+                worker.cancel(BudgetSpent(f"{call.route.name} ran out of its time budget"))
+            else:
+                nearest = min(nearest, call.deadline)
+        return nearest
+
+    def _add_worker(self) -> None:
+        incarnation = self.cell.current
+        if incarnation is not None:
+            worker = Worker(self, incarnation)
+            self.workers.append(worker)
+            self.cell.node.linger(worker)
+
+
+class Worker:
+    """Runs messages one after the other for one incarnation."""
+
+    __slots__ = ("call", "cancelled", "gate", "incarnation", "quiet", "retired", "scope", "served", "task", "waiting")
+
+    def __init__(self, gate: Gate, incarnation: Incarnation) -> None:
+        self.gate = gate
+        self.incarnation = incarnation
+        self.call: Call | None = None
+        self.cancelled = False
+        self.retired = False
+        self.served = 0
+        self.quiet = -1
+        self.waiting: asyncio.Future[None] | None = None
+        self.scope: anyio.CancelScope
+        self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._live(), name=gate.cell.address)
+
+    def wake(self) -> None:
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_result(None)
+
+    def cancel(self, error: MbactorError) -> None:
+        """Answer the asker now, then cancel the method."""
+        if self.call is not None:
+            self.call.fail(error)
+        self.cancelled = True
+        self.scope.cancel()
+
+    def abandon(self) -> None:
+        """It did not end when cancelled: nothing it does counts any more."""
+        self.gate.cell.node.linger_no_more(self)
+        method = self.call.route.feature.name if self.call else "?"
+        observe.emit("actor.abandoned", actor=self.gate.cell.address, method=method)
+
+    def leave_if_idle(self) -> bool:
+        """Called about once a second: a worker that ran nothing since the last time goes."""
+        if self.waiting is None or self.served != self.quiet:
+            self.quiet = self.served
+            return False
+        self.retired = True
+        if self in self.gate.parked:
+            self.gate.parked.remove(self)
+        if self in self.gate.workers:
+            self.gate.workers.remove(self)
+        self.wake()
+        return True
+
+    async def _live(self) -> None:
+        try:
+            while not self.retired:
+                self.cancelled = False
+                with anyio.CancelScope() as self.scope:
+                    await self._serve()
+                self.call = None
+        finally:
+            self.gate.cell.node.linger_no_more(self)
+            if self.call is not None:
+                self.call.fail(ActorCrashed(f"{self.gate.cell.address} was cancelled while it handled this"))
+                self.call = None
+            if self in self.gate.workers:
+                self.gate.workers.remove(self)
+
+    async def _serve(self) -> None:
+        queue, loop = self.gate.queue, asyncio.get_running_loop()
+        while not self.retired:
+            call = queue.take()
+            if call is None:
+                await self._park(loop)
+                continue
+            if call.deadline <= loop.time():
+                queue.expired += 1
+                call.fail(BudgetSpent(f"{call.route.name} waited in the mailbox until its time budget was spent"))
+                continue
+            await self._run(call)
+            self.served += 1
+            if not self.served % FAIR_RUN:
+                await asyncio.sleep(0)
+
+    async def _park(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.waiting = loop.create_future()
+        self.gate.parked.append(self)
+        try:
+            await self.waiting
+        finally:
+            self.waiting = None
+            if self in self.gate.parked:  # cancelled, not woken
+                self.gate.parked.remove(self)
+
+    async def _run(self, call: Call) -> None:
+        cell = self.gate.cell
+        self.call = call
+        current.set(call)
+        if call.deadline < cell.timer_at:
+            cell.watch_deadline(call.deadline)
+        route = call.route
+        try:
+            invoke = route.observed if observe.active() else route.plain
+            value = await invoke(self.incarnation.actor, call)
+        except MbactorError as error:
+            call.fail(error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self.scope.cancel_called or (task is not None and task.cancelling()):
+                raise
+            cell.crashed(error, call, route.feature.name)
+        except Exception as error:
+            cell.crashed(error, call, route.feature.name)
+        else:
+            if not self.cancelled:
+                call.answer(value)
+        self.call = None

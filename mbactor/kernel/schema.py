@@ -1,0 +1,226 @@
+"""A method's signature as a binder: what callers pass becomes what the method gets.
+
+A value is handed over as it is only where it is exactly of its annotated type and that type is an
+immutable scalar; everything else is encoded and decoded as if it travelled, so an actor sees the same
+value, and its caller the same 400, wherever the two run. Absent arguments are not passed: Python's own
+defaults apply. Unknown fields of a body are ignored, so replicas of two versions can run side by side.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import inspect
+import sys
+import types
+import typing
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from mbactor.errors import BadRequest, DeclarationError, MbactorError
+from mbactor.transport.codec import decode, encode, travel
+from mbactor.transport.message import JSON, MSGPACK
+
+_SCALARS: frozenset[Any] = frozenset(
+    {int, float, bool, str, bytes, type(None), dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal}
+)
+_NOTHING = inspect.Parameter.empty
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter: its annotation, and the types whose values need not travel."""
+
+    name: str
+    type: Any
+    required: bool
+    exact: frozenset[type]
+
+
+class Signature:
+    """Binds the arguments of one method. Made once, at the first spawn or check of its class."""
+
+    __slots__ = ("_body", "_required", "name", "names", "parameters", "returns", "returns_exact")
+
+    def __init__(self, name: str, parameters: list[Parameter], returns: Any) -> None:
+        self.name = name
+        self.parameters = {p.name: p for p in parameters}
+        self.names = tuple(self.parameters)
+        self.returns = returns
+        self.returns_exact = _exact(returns)
+        self._required = frozenset(p.name for p in parameters if p.required)
+        fields = [(p.name, p.type | msgspec.UnsetType, msgspec.UNSET) for p in map(_unionable, parameters)]
+        self._body = msgspec.defstruct("Arguments", fields, kw_only=True, gc=False)
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keyword arguments the method gets. BadRequest names the argument that does not fit."""
+        if args:
+            kwargs = self._named(args, kwargs)
+        for name, value in kwargs.items():
+            parameter = self.parameters.get(name)
+            if parameter is None:
+                raise BadRequest(f"{self.name} has no parameter {name!r}; it takes {self._listed()}")
+            if type(value) not in parameter.exact:
+                kwargs[name] = self._travelled(parameter, value)
+        if len(kwargs) < len(self.parameters):
+            self._check_required(kwargs)
+        return kwargs
+
+    def decode(self, body: bytes, content_type: str, query: str = "") -> dict[str, Any]:
+        """The keyword arguments in a body (an object) and a query string; the body wins."""
+        arguments = self._from_query(query) if query else {}
+        if body:
+            given = decode(body, content_type, self._body)
+            for name in self.names:
+                value = getattr(given, name)
+                if value is not msgspec.UNSET:
+                    arguments[name] = value
+        self._check_required(arguments)
+        return arguments
+
+    def encode(self, kwargs: Mapping[str, Any], content_type: str = MSGPACK) -> tuple[bytes, str]:
+        try:
+            return encode(kwargs, content_type)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadRequest(f"an argument of {self.name} cannot travel: {error}") from error
+
+    def returned(self, value: Any) -> Any:
+        """The method's result as its caller gets it."""
+        if type(value) in self.returns_exact:
+            return value
+        try:
+            return travel(value, self.returns)
+        except (BadRequest, TypeError, ValueError, RecursionError) as error:
+            raise self._bad_result(value, error) from error
+
+    def encode_result(self, value: Any, content_type: str = JSON) -> tuple[bytes, str]:
+        try:
+            return encode(value, content_type)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise self._bad_result(value, error) from error
+
+    def _bad_result(self, value: Any, error: Exception) -> MbactorError:
+        return MbactorError(
+            f"{self.name} returned {type(value).__name__}, which does not fit its annotation {_shown(self.returns)}: {error}"
+        )
+
+    def _travelled(self, parameter: Parameter, value: Any) -> Any:
+        try:
+            return travel(value, parameter.type)
+        except BadRequest as error:
+            inner = str(error)
+            path = f"`$.{parameter.name}"
+            told = inner.replace("`$", path, 1) if "`$" in inner else f"{inner} - at {path}`"
+            raise BadRequest(told) from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadRequest(f"argument {parameter.name!r} of {self.name} cannot travel: {error}") from error
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if len(args) > len(self.names):
+            raise BadRequest(f"{self.name} takes {len(self.names)} arguments, {len(args)} were given")
+        named = dict(zip(self.names, args, strict=False))
+        twice = named.keys() & kwargs.keys()
+        if twice:
+            raise BadRequest(f"{self.name} got argument {min(twice)!r} twice")
+        return {**named, **kwargs}
+
+    def _check_required(self, arguments: Mapping[str, Any]) -> None:
+        missing = self._required - arguments.keys()
+        if missing:
+            names = ", ".join(f"`{name}`" for name in self.names if name in missing)
+            raise BadRequest(f"{self.name} needs {names} - at `$.{next(n for n in self.names if n in missing)}`")
+
+    def _from_query(self, query: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        for name, values in parse_qs(query, keep_blank_values=True).items():
+            parameter = self.parameters.get(name)
+            if parameter is not None:
+                arguments[name] = _from_text(name, values, parameter.type)
+        return arguments
+
+    def _listed(self) -> str:
+        return ", ".join(self.names) or "none"
+
+
+def _from_text(name: str, values: list[str], type_: Any) -> Any:
+    try:
+        return msgspec.convert(values[0] if len(values) == 1 else values, type_, strict=False)
+    except msgspec.ValidationError as error:
+        if len(values) == 1 and "array" in str(error):
+            return _from_text(name, [values[0], values[0]], type_)[:1]
+        raise BadRequest(f"{error} - in query argument `{name}`") from None
+
+
+def signature_of(function: Callable[..., Any], owner: type, local_names: Mapping[str, Any] | None) -> Signature:
+    """Read a method's signature. DeclarationError names the class, the method and the parameter."""
+    name = f"{owner.__name__}.{function.__name__}"
+    hints = _hints(function, name, local_names)
+    parameters = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY}:
+            raise DeclarationError(f"{name}: parameter {parameter.name!r} must be an ordinary named parameter")
+        type_ = hints.get(parameter.name, Any)
+        _check_type(type_, f"{name}: parameter {parameter.name!r}")
+        parameters.append(Parameter(parameter.name, type_, parameter.default is _NOTHING, _exact(type_)))
+    returns = hints.get("return", Any)
+    _check_type(returns, f"{name}: its result")
+    return Signature(name, parameters, returns)
+
+
+def _hints(function: Callable[..., Any], name: str, local_names: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, localns=dict(local_names or {}), include_extras=True)
+    except NameError as error:
+        raise DeclarationError(
+            f"{name}: annotation {error.name!r} cannot be resolved; is it imported at run time?"
+        ) from error
+    except TypeError as error:
+        raise DeclarationError(f"{name}: an annotation cannot be resolved: {error}") from error
+
+
+def _check_type(type_: Any, where: str) -> None:
+    try:
+        info = msgspec.inspect.type_info(type_)
+    except (TypeError, RecursionError) as error:
+        raise DeclarationError(f"{where} has type {_shown(type_)}, which cannot travel: {error}") from error
+    if isinstance(info, msgspec.inspect.CustomType):
+        raise DeclarationError(
+            f"{where} has type {_shown(type_)}, which cannot travel; use a msgspec.Struct, dataclass, TypedDict or plain type"
+        )
+
+
+def _exact(type_: Any) -> frozenset[type]:
+    """The types whose values are handed over as they are where this annotation stands."""
+    options = (
+        typing.get_args(type_)
+        if isinstance(type_, types.UnionType) or typing.get_origin(type_) is typing.Union
+        else (type_,)
+    )
+    plain = {type(None) if option is None else option for option in options}
+    return frozenset(plain) if plain <= _SCALARS else frozenset()
+
+
+def _unionable(parameter: Parameter) -> Parameter:
+    """A union with Any is no type to msgspec; `object` means the same to it."""
+    if parameter.type is Any:
+        return Parameter(parameter.name, object, parameter.required, parameter.exact)
+    return parameter
+
+
+def _shown(type_: Any) -> str:
+    return type_.__name__ if isinstance(type_, type) else str(type_).replace("typing.", "")
+
+
+def locals_where_defined(depth: int) -> dict[str, Any] | None:
+    """Names visible where a class inside a function is being written, so that its annotations resolve."""
+    frame = sys._getframe(depth)  # noqa: SLF001 - annotations of local classes can be resolved in no other way
+    body = frame.f_locals
+    if "<locals>" not in str(body.get("__qualname__", "")):
+        return None
+    outer = frame.f_back
+    return {**(outer.f_locals if outer is not None else {}), **body}

@@ -1,0 +1,44 @@
+"""How large a mailbox may grow, and what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mbactor.errors import InvalidSpec
+from mbactor.mailbox.overflow import OVERFLOWS, Overflow
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """The bound of an actor's mailbox.
+
+        class Orders(Actor):
+            mailbox = Mailbox(capacity=100, overflow="drop_oldest")
+
+    `capacity` counts waiting messages; the one in hand does not count.
+    """
+
+    capacity: int = 1000
+    overflow: Overflow = "reject"
+
+    def __post_init__(self) -> None:
+        if type(self.capacity) is not int or self.capacity < 1:
+            raise InvalidSpec(f"mailbox capacity {self.capacity!r}: expected a whole number of messages, at least 1")
+        if self.overflow not in OVERFLOWS:
+            raise InvalidSpec(f"mailbox overflow {self.overflow!r}: expected one of {', '.join(OVERFLOWS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxStatistics:
+    """A mailbox at one moment: `depth` waiting now, `highest` depth ever, and how many messages were
+    `accepted`, `rejected`, `expired` (their deadline passed while they waited) and `dropped`;
+    `oldest_age` is how long the head has waited, in seconds.
+    """
+
+    depth: int
+    highest: int
+    accepted: int
+    rejected: int
+    expired: int
+    dropped: int
+    oldest_age: float

@@ -1,0 +1,189 @@
+"""What happens in the runtime, as one stream of events; logs, metrics and traces listen to it.
+
+Code says `observe.emit("actor.restarted", actor="orders", restarts=2)` for a change of state and
+`with observe.span("step", "verify_credit", flow="1-7") as span:` for work that takes time. Neither costs
+more than a check while nobody listens. Observers must be quick and must not raise; one that does is
+removed and reported on stderr once.
+
+A span knows its trace: `traceparent()` is the W3C header of the span at hand, and a span is opened under
+a remote one by `parent=`. Trace ids exist only while somebody listens; a `traceparent` that merely passes
+through is carried on unchanged.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from typing import Any, Protocol
+
+EVENTS: Mapping[str, str] = {
+    "log": "a line from user code: level, message, and its fields",
+    "actor.started": "an incarnation runs: actor, incarnation",
+    "actor.stopped": "an incarnation ended: actor, incarnation, exit",
+    "actor.crashed": "a method raised: actor, method, error, told, trace",
+    "actor.stop_failed": "on_stop raised: actor, error, trace",
+    "actor.abandoned": "a method that would not stop was left behind: actor, method",
+    "message.dead": "a message could not be delivered: address, method, sender, reason",
+    "supervisor.restarting": "a child is about to be restarted: supervisor, child, delay, restarts, reason",
+    "supervisor.gave_up": "the restart budget is spent: supervisor, child, reason",
+    "system.serving": "the tree is up: system, where",
+    "system.stopping": "the tree is being stopped: system, reason",
+    "system.stopped": "the tree is down: system, code",
+    "flow.started": "a flow was created: flow, workflow",
+    "flow.stopped": "a flow came to rest: flow, workflow, status",
+    "step.recovered": "a step's lease had expired: count",
+    "foreman.trouble": "the store could not be reached and is tried again: error",
+    "gateway.serving": "the gateway accepts connections: url",
+}
+"""Every event name and the fields that come with it. Spans: inbound, outbound, http, step, store."""
+
+
+class Span:
+    """Work that takes time: `fields` may be added to until it ends."""
+
+    __slots__ = (
+        "ended", "error", "fields", "kind", "name", "parent_id", "sampled", "span_id", "started", "tokens", "trace_id",
+        "unix_ns",
+    )  # fmt: skip
+
+    def __init__(self, kind: str, name: str, parent: str | None, fields: dict[str, Any]) -> None:
+        above = parse_traceparent(parent) if parent else None
+        self.trace_id: str
+        self.parent_id: str | None
+        self.sampled: bool
+        self.kind = kind
+        self.name = name
+        self.fields = fields
+        self.trace_id, self.parent_id, self.sampled = above or (secrets.token_hex(16), None, True)
+        self.span_id = secrets.token_hex(8)
+        self.unix_ns = time.time_ns()
+        self.started = time.perf_counter()
+        self.ended = 0.0
+        self.error: BaseException | None = None
+        self.tokens: dict[Any, Any] = {}
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.fields[name] = value
+
+    @property
+    def duration(self) -> float:
+        """Seconds it took, by the monotonic clock."""
+        return self.ended - self.started
+
+    def traceparent(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+
+
+class _NoSpan:
+    """Stands for a span while nobody listens."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        pass
+
+
+class Observer(Protocol):
+    """Listens to the stream. Called on the thread where the thing happens; must be quick and not raise."""
+
+    def on_event(self, name: str, fields: Mapping[str, Any]) -> None: ...
+    def on_start(self, span: Span) -> None: ...
+    def on_end(self, span: Span) -> None: ...
+
+
+_observers: tuple[Observer, ...] = ()
+_NO_SPAN = _NoSpan()
+current_trace: ContextVar[str | None] = ContextVar("mbactor_trace", default=None)
+"""The traceparent of the work at hand; None outside any trace."""
+
+
+def active() -> bool:
+    """Whether anybody listens: a span costs nothing otherwise."""
+    return bool(_observers)
+
+
+def add_observer(observer: Observer) -> None:
+    global _observers
+    _observers = (*_observers, observer)
+
+
+def remove_observer(observer: Observer) -> None:
+    global _observers
+    _observers = tuple(o for o in _observers if o is not observer)
+
+
+@contextmanager
+def observing(observer: Observer) -> Iterator[None]:
+    """Listen for the duration of the block."""
+    add_observer(observer)
+    try:
+        yield
+    finally:
+        remove_observer(observer)
+
+
+def emit(name: str, **fields: Any) -> None:
+    """Tell whoever listens that something changed. `name` is one of `EVENTS`."""
+    for observer in _observers:
+        try:
+            observer.on_event(name, fields)
+        except Exception as error:
+            _drop(observer, error)
+
+
+def traceparent() -> str | None:
+    """The W3C header of the work at hand."""
+    return current_trace.get()
+
+
+def parse_traceparent(text: str) -> tuple[str, str, bool] | None:
+    """(trace id, span id, sampled), or None where the text is no W3C traceparent."""
+    parts = text.split("-")
+    if len(parts) < 4 or len(parts[1]) != 32 or len(parts[2]) != 16:
+        return None
+    return parts[1], parts[2], parts[3] == "01"
+
+
+class span:  # noqa: N801 - reads as a word: `with observe.span(...)`
+    """Measure the work in the block. `parent` is a traceparent; by default the work at hand is the parent.
+
+    An exception that leaves the block is noted in `span.error` and goes on.
+    """
+
+    __slots__ = ("_span", "_token")
+    _token: Token[str | None]
+
+    def __init__(self, kind: str, name: str, *, parent: str | None = None, **fields: Any) -> None:
+        self._span = Span(kind, name, parent or current_trace.get(), fields) if _observers else None
+
+    def __enter__(self) -> Span | _NoSpan:
+        opened = self._span
+        if opened is None:
+            return _NO_SPAN
+        self._token = current_trace.set(opened.traceparent())
+        for observer in _observers:
+            try:
+                observer.on_start(opened)
+            except Exception as error:
+                _drop(observer, error)
+        return opened
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        opened = self._span
+        if opened is None:
+            return
+        opened.ended = time.perf_counter()
+        opened.error = opened.error or error
+        for observer in _observers:
+            try:
+                observer.on_end(opened)
+            except Exception as failure:
+                _drop(observer, failure)
+        current_trace.reset(self._token)
+
+
+def _drop(observer: Observer, error: Exception) -> None:
+    remove_observer(observer)
+    sys.stderr.write(f"mbactor: observer {observer!r} raised {error!r} and was removed\n")

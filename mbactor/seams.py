@@ -1,0 +1,52 @@
+"""Named places where a test injects a fault or holds the program still.
+
+`await checkpoint("foreman.settle.before")` does nothing until a test arms that name: then it runs
+the armed function, which may raise, wait or kill the process. All names stand in `SEAMS`; an unknown
+name is an error, and a test sees to it that each name is used exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SEAMS: frozenset[str] = frozenset(
+    {
+        "foreman.claim.after",
+        "foreman.create.after",
+        "foreman.create.before",
+        "foreman.execute.after",
+        "foreman.execute.before",
+        "foreman.settle.after",
+        "foreman.settle.before",
+        "foreman.sweep.after",
+        "supervisor.restart.before",
+    }
+)
+
+Fault = Callable[..., Awaitable[None]]
+_armed: dict[str, Fault] = {}
+
+
+async def checkpoint(name: str, **fields: Any) -> None:
+    """Run what a test armed at `name`; nothing otherwise. `fields` tell the armed function where it is."""
+    fault = _armed.get(name) if _armed else None
+    if fault is not None:
+        await fault(**fields)
+
+
+@contextmanager
+def armed(name: str, fault: Fault) -> Iterator[None]:
+    """Arm `fault` at `name` for the duration of the block."""
+    if name not in SEAMS:
+        raise KeyError(f"no seam is called {name!r}; known: {', '.join(sorted(SEAMS))}")
+    previous = _armed.get(name)
+    _armed[name] = fault
+    try:
+        yield
+    finally:
+        if previous is None:
+            _armed.pop(name, None)
+        else:
+            _armed[name] = previous

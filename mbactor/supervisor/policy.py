@@ -1,0 +1,477 @@
+"""The restart policy: all that a supervisor decides, as one pure function.
+
+    state, actions = decide(spec, state, event)
+
+The supervisor tells what happened, gets the actions to carry out, and tells how they went. Nothing here
+reads a clock, waits or draws a random number, so every rule of the tree can be read, and tested, without
+starting anything; and what the tests check is what runs.
+
+The supervisor is at one operation at a time (its first start, a restart, an operator's call, its stop),
+which is a list of starts and stops done one after another. What happens meanwhile waits in a queue, in
+order, but for two things: a child that ends before it would have been stopped needs no stop any more,
+and a request to stop breaks off whatever is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from mbactor.errors import (
+    AlreadyPresent,
+    AlreadyStarted,
+    ChildRestarting,
+    ChildRunning,
+    NoSuchChild,
+    Unavailable,
+)
+from mbactor.kernel.exit import NORMAL, SHUTDOWN, Exit
+from mbactor.supervisor import rules
+from mbactor.supervisor.spec import SupervisorSpec
+from mbactor.supervisor.state import (
+    Abort,
+    Action,
+    Answer,
+    Call,
+    ChildState,
+    Close,
+    Delay,
+    DeleteChild,
+    Drop,
+    Ended,
+    Event,
+    Exited,
+    GaveUp,
+    GiveUp,
+    Ignored,
+    Job,
+    NotStarted,
+    Operation,
+    Pause,
+    Reply,
+    RestartChild,
+    Restarting,
+    RetryDue,
+    Start,
+    StartChild,
+    Started,
+    StartFailed,
+    StartRequested,
+    State,
+    Stop,
+    Stopped,
+    StopRequested,
+    TerminateChild,
+    Undelay,
+    Up,
+)
+
+
+def decide(spec: SupervisorSpec, state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+    """What follows from `event`: the new state, and what is to be done, in this order."""
+    turn = _Turn(spec, state)
+    turn.take(event)
+    turn.go_on()
+    return turn.state, tuple(turn.actions)
+
+
+class _Turn:
+    """One decision under way: the state as it becomes, and the actions so far."""
+
+    def __init__(self, spec: SupervisorSpec, state: State) -> None:
+        self.spec = spec
+        self.state = state
+        self.actions: list[Action] = []
+        self.now = 0.0
+
+    # --- the event ----------------------------------------------------------------------------------
+
+    def take(self, event: Event) -> None:
+        self.now = event.now
+        match event:
+            case StartRequested():
+                self.boot()
+            case StopRequested():
+                self.stop(event)
+            case Exited():
+                self.note_exit(event)
+            case Started() | NotStarted() | Ignored() | Stopped():
+                self.finish_job(event)
+            case _ if self.state.phase in {"idle", "stopping", "ended"}:
+                self.serve(event)
+            case _:
+                self.set(queue=(*self.state.queue, event))
+
+    def go_on(self) -> None:
+        """Begin the next job, or serve what waits, until something is under way or nothing is left."""
+        while True:
+            operation = self.state.operation
+            if operation is not None and operation.busy:
+                return
+            if operation is not None and operation.jobs:
+                self.begin_job(operation)
+            elif operation is not None:
+                self.end_operation(operation)
+            elif self.state.queue:
+                event, *rest = self.state.queue
+                self.set(queue=tuple(rest))
+                self.serve(event)
+            else:
+                return
+
+    def serve(self, event: Event) -> None:
+        """An event whose turn has come: nothing else is under way."""
+        if self.state.phase != "running":
+            if isinstance(event, Call):
+                self.refuse(event)
+            return
+        match event:
+            case Exited():
+                child = self.state.find(event.id)
+                # Something served before may have restarted or dropped it already.
+                if child is not None and child.unjudged is event.exit:
+                    self.judge(child, event)
+            case RetryDue():
+                child = self.state.find(event.id)
+                if child is not None and child.due is not None:
+                    self.restart_group(child)
+            case StartChild():
+                self.start_child(event)
+            case TerminateChild() | RestartChild() | DeleteChild():
+                child = self.state.find(event.id)
+                if child is None:
+                    known = ", ".join(other.id for other in self.state.children) or "none"
+                    self.reply(event, NoSuchChild(f"no child {event.id!r}; known: {known}", id=event.id))
+                else:
+                    self.administer(event, child)
+
+    # --- a child ended by itself --------------------------------------------------------------------
+
+    def note_exit(self, event: Exited) -> None:
+        child = self.state.find(event.id)
+        if child is None or child.status not in {"running", "starting"}:
+            return
+        operation = self.state.operation
+        if operation is not None and Job("stop", event.id) in operation.jobs:
+            self.set(operation=replace(operation, jobs=_without(operation.jobs, Job("stop", event.id))))
+            self.is_stopped(child, event.exit)
+        else:
+            status = "starting" if child.status == "starting" else "stopped"
+            self.update(child, status=status, unjudged=event.exit, last_exit=event.exit)
+            self.set(queue=(*self.state.queue, event))
+
+    def judge(self, child: ChildState, event: Exited) -> None:
+        child = self.update(child, unjudged=None)
+        if rules.restarts(child.spec.restart, event.exit):
+            before = rules.attempts(child, event.now)
+            self.trigger(replace(child, attempts=before), event, event.exit, charged=not event.exit.told)
+            return
+        self.rest(child, event.exit)
+        if rules.completes(self.spec, self.state, child, event.exit):
+            self.shut_down(SHUTDOWN)
+
+    def trigger(self, child: ChildState, event: Exited | NotStarted, exit: Exit, *, charged: bool) -> None:
+        """`child` is to be restarted: charge the budget, and see when."""
+        if charged:
+            spent = rules.charge(self.state.spent, event.now, self.spec.within)
+            self.set(spent=spent)
+            if len(spent) > self.spec.max_restarts:
+                self.give_up(child, exit)
+                return
+        pace = rules.pace(child, charged=charged)
+        delay = pace.delay(child.attempts, event.sample) if pace else 0.0
+        due = max([event.now + delay, *self.merged_dues(child)])
+        self.actions.append(Restarting(child.id, due - event.now, child.restarts + 1, exit))
+        child = self.update(child, status="restarting", attempts=child.attempts + 1)
+        if isinstance(event, NotStarted):
+            self.delay(self.leader(child), due)
+        elif due <= self.now:
+            self.restart_group(self.leader(child))
+        else:
+            leader = self.leader(child)
+            self.delay(leader, due)
+            self.operate("restart", self.stops(self.group(leader)))
+
+    def merged_dues(self, child: ChildState) -> list[float]:
+        """When the delayed restarts are due that this one is merged with."""
+        return [other.due for other in self.delayed_with(child) if other.due is not None]
+
+    def delayed_with(self, child: ChildState) -> list[ChildState]:
+        if self.spec.strategy == "one_for_one":
+            return []
+        return [other for other in self.state.children if other.due is not None and other.id != child.id]
+
+    def leader(self, child: ChildState) -> ChildState:
+        """The first in the list of those restarted together: groups that overlap become one."""
+        together = {child.id, *(other.id for other in self.delayed_with(child))}
+        for other in self.delayed_with(child):
+            self.undelay(other)
+        return next(other for other in self.state.children if other.id in together)
+
+    def restart_group(self, leader: ChildState) -> None:
+        for child in self.group(leader):
+            if child.due is not None:
+                self.undelay(child)
+        members = self.group(leader)
+        again = (child for child in members if not child.held and not _passes_away(child))
+        self.operate("restart", (*self.stops(members), *(Job("start", child.id) for child in again)))
+
+    def give_up(self, child: ChildState, exit: Exit) -> None:
+        self.actions.append(GiveUp(child.id, exit))
+        error = GaveUp(child.id, exit, self.spec.max_restarts, self.spec.within)
+        self.shut_down(Exit("gave_up", error))
+
+    def rest(self, child: ChildState, exit: Exit) -> None:
+        """`child` is not started again by itself."""
+        if child.spec.restart == "temporary":
+            self.drop(child, exit)
+        else:
+            self.update(child, status="stopped", awaiting=False)
+            self.actions.append(Close(child.id, exit))
+
+    # --- jobs ---------------------------------------------------------------------------------------
+
+    def begin_job(self, operation: Operation) -> None:
+        job = operation.jobs[0]
+        child = self.state.find(job.id)
+        assert child is not None, job
+        self.set(operation=replace(operation, busy=True))
+        if job.verb == "stop":
+            self.update(child, status="stopping")
+            self.actions.append(Stop(job.id, 0.0 if self.state.kill else child.spec.shutdown))
+        else:
+            self.update(child, status="starting", awaiting=False, due=None, unjudged=None)
+            self.actions.append(Start(job.id, again=operation.purpose == "restart"))
+
+    def finish_job(self, answer: Answer) -> None:
+        operation, child = self.state.operation, self.state.find(answer.id)
+        if operation is None or not operation.busy or child is None or operation.jobs[0].id != answer.id:
+            return
+        self.set(operation=replace(operation, jobs=operation.jobs[1:], busy=False))
+        match answer:
+            case Stopped():
+                self.is_stopped(child, answer.exit)
+            case Started():
+                self.is_started(child, operation, answer.now)
+            case Ignored():
+                self.rest(self.update(child, held=False), NORMAL)
+                self.answer_call(operation)
+            case NotStarted():
+                self.start_failed(child, operation, answer)
+        if operation.purpose == "shutdown" and operation.jobs[0].verb == "start":
+            self.operate("shutdown", self.stops(self.state.children), exit=operation.exit)
+
+    def is_started(self, child: ChildState, operation: Operation, now: float) -> None:
+        self.update(
+            child,
+            # It may have ended before the news of its start came.
+            status="running" if child.unjudged is None else "stopped",
+            held=False,
+            started_at=now,
+            restarts=child.restarts + (operation.purpose == "restart"),
+        )
+        self.answer_call(operation)
+
+    def start_failed(self, child: ChildState, operation: Operation, answer: NotStarted) -> None:
+        exit = Exit("failed", answer.error)
+        child = self.update(child, status="stopped", last_exit=exit, unjudged=None)
+        match operation.purpose:
+            case "boot":
+                self.shut_down(Exit("failed", StartFailed(child.id, answer.error)))
+            case "restart":
+                for job in operation.jobs[1:]:
+                    if (later := self.state.find(job.id)) is not None:
+                        self.update(later, awaiting=True)
+                self.set(operation=None)
+                self.trigger(child, answer, exit, charged=True)
+            case "call":
+                if isinstance(operation.call, StartChild):
+                    self.drop(child, exit)
+                else:
+                    self.actions.append(Close(child.id, exit))
+                self.answer_call(operation, StartFailed(child.id, answer.error))
+            case "shutdown":
+                pass
+
+    def is_stopped(self, child: ChildState, exit: Exit) -> None:
+        operation = self.state.operation
+        assert operation is not None
+        child = self.update(child, status="stopped", last_exit=exit)
+        if operation.purpose == "call":
+            self.rest(self.update(child, held=True), exit)
+            self.answer_call(operation)
+        elif operation.purpose == "restart" and _passes_away(child):
+            self.drop(child, exit)
+        elif operation.purpose == "restart":
+            child = self.update(child, awaiting=True)
+            due = max((other.due for other in self.state.children if other.due is not None), default=self.now)
+            if due > self.now:
+                self.actions.append(Pause(child.id, due - self.now))
+
+    def end_operation(self, operation: Operation) -> None:
+        self.set(operation=None)
+        if operation.purpose == "boot":
+            self.set(phase="running")
+            self.actions.append(Up())
+        elif operation.purpose == "shutdown":
+            self.set(phase="ended")
+            self.actions.append(Ended(operation.exit))
+
+    # --- the supervisor's own start and stop ----------------------------------------------------------
+
+    def boot(self) -> None:
+        if self.state.phase not in {"idle", "ended"}:
+            return
+        self.state = State(children=tuple(ChildState(spec) for spec in self.spec.children), phase="boot")
+        self.operate("boot", tuple(Job("start", child.id) for child in self.state.children))
+
+    def stop(self, event: StopRequested) -> None:
+        if self.state.phase in {"idle", "ended"}:
+            return
+        harder = event.kill and not self.state.kill
+        self.set(kill=self.state.kill or event.kill)
+        if self.state.phase != "stopping":
+            self.shut_down(event.exit)
+        operation = self.state.operation
+        if harder and operation is not None and operation.busy and operation.jobs[0].verb == "stop":
+            self.actions.append(Stop(operation.jobs[0].id, 0.0))
+
+    def shut_down(self, exit: Exit) -> None:
+        """Break off what is under way, then stop all that runs, the last first."""
+        before = self.state.operation
+        under_way = before.jobs[:1] if before is not None and before.busy else ()
+        if before is not None:
+            self.answer_call(before, _stopping())
+        for child in self.state.children:
+            if child.due is not None:
+                self.undelay(child)
+            if child.status == "restarting":
+                self.update(child, status="stopped")
+        waiting = self.state.queue
+        self.set(phase="stopping", queue=())
+        for event in waiting:
+            self.serve(event)
+        if under_way and under_way[0].verb == "start":
+            self.actions.append(Abort(under_way[0].id))
+            stops: tuple[Job, ...] = ()
+        else:
+            stops = self.stops(self.state.children)
+        self.operate("shutdown", (*under_way, *stops), exit=exit, busy=bool(under_way))
+
+    # --- operators' calls -----------------------------------------------------------------------------
+
+    def start_child(self, event: StartChild) -> None:
+        present = self.state.find(event.spec.id)
+        if present is None:
+            self.set(children=(*self.state.children, ChildState(event.spec)))
+            self.operate("call", (Job("start", event.spec.id),), call=event)
+        elif present.status == "running":
+            self.reply(event, AlreadyStarted(f"child {present.id!r} runs already", id=present.id))
+        else:
+            self.reply(
+                event,
+                AlreadyPresent(
+                    f"child {present.id!r} is known and {present.status}; restart_child or delete_child it",
+                    id=present.id,
+                ),
+            )
+
+    def administer(self, event: TerminateChild | RestartChild | DeleteChild, child: ChildState) -> None:
+        match event, child.status:
+            case TerminateChild(), "running":
+                self.operate("call", (Job("stop", child.id),), call=event)
+            case TerminateChild(), _:
+                self.hold(child)
+                self.reply(event)
+            case _, "running":
+                self.reply(event, ChildRunning(f"child {child.id!r} runs; terminate it first", id=child.id))
+            case _, "restarting":
+                text = f"child {child.id!r} is about to be restarted; terminate it first"
+                self.reply(event, ChildRestarting(text, id=child.id))
+            case RestartChild(), _:
+                self.operate("call", (Job("start", child.id),), call=event)
+            case _:
+                self.drop(child, child.last_exit or NORMAL)
+                self.reply(event)
+
+    def hold(self, child: ChildState) -> None:
+        """An operator stops a child that does not run: its restart, if it was to have one, is off."""
+        due = child.due
+        if due is not None:
+            self.undelay(child)
+        self.rest(self.update(child, held=True, unjudged=None), child.last_exit or NORMAL)
+        if due is None or self.spec.strategy == "one_for_one":
+            return
+        # Those that were to be restarted with it still are, by the next of them.
+        for other in self.state.children:
+            if other.awaiting or other.status == "restarting":
+                self.delay(other, due)
+                return
+
+    def refuse(self, event: Call) -> None:
+        self.reply(event, _stopping())
+
+    # --- small steps ----------------------------------------------------------------------------------
+
+    def set(self, **changes: Any) -> None:
+        self.state = replace(self.state, **changes)
+
+    def update(self, child: ChildState, **changes: Any) -> ChildState:
+        changed = replace(child, **changes)
+        self.set(children=tuple(changed if other.id == child.id else other for other in self.state.children))
+        return changed
+
+    def drop(self, child: ChildState, exit: Exit) -> None:
+        self.set(children=tuple(other for other in self.state.children if other.id != child.id))
+        self.actions.append(Drop(child.id, exit))
+
+    def operate(
+        self,
+        purpose: Any,
+        jobs: tuple[Job, ...],
+        *,
+        call: Call | None = None,
+        exit: Exit = SHUTDOWN,
+        busy: bool = False,
+    ) -> None:
+        self.set(operation=Operation(purpose, jobs, busy=busy, call=call, exit=exit))
+
+    def group(self, child: ChildState) -> tuple[ChildState, ...]:
+        return rules.group(self.spec.strategy, self.state.children, child.id)
+
+    def stops(self, children: Iterable[ChildState]) -> tuple[Job, ...]:
+        """Stop those that run, the last first."""
+        running = [child for child in children if child.status == "running"]
+        return tuple(Job("stop", child.id) for child in reversed(running))
+
+    def delay(self, child: ChildState, due: float) -> None:
+        self.update(child, status="restarting", due=due)
+        self.actions.append(Delay(child.id, max(0.0, due - self.now)))
+
+    def undelay(self, child: ChildState) -> None:
+        self.update(child, due=None)
+        self.actions.append(Undelay(child.id))
+        waiting = (e for e in self.state.queue if not (isinstance(e, RetryDue) and e.id == child.id))
+        self.set(queue=tuple(waiting))
+
+    def answer_call(self, operation: Operation, error: Exception | None = None) -> None:
+        if operation.call is not None:
+            self.reply(operation.call, error)
+
+    def reply(self, call: Call, error: Exception | None = None) -> None:
+        id = call.spec.id if isinstance(call, StartChild) else call.id
+        self.actions.append(Reply(call.call, id, error))
+
+
+def _without(jobs: tuple[Job, ...], job: Job) -> tuple[Job, ...]:
+    return tuple(other for other in jobs if other != job)
+
+
+def _passes_away(child: ChildState) -> bool:
+    """A temporary child is never started a second time."""
+    return child.spec.restart == "temporary"
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the supervisor is stopping")

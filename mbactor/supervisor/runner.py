@@ -1,0 +1,364 @@
+"""Carries out what the restart policy decides: one running supervisor.
+
+A runner tells `policy.decide` what happened and does what it asks for, one start or stop at a time, each in a
+task of its own; between them it has no task at all. Children report their end as data (`on_exit`); nothing
+here is built on the failure propagation of a task group, which would cancel the siblings of a failed child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mbactor import observe
+from mbactor.errors import Deadlock, Unavailable
+from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
+from mbactor.supervisor.child import Build, Child, ChildRow, SupervisorChild
+from mbactor.supervisor.policy import decide
+from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
+from mbactor.supervisor.state import (
+    Abort,
+    Action,
+    Call,
+    ChildState,
+    Close,
+    Delay,
+    Drop,
+    Ended,
+    Event,
+    Exited,
+    GiveUp,
+    NotStarted,
+    Pause,
+    Reply,
+    Restarting,
+    RetryDue,
+    Start,
+    StartRequested,
+    State,
+    Stop,
+    Stopped,
+    StopRequested,
+    Undelay,
+    Up,
+)
+
+if TYPE_CHECKING:
+    from mbactor.kernel.node import Node
+
+GRACE = 1.0
+"""Seconds a start that was broken off has to end before it is abandoned."""
+
+_under_way: ContextVar[tuple[asyncio.Task[None], ...]] = ContextVar("mbactor_under_way", default=())
+
+
+class Owner(Protocol):
+    """What the runner needs of the supervisor it runs."""
+
+    async def attempt(self, child: Child, id: str, *, again: bool) -> BaseException | None: ...
+    async def wind_up(self, exit: Exit) -> None: ...
+
+
+class Runner:
+    """Runs the children of one supervisor."""
+
+    def __init__(self, owner: Owner, node: Node, path: str, build: Build) -> None:
+        self.path = path
+        self.on_exit: Callable[[Exit], None] | None = None
+        self.state = State()
+        self.children: dict[str, tuple[ChildSpec, Child]] = {}
+        self._owner = owner
+        self._node = node
+        self._build = build
+        self.spec = SupervisorSpec()
+        self._inbox: deque[Event] = deque()
+        self._feeding = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._work: asyncio.Task[None] | None = None
+        self._aborting = False
+        self._asked = False
+        self._calls: dict[int, asyncio.Future[Exception | None]] = {}
+        self._numbers = itertools.count()
+        self._context = Context()
+        self._up: asyncio.Future[BaseException | None] | None = None
+        self._down: asyncio.Future[Exit] | None = None
+
+    # --- as a child ---------------------------------------------------------------------------------
+
+    async def start(self, spec: SupervisorSpec) -> None:
+        """Start all children in order; the first that fails stops those before it, and is raised."""
+        loop = asyncio.get_running_loop()
+        self.spec = spec
+        self._context = copy_context()
+        self._up, self._down = loop.create_future(), loop.create_future()
+        self._asked = self._aborting = False
+        self._keep_common()
+        self.feed(StartRequested(loop.time()))
+        try:
+            error = await asyncio.shield(self._up)
+        except asyncio.CancelledError:
+            await self.stop(None)
+            raise
+        if error is not None:
+            raise error
+
+    async def stop(self, timeout: float | None, exit: Exit = SHUTDOWN) -> Exit:
+        """Stop all children, the last first, each within its own time; all at once when `timeout` is over."""
+        down = self._down
+        if down is None:
+            return exit
+        if not down.done():
+            self._asked = True
+            self.feed(StopRequested(_now(), exit, kill=timeout == 0))
+            if timeout:
+                await asyncio.wait([down], timeout=timeout)
+        if not down.done() and timeout is not None:
+            self.feed(StopRequested(_now(), KILLED, kill=True))
+            await asyncio.shield(down)
+            return KILLED
+        return await asyncio.shield(down)
+
+    def pause(self, seconds: float) -> None:
+        for _, child in self.children.values():
+            child.pause(seconds)
+
+    def close(self, exit: Exit) -> None:
+        """Close every child: nobody is going to start them."""
+        for _, child in self.children.values():
+            child.close(exit)
+
+    # --- as seen from outside --------------------------------------------------------------------------
+
+    async def call(self, make: Callable[[int, float], Call]) -> None:
+        """Put an operator's call to the policy and raise what it is refused with."""
+        if self._work is not None and self._work in _under_way.get():
+            raise Deadlock(
+                f"{self.path} is asked to change its children by one of them, "
+                "which it waits for (a call from on_start or on_stop)"
+            )
+        if self.state.phase == "idle":
+            raise Unavailable(f"supervisor {self.path} is not running")
+        number = next(self._numbers)
+        answer = self._calls[number] = asyncio.get_running_loop().create_future()
+        self.feed(make(number, _now()))
+        try:
+            error = await answer
+        finally:
+            self._calls.pop(number, None)
+        if error is not None:
+            raise error
+
+    def rows(self) -> list[ChildRow]:
+        """The children in the order in which they start."""
+        return [self._row(child) for child in self.state.children]
+
+    def ref(self, id: str) -> Any:
+        return self.children[id][1].ref if id in self.children else None
+
+    def _row(self, state: ChildState) -> ChildRow:
+        spec = state.spec
+        child = self.children[spec.id][1] if spec.id in self.children else None
+        return ChildRow(
+            id=spec.id,
+            ref=child.ref if child is not None else None,
+            state=state.status,
+            kind=spec.kind,
+            restart=spec.restart,
+            incarnation=child.incarnation if child is not None else 0,
+            restarts=state.restarts,
+            last_exit=state.last_exit,
+            held=state.held,
+            uptime=_now() - state.started_at if state.status == "running" else None,
+        )
+
+    # --- events in, actions out ------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """Tell the policy, and do what it says. Events that come of doing it are told after that."""
+        self._inbox.append(event)
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._inbox:
+                self.state, actions = decide(self.spec, self.state, self._inbox.popleft())
+                for action in actions:
+                    self._do(action)
+        finally:
+            self._feeding = False
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Start(id, again):
+                self._work = self._task(self._start_child(id, self._child(id), again=again))
+            case Abort(id):
+                self._abort(id)
+            case Stop(id, timeout):
+                self._work = self._task(self._stop_child(id, self._child(id), timeout, self._work))
+            case Delay(id, seconds):
+                self._delay(id, seconds)
+            case Undelay(id):
+                self._undelay(id)
+            case Pause(id, seconds):
+                self._child(id).pause(seconds)
+            case Close(id, exit):
+                self._child(id).close(exit)
+            case Drop(id, exit):
+                self._child(id).close(exit)
+                del self.children[id]
+            case Ended(exit):
+                self._work = self._task(self._end(exit))
+            case _:
+                self._tell(action)
+
+    def _tell(self, action: Action) -> None:
+        match action:
+            case Reply(call, _, error):
+                if (answer := self._calls.get(call)) is not None and not answer.done():
+                    answer.set_result(error)
+            case Up() if self._up is not None:
+                self._up.set_result(None)
+            case Restarting(id, delay, restarts, exit):
+                observe.emit(
+                    "supervisor.restarting",
+                    supervisor=self.path,
+                    child=id,
+                    delay=delay,
+                    restarts=restarts,
+                    reason=str(exit),
+                )
+            case GiveUp(id, exit):
+                observe.emit("supervisor.gave_up", supervisor=self.path, child=id, reason=str(exit))
+
+    # --- effects ----------------------------------------------------------------------------------------
+
+    async def _start_child(self, id: str, child: Child, *, again: bool) -> None:
+        child.on_exit = partial(self._exited, id, child)
+        mine = self._enter()
+        error: BaseException | None
+        try:
+            error = await self._owner.attempt(child, id, again=again)
+        except asyncio.CancelledError as cancelled:
+            # Broken off by us, or raised by the child itself; else the loop is being shut down.
+            if mine.cancelling() and not self._aborting:
+                raise
+            error = cancelled
+        self._report(mine, _answer(id, error))
+
+    async def _stop_child(
+        self, id: str, child: Child, timeout: float | None, before: asyncio.Task[None] | None
+    ) -> None:
+        mine = self._enter()
+        exit = await child.stop(timeout)
+        if before is not None and not before.done():
+            await asyncio.wait([before])
+        self._report(mine, Stopped(id, exit, _now()))
+
+    def _enter(self) -> asyncio.Task[None]:
+        mine: asyncio.Task[None] | None = asyncio.current_task()
+        assert mine is not None
+        _under_way.set((*_under_way.get(), mine))
+        return mine
+
+    def _report(self, mine: asyncio.Task[None], event: Event) -> None:
+        """Only the task that is under way reports: one that was overtaken or abandoned says nothing."""
+        if self._work is mine:
+            self._work = None
+            self.feed(event)
+
+    def _exited(self, id: str, child: Child, exit: Exit) -> None:
+        if id in self.children and self.children[id][1] is child:
+            self.feed(Exited(id, exit, _now(), random.random()))
+
+    def _abort(self, id: str) -> None:
+        self._aborting = True
+        work = self._work
+        assert work is not None
+        work.cancel()
+        shutdown = self.children[id][0].shutdown
+        if shutdown is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(shutdown + GRACE, self._abandon, id, work)
+            work.add_done_callback(lambda _: timer.cancel())
+
+    def _abandon(self, id: str, work: asyncio.Task[None]) -> None:
+        observe.emit("actor.abandoned", actor=id, method="on_start")
+        self._report(work, NotStarted(id, TimeoutError("its start was broken off and did not end"), _now()))
+
+    def _delay(self, id: str, seconds: float) -> None:
+        self._undelay(id)
+        if seconds > 0:
+            self._child(id).pause(seconds)
+        loop = asyncio.get_running_loop()
+        self._timers[id] = loop.call_later(seconds, self._retry, id, context=self._context)
+
+    def _retry(self, id: str) -> None:
+        self._timers.pop(id, None)
+        self.feed(RetryDue(id, _now()))
+
+    def _undelay(self, id: str) -> None:
+        timer = self._timers.pop(id, None)
+        if timer is not None:
+            timer.cancel()
+
+    async def _end(self, exit: Exit) -> None:
+        await self._owner.wind_up(exit)
+        self._work = None
+        for id in self.children.keys() - {spec.id for spec in self.spec.children}:
+            self.children.pop(id)[1].close(exit)
+        assert self._up is not None
+        assert self._down is not None
+        self._down.set_result(exit)
+        if not self._up.done():
+            stopped = Unavailable(f"supervisor {self.path} was stopped while it started")
+            self._up.set_result(exit.error or stopped)
+        elif not self._asked and self.on_exit is not None:
+            self.on_exit(exit)
+
+    # --- its children as objects ---------------------------------------------------------------------------
+
+    def _child(self, id: str) -> Child:
+        if id not in self.children:
+            state = self.state.find(id)
+            assert state is not None, id
+            self.children[id] = (state.spec, self._made(state.spec))
+        return self.children[id][1]
+
+    def _made(self, spec: ChildSpec) -> Child:
+        if spec.kind == "supervisor":
+            return SupervisorChild(spec, self._node, f"{self.path}/{spec.id}", self._build)
+        return self._build(spec, self._node)
+
+    def _keep_common(self) -> None:
+        """Of the children of the incarnation before, keep those that are still wanted just so."""
+        wanted = {spec.id: spec for spec in self.spec.children}
+        for id, (spec, child) in list(self.children.items()):
+            if wanted.get(id) != spec:
+                child.close(SHUTDOWN)
+                del self.children[id]
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # Not in the context of whoever happened to ask: its deadline and its call are not the children's.
+        loop = asyncio.get_running_loop()
+        return loop.create_task(work, name=f"supervisor {self.path}", context=self._context.copy())
+
+
+def _answer(id: str, error: BaseException | None) -> Event:
+    from mbactor.errors import Ignore
+    from mbactor.supervisor.state import Ignored, Started
+
+    if error is None:
+        return Started(id, _now())
+    if isinstance(error, Ignore):
+        return Ignored(id, _now())
+    return NotStarted(id, error, _now(), random.random())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

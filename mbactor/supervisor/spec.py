@@ -1,0 +1,264 @@
+"""Specifications of children and supervisors: plain values, checked when they are made.
+
+    child(Orders, args={"channel": "web"}, restart="transient", backoff=Backoff("100ms", "10s"))
+
+A specification that exists is valid: whatever is wrong raises `InvalidSpec` that names the field and
+the value, before anything is started.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, get_args
+
+from mbactor.durations import Duration, seconds
+from mbactor.errors import InvalidSpec
+
+Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
+Restart = Literal["permanent", "transient", "temporary"]
+AutoShutdown = Literal["never", "any_significant", "all_significant"]
+Kind = Literal["actor", "supervisor"]
+Unset = Literal["unset"]
+
+STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
+RESTARTS: Final[tuple[str, ...]] = get_args(Restart)
+AUTO_SHUTDOWNS: Final[tuple[str, ...]] = get_args(AutoShutdown)
+_ID = re.compile(r"[^\s/]+")
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Backoff:
+    """How long to wait before a restart: `initial`, then `factor` times as long each time, up to `maximum`.
+
+        Backoff(initial="100ms", maximum="10s")
+
+    The delay is less up to `jitter` (a share of it) at random, so that many children do not come back at
+    the same instant. It starts again from `initial` once the child has run for `maximum`.
+    """
+
+    initial: float
+    maximum: float
+    factor: float
+    jitter: float
+
+    def __init__(
+        self, initial: Duration, maximum: Duration, factor: float = 2.0, jitter: float = 0.2
+    ) -> None:
+        first, most = _duration("backoff.initial", initial), _duration("backoff.maximum", maximum)
+        if first <= 0:
+            raise InvalidSpec(f"backoff.initial: {initial!r} given, more than 0 expected")
+        if most < first:
+            raise InvalidSpec(f"backoff.maximum: {maximum!r} given, at least initial ({initial!r}) expected")
+        if factor < 1:
+            raise InvalidSpec(f"backoff.factor: {factor!r} given, a number >= 1 expected")
+        if not 0 <= jitter <= 1:
+            raise InvalidSpec(f"backoff.jitter: {jitter!r} given, a number from 0 to 1 expected")
+        _set(self, initial=first, maximum=most, factor=float(factor), jitter=float(jitter))
+
+    def delay(self, attempt: int, sample: float) -> float:
+        """Seconds before restart number `attempt` (from 0); `sample`, in [0, 1), is the chance in it."""
+        grown = self.maximum
+        # Beyond this the power overflows a float long after the maximum was reached.
+        if attempt < 64:
+            grown = min(self.maximum, self.initial * self.factor**attempt)
+        return grown * (1 - self.jitter * sample)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """One child as its supervisor is told of it. Made by `child(...)`, which checks it."""
+
+    id: str
+    target: type
+    kind: Kind
+    args: Mapping[str, Any]
+    positional: tuple[Any, ...]
+    restart: Restart
+    shutdown: float | None
+    """Seconds it is given to stop: 0 kills at once, None waits for as long as it takes."""
+    backoff: Backoff | None
+    replicas: int
+    mailbox: Any
+    config: Mapping[str, Any] | None
+    significant: bool
+
+    def expand(self) -> tuple[ChildSpec, ...]:
+        """The replicas as children of their own: `orders` with `replicas=2` is `orders-1`, `orders-2`."""
+        if self.replicas == 1:
+            return (self,)
+        return tuple(replace(self, id=f"{self.id}-{n}", replicas=1) for n in range(1, self.replicas + 1))
+
+
+def child(
+    target: type,
+    *,
+    id: str | None = None,
+    args: Mapping[str, Any] | None = None,
+    restart: Restart = "permanent",
+    shutdown: Duration | Literal["brutal"] | Unset | None = "unset",
+    backoff: Backoff | None = None,
+    replicas: int = 1,
+    mailbox: Any = None,
+    config: Mapping[str, Any] | None = None,
+    significant: bool = False,
+    positional: tuple[Any, ...] = (),
+) -> ChildSpec:
+    """A child for `Supervisor.children` or `start_child`.
+
+        child(Orders, args={"channel": "web"}, restart="transient", shutdown="5s")
+
+    `target` is an Actor or Supervisor class, `args` (and `positional`) the arguments of its constructor.
+    `id` defaults to the class name in kebab-case. `shutdown` is the time it gets to stop: a duration,
+    "brutal" (none), or None (as long as it takes); 5 s for an actor and None for a supervisor by default.
+    `InvalidSpec` names the field and the value that are wrong.
+    """
+    kind = kind_of(target)
+    name = kebab_case(target.__name__) if id is None else id
+    if not _is_id(name):
+        raise InvalidSpec(f"id: {name!r} given, a text without spaces and slashes expected")
+    _one_of(f"child {name!r}: restart", restart, RESTARTS)
+    if not _is_whole(replicas, 1):
+        raise InvalidSpec(f"child {name!r}: replicas: {replicas!r} given, a whole number >= 1 expected")
+    if backoff is not None and not isinstance(backoff, Backoff):
+        raise InvalidSpec(f"child {name!r}: backoff: {backoff!r} given, a Backoff or None expected")
+    if significant and restart == "permanent":
+        raise InvalidSpec(
+            f"child {name!r}: significant: True given with restart 'permanent'; "
+            "only a transient or temporary child can end by itself, which is what significance is about"
+        )
+    arguments = dict(args or {})
+    _check_arguments(name, target, positional, arguments)
+    return ChildSpec(
+        id=name,
+        target=target,
+        kind=kind,
+        args=arguments,
+        positional=tuple(positional),
+        restart=restart,
+        shutdown=_shutdown(name, kind, shutdown),
+        backoff=backoff,
+        replicas=replicas,
+        mailbox=mailbox,
+        config=None if config is None else dict(config),
+        significant=significant,
+    )
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class SupervisorSpec:
+    """What a supervisor supervises, and how. Replicas are expanded; ids are unique."""
+
+    strategy: Strategy
+    max_restarts: int
+    within: float
+    auto_shutdown: AutoShutdown
+    children: tuple[ChildSpec, ...]
+
+    def __init__(
+        self,
+        strategy: Strategy = "one_for_one",
+        max_restarts: int = 3,
+        within: Duration = 5.0,
+        auto_shutdown: AutoShutdown = "never",
+        children: Iterable[ChildSpec] = (),
+    ) -> None:
+        _one_of("strategy", strategy, STRATEGIES)
+        _one_of("auto_shutdown", auto_shutdown, AUTO_SHUTDOWNS)
+        if not _is_whole(max_restarts, 0):
+            raise InvalidSpec(f"max_restarts: {max_restarts!r} given, a whole number >= 0 expected")
+        window = _duration("within", within)
+        if window <= 0:
+            raise InvalidSpec(f"within: {within!r} given, more than 0 expected")
+        expanded = tuple(one for spec in _specs(children) for one in spec.expand())
+        _set(
+            self,
+            strategy=strategy,
+            max_restarts=max_restarts,
+            within=window,
+            auto_shutdown=auto_shutdown,
+            children=expanded,
+        )
+        seen: set[str] = set()
+        for spec in expanded:
+            self.check_child(spec)
+            if spec.id in seen:
+                raise InvalidSpec(f"children: the id {spec.id!r} is given twice; ids must be unique here")
+            seen.add(spec.id)
+
+    def check_child(self, spec: ChildSpec) -> None:
+        """Refuse a child that cannot be under this supervisor."""
+        if spec.significant and self.auto_shutdown == "never":
+            raise InvalidSpec(
+                f"child {spec.id!r}: significant: True given while auto_shutdown is 'never'; "
+                "'any_significant' or 'all_significant' expected of the supervisor"
+            )
+
+
+def kebab_case(name: str) -> str:
+    """`HTTPServer` as `http-server`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_", "-", name).strip("-").lower()
+
+
+def kind_of(target: Any) -> Kind:
+    """Whether `target` is an Actor or a Supervisor class; `InvalidSpec` where it is neither."""
+    from mbactor.kernel.actor import Actor
+    from mbactor.supervisor.supervisor import Supervisor
+
+    if isinstance(target, type) and issubclass(target, Supervisor):
+        return "supervisor"
+    if isinstance(target, type) and issubclass(target, Actor):
+        return "actor"
+    raise InvalidSpec(f"target: {target!r} given, an Actor or Supervisor class expected")
+
+
+def _set(value: Any, **fields: Any) -> None:
+    for name, content in fields.items():
+        object.__setattr__(value, name, content)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _one_of(field: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidSpec(f"{field}: {value!r} given, one of {', '.join(allowed)} expected")
+
+
+def _duration(field: str, value: Duration) -> float:
+    try:
+        return seconds(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidSpec(f"{field}: {error}") from error
+
+
+def _shutdown(name: str, kind: Kind, value: Duration | None) -> float | None:
+    if value == "unset":
+        return 5.0 if kind == "actor" else None
+    if value is None:
+        return None
+    if value == "brutal":
+        return 0.0
+    return _duration(f"child {name!r}: shutdown", value)
+
+
+def _specs(children: Iterable[ChildSpec]) -> Iterable[ChildSpec]:
+    for position, spec in enumerate(children):
+        if not isinstance(spec, ChildSpec):
+            raise InvalidSpec(f"children[{position}]: {spec!r} given, child(...) expected")
+        yield spec
+
+
+def _check_arguments(name: str, target: type, positional: tuple[Any, ...], args: Mapping[str, Any]) -> None:
+    try:
+        inspect.signature(target).bind(*positional, **args)
+    except TypeError as error:
+        given = f"{dict(args)!r} given to {target.__qualname__}"
+        raise InvalidSpec(f"child {name!r}: args: {given}: {error}") from None

@@ -1,0 +1,231 @@
+"""`Supervisor`: keeps many children running.
+
+    class Shop(Supervisor):
+        strategy = "rest_for_one"
+        max_restarts, within = 3, 5.0
+        children = [child(Inventory, replicas=2), child(Orders, restart="transient")]
+
+It starts its children in order, restarts those that fail as `policy` decides, and stops them in reverse
+order. When more than `max_restarts` restarts fall within `within` seconds it stops all of them and ends as
+"gave up", which its own supervisor judges in turn. It promises to answer a stop at once, whatever it is at,
+and to leave neither task nor timer behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mbactor import observe
+from mbactor.durations import Duration
+from mbactor.errors import InvalidSpec, NoSuchChild, Unavailable
+from mbactor.kernel.exit import SHUTDOWN, Exit
+from mbactor.seams import checkpoint
+from mbactor.supervisor.child import Build, Child, ChildCount, ChildRow, build_child
+from mbactor.supervisor.runner import Runner
+from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec
+from mbactor.supervisor.state import DeleteChild, RestartChild, StartChild, TerminateChild
+
+if TYPE_CHECKING:
+    from mbactor.kernel.node import Node
+
+
+class Supervisor:
+    """Users extend it and set the class attributes, or pass them: `Supervisor(children=[child(Orders)])`.
+
+    `children` may also be built in `__init__` or `on_start` as an attribute of the instance. Each incarnation
+    under another supervisor is a new instance. The run-time calls are served one after another; a call from a
+    child's own `on_start` or `on_stop` to its supervisor raises `Deadlock`.
+    """
+
+    strategy: Strategy = "one_for_one"
+    max_restarts: int = 3
+    within: Duration = 5.0
+    auto_shutdown: AutoShutdown = "never"
+    children: Sequence[ChildSpec] = ()
+
+    on_exit: Callable[[Exit], None] | None = None
+    incarnation: int = 0
+    runner_type: ClassVar[type[Runner]] = Runner
+    _runner: Runner | None = None
+
+    def __init__(
+        self,
+        *,
+        strategy: Strategy | None = None,
+        max_restarts: int | None = None,
+        within: Duration | None = None,
+        auto_shutdown: AutoShutdown | None = None,
+        children: Sequence[ChildSpec] | None = None,
+    ) -> None:
+        if strategy is not None:
+            self.strategy = strategy
+        if max_restarts is not None:
+            self.max_restarts = max_restarts
+        if within is not None:
+            self.within = within
+        if auto_shutdown is not None:
+            self.auto_shutdown = auto_shutdown
+        if children is not None:
+            self.children = children
+
+    @classmethod
+    def from_spec(cls, spec: SupervisorSpec) -> Supervisor:
+        """A supervisor over a specification, such as that of a topology file."""
+        return cls(
+            strategy=spec.strategy,
+            max_restarts=spec.max_restarts,
+            within=spec.within,
+            auto_shutdown=spec.auto_shutdown,
+            children=spec.children,
+        )
+
+    # --- hooks --------------------------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        """Runs before the children are started. An exception is a failed start."""
+
+    async def on_stop(self, exit: Exit) -> None:
+        """Runs when all children are down, whatever brought them down, if `on_start` had returned."""
+
+    # --- run-time calls -------------------------------------------------------------------------------
+
+    async def start_child(self, spec: ChildSpec) -> Any:
+        """Add a child at the end and start it; its ref.
+
+        AlreadyStarted or AlreadyPresent where the id is taken, StartFailed (and the child is forgotten) where
+        it does not start. None is returned for a child that asked not to be started.
+        """
+        if spec.replicas != 1:
+            raise InvalidSpec(f"child {spec.id!r}: replicas: {spec.replicas} given, 1 expected here")
+        runner = self._bound()
+        runner.spec.check_child(spec)
+        await runner.call(lambda call, now: StartChild(call, spec, now))
+        return self._ref_of(spec.id)
+
+    async def terminate_child(self, child: Any) -> None:
+        """Stop a child, by id or ref. NoSuchChild where there is none.
+
+        Group restarts leave it stopped until `restart_child`. A temporary child is forgotten.
+        """
+        id = self._id_of(child)
+        await self._bound().call(lambda call, now: TerminateChild(call, id, now))
+
+    async def restart_child(self, child: Any) -> Any:
+        """Start a stopped child again; its ref. ChildRunning, ChildRestarting, NoSuchChild, StartFailed."""
+        id = self._id_of(child)
+        await self._bound().call(lambda call, now: RestartChild(call, id, now))
+        return self._ref_of(id)
+
+    async def delete_child(self, child: Any) -> None:
+        """Forget a stopped child. ChildRunning, ChildRestarting, NoSuchChild."""
+        id = self._id_of(child)
+        await self._bound().call(lambda call, now: DeleteChild(call, id, now))
+
+    def which_children(self) -> list[ChildRow]:
+        """The children in the order in which they start."""
+        return self._bound().rows()
+
+    def count_children(self) -> ChildCount:
+        rows = self.which_children()
+        supervisors = sum(row.kind == "supervisor" for row in rows)
+        return ChildCount(
+            specs=len(rows),
+            active=sum(row.state == "running" for row in rows),
+            supervisors=supervisors,
+            workers=len(rows) - supervisors,
+        )
+
+    # --- as a child of whoever runs it -------------------------------------------------------------------
+
+    def bind(self, node: Node, path: str, *, build: Build = build_child) -> None:
+        """Say on which node it runs and what it is called, before `start`. `build` makes its actors."""
+        self._runner = self.runner_type(self, node, path, build)
+
+    @property
+    def ref(self) -> Supervisor:
+        return self
+
+    @property
+    def path(self) -> str:
+        """Where it stands in the tree: the ids from the root, with slashes between."""
+        return self._bound().path
+
+    def spec(self) -> SupervisorSpec:
+        """Its specification, checked; InvalidSpec names the class, the field and the value."""
+        try:
+            return SupervisorSpec(
+                self.strategy, self.max_restarts, self.within, self.auto_shutdown, self.children
+            )
+        except InvalidSpec as error:
+            raise InvalidSpec(f"{type(self).__qualname__}: {error}") from error
+
+    async def start(self) -> None:
+        """`on_start`, then all children in order. StartFailed names the one that failed; none runs then."""
+        runner = self._bound()
+        runner.on_exit = self._exited
+        self.incarnation += 1
+        await self.on_start()
+        try:
+            spec = self.spec()
+        except InvalidSpec as error:
+            await self.wind_up(Exit("failed", error))
+            raise
+        await runner.start(spec)
+
+    async def stop(self, timeout: float | None = None, exit: Exit = SHUTDOWN) -> Exit:
+        """Stop all children, the last first, each within its own time. `close` it when it is for good."""
+        return exit if self._runner is None else await self._runner.stop(timeout, exit)
+
+    def pause(self, seconds: float) -> None:
+        """Tell all children that their next start is that far away."""
+        self._bound().pause(seconds)
+
+    def close(self, exit: Exit) -> None:
+        """After `stop`: nobody is going to start it again, so what waits for its actors is answered."""
+        self._bound().close(exit)
+
+    def take_over(self, before: Supervisor) -> None:
+        """Keep the children of the incarnation before, where they are specified alike."""
+        self._bound().children = before._bound().children
+
+    # --- what its runner needs ----------------------------------------------------------------------------
+
+    async def attempt(self, child: Child, id: str, *, again: bool) -> BaseException | None:
+        """Start a child; the exception it failed with, as a value."""
+        try:
+            if again:
+                await checkpoint("supervisor.restart.before", child=id)
+            await child.start()
+        except Exception as error:
+            return error
+        return None
+
+    async def wind_up(self, exit: Exit) -> None:
+        """Run `on_stop`; a failure in it is reported and stops nothing."""
+        try:
+            await self.on_stop(exit)
+        except Exception as error:
+            observe.emit("actor.stop_failed", actor=self.path, error=error)
+
+    def _exited(self, exit: Exit) -> None:
+        if self.on_exit is not None:
+            self.on_exit(exit)
+
+    def _bound(self) -> Runner:
+        if self._runner is None:
+            raise Unavailable(f"supervisor {type(self).__qualname__} is not running: it is part of no tree")
+        return self._runner
+
+    def _ref_of(self, id: str) -> Any:
+        runner = self._bound()
+        state = runner.state.find(id)
+        return runner.ref(id) if state is not None and state.status == "running" else None
+
+    def _id_of(self, child: Any) -> str:
+        if isinstance(child, str):
+            return child
+        for row in self.which_children():
+            if row.ref is not None and row.ref == child:
+                return row.id
+        raise NoSuchChild(f"{child!r} is no child of {self.path}")

@@ -1,0 +1,14 @@
+"""Bytes between actors: addresses, subjects, envelopes and the buses that carry them.
+
+`address.py` and `subjects.py` are pure: URL <-> address <-> bus subject. `message.py` is the envelope,
+`codec.py` the values inside. `bus.py` is the contract of every bus, `local.py` the one within a process.
+`requester.py` turns a bus into request and reply. Knows nothing of actors.
+"""
+
+from mbactor.transport.address import Address
+from mbactor.transport.bus import Bus, Delivery, Subscription
+from mbactor.transport.local import LocalBus
+from mbactor.transport.message import Envelope, Message
+from mbactor.transport.requester import Requester
+
+__all__ = ["Address", "Bus", "Delivery", "Envelope", "LocalBus", "Message", "Requester", "Subscription"]

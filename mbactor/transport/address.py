@@ -1,0 +1,80 @@
+"""Where a message goes: method, host, port and path, with the replica when one is meant.
+
+`Address.parse("https://id-x1.orders.example:444/place")` reads a URL; `str(address)` writes it.
+Host, id and method do not tell upper from lower case; the path does.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from mbactor.errors import BadRequest, DeclarationError
+
+DEFAULT_PORT = 443
+EVENT_PORT = 417
+TASK_PORT = 428
+INTERNAL_PORT = 444
+CONTROL_PORT = 888
+TRUSTED_PORT = 666
+ANY_METHOD = "ANY"
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+_HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A method of an actor. `replica` names one instance (`id-...`); None means any of the host's."""
+
+    host: str
+    path: str
+    method: str = "POST"
+    port: int = DEFAULT_PORT
+    replica: str | None = None
+
+    @classmethod
+    def parse(cls, url: str, method: str = "POST") -> Address:
+        """The address of a URL; BadRequest says what is wrong with it. The query is not part of it."""
+        parts = urlsplit(url if "//" in url else f"//{url}")
+        try:
+            port = parts.port or DEFAULT_PORT
+        except ValueError as error:
+            raise BadRequest(f"{url!r} has no valid port: {error}") from None
+        host = (parts.hostname or "").lower()
+        replica, _, rest = host.partition(".")
+        if not replica.startswith("id-"):
+            replica, rest = "", host
+        if not _HOST.fullmatch(rest):
+            raise BadRequest(f"{url!r} has no valid host; expected https://host[:port]/path")
+        return cls(rest, parts.path or "/", method.upper(), port, replica or None)
+
+    def __str__(self) -> str:
+        host = f"{self.replica}.{self.host}" if self.replica else self.host
+        port = "" if self.port == DEFAULT_PORT else f":{self.port}"
+        return f"https://{host}{port}{self.path}"
+
+
+def check_host(host: str, owner: str) -> str:
+    """The host an actor class declares, or DeclarationError that says what a host looks like."""
+    first = host.partition(".")[0]
+    if (
+        not _HOST.fullmatch(host)
+        or len(host) > 252
+        or first.startswith(("id-", "loc-"))
+        or host == "all"
+        or host.endswith(".all")
+    ):
+        raise DeclarationError(
+            f"{owner}.host = {host!r}: expected lower-case letters, digits and hyphens in segments between dots, at most"
+            " 252 characters, not beginning with 'id-' or 'loc-', not 'all'"
+        )
+    return host
+
+
+def kebab(name: str) -> str:
+    """`verify_credit` and `VerifyCredit` as `verify-credit`; `HTTPServer` as `http-server`."""
+    spaced = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1-\2", name)
+    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1-\2", spaced)
+    return spaced.replace("_", "-").strip("-").lower()

@@ -1,0 +1,124 @@
+"""The bus within one process: the same bytes, queue groups and no-responder rule as the broker's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import lru_cache
+
+from mbactor.errors import Unavailable
+from mbactor.transport.bus import Delivery, Receive
+
+
+class LocalBus:
+    """Delivers on the loop, in publishing order, never from within `publish`. Loses nothing until closed."""
+
+    max_payload = 1024 * 1024 * 1024
+
+    def __init__(self) -> None:
+        self._exact: dict[str, list[_Subscription]] = {}
+        self._wild: list[_Subscription] = []
+        self._turns: dict[tuple[str, str], int] = {}
+        self._out: deque[tuple[str, bytes, str | None]] = deque()
+        self._scheduled = False
+        self._closed = False
+
+    async def connect(self) -> None:
+        self._closed = False
+
+    def publish(self, subject: str, data: bytes, *, reply: str | None = None) -> None:
+        if self._closed:
+            raise Unavailable("the bus is closed")
+        self._out.append((subject, data, reply))
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._deliver)
+
+    def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> _Subscription:
+        tokens = tuple(subject.split("."))
+        if not all(tokens) or ">" in tokens[:-1]:
+            raise ValueError(f"subject {subject!r}: expected tokens between dots, '>' only as the last")
+        made = _Subscription(self, subject, tokens, receive, queue)
+        self._group(made).append(made)
+        return made
+
+    async def flush(self) -> None:
+        while self._out:  # noqa: ASYNC110 - what is published meanwhile is waited for too
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        await self.flush()
+        self._closed = True
+        self._exact.clear()
+        self._wild.clear()
+
+    def _group(self, subscription: _Subscription) -> list[_Subscription]:
+        if subscription.wild:
+            return self._wild
+        return self._exact.setdefault(subscription.subject, [])
+
+    def _drop(self, subscription: _Subscription) -> None:
+        group = self._group(subscription)
+        if subscription in group:
+            group.remove(subscription)
+        if not group and not subscription.wild:
+            del self._exact[subscription.subject]
+
+    def _deliver(self) -> None:
+        self._scheduled = False
+        for _ in range(len(self._out)):
+            subject, data, reply = self._out.popleft()
+            chosen = self._choose(subject)
+            if not chosen and reply is not None:
+                for subscription in self._choose(reply):
+                    subscription.receive(Delivery(reply, b"", None, no_responders=True))
+            for subscription in chosen:
+                if subscription.active:
+                    subscription.receive(Delivery(subject, data, reply))
+
+    def _choose(self, subject: str) -> list[_Subscription]:
+        """Every subscriber without a queue, and one of each queue in turn."""
+        tokens = _tokens(subject)
+        found = [*self._exact.get(subject, ()), *(s for s in self._wild if _matches(s.tokens, tokens))]
+        chosen = [s for s in found if s.queue is None]
+        queues: dict[str, list[_Subscription]] = {}
+        for subscription in found:
+            if subscription.queue is not None:
+                queues.setdefault(subscription.queue, []).append(subscription)
+        for queue, members in queues.items():
+            turn = self._turns.get((subject, queue), 0) if len(members) > 1 else 0
+            if len(members) > 1:
+                self._turns[subject, queue] = turn + 1
+            chosen.append(members[turn % len(members)])
+        return chosen
+
+
+class _Subscription:
+    __slots__ = ("_bus", "active", "queue", "receive", "subject", "tokens", "wild")
+
+    def __init__(
+        self, bus: LocalBus, subject: str, tokens: tuple[str, ...], receive: Receive, queue: str | None
+    ) -> None:
+        self._bus = bus
+        self.subject = subject
+        self.tokens = tokens
+        self.receive = receive
+        self.queue = queue
+        self.wild = "*" in tokens or tokens[-1] == ">"
+        self.active = True
+
+    def unsubscribe(self) -> None:
+        if self.active:
+            self.active = False
+            self._bus._drop(self)  # noqa: SLF001 - the two halves of one bus
+
+
+@lru_cache(maxsize=4096)
+def _tokens(subject: str) -> tuple[str, ...]:
+    return tuple(subject.split("."))
+
+
+def _matches(pattern: tuple[str, ...], tokens: tuple[str, ...]) -> bool:
+    if pattern[-1] == ">":
+        return len(tokens) >= len(pattern) and _matches((*pattern[:-1], "*"), tokens[: len(pattern)])
+    return len(pattern) == len(tokens) and all(p in {"*", t} for p, t in zip(pattern, tokens, strict=True))

@@ -1,0 +1,97 @@
+"""Bus subjects: `plane.trust.port.source.destination.id.method.path...`. Pure.
+
+A subject names its sender, so a broker's permissions can pin it and the receiver can trust it. Hosts are
+one token (`.` becomes `_`), so a permission can match source and destination alone. What is not a letter,
+a digit or a hyphen is `%` and two hex digits a byte; `_` alone is an empty part.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mbactor.errors import AddressTooLong
+from mbactor.transport.address import ANY_METHOD, TRUSTED_PORT, Address
+
+LIMIT = 1024
+"""Characters a subject may have."""
+
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
+_ESCAPE = re.compile(r"%([0-9a-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSubject:
+    """A request subject taken apart: where from, where to, on which plane."""
+
+    plane: str
+    source: str
+    address: Address
+
+
+def escape(text: str) -> str:
+    """One token: letters, digits and hyphens as they are, every other byte as %xx, nothing as `_`."""
+    if not text:
+        return "_"
+    return "".join(chr(b) if b in _PLAIN else f"%{b:02x}" for b in text.encode())
+
+
+def unescape(token: str) -> str:
+    if token == "_":  # noqa: S105 - a part of an address, no secret
+        return ""
+    raw = _ESCAPE.sub(lambda m: chr(int(m[1], 16)), token)
+    return raw.encode("latin-1").decode()
+
+
+def host_token(host: str) -> str:
+    return "_".join(escape(part) for part in host.split("."))
+
+
+def host_of(token: str) -> str:
+    return ".".join(unescape(part) for part in token.split("_"))
+
+
+def request_subject(plane: str, source: str, address: Address) -> str:
+    """The subject a request is published to. AddressTooLong (414) beyond 1,024 characters."""
+    return _request(plane, host_token(source), str(address.port), address)
+
+
+def endpoint_pattern(plane: str, address: Address) -> str:
+    """What the server of `address` subscribes to: any source; port 0 is any port, method ANY any method."""
+    return _request(plane, "*", str(address.port) if address.port else "*", address)
+
+
+def _request(plane: str, source: str, port: str, address: Address) -> str:
+    trust = "danger" if address.port == TRUSTED_PORT else "safe"
+    path = ".".join(escape(segment) for segment in address.path.removeprefix("/").split("/"))
+    replica = escape(address.replica or "")
+    method = "*" if address.method == ANY_METHOD else escape(address.method.lower())
+    subject = f"{plane}.{trust}.{port}.{source}.{host_token(address.host)}.{replica}.{method}.{path}"
+    if len(subject) > LIMIT:
+        raise AddressTooLong(
+            f"{str(address)[:80]}... makes a subject of {len(subject)} characters; the limit is {LIMIT}"
+        )
+    return subject
+
+
+def parse_request(subject: str) -> RequestSubject:
+    """The parts of a request subject; the inverse of `request_subject`."""
+    plane, _trust, port, source, destination, replica, method, *path = subject.split(".")
+    address = Address(
+        host=host_of(destination),
+        path="/" + "/".join(unescape(token) for token in path),
+        method=unescape(method).upper(),
+        port=int(port),
+        replica=unescape(replica) or None,
+    )
+    return RequestSubject(plane, host_of(source), address)
+
+
+def reply_subject(plane: str, responder: str, requester: str, node: str, token: str) -> str:
+    """Where the answer to one request goes: the requester's own inbox."""
+    return f"{plane}.reply._.{host_token(responder)}.{host_token(requester)}.{escape(node)}.{token}"
+
+
+def inbox_pattern(plane: str, node: str) -> str:
+    """All answers for one node: its one inbox subscription."""
+    return f"{plane}.reply._.*.*.{escape(node)}.*"
