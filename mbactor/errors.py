@@ -202,6 +202,17 @@ class AddressTooLong(MbactorError):
     taken: Taken = "no"
 
 
+class BodyTooLarge(MbactorError):
+    """The body of an HTTP request is above the gateway's limit. It was not passed on."""
+
+    status = 413
+    taken: Taken = "no"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is too large; at most {limit} bytes are taken", limit=limit)
+        self.limit = limit
+
+
 # --- the message was delivered, and this came of it --------------------------------------------------
 
 

@@ -12,11 +12,12 @@ through is carried on unchanged.
 
 from __future__ import annotations
 
+import re
 import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import Any, Protocol
 
@@ -93,6 +94,10 @@ class Observer(Protocol):
     def on_end(self, span: Span) -> None: ...
 
 
+_TRACEPARENT = re.compile(
+    r"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
+)
+_HERE = "the work at hand"
 _observers: tuple[Observer, ...] = ()
 _NO_SPAN = _NoSpan()
 current_trace: ContextVar[str | None] = ContextVar("mbactor_trace", default=None)
@@ -124,7 +129,7 @@ def observing(observer: Observer) -> Iterator[None]:
         remove_observer(observer)
 
 
-def emit(name: str, **fields: Any) -> None:
+def emit(name: str, /, **fields: Any) -> None:
     """Tell whoever listens that something changed. `name` is one of `EVENTS`."""
     for observer in _observers:
         try:
@@ -140,14 +145,17 @@ def traceparent() -> str | None:
 
 def parse_traceparent(text: str) -> tuple[str, str, bool] | None:
     """(trace id, span id, sampled), or None where the text is no W3C traceparent."""
-    parts = text.split("-")
-    if len(parts) < 4 or len(parts[1]) != 32 or len(parts[2]) != 16:
+    found = _TRACEPARENT.fullmatch(text)
+    if found is None or found["version"] == "ff" or not found["trace"].strip("0") or not found["span"].strip("0"):
         return None
-    return parts[1], parts[2], parts[3] == "01"
+    if found["version"] == "00" and found["more"]:
+        return None
+    return found["trace"], found["span"], bool(int(found["flags"], 16) & 1)
 
 
 class span:  # noqa: N801 - reads as a word: `with observe.span(...)`
-    """Measure the work in the block. `parent` is a traceparent; by default the work at hand is the parent.
+    """Measure the work in the block. `parent` is a traceparent; by default the work at hand is the parent, and
+    None begins a new trace.
 
     An exception that leaves the block is noted in `span.error` and goes on.
     """
@@ -155,19 +163,22 @@ class span:  # noqa: N801 - reads as a word: `with observe.span(...)`
     __slots__ = ("_span", "_token")
     _token: Token[str | None]
 
-    def __init__(self, kind: str, name: str, *, parent: str | None = None, **fields: Any) -> None:
-        self._span = Span(kind, name, parent or current_trace.get(), fields) if _observers else None
+    def __init__(self, kind: str, name: str, /, *, parent: str | None = _HERE, **fields: Any) -> None:
+        self._span: Span | None = None
+        if _observers:
+            self._span = Span(kind, name, current_trace.get() if parent is _HERE else parent, fields)
 
     def __enter__(self) -> Span | _NoSpan:
         opened = self._span
         if opened is None:
             return _NO_SPAN
-        self._token = current_trace.set(opened.traceparent())
         for observer in _observers:
             try:
                 observer.on_start(opened)
             except Exception as error:
                 _drop(observer, error)
+        # An observer may have decided that the trace is not sampled, or joined it to another.
+        self._token = current_trace.set(opened.traceparent())
         return opened
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -186,4 +197,5 @@ class span:  # noqa: N801 - reads as a word: `with observe.span(...)`
 
 def _drop(observer: Observer, error: Exception) -> None:
     remove_observer(observer)
-    sys.stderr.write(f"mbactor: observer {observer!r} raised {error!r} and was removed\n")
+    with suppress(OSError, ValueError, AttributeError):  # stderr is closed, or there is none
+        sys.stderr.write(f"mbactor: observer {observer!r} raised {error!r} and was removed\n")

@@ -1,0 +1,55 @@
+"""Durable workflows through the same actors.
+
+`model/` is pure: graphs, state, reducers, the carrier. `plan.py` decides what follows a step, also pure. `store/`
+keeps rows with leases; `committer.py` writes many outcomes in one transaction. `engine.py` is every operation on
+flows, `dispatcher.py` claims and runs steps, `sweep.py` recovers. None of these knows of actors: they reach tasks
+through the two-method `Host`. `features.py`, `worker.py`, `api.py` and `foreman.py` put them into the tree.
+
+This door loads what a task author needs, and no database driver.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mbactor.foreman.api import Flows
+    from mbactor.foreman.features import task, workflow
+    from mbactor.foreman.foreman import Foreman
+    from mbactor.foreman.model.flow import Flow, Parked
+    from mbactor.foreman.model.graph import END, Graph
+    from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, FlowSummary, StepRecord
+    from mbactor.foreman.model.reducers import Reducer, reducer
+
+_HOME = {
+    "END": "mbactor.foreman.model.graph",
+    "Flow": "mbactor.foreman.model.flow",
+    "FlowOptions": "mbactor.foreman.model.outcome",
+    "FlowOutcome": "mbactor.foreman.model.outcome",
+    "FlowPage": "mbactor.foreman.model.outcome",
+    "FlowSummary": "mbactor.foreman.model.outcome",
+    "Flows": "mbactor.foreman.api",
+    "Foreman": "mbactor.foreman.foreman",
+    "Graph": "mbactor.foreman.model.graph",
+    "Parked": "mbactor.foreman.model.flow",
+    "Reducer": "mbactor.foreman.model.reducers",
+    "StepRecord": "mbactor.foreman.model.outcome",
+    "reducer": "mbactor.foreman.model.reducers",
+    "task": "mbactor.foreman.features",
+    "workflow": "mbactor.foreman.features",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'mbactor.foreman' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -37,7 +37,7 @@ class Key(NamedTuple):
 
 def parse_key(text: str, kind: KeyKind = "flow") -> Key:
     """The key in `text`; InvalidKey (400) where it is none. Whether it exists is for the store to say."""
-    parts = text.split("-", 2) if isinstance(text, str) else []
+    parts = str(text).split("-", 2)
     if len(parts) != 3 or not (_is_number(parts[0]) and _is_number(parts[1])) or int(parts[0]) < 1:
         raise InvalidKey(f"{text!r} is no {kind} key; expected shard-id-token such as 1-42-0123456789abcdef")
     return Key(int(parts[0]), int(parts[1]), parts[2])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from mbactor.foreman.model.signals import Park, ParkRecord
+from mbactor.foreman.model.state import decode_value
 
 _decoder = msgspec.json.Decoder(tuple[ParkRecord, ...])
 _error_decoder = msgspec.json.Decoder(dict[str, object])
+_payload_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _encoder = msgspec.json.Encoder()
 
 
@@ -21,6 +25,17 @@ def decode_parks(data: bytes | None) -> tuple[ParkRecord, ...]:
 def parks_waiting(records: tuple[ParkRecord, ...], park: Park) -> bytes:
     """The records after a run that parked: those it passed, and one that waits for its answer."""
     return _encoder.encode((*records[: park.number], ParkRecord(park.kind, park.workflow)))
+
+
+def payloads_with(data: bytes | None, payload: bytes) -> bytes:
+    """The questions a step has asked, and one more."""
+    asked = _payload_decoder.decode(data) if data is not None else []
+    return _encoder.encode([*asked, msgspec.Raw(payload)])
+
+
+def decode_payloads(data: bytes | None) -> list[Any]:
+    """The questions of a step's interrupts, as plain values."""
+    return [] if data is None else [decode_value(raw) for raw in _payload_decoder.decode(data)]
 
 
 def parks_answered(data: bytes | None, answer: bytes | None, error: bytes | None = None) -> bytes:

@@ -13,7 +13,7 @@ from mbactor.errors import MbactorError
 from mbactor.kernel.exit import Exit
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.log import Log
-from mbactor.kernel.ref import ActorRef
+from mbactor.kernel.ref import ActorRef, At
 from mbactor.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ class Actor:
 
     def at(self, host: str) -> At:
         """The same operations at another host: `await self.at("counter.two").ask(Counter.add)`."""
-        return At(self._alive(), host)
+        return At(self._alive().cell.node, host)
 
     def request(
-        self, method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None
+        self, method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None, query: str = ""
     ) -> Awaitable[Response]:
         """Call an address whose class is not importable. `body` is bytes, or a value that is sent as JSON."""
-        return self._alive().cell.node.request(method, url, body, headers or {})
+        return self._alive().cell.node.request(method, url, body, headers or {}, query)
 
     # --- itself ------------------------------------------------------------------------------------------
 
@@ -126,19 +126,3 @@ class Actor:
             )
         incarnation.check_current()
         return incarnation
-
-
-class At:
-    """Operations sent to a host other than their class's own."""
-
-    __slots__ = ("_host", "_incarnation")
-
-    def __init__(self, incarnation: Incarnation, host: str) -> None:
-        self._incarnation = incarnation
-        self._host = host
-
-    def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        return self._incarnation.cell.node.ask(operation, args, kwargs, host=self._host)
-
-    def tell(self, operation: Operation[Any, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
-        return self._incarnation.cell.node.tell(operation, args, kwargs, host=self._host)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mbactor import observe
-from mbactor.errors import ActorCrashed, ActorRestarting, ActorStopped, Deadlock, MailboxFull, MbactorError
+from mbactor.errors import ActorCrashed, ActorRestarting, ActorStopped, BudgetSpent, Deadlock, MailboxFull, MbactorError
 from mbactor.kernel.context import Call, current
 from mbactor.kernel.exit import KILLED, NORMAL, SHUTDOWN, Exit
 from mbactor.kernel.feature import Route, routes_of
@@ -201,6 +201,13 @@ class Cell:
         observe.emit("actor.crashed", actor=self.address, method=where, error=error, told=told)
         if ends and self.current is not None:
             self.current.end_by_itself(Exit("failed", error, told=told and policy != "fail"))
+
+    def call_off(self, call: Call) -> None:
+        """Nobody wants the answer any more: cancel the method, where it runs."""
+        for gate in self._gates():
+            for worker in gate.workers:
+                if worker.call is call:
+                    worker.cancel(BudgetSpent(f"{call.route.name} was called off"))
 
     def watch_deadline(self, deadline: float) -> None:
         """One timer a cell: at the earliest deadline of what runs."""

@@ -34,10 +34,13 @@ _ids = count(1)
 
 
 class Call:
-    """One message on its way through an actor: an ask (with a future), or a tell (without)."""
+    """One message on its way through an actor: an ask (with a future), or a tell (without).
+
+    `budget` is set where the time counts from the start of the method rather than from the asking.
+    """
 
     __slots__ = (
-        "arrived", "baggage", "deadline", "future", "id", "identity", "kwargs", "path", "route", "sender", "trace",
+        "arrived", "baggage", "budget", "deadline", "future", "id", "identity", "kwargs", "path", "route", "sender", "trace",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +57,7 @@ class Call:
         self.future = future
         self.id = next(_ids)
         self.arrived = 0.0
+        self.budget: float | None = None
         if caller is None:
             self.path: tuple[Any, ...] = ()
             self.trace: str | None = None

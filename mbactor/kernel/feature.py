@@ -110,7 +110,7 @@ class Feature:
     def signature(self, owner: type) -> Signature:
         return signature_of(self.function, owner, self.local_names)
 
-    def handler(self, route: Route) -> Invoke:
+    def handler(self, route: Route) -> Invoke:  # noqa: ARG002 - a feature of another package may need it
         """How a call runs the method: decode where it came as bytes, then call."""
         function = self.function
         if inspect.iscoroutinefunction(function):

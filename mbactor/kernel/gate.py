@@ -157,6 +157,9 @@ class Worker:
             if call is None:
                 await self._park(loop)
                 continue
+            if call.future is not None and call.future.done():
+                queue.expired += 1
+                continue
             if call.deadline <= loop.time():
                 queue.expired += 1
                 call.fail(BudgetSpent(f"{call.route.name} waited in the mailbox until its time budget was spent"))
@@ -180,12 +183,16 @@ class Worker:
         cell = self.gate.cell
         self.call = call
         current.set(call)
+        if call.budget is not None:
+            call.deadline = asyncio.get_running_loop().time() + call.budget
         if call.deadline < cell.timer_at:
             cell.watch_deadline(call.deadline)
         route = call.route
         try:
             invoke = route.observed if observe.active() else route.plain
             value = await invoke(self.incarnation.actor, call)
+            if not self.cancelled:
+                call.answer(value)
         except MbactorError as error:
             call.fail(error)
         except asyncio.CancelledError as error:
@@ -195,7 +202,4 @@ class Worker:
             cell.crashed(error, call, route.feature.name)
         except Exception as error:
             cell.crashed(error, call, route.feature.name)
-        else:
-            if not self.cancelled:
-                call.answer(value)
         self.call = None

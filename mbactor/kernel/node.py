@@ -207,6 +207,25 @@ class Node:
         cell.accept(call)
         return future
 
+    def hand_over(self, address: Address, arguments: dict[str, Any], budget: float) -> asyncio.Future[Any] | None:
+        """Give a feature of this process arguments that need not travel; None where the address is elsewhere.
+
+        The time budget counts from the start of the method, and cancelling the future cancels the method. For
+        packages that bring features of their own.
+        """
+        cell, route = self._find(address)
+        if cell is None or route is None or self.serialize_local:
+            return None
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        call = Call(route, arguments, math.inf, future, None)
+        call.budget = budget
+        call.trace = observe.traceparent()
+        call.arrived = loop.time()
+        future.add_done_callback(lambda done: cell.call_off(call) if done.cancelled() else None)
+        cell.accept(call)
+        return future
+
     def _find(self, address: Address) -> tuple[Cell | None, Route | None]:
         """The local actor and route of an address; NoSuchActor where the host is here and the path is not."""
         served = self.served.get(address.host)

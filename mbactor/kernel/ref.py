@@ -1,4 +1,4 @@
-"""`ActorRef`: one actor, whichever of its incarnations runs."""
+"""Whom a message is for: `ActorRef` is one actor, whichever of its incarnations runs; `At` is any replica of a host."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mbactor.kernel.feature import Operation
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
+    from mbactor.kernel.node import Node
     from mbactor.mailbox import MailboxStatistics
 
 A = TypeVar("A")
@@ -75,3 +76,19 @@ class ActorRef(Generic[A]):
 
     def __repr__(self) -> str:
         return f"ActorRef({self._cell.cls.__name__} {self.address})"
+
+
+class At:
+    """Operations sent to a host other than their class's own: `self.at("counter.two").ask(Counter.add)`."""
+
+    __slots__ = ("_host", "_node")
+
+    def __init__(self, node: Node, host: str) -> None:
+        self._node = node
+        self._host = host
+
+    def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+        return self._node.ask(operation, args, kwargs, host=self._host)
+
+    def tell(self, operation: Operation[Any, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
+        return self._node.tell(operation, args, kwargs, host=self._host)

@@ -45,10 +45,11 @@ class Parameter:
 class Signature:
     """Binds the arguments of one method. Made once, at the first spawn or check of its class."""
 
-    __slots__ = ("_body", "_required", "name", "names", "parameters", "returns", "returns_exact")
+    __slots__ = ("_body", "_required", "given", "name", "names", "parameters", "returns", "returns_exact")
 
-    def __init__(self, name: str, parameters: list[Parameter], returns: Any) -> None:
+    def __init__(self, name: str, parameters: list[Parameter], returns: Any, given: tuple[str, ...] = ()) -> None:
         self.name = name
+        self.given = given
         self.parameters = {p.name: p for p in parameters}
         self.names = tuple(self.parameters)
         self.returns = returns
@@ -156,20 +157,29 @@ def _from_text(name: str, values: list[str], type_: Any) -> Any:
         raise BadRequest(f"{error} - in query argument `{name}`") from None
 
 
-def signature_of(function: Callable[..., Any], owner: type, local_names: Mapping[str, Any] | None) -> Signature:
-    """Read a method's signature. DeclarationError names the class, the method and the parameter."""
+def signature_of(
+    function: Callable[..., Any], owner: type, local_names: Mapping[str, Any] | None, given: type | None = None
+) -> Signature:
+    """Read a method's signature. DeclarationError names the class, the method and the parameter.
+
+    Parameters annotated with the type `given` are not the caller's to pass: `Signature.given` lists them.
+    """
     name = f"{owner.__name__}.{function.__name__}"
     hints = _hints(function, name, local_names)
-    parameters = []
+    parameters: list[Parameter] = []
+    carried: list[str] = []
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY}:
             raise DeclarationError(f"{name}: parameter {parameter.name!r} must be an ordinary named parameter")
         type_ = hints.get(parameter.name, Any)
+        if given is not None and type_ is given:
+            carried.append(parameter.name)
+            continue
         _check_type(type_, f"{name}: parameter {parameter.name!r}")
         parameters.append(Parameter(parameter.name, type_, parameter.default is _NOTHING, _exact(type_)))
     returns = hints.get("return", Any)
     _check_type(returns, f"{name}: its result")
-    return Signature(name, parameters, returns)
+    return Signature(name, parameters, returns, tuple(carried))
 
 
 def _hints(function: Callable[..., Any], name: str, local_names: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Ordinary actors that ship with the library."""

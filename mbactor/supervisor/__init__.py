@@ -1,0 +1,23 @@
+"""Many actors, kept running.
+
+`policy.py` decides (pure), with its tables in `rules.py` and its values in `spec.py` and `state.py`; `runner.py` carries
+out what it decides. `supervisor.py` and `dynamic.py` are what users extend and call. `topology.py` reads a tree from a
+file, `tree.py` shows one, `system.py` is the root of a process.
+"""
+
+from mbactor.supervisor.dynamic import DynamicSupervisor
+from mbactor.supervisor.spec import Backoff, ChildSpec, SupervisorSpec, child
+from mbactor.supervisor.supervisor import Supervisor
+from mbactor.supervisor.system import ActorSystem
+from mbactor.supervisor.tree import TreeNode
+
+__all__ = [
+    "ActorSystem",
+    "Backoff",
+    "ChildSpec",
+    "DynamicSupervisor",
+    "Supervisor",
+    "SupervisorSpec",
+    "TreeNode",
+    "child",
+]

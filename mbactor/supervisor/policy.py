@@ -14,9 +14,7 @@ and a request to stop breaks off whatever is under way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from mbactor.errors import (
     AlreadyPresent,
@@ -24,22 +22,17 @@ from mbactor.errors import (
     ChildRestarting,
     ChildRunning,
     NoSuchChild,
-    Unavailable,
 )
 from mbactor.kernel.exit import NORMAL, SHUTDOWN, Exit
 from mbactor.supervisor import rules
 from mbactor.supervisor.spec import SupervisorSpec
 from mbactor.supervisor.state import (
-    Abort,
     Action,
     Answer,
     Call,
     ChildState,
     Close,
-    Delay,
     DeleteChild,
-    Drop,
-    Ended,
     Event,
     Exited,
     GaveUp,
@@ -49,11 +42,9 @@ from mbactor.supervisor.state import (
     NotStarted,
     Operation,
     Pause,
-    Reply,
     RestartChild,
     Restarting,
     RetryDue,
-    Start,
     StartChild,
     Started,
     StartFailed,
@@ -63,27 +54,20 @@ from mbactor.supervisor.state import (
     Stopped,
     StopRequested,
     TerminateChild,
-    Undelay,
-    Up,
 )
+from mbactor.supervisor.turn import Turn
 
 
 def decide(spec: SupervisorSpec, state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
     """What follows from `event`: the new state, and what is to be done, in this order."""
-    turn = _Turn(spec, state)
+    turn = _Decision(spec, state)
     turn.take(event)
     turn.go_on()
     return turn.state, tuple(turn.actions)
 
 
-class _Turn:
-    """One decision under way: the state as it becomes, and the actions so far."""
-
-    def __init__(self, spec: SupervisorSpec, state: State) -> None:
-        self.spec = spec
-        self.state = state
-        self.actions: list[Action] = []
-        self.now = 0.0
+class _Decision(Turn):
+    """What each event means."""
 
     # --- the event ----------------------------------------------------------------------------------
 
@@ -222,27 +206,7 @@ class _Turn:
         error = GaveUp(child.id, exit, self.spec.max_restarts, self.spec.within)
         self.shut_down(Exit("gave_up", error))
 
-    def rest(self, child: ChildState, exit: Exit) -> None:
-        """`child` is not started again by itself."""
-        if child.spec.restart == "temporary":
-            self.drop(child, exit)
-        else:
-            self.update(child, status="stopped", awaiting=False)
-            self.actions.append(Close(child.id, exit))
-
     # --- jobs ---------------------------------------------------------------------------------------
-
-    def begin_job(self, operation: Operation) -> None:
-        job = operation.jobs[0]
-        child = self.state.find(job.id)
-        assert child is not None, job
-        self.set(operation=replace(operation, busy=True))
-        if job.verb == "stop":
-            self.update(child, status="stopping")
-            self.actions.append(Stop(job.id, 0.0 if self.state.kill else child.spec.shutdown))
-        else:
-            self.update(child, status="starting", awaiting=False, due=None, unjudged=None)
-            self.actions.append(Start(job.id, again=operation.purpose == "restart"))
 
     def finish_job(self, answer: Answer) -> None:
         operation, child = self.state.operation, self.state.find(answer.id)
@@ -309,15 +273,6 @@ class _Turn:
             if due > self.now:
                 self.actions.append(Pause(child.id, due - self.now))
 
-    def end_operation(self, operation: Operation) -> None:
-        self.set(operation=None)
-        if operation.purpose == "boot":
-            self.set(phase="running")
-            self.actions.append(Up())
-        elif operation.purpose == "shutdown":
-            self.set(phase="ended")
-            self.actions.append(Ended(operation.exit))
-
     # --- the supervisor's own start and stop ----------------------------------------------------------
 
     def boot(self) -> None:
@@ -336,28 +291,6 @@ class _Turn:
         operation = self.state.operation
         if harder and operation is not None and operation.busy and operation.jobs[0].verb == "stop":
             self.actions.append(Stop(operation.jobs[0].id, 0.0))
-
-    def shut_down(self, exit: Exit) -> None:
-        """Break off what is under way, then stop all that runs, the last first."""
-        before = self.state.operation
-        under_way = before.jobs[:1] if before is not None and before.busy else ()
-        if before is not None:
-            self.answer_call(before, _stopping())
-        for child in self.state.children:
-            if child.due is not None:
-                self.undelay(child)
-            if child.status == "restarting":
-                self.update(child, status="stopped")
-        waiting = self.state.queue
-        self.set(phase="stopping", queue=())
-        for event in waiting:
-            self.serve(event)
-        if under_way and under_way[0].verb == "start":
-            self.actions.append(Abort(under_way[0].id))
-            stops: tuple[Job, ...] = ()
-        else:
-            stops = self.stops(self.state.children)
-        self.operate("shutdown", (*under_way, *stops), exit=exit, busy=bool(under_way))
 
     # --- operators' calls -----------------------------------------------------------------------------
 
@@ -399,7 +332,7 @@ class _Turn:
         """An operator stops a child that does not run: its restart, if it was to have one, is off."""
         due = child.due
         if due is not None:
-            self.undelay(child)
+            child = self.undelay(child)
         self.rest(self.update(child, held=True, unjudged=None), child.last_exit or NORMAL)
         if due is None or self.spec.strategy == "one_for_one":
             return
@@ -409,60 +342,6 @@ class _Turn:
                 self.delay(other, due)
                 return
 
-    def refuse(self, event: Call) -> None:
-        self.reply(event, _stopping())
-
-    # --- small steps ----------------------------------------------------------------------------------
-
-    def set(self, **changes: Any) -> None:
-        self.state = replace(self.state, **changes)
-
-    def update(self, child: ChildState, **changes: Any) -> ChildState:
-        changed = replace(child, **changes)
-        self.set(children=tuple(changed if other.id == child.id else other for other in self.state.children))
-        return changed
-
-    def drop(self, child: ChildState, exit: Exit) -> None:
-        self.set(children=tuple(other for other in self.state.children if other.id != child.id))
-        self.actions.append(Drop(child.id, exit))
-
-    def operate(
-        self,
-        purpose: Any,
-        jobs: tuple[Job, ...],
-        *,
-        call: Call | None = None,
-        exit: Exit = SHUTDOWN,
-        busy: bool = False,
-    ) -> None:
-        self.set(operation=Operation(purpose, jobs, busy=busy, call=call, exit=exit))
-
-    def group(self, child: ChildState) -> tuple[ChildState, ...]:
-        return rules.group(self.spec.strategy, self.state.children, child.id)
-
-    def stops(self, children: Iterable[ChildState]) -> tuple[Job, ...]:
-        """Stop those that run, the last first."""
-        running = [child for child in children if child.status == "running"]
-        return tuple(Job("stop", child.id) for child in reversed(running))
-
-    def delay(self, child: ChildState, due: float) -> None:
-        self.update(child, status="restarting", due=due)
-        self.actions.append(Delay(child.id, max(0.0, due - self.now)))
-
-    def undelay(self, child: ChildState) -> None:
-        self.update(child, due=None)
-        self.actions.append(Undelay(child.id))
-        waiting = (e for e in self.state.queue if not (isinstance(e, RetryDue) and e.id == child.id))
-        self.set(queue=tuple(waiting))
-
-    def answer_call(self, operation: Operation, error: Exception | None = None) -> None:
-        if operation.call is not None:
-            self.reply(operation.call, error)
-
-    def reply(self, call: Call, error: Exception | None = None) -> None:
-        id = call.spec.id if isinstance(call, StartChild) else call.id
-        self.actions.append(Reply(call.call, id, error))
-
 
 def _without(jobs: tuple[Job, ...], job: Job) -> tuple[Job, ...]:
     return tuple(other for other in jobs if other != job)
@@ -471,7 +350,3 @@ def _without(jobs: tuple[Job, ...], job: Job) -> tuple[Job, ...]:
 def _passes_away(child: ChildState) -> bool:
     """A temporary child is never started a second time."""
     return child.spec.restart == "temporary"
-
-
-def _stopping() -> Unavailable:
-    return Unavailable("the supervisor is stopping")

@@ -38,7 +38,7 @@ def group(strategy: Strategy, children: tuple[ChildState, ...], id: str) -> tupl
             return tuple(child for child in children if child.id == id)
         case "rest_for_one":
             first = next(n for n, child in enumerate(children) if child.id == id)
-            return children[first+1:] if False else children[first:][:2]
+            return children[first:]
 
 
 def pace(child: ChildState, *, charged: bool) -> Backoff | None:

@@ -85,17 +85,20 @@ class Runner:
         self._asked = False
         self._calls: dict[int, asyncio.Future[Exception | None]] = {}
         self._numbers = itertools.count()
-        self._context = Context()
+        self.context = Context()
         self._up: asyncio.Future[BaseException | None] | None = None
         self._down: asyncio.Future[Exit] | None = None
 
     # --- as a child ---------------------------------------------------------------------------------
 
-    async def start(self, spec: SupervisorSpec) -> None:
-        """Start all children in order; the first that fails stops those before it, and is raised."""
+    async def start(self, spec: SupervisorSpec, *, context: Context | None = None) -> None:
+        """Start all children in order; the first that fails stops those before it, and is raised.
+
+        Children run in copies of `context` (by default that of the caller), whoever asks for their start later.
+        """
         loop = asyncio.get_running_loop()
         self.spec = spec
-        self._context = copy_context()
+        self.context = context or copy_context()
         self._up, self._down = loop.create_future(), loop.create_future()
         self._asked = self._aborting = False
         self._keep_common()
@@ -296,7 +299,7 @@ class Runner:
         if seconds > 0:
             self._child(id).pause(seconds)
         loop = asyncio.get_running_loop()
-        self._timers[id] = loop.call_later(seconds, self._retry, id, context=self._context)
+        self._timers[id] = loop.call_later(seconds, self._retry, id, context=self.context)
 
     def _retry(self, id: str) -> None:
         self._timers.pop(id, None)
@@ -346,7 +349,7 @@ class Runner:
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # Not in the context of whoever happened to ask: its deadline and its call are not the children's.
         loop = asyncio.get_running_loop()
-        return loop.create_task(work, name=f"supervisor {self.path}", context=self._context.copy())
+        return loop.create_task(work, name=f"supervisor {self.path}", context=self.context.copy())
 
 
 def _answer(id: str, error: BaseException | None) -> Event:

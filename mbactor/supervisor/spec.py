@@ -44,9 +44,7 @@ class Backoff:
     factor: float
     jitter: float
 
-    def __init__(
-        self, initial: Duration, maximum: Duration, factor: float = 2.0, jitter: float = 0.2
-    ) -> None:
+    def __init__(self, initial: Duration, maximum: Duration, factor: float = 2.0, jitter: float = 0.2) -> None:
         first, most = _duration("backoff.initial", initial), _duration("backoff.maximum", maximum)
         if first <= 0:
             raise InvalidSpec(f"backoff.initial: {initial!r} given, more than 0 expected")

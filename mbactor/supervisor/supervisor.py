@@ -24,7 +24,7 @@ from mbactor.seams import checkpoint
 from mbactor.supervisor.child import Build, Child, ChildCount, ChildRow, build_child
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec
-from mbactor.supervisor.state import DeleteChild, RestartChild, StartChild, TerminateChild
+from mbactor.supervisor.state import DeleteChild, Phase, RestartChild, StartChild, TerminateChild
 
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
@@ -151,12 +151,15 @@ class Supervisor:
         """Where it stands in the tree: the ids from the root, with slashes between."""
         return self._bound().path
 
+    @property
+    def phase(self) -> Phase:
+        """idle, boot, running, stopping or ended."""
+        return self._bound().state.phase
+
     def spec(self) -> SupervisorSpec:
         """Its specification, checked; InvalidSpec names the class, the field and the value."""
         try:
-            return SupervisorSpec(
-                self.strategy, self.max_restarts, self.within, self.auto_shutdown, self.children
-            )
+            return SupervisorSpec(self.strategy, self.max_restarts, self.within, self.auto_shutdown, self.children)
         except InvalidSpec as error:
             raise InvalidSpec(f"{type(self).__qualname__}: {error}") from error
 

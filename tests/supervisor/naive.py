@@ -143,7 +143,7 @@ class Model:
             due = [k for k in self.kids if k.due is not None and k.due <= self.now]
             if not due:
                 return
-            self.cycle(min(due, key=lambda k: (k.due or 0.0)))
+            self.cycle(min(due, key=lambda k: k.due or 0.0))
 
     def terminate(self, id: str) -> str:
         kid = self.kid(id)

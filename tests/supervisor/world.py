@@ -123,8 +123,10 @@ class World:
         self.run_due()
 
     def run_due(self) -> None:
-        while due := [(when, id) for id, when in self.timers.items() if when <= self.now]:
-            _, id = min(due, key=lambda pair: pair[0])
+        """Let the timers ring that are due: the earliest first, those of one instant in list order."""
+        while due := [id for id, when in self.timers.items() if when <= self.now]:
+            listed = [child.id for child in self.state.children]
+            id = min(due, key=lambda id: (self.timers[id], listed.index(id)))
             del self.timers[id]
             self.feed(RetryDue(id, self.now))
 

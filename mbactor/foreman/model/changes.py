@@ -51,20 +51,18 @@ def _merge(new: Any, known: Any, stored: Any) -> Any:
 
 
 def _merge_arrays(new: list[Any], known: list[Any], stored: list[Any]) -> list[Any]:
-    """Elements that did not change keep what is stored for them, wherever they moved to."""
+    """Elements that did not change keep what is stored for them, wherever they moved to. The others are
+    taken for edits of the remaining ones, in their order, unless the array changed its length.
+    """
     places: dict[Any, list[int]] = {}
     for index in reversed(range(len(known))):
         places.setdefault(comparable(known[index]), []).append(index)
-    same_length = len(new) == len(known)
+    origins = [(places.get(comparable(item)) or [None]).pop() for item in new]
+    left = iter(sorted(set(range(len(known))) - set(origins)) if len(new) == len(known) else ())
     merged = []
-    for index, item in enumerate(new):
-        found = places.get(comparable(item))
-        if found:
-            merged.append(stored[found.pop()])
-        elif same_length:
-            merged.append(_merge(item, known[index], stored[index]))
-        else:
-            merged.append(item)
+    for item, origin in zip(new, origins, strict=True):
+        place = next(left, None) if origin is None else origin
+        merged.append(item if place is None else _merge(item, known[place], stored[place]))
     return merged
 
 

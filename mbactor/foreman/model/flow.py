@@ -22,9 +22,19 @@ import msgspec
 
 from mbactor import clock
 from mbactor.durations import Duration, seconds
-from mbactor.errors import InvalidState, MbactorError, ParkRefused
+from mbactor.errors import MbactorError, ParkRefused
+from mbactor.foreman.model import wire
 from mbactor.foreman.model.changes import changed_fields
-from mbactor.foreman.model.signals import Park, Parked, ParkKind, ParkRecord, Signals, call_text
+from mbactor.foreman.model.signals import (
+    NOT_AWAITABLE,
+    Park,
+    Parked,
+    ParkKind,
+    ParkRecord,
+    Signals,
+    backoff,
+    call_text,
+)
 from mbactor.foreman.model.state import (
     NULL,
     Fields,
@@ -41,8 +51,6 @@ from mbactor.foreman.model.state import (
 __all__ = ["Flow", "Outcome", "Park", "ParkRecord", "Parked", "Signals", "finish"]
 
 T = TypeVar("T")
-_LONGEST = 10 * 365 * 86400.0
-"""A backoff never grows beyond ten years, so that it stays a date."""
 
 
 class Flow(MutableMapping[str, Any]):
@@ -117,6 +125,11 @@ class Flow(MutableMapping[str, Any]):
     def snapshot(self) -> dict[str, Any]:
         """The state now, as plain values of the caller's own."""
         return decode_all(self._live)
+
+    @property
+    def fields(self) -> Mapping[str, msgspec.Raw]:
+        """The state now, as JSON text by field: for what binds a task's parameters."""
+        return self._live
 
     def parse(self, type: type[T]) -> T:
         """The state as a Struct, dataclass, TypedDict or attrs class; fields it does not know are ignored.
@@ -206,7 +219,7 @@ class Flow(MutableMapping[str, Any]):
         self._check_open("sleep() was called")
         if not isinstance(duration, (int, float)) or duration > 0:
             self._signals.sleep = max(0.0, seconds(duration))
-        return cast("None", _NOT_AWAITABLE)
+        return cast("None", NOT_AWAITABLE)
 
     def retry(
         self,
@@ -224,7 +237,7 @@ class Flow(MutableMapping[str, Any]):
         counted from the creation of the step (0: never). Answers to earlier parks are forgotten.
         """
         self._check_open("retry() was called")
-        delay = _backoff(seconds(initial_delay), multiplier, seconds(max_interval), self._attempt)
+        delay = backoff(seconds(initial_delay), multiplier, seconds(max_interval), self._attempt)
         horizon = seconds(give_up_after)
         if horizon > 0 and self._elapsed() + delay >= horizon:
             return False
@@ -292,8 +305,8 @@ class Flow(MutableMapping[str, Any]):
 
     def to_wire(self) -> bytes:
         """The carrier as JSON, to run the task elsewhere."""
-        return _carrier_encoder.encode(
-            _Carrier(
+        return wire.encode(
+            wire.Carrier(
                 flow_key=self._flow_key,
                 step_key=self._step_key,
                 state=self._state,
@@ -308,13 +321,10 @@ class Flow(MutableMapping[str, Any]):
     @classmethod
     def from_wire(cls, data: bytes) -> Flow:
         """The carrier that `to_wire` wrote; `InvalidState` when it is none."""
-        try:
-            sent = _carrier_decoder.decode(data)
-        except msgspec.MsgspecError as error:
-            raise InvalidState(f"not the wire form of a flow: {error}") from None
+        sent = wire.decode_carrier(data)
         return cls(
-            _owned(sent.state),
-            _owned(sent.changes),
+            sent.state,
+            sent.changes,
             flow_key=sent.flow_key,
             step_key=sent.step_key,
             attempt=sent.attempt,
@@ -325,15 +335,12 @@ class Flow(MutableMapping[str, Any]):
 
     def result_to_wire(self) -> bytes:
         """Changes and signals of the run, as JSON: what goes back when `finish` found no failure."""
-        return _carrier_encoder.encode(_Result(changes=self._changes, signals=self._signals))
+        return wire.encode(wire.RunResult(changes=self._changes, signals=self._signals))
 
     def apply_result(self, data: bytes) -> None:
         """Take over what `result_to_wire` wrote where the task ran; `finish(flow, None)` judges it again."""
-        try:
-            result = _result_decoder.decode(data)
-        except msgspec.MsgspecError as error:
-            raise InvalidState(f"not the result of a task run: {error}") from None
-        self._changes = _owned(result.changes)
+        result = wire.decode_result(data)
+        self._changes = result.changes
         self._live = apply(self._state, self._changes)
         self._signals = result.signals
         self._unwound = result.signals.park is not None
@@ -401,55 +408,3 @@ def _name_of(target: Any, attribute: str, call: str) -> str:
     if not isinstance(name, str) or not name:
         raise TypeError(f"{call}() needs a name or a reference with .{attribute}, got {target!r}")
     return name
-
-
-def _backoff(initial: float, multiplier: float, maximum: float, attempt: int) -> float:
-    try:
-        delay = initial * (multiplier**attempt if multiplier > 0 else 1.0)
-    except OverflowError:
-        delay = _LONGEST if initial > 0 else 0.0
-    return min(delay, maximum or _LONGEST, _LONGEST)
-
-
-def _owned(fields: Fields) -> Fields:
-    return {name: raw.copy() for name, raw in fields.items()}
-
-
-class _NotAwaitable:
-    """Returned by `sleep`, so that awaiting it says what is wrong."""
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __repr__(self) -> str:
-        return "None"
-
-    def __await__(self) -> Never:
-        raise TypeError(
-            "flow.sleep() delays the next step and does not wait, so it is not awaited; "
-            "drop the await, or wait inside the task with anyio.sleep()"
-        )
-
-
-_NOT_AWAITABLE = _NotAwaitable()
-
-
-class _Carrier(msgspec.Struct, rename="camel", omit_defaults=True):
-    flow_key: str = ""
-    step_key: str = ""
-    state: dict[str, msgspec.Raw] = {}
-    changes: dict[str, msgspec.Raw] = {}
-    attempt: int = 0
-    step_created_at: dt.datetime | None = None
-    baggage: dict[str, Any] = {}
-    parks: tuple[ParkRecord, ...] = ()
-
-
-class _Result(msgspec.Struct, rename="camel", omit_defaults=True):
-    changes: dict[str, msgspec.Raw] = {}
-    signals: Signals = msgspec.field(default_factory=Signals)
-
-
-_carrier_encoder = msgspec.json.Encoder()
-_carrier_decoder = msgspec.json.Decoder(_Carrier)
-_result_decoder = msgspec.json.Decoder(_Result)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 from mbactor import expressions
@@ -66,6 +67,7 @@ class _Index:
     out: Mapping[str, tuple[Transition, ...]]
     fan_out_sources: frozenset[str]
     fan_ins: Mapping[str, str]
+    stacks: Mapping[str, tuple[str, ...]]
     problems: tuple[str, ...]
 
 
@@ -127,7 +129,7 @@ class Graph:
 
     def add_transition_chain(self, *nodes: AnyNode) -> None:
         """One after the other."""
-        for source, target in zip(nodes, nodes[1:], strict=False):
+        for source, target in pairwise(nodes):
             self.add_transition(source, target)
 
     def add_transition_on_error(self, source: AnyNode, target: AnyNode) -> None:
@@ -228,9 +230,20 @@ class Graph:
         return self._reducers
 
     @property
+    def time_budgets(self) -> Mapping[str, float]:
+        """Node name -> seconds, where one was set."""
+        return self._budgets
+
+    @property
+    def open_fan_outs(self) -> Mapping[str, tuple[str, ...]]:
+        """For each node that can be reached, the fan-outs it is inside of, outermost first."""
+        return self._indexed().stacks
+
+    @property
     def fan_ins(self) -> tuple[str, ...]:
-        """The names marked with `set_fan_in`."""
-        return tuple(self._fan_ins)
+        """The names marked with `set_fan_in`: the graph's nodes in their order, then what is no node."""
+        known = [name for name in self._nodes if name in self._fan_ins]
+        return (*known, *(name for name in self._fan_ins if name not in self._nodes))
 
     def has_node(self, name: str) -> bool:
         return name in self._nodes
@@ -282,7 +295,7 @@ class Graph:
             name: replace(node, fan_in=name in self._fan_ins, time_budget=self._budgets.get(name))
             for name, node in self._nodes.items()
         }
-        return _Index(nodes, out, sources, found.fan_ins, found.problems)
+        return _Index(nodes, out, sources, found.fan_ins, found.stacks, found.problems)
 
     # --- checking ------------------------------------------------------------------------------------
 

@@ -115,8 +115,9 @@ class _Walk:
             return False
         if target not in self.out:
             return False
-        known = self.stacks.setdefault(target, stack)
-        if known is stack:
+        known = self.stacks.get(target)
+        if known is None:
+            self.stacks[target] = stack
             return True
         if known != stack:
             self.note(

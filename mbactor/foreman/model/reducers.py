@@ -11,13 +11,16 @@ reducer and both types; it is never skipped. Folding in one pass equals folding 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from mbactor.errors import DeclarationError, MbactorError, ReducerError
-from mbactor.foreman.model.state import Fields, apply, comparable, decode_value, encode_value, is_null
+from mbactor.foreman.model.state import NULL, Fields, apply, comparable, decode_value, encode_value, is_null
 
 
 class Reducer(StrEnum):
@@ -55,8 +58,12 @@ Fold = Callable[[Any, Any], Any]
 F = TypeVar("F", bound=Fold)
 
 
-class _Unfit(Exception):  # noqa: N818 - never leaves this module
+class _Unfit(Exception):
     """The two values cannot be combined."""
+
+    def __init__(self, reason: str, incoming: Any) -> None:
+        super().__init__(reason)
+        self.incoming = incoming
 
 
 def reducer(name: str) -> Callable[[F], F]:
@@ -73,7 +80,7 @@ def reducer(name: str) -> Callable[[F], F]:
 
     def register(function: F) -> F:
         known = _registered.get(name)
-        if name in _FOLDS or name == Reducer.REPLACE:
+        if name in _BUILT_IN:
             raise DeclarationError(f"reducer {name!r} is built in; register {function.__qualname__} by another name")
         if known is not None and _origin(known) != _origin(function):
             raise DeclarationError(f"reducer {name!r} is registered already, as {_origin(known)}")
@@ -85,7 +92,7 @@ def reducer(name: str) -> Callable[[F], F]:
 
 def is_known(name: str) -> bool:
     """Whether a reducer of this name can be applied in this process."""
-    return not name or name == Reducer.REPLACE or name in _FOLDS or name in _registered
+    return not name or name in _BUILT_IN or name in _registered
 
 
 def known_names() -> list[str]:
@@ -101,20 +108,25 @@ def choose(field: str, reducers: Mapping[str, str], prefix_reducers: bool, value
     """
     if field in reducers:
         return Chosen(reducers[field] or Reducer.REPLACE, "set_reducer")
-    if not prefix_reducers:
+    prefix = prefix_of(field) if prefix_reducers else None
+    if prefix is None:
         return Chosen(Reducer.REPLACE, "default")
-    for prefix, rule in _PREFIXES.items():
+    rule = _PREFIXES[prefix]
+    name = Reducer.MERGE if prefix == "set" and isinstance(value, dict) else rule.reducer
+    if field[len(prefix)] != "_":
+        return Chosen(name, f"prefix {prefix}")
+    if rule.fits(value):
+        return Chosen(name, f"prefix {prefix}_")
+    return Chosen(Reducer.REPLACE, f"prefix {prefix}_ does not fit {json_type(value)}")
+
+
+def prefix_of(field: str) -> str | None:
+    """The prefix that the field's name has, in either spelling."""
+    for prefix in _PREFIXES:
         rest = field.removeprefix(prefix)
-        if rest == field or not rest:
-            continue
-        name = Reducer.MERGE if prefix == "set" and isinstance(value, dict) else rule.reducer
-        if rest[0].isupper():
-            return Chosen(name, f"prefix {prefix}")
-        if rest[0] == "_" and len(rest) > 1:
-            if rule.fits(value):
-                return Chosen(name, f"prefix {prefix}_")
-            return Chosen(Reducer.REPLACE, f"prefix {prefix}_ does not fit {json_type(value)}")
-    return Chosen(Reducer.REPLACE, "default")
+        if rest != field and (rest[:1].isupper() or (rest[:1] == "_" and len(rest) > 1)):
+            return prefix
+    return None
 
 
 def fold(base: Fields, deltas: Iterable[Fields], rules: ReducerRules) -> Fields:
@@ -137,9 +149,9 @@ def fold_explained(
 
 
 class _Running:
-    """One field on its way through the deltas: decoded once, encoded once."""
+    """One field on its way through the deltas: decoded once, encoded once, combined a run at a time."""
 
-    __slots__ = ("chosen", "field", "raw", "rules", "value")
+    __slots__ = ("chosen", "field", "pending", "raw", "rules", "value")
 
     def __init__(self, field: str, raw: Any, rules: ReducerRules) -> None:
         self.field = field
@@ -147,27 +159,42 @@ class _Running:
         self.raw = raw
         self.value: Any = _NOT_READ
         self.chosen: Chosen | None = None
+        self.pending: list[Any] = []
 
     def take(self, raw: Any) -> None:
         cleared = is_null(raw)
         incoming = None if cleared else decode_value(raw)
         # A deletion has no type: whether the field is reduced is then told by what it holds.
         told = self.current() if cleared else incoming
-        self.chosen = choose(self.field, self.rules.reducers, self.rules.prefix_reducers, told)
-        if self.chosen.name == Reducer.REPLACE:
+        chosen = choose(self.field, self.rules.reducers, self.rules.prefix_reducers, told)
+        if self.chosen is not None and chosen.name != self.chosen.name:
+            self.combine_pending()
+        self.chosen = chosen
+        if chosen.name == Reducer.REPLACE:
             self.raw, self.value = raw, _NOT_READ
         elif not cleared:
-            self.value = combine(self.field, self.chosen.name, self.current(), incoming)
+            self.pending.append(incoming)
+
+    def combine_pending(self) -> None:
+        if self.pending and self.chosen is not None:
+            if self.value is _NOT_READ:
+                self.value = None if self.raw is None else decode_value(self.raw)
+            self.value = combine(self.field, self.chosen.name, self.value, self.pending)
             self.raw = None
+            self.pending = []
 
     def current(self) -> Any:
+        self.combine_pending()
         if self.value is _NOT_READ:
             self.value = None if self.raw is None else decode_value(self.raw)
         return self.value
 
     def result(self) -> Any:
+        self.combine_pending()
         if self.raw is not None:
             return self.raw
+        if self.value is _NOT_READ:
+            return NULL
         try:
             return encode_value(self.value, self.field)
         except MbactorError as error:
@@ -175,8 +202,13 @@ class _Running:
             raise ReducerError(f"field {self.field!r}: reducer {name!r} gave no JSON value: {error}") from None
 
 
-def combine(field: str, name: str, base: Any, incoming: Any) -> Any:
-    """One step of a fold, on decoded values. Neither is changed; `ReducerError` when they do not fit."""
+def combine(field: str, name: str, base: Any, incoming: Sequence[Any]) -> Any:
+    """`base` with the decoded values reduced onto it, in order; `ReducerError` when one does not fit.
+
+    The built-in reducers change neither.
+    """
+    if name in _GATHERED:
+        return _checked(field, name, base, list(incoming), _GATHERED[name])
     function = _FOLDS.get(name) or _registered.get(name)
     if function is None:
         raise ReducerError(
@@ -184,15 +216,23 @@ def combine(field: str, name: str, base: Any, incoming: Any) -> Any:
             field=field,
             reducer=name,
         )
+    for value in incoming:
+        base = _checked(field, name, base, value, function)
+    return base
+
+
+def _checked(field: str, name: str, base: Any, incoming: Any, function: Fold) -> Any:
     try:
         return function(base, incoming)
     except _FAILURES as error:
+        culprit = error.incoming if isinstance(error, _Unfit) else incoming
+        types = json_type(base), json_type(culprit)
         raise ReducerError(
-            f"field {field!r}: reducer {name!r} cannot combine {json_type(base)} with {json_type(incoming)}: {error}",
+            f"field {field!r}: reducer {name!r} cannot combine {types[0]} with {types[1]}: {error}",
             field=field,
             reducer=name,
-            base_type=json_type(base),
-            incoming_type=json_type(incoming),
+            base_type=types[0],
+            incoming_type=types[1],
         ) from error
 
 
@@ -226,48 +266,59 @@ _FAILURES = (
     RuntimeError,
     TypeError,
     ValueError,
+    msgspec.MsgspecError,
 )
 """What a reducer, a user's own included, may raise."""
 
 
 def _need(kind: str, base: Any, incoming: Any) -> None:
-    for side, value in (("the base", base), ("the incoming value", incoming)):
-        if json_type(value) != kind and not (value is None and side == "the base"):
-            raise _Unfit(f"{side} must be of type {kind}")
+    if base is not None and json_type(base) != kind:
+        raise _Unfit(f"the base must be of type {kind}", incoming)
+    if json_type(incoming) != kind:
+        raise _Unfit(f"the incoming value must be of type {kind}", incoming)
 
 
-def _append(base: Any, incoming: Any) -> list[Any]:
-    if base is not None and not isinstance(base, list):
-        raise _Unfit("the base must be of type array")
-    return [*(base or ()), *(incoming if isinstance(incoming, list) else (incoming,))]
-
-
-def _union(base: Any, incoming: Any) -> list[Any]:
-    if isinstance(incoming, dict):
-        raise _Unfit("union takes arrays and single values; for objects use merge")
-    if base is not None and not isinstance(base, list):
-        raise _Unfit("the base must be of type array")
-    result = list(base or ())
-    seen = {comparable(item) for item in result}
-    for item in incoming if isinstance(incoming, list) else (incoming,):
-        key = comparable(item)
-        if key not in seen:
-            seen.add(key)
-            result.append(item)
+def _append(base: Any, incoming: list[Any]) -> list[Any]:
+    result = _array(base, incoming)
+    for value in incoming:
+        result.extend(value if isinstance(value, list) else (value,))
     return result
 
 
-def _merge(base: Any, incoming: Any) -> dict[str, Any]:
-    _need("object", base, incoming)
-    return {**(base or {}), **incoming}
+def _union(base: Any, incoming: list[Any]) -> list[Any]:
+    result = _array(base, incoming)
+    seen = {comparable(item) for item in result}
+    for value in incoming:
+        if isinstance(value, dict):
+            raise _Unfit("union takes arrays and single values; for objects use merge", value)
+        for item in value if isinstance(value, list) else (value,):
+            key = comparable(item)
+            if key not in seen:
+                seen.add(key)
+                result.append(item)
+    return result
+
+
+def _array(base: Any, incoming: list[Any]) -> list[Any]:
+    if base is not None and not isinstance(base, list):
+        raise _Unfit("the base must be of type array", incoming[0])
+    return list(base or ())
+
+
+def _merge(base: Any, incoming: list[Any]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for value in incoming:
+        _need("object", base, value)
+        merged.update(value)
+    return {**(base or {}), **merged}
 
 
 def _number(function: Callable[[Any, Any], Any]) -> Fold:
     def apply_to(base: Any, incoming: Any) -> Any:
         _need("number", base, incoming)
         result = incoming if base is None else function(base, incoming)
-        if not math.isfinite(result):
-            raise _Unfit("the result is beyond what a number can hold")
+        if isinstance(result, float) and not math.isfinite(result):
+            raise _Unfit("the result is beyond what a number can hold", incoming)
         return result
 
     return apply_to
@@ -281,17 +332,18 @@ def _typed(kind: str, function: Callable[[Any, Any], Any]) -> Fold:
     return apply_to
 
 
+_GATHERED: Mapping[str, Fold] = {Reducer.APPEND: _append, Reducer.UNION: _union, Reducer.MERGE: _merge}
+"""Reducers that take all incoming values at once: one by one, wide fan-outs would cost their square."""
+
 _FOLDS: Mapping[str, Fold] = {
-    Reducer.APPEND: _append,
-    Reducer.UNION: _union,
-    Reducer.MERGE: _merge,
-    Reducer.ADD: _number(lambda base, incoming: base + incoming),
-    Reducer.MIN: _number(lambda base, incoming: min(base, incoming)),
-    Reducer.MAX: _number(lambda base, incoming: max(base, incoming)),
-    Reducer.AND: _typed("boolean", lambda base, incoming: base and incoming),
-    Reducer.OR: _typed("boolean", lambda base, incoming: base or incoming),
-    Reducer.CONCAT: _typed("string", lambda base, incoming: base + incoming),
+    Reducer.ADD: _number(operator.add),
+    Reducer.MIN: _number(min),
+    Reducer.MAX: _number(max),
+    Reducer.AND: _typed("boolean", operator.and_),
+    Reducer.OR: _typed("boolean", operator.or_),
+    Reducer.CONCAT: _typed("string", operator.add),
 }
+_BUILT_IN = frozenset(str(name) for name in Reducer)
 _registered: dict[str, Fold] = {}
 
 

@@ -5,13 +5,13 @@ Plain values, fit to be stored and sent. `Flow` sets them, `finish` judges them,
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from mbactor import errors
 from mbactor.errors import MbactorError
+from mbactor.foreman.model.outcome import WireError, failure_of
 from mbactor.foreman.model.state import encode_value
 
 ParkKind = Literal["interrupt", "subgraph"]
@@ -47,7 +47,7 @@ class ParkRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     workflow: str | None = None
     answer: msgspec.Raw | UnsetType = UNSET
     """The answer, or the child's final state; unset while there is none (JSON null is an answer)."""
-    error: dict[str, Any] | str | None = None
+    error: WireError = None
     """Why the child failed, as `errors.to_wire` writes it or as text."""
 
     @classmethod
@@ -67,13 +67,7 @@ class ParkRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
 
     def failure(self) -> MbactorError | None:
         """The error that the call raises, where the child failed."""
-        match self.error:
-            case None:
-                return None
-            case str():
-                return MbactorError(self.error)
-            case wire:
-                return errors.from_wire(wire)
+        return failure_of(self.error)
 
     def __str__(self) -> str:
         return call_text(self.kind, self.workflow)
@@ -97,3 +91,34 @@ class Signals(msgspec.Struct, rename="camel", omit_defaults=True):
 def call_text(kind: str, workflow: str | None) -> str:
     """The call as its author wrote it: `interrupt()`, `subgraph('https://...')`."""
     return f"{kind}({workflow!r})" if workflow is not None else f"{kind}()"
+
+
+_LONGEST = 10 * 365 * 86400.0
+
+
+def backoff(initial: float, multiplier: float, maximum: float, attempt: int) -> float:
+    """Seconds before the next attempt, with at most `maximum` (0: no bound) and never more than ten years."""
+    try:
+        delay = initial * (multiplier**attempt if multiplier > 0 else 1.0)
+    except OverflowError:
+        delay = _LONGEST if initial > 0 else 0.0
+    return min(delay, maximum or _LONGEST, _LONGEST)
+
+
+class _NotAwaitable:
+    """Returned by `sleep`, so that awaiting it says what is wrong."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "None"
+
+    def __await__(self) -> Never:
+        raise TypeError(
+            "flow.sleep() delays the next step and does not wait, so it is not awaited; "
+            "drop the await, or wait inside the task with anyio.sleep()"
+        )
+
+
+NOT_AWAITABLE = _NotAwaitable()

@@ -5,6 +5,8 @@ interrupts every flow above. Each operation is fenced by the flow's token and st
 fence did not hold.
 """
 
+# ruff: noqa: S608 - every statement is put together from constants of this module
+
 from __future__ import annotations
 
 from mbactor.foreman.parks import parks_answered
@@ -41,7 +43,7 @@ _PARENT = """SELECT flow_id FROM mbactor_step WHERE id = (SELECT caller_id FROM 
 _WAITING = f"""SELECT id, token, flow_id, parks FROM mbactor_step WHERE status = 'interrupted' AND flow_id IN ({_TREE})
     ORDER BY updated_at, id"""
 
-_ANSWER = """UPDATE mbactor_step SET status = 'pending', parks = ?, payload = NULL, not_before = ?, updated_at = ?
+_ANSWER = """UPDATE mbactor_step SET status = 'pending', parks = ?, not_before = ?, updated_at = ?
     WHERE id = ? AND status = 'interrupted'"""
 
 # A flow is interrupted as long as a step of its own, or a flow that one of its steps called, is.
@@ -82,11 +84,12 @@ def insert_child(tx: Transaction, child: Child, parent_id: int, caller_id: int) 
 
 def interrupt_tree(tx: Transaction, flow_id: int) -> None:
     """A step of this flow waits for an answer: so do the flow, and all above it."""
-    query = "UPDATE mbactor_flow SET status = 'interrupted', updated_at = ? WHERE id = ? AND status = 'running'"
+    query = """UPDATE mbactor_flow SET status = 'interrupted', updated_at = ? WHERE id = ? AND status = 'running'
+        RETURNING token, workflow, notify_on_stop"""
     above: int | None = flow_id
     while above is not None:
-        if tx.db.execute(query, (tx.now, above)).rowcount:
-            tx.stopped.append(Stopped(above, "interrupted"))
+        for token, workflow, notify in tx.db.execute(query, (tx.now, above)).fetchall():
+            tx.stopped.append(Stopped(above, "interrupted", token, workflow, notify))
         row = tx.db.execute(_PARENT, (above,)).fetchone()
         above = row[0] if row else None
 
@@ -129,7 +132,7 @@ def cancel(tx: Transaction, one: Cancel) -> Changed:
     refused, flows = _tree(tx, one.flow_id, one.token, {"created", "running", "interrupted"})
     if refused is not None:
         return refused
-    query = """UPDATE mbactor_step SET status = 'cancelled', lease_expires = NULL, payload = NULL, updated_at = ?
+    query = """UPDATE mbactor_step SET status = 'cancelled', lease_expires = NULL, updated_at = ?
         WHERE flow_id = ? AND status IN ('created', 'pending', 'running', 'interrupted')"""
     tx.db.executemany(query, [(tx.now, flow_id) for flow_id in flows])
     for flow_id in flows:
@@ -162,7 +165,7 @@ def _tree(tx: Transaction, flow_id: int, token: str, allowed: set[str]) -> tuple
         return Changed(False, None), ()
     status, caller_id = row
     if caller_id is not None:
-        return Changed(False, status, (), "another flow called it; address that one"), ()
+        return Changed(False, status, (), "another flow called it; address that one", called=True), ()
     if status not in allowed:
         return Changed(False, status), ()
     rows = tx.db.execute(f"{_TREE} ORDER BY id", (flow_id, flow_id)).fetchall()

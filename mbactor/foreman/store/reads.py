@@ -1,10 +1,13 @@
 """Queries of the SQLite store. Each runs in the driver's thread, on a connection that only reads."""
 
+# ruff: noqa: S608 - every statement is put together from constants of this module
+
 from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -68,6 +71,12 @@ def called(db: sqlite3.Connection, flow_id: int) -> list[FlowRow]:
     return [FlowRow(*row) for row in db.execute(query, (flow_id,)).fetchall()]
 
 
+def nodes_at(db: sqlite3.Connection, flow_ids: Sequence[int]) -> dict[int, str]:
+    query = """SELECT flow_id, min(node) FROM mbactor_step WHERE flow_id IN (SELECT value FROM json_each(?))
+        AND status IN ('created', 'pending', 'running', 'interrupted') GROUP BY flow_id HAVING count(*) = 1"""
+    return dict(db.execute(query, (msgspec.json.encode(flow_ids).decode(),)).fetchall())
+
+
 def step(db: sqlite3.Connection, step_id: int) -> StepRow | None:
     row = db.execute(f"SELECT {_STEP} FROM mbactor_step WHERE id = ?", (step_id,)).fetchone()
     return StepRow(*row) if row else None
@@ -109,7 +118,7 @@ def _material(db: sqlite3.Connection, step_id: int) -> Material | None:
         # Only the step that was asked for can be a fan-in without its input: all above it have ended.
         return cohort(db, cohort_id)
     deltas: list[Json | None] = []
-    for above, below in zip(rows, rows[1:], strict=False):
+    for above, below in pairwise(rows):
         deltas += (above[3], below[2])
     return Material(snapshot, tuple(delta for delta in deltas if delta is not None))
 
@@ -121,9 +130,13 @@ def _changes_of(db: sqlite3.Connection, spawn_id: int) -> Iterator[Json | None]:
     yield from _in_order(members, spawn_id)
 
 
-def _in_order(members: dict[int, list[tuple[int, int, int, int, str, Json | None]]], spawn_id: int) -> Iterator[Json | None]:
+def _in_order(
+    members: dict[int, list[tuple[int, int, int, int, str, Json | None]]], spawn_id: int
+) -> Iterator[Json | None]:
     """Completed members by (ordinal, depth, id); what a nested cohort changed stands behind the step that spawned it."""
-    for step_id, _, _, _, status, changes in sorted(members.get(spawn_id, ()), key=lambda row: (row[2], row[3], row[0])):
+    for step_id, _, _, _, status, changes in sorted(
+        members.get(spawn_id, ()), key=lambda row: (row[2], row[3], row[0])
+    ):
         if status == "completed":
             yield changes
             yield from _in_order(members, step_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
@@ -45,15 +45,18 @@ _UNSTORABLE = (
 
 
 async def run_in_driver(
-    connection: aiosqlite.Connection, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    connection: aiosqlite.Connection,
+    function: Callable[Concatenate[sqlite3.Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
 ) -> T:
     """Run a function over the raw connection in the driver's thread: one hop for any number of statements.
 
     The driver's public calls hop once a statement; its `_execute` is what they are made of.
     """
     with offload.busy():
-        result: T = await connection._execute(function, connection._conn, *args, **kwargs)  # noqa: SLF001
-        return result
+        work: Callable[..., Awaitable[T]] = connection._execute  # noqa: SLF001
+        return await work(function, connection._conn, *args, **kwargs)  # noqa: SLF001
 
 
 class SqliteStore:
@@ -83,6 +86,9 @@ class SqliteStore:
     async def called(self, flow_id: int) -> list[FlowRow]:
         return await self._read(reads.called, flow_id)
 
+    async def nodes_at(self, flow_ids: Sequence[int]) -> dict[int, str]:
+        return await self._read(reads.nodes_at, flow_ids)
+
     async def step(self, step_id: int) -> StepRow | None:
         return await self._read(reads.step, step_id)
 
@@ -106,11 +112,25 @@ class SqliteStore:
             await self._reader.close()
         await self._writer.close()
 
-    async def _read(self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(self._reader, _in_snapshot, query, *args, **kwargs)
+    async def _read(
+        self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        def in_snapshot(db: sqlite3.Connection) -> T:
+            # All statements of one query see the same moment.
+            db.execute("BEGIN")
+            try:
+                return query(db, *args, **kwargs)
+            finally:
+                db.execute("COMMIT")
+
+        return await self._run(self._reader, in_snapshot)
 
     async def _run(
-        self, connection: aiosqlite.Connection, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+        self,
+        connection: aiosqlite.Connection,
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         if self._closed:
             raise StoreTrouble("the database is closed")
@@ -120,17 +140,6 @@ class SqliteStore:
             raise Unstorable(f"the database refuses a value: {type(error).__name__}") from error
         except sqlite3.Error as error:
             raise StoreTrouble(f"the database is in trouble: {error}") from error
-
-
-def _in_snapshot(
-    db: sqlite3.Connection, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
-) -> T:
-    """All statements of one query see the same moment."""
-    db.execute("BEGIN")
-    try:
-        return query(db, *args, **kwargs)
-    finally:
-        db.execute("COMMIT")
 
 
 async def open_sqlite(path: str | None, shard: int = 1) -> SqliteStore:

@@ -90,7 +90,7 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     cohort_failures: int
     cohort_depth: int
     parks: Json | None
-    payload: Json | None
+    payloads: Json | None
     error: Json | None
     priority: int
     not_before: float
@@ -205,8 +205,8 @@ class Settle(msgspec.Struct, frozen=True, gc=False):
     """The input, written down as a snapshot."""
     error: Json | None = None
     parks: Json | None = None
-    payload: Json | None = None
-    """The question of an interrupt."""
+    payloads: Json | None = None
+    """The questions of its interrupts, the one that waits last."""
     attempt: int = 0
     delay: float = 0.0
     refused: bool = False
@@ -302,11 +302,14 @@ class Inserted(msgspec.Struct, frozen=True, gc=False):
 
 
 class Stopped(msgspec.Struct, frozen=True, gc=False):
-    """A flow came to rest in this batch."""
+    """A flow came to rest in this batch; status "deleted" says that it is gone."""
 
     flow_id: int
     status: str
-    deleted: bool = False
+    token: str = ""
+    workflow: str = ""
+    notify_on_stop: str | None = None
+    final_state: Json | None = None
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False):
@@ -333,6 +336,8 @@ class Changed(msgspec.Struct, frozen=True, gc=False):
     status: str | None
     flows: tuple[int, ...] = ()
     detail: str = ""
+    called: bool = False
+    """Refused because another flow called this one."""
 
 
 Result = Created | Settled | Claimed | Changed | frozenset[int] | int
@@ -375,6 +380,9 @@ class Store(Protocol):
         """The status of each of these flows; one that is not there is absent."""
 
     async def step(self, step_id: int) -> StepRow | None: ...
+
+    async def nodes_at(self, flow_ids: Sequence[int]) -> dict[int, str]:
+        """The node of each flow that is at exactly one."""
 
     async def steps(self, flow_id: int) -> list[StepRow]:
         """All steps of a flow, by depth and id."""

@@ -13,7 +13,7 @@ _INSERT = """INSERT INTO mbactor_step (id, token, flow_id, node, depth, status, 
     updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 _STOP = """UPDATE mbactor_flow SET status = ?, final_state = ?, error = ?, cancel_reason = ?, updated_at = ?
-    WHERE id = ? AND status IN ('created', 'running', 'interrupted') RETURNING caller_id"""
+    WHERE id = ? AND status IN ('created', 'running', 'interrupted') RETURNING caller_id, token, workflow, notify_on_stop"""
 
 _ANSWER = """UPDATE mbactor_step SET status = 'pending', parks = ?, not_before = ?, worker = NULL, updated_at = ?
     WHERE id = ? AND status = 'running' AND lease_expires IS NULL"""
@@ -69,9 +69,10 @@ class Transaction:
         rows = self.db.execute(_STOP, values).fetchall()
         if not rows:
             return False
-        self.stopped.append(Stopped(flow_id, status))
-        if rows[0][0] is not None and status != "cancelled":
-            self._answer_caller(rows[0][0], final_state, error)
+        caller_id, token, workflow, notify = rows[0]
+        self.stopped.append(Stopped(flow_id, status, token, workflow, notify, final_state))
+        if caller_id is not None and status != "cancelled":
+            self._answer_caller(caller_id, final_state, error)
         return True
 
     def _answer_caller(self, step_id: int, final_state: Json | None, error: Json | None) -> None:

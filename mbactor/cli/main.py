@@ -1,0 +1,114 @@
+"""The commands and their options. Exit codes: 0 a clean end, 1 the tree gave up or did not start, 2 a faulty file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import mbactor
+from mbactor.kernel.settings import environment
+
+if TYPE_CHECKING:
+    from mbactor.supervisor.topology import Topology
+
+FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(mbactor.__version__, prog_name="mbactor")
+def main() -> None:
+    """Run microservices as supervised actors, with durable workflows through the same actors.
+
+    A topology file (YAML) declares the supervision tree: which actors run, with which arguments, and what happens
+    when one of them fails.
+    """
+
+
+@main.command()
+@FILE
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
+    show_default=True,
+    help="auto: text on a terminal, JSON elsewhere.",
+)
+def run(file: Path, log_level: str, log_format: str) -> None:
+    """Start the tree of FILE and serve until Ctrl-C (or SIGTERM).
+
+    The first signal stops everything in reverse order, giving each child its shutdown time; a second one ends the
+    process at once. Exit code 0 after a clean stop, 1 when the root supervisor gave up or the tree did not start,
+    2 for a faulty file.
+    """
+    from mbactor.cli.run import serve
+
+    sys.exit(serve(load(file), log_level=log_level, log_format=log_format))
+
+
+@main.command()
+@FILE
+def check(file: Path) -> None:
+    """Import the classes of FILE and report every mistake, with file, line and column.
+
+    Nothing is started. Exit code 0 when the file is right, 2 when it is not.
+    """
+    topology = load(file)
+    click.echo(f"{file}: ok, {topology.name}: {_counted(topology)}")
+
+
+@main.command()
+@FILE
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "mermaid", "json"]),
+    default="text",
+    show_default=True,
+    help="text is a tree for the terminal, mermaid a diagram, json for programs.",
+)
+def tree(file: Path, form: str) -> None:
+    """Draw the supervision tree that FILE declares, without starting it."""
+    from mbactor.supervisor.tree import render, tree_of_spec
+
+    topology = load(file)
+    click.echo(render(tree_of_spec(topology.supervisor, topology.name), form))
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of the topology file, for editors that complete and check it."""
+    from mbactor.supervisor.topology import schema as topology_schema
+
+    click.echo(json.dumps(topology_schema(), indent=2))
+
+
+def load(file: Path) -> Topology:
+    """The topology of a file; every mistake on stderr and exit code 2 where it has any."""
+    from mbactor.errors import MbactorError
+    from mbactor.supervisor.topology import load as load_topology
+
+    try:
+        return load_topology(file, environment())
+    except MbactorError as error:
+        problems = getattr(error, "problems", None) or [error.message]
+        for problem in problems:
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {problem}", err=True)
+        counted = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+        click.echo(f"{file}: {counted}, nothing was started", err=True)
+        sys.exit(2)
+
+
+def _counted(topology: Topology) -> str:
+    from mbactor.supervisor.tree import tree_of_spec
+
+    def leaves(node: object) -> int:
+        below = getattr(node, "children", ())
+        return sum(map(leaves, below)) if below else 1
+
+    count = leaves(tree_of_spec(topology.supervisor, topology.name))
+    return "1 actor" if count == 1 else f"{count} actors"

@@ -1,0 +1,146 @@
+"""`mbactor run`: a topology in the foreground, from its start to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mbactor import observe
+from mbactor.errors import MbactorError
+from mbactor.kernel.settings import Settings, environment
+from mbactor.observers import LogObserver
+from mbactor.supervisor.system import ActorSystem
+from mbactor.supervisor.tree import render
+
+if TYPE_CHECKING:
+    from mbactor.kernel.exit import Exit
+    from mbactor.supervisor.topology import Topology
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(topology: Topology, *, log_level: str, log_format: str) -> int:
+    """Run the tree until a signal or its own end; the exit code."""
+    json_lines = {"auto": None, "text": False, "json": True}[log_format]
+    observe.add_observer(LogObserver(sys.stderr, json=json_lines, level=log_level))
+    try:
+        stop_telemetry = _start_telemetry()
+    except MbactorError as error:
+        return _failed(error)
+    try:
+        return _run(_serve(topology))
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        stop_telemetry()
+
+
+def _start_telemetry() -> Callable[[], None]:
+    variables = environment()
+    if not Settings.from_environment(variables).telemetry:
+        return lambda: None
+    from mbactor import telemetry  # imports the OpenTelemetry SDK
+
+    started = telemetry.from_environment(variables)
+    for observer in started.observers:
+        observe.add_observer(observer)
+    return started.shutdown
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    """On uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(work)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+async def _serve(topology: Topology) -> int:
+    addresses = _Addresses()
+    system = ActorSystem(topology.name, topology.transport, tree=topology.supervisor)
+    stopped = asyncio.Event()
+    with observe.observing(addresses), _Signals(stopped):
+        starting = asyncio.ensure_future(system.start())
+        if await _first(starting, stopped):
+            starting.cancel()
+            await asyncio.wait([starting])
+            return 0
+        try:
+            starting.result()
+        except MbactorError as error:
+            return _failed(error)
+        click.echo(render(system.tree(), "text"))
+        for url in addresses.urls:
+            click.echo(f"serving {click.style(url, bold=True)}")
+        click.echo("Ctrl-C stops it")
+        sys.stdout.flush()
+        ended = asyncio.ensure_future(system.wait())
+        by_signal = await _first(ended, stopped)
+        gave_up = None if by_signal else ended.result()
+        await system.stop()
+        ended.cancel()
+    return 0 if gave_up is None or gave_up.clean else _gave_up(gave_up)
+
+
+async def _first(work: asyncio.Future[Any], stopped: asyncio.Event) -> bool:
+    """Wait for either; True when the signal came first."""
+    signalled = asyncio.ensure_future(stopped.wait())
+    await asyncio.wait([work, signalled], return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    return stopped.is_set() and not work.done()
+
+
+def _failed(error: MbactorError) -> int:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    return 1
+
+
+def _gave_up(exit: Exit) -> int:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} the root supervisor ended: {exit}", err=True)
+    return 1
+
+
+class _Signals:
+    """The first signal asks for a clean stop, a second one ends the process."""
+
+    def __init__(self, stopped: asyncio.Event) -> None:
+        self._stopped = stopped
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, self._caught, number)
+
+    def __exit__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+    def _caught(self, number: int) -> None:
+        if self._stopped.is_set():
+            click.echo("stopped by a second signal; what was running is cut off", err=True)
+            os._exit(128 + number)
+        click.echo("\nstopping; the same again ends it at once", err=True)
+        self._stopped.set()
+
+
+class _Addresses:
+    """Hears where the gateways of the tree serve."""
+
+    def __init__(self) -> None:
+        self.urls: list[str] = []
+
+    def on_event(self, name: str, fields: Mapping[str, Any]) -> None:
+        if name == "gateway.serving":
+            self.urls.append(str(fields["url"]))
+
+    def on_start(self, span: observe.Span) -> None: ...
+    def on_end(self, span: observe.Span) -> None: ...

@@ -1,0 +1,183 @@
+"""Group commit without a timer: what arrives while the database writes joins the next transaction.
+
+An idle writer commits at once, so a lone step waits for nobody; a busy one finds more to commit each time it comes
+back. Whoever handed in an operation goes on only after the transaction that holds it is durable, and so do those who
+wait for the flows that came to rest in it. `commit_each` gives each operation a transaction of its own.
+
+Trouble with the database repeats the write until it lands, never the task. An operation that can never be written is
+found by halving its batch, and fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, overload
+
+from mbactor import observe
+from mbactor.errors import Unavailable
+from mbactor.foreman.store.store import (
+    Cancel,
+    Changed,
+    Claim,
+    Claimed,
+    Committed,
+    Create,
+    Created,
+    Delete,
+    Extend,
+    Operation,
+    Recover,
+    Release,
+    Resume,
+    Settle,
+    Settled,
+    Start,
+    Store,
+    StoreTrouble,
+    Unstorable,
+)
+
+LARGEST_BATCH = 1_024
+MOST_WAITING = 8_192
+"""Above this many operations in the queue, those who bring more wait."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+
+_Entry = tuple[Operation, "asyncio.Future[Any]"]
+
+
+class Committer:
+    """The one way to write to a store. `landed` is called after each commit, before anybody goes on."""
+
+    def __init__(self, store: Store, landed: Callable[[Committed], None], *, commit_each: bool = False) -> None:
+        self.best_due: int | None = None
+        """The best priority that was due and unclaimed after the last batch."""
+        self.batches = 0
+        self._store = store
+        self._landed = landed
+        self._largest = 1 if commit_each else LARGEST_BATCH
+        self._queue: deque[_Entry] = deque()
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @overload
+    async def commit(self, operation: Settle) -> Settled: ...
+    @overload
+    async def commit(self, operation: Create) -> Created: ...
+    @overload
+    async def commit(self, operation: Start | Resume | Cancel | Delete) -> Changed: ...
+    @overload
+    async def commit(self, operation: Claim) -> Claimed: ...
+    @overload
+    async def commit(self, operation: Extend) -> frozenset[int]: ...
+    @overload
+    async def commit(self, operation: Release | Recover) -> int: ...
+
+    async def commit(self, operation: Operation) -> Any:
+        """Hand in an operation; its result once it is durable.
+
+        A caller that is cancelled while its operation still waits takes it back; once it is being written it may land.
+        `Unstorable` where it can never be written, `Unavailable` after `close`.
+        """
+        while len(self._queue) >= MOST_WAITING and not self._closed:
+            await self._wait_for_room()
+        if self._closed:
+            raise Unavailable("the Foreman has been closed")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append((operation, future))
+        if self._writing is None:
+            # Not in the context of whoever comes first: the batch belongs to many.
+            self._writing = asyncio.create_task(self._write_all(), name="committer", context=contextvars.Context())
+        return await future
+
+    async def close(self) -> None:
+        """Write what has been handed in, then refuse more. Idempotent."""
+        self._closed = True
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    async def _wait_for_room(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._room.append(turn)
+        await turn
+
+    async def _write_all(self) -> None:
+        batch: list[_Entry] = []
+        try:
+            while self._queue:
+                batch = self._take()
+                await self._write(batch)
+            batch = []
+        finally:
+            # No await between the last look at the queue and this: what arrives later starts a new writer.
+            self._writing = None
+            if batch:
+                self._abandon(batch, sys.exception())
+
+    def _abandon(self, batch: list[_Entry], error: BaseException | None) -> None:
+        """The store itself is at fault: nobody may wait for ever."""
+        self._closed = True
+        waiting, self._queue = [*batch, *self._queue], deque()
+        reason = f"{type(error).__name__}: {error}" if error else "it was stopped"
+        _fail(waiting, Unavailable(f"the Foreman's writer broke off: {reason}"))
+        for turn in self._room:
+            if not turn.done():
+                turn.set_result(None)
+
+    def _take(self) -> list[_Entry]:
+        batch: list[_Entry] = []
+        while self._queue and len(batch) < self._largest:
+            entry = self._queue.popleft()
+            if not entry[1].done():
+                batch.append(entry)
+        while self._room and len(self._queue) < MOST_WAITING:
+            turn = self._room.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        return batch
+
+    async def _write(self, batch: list[_Entry]) -> None:
+        pause = FIRST_PAUSE
+        while batch:
+            try:
+                committed = await self._store.commit([operation for operation, _ in batch])
+            except Unstorable as error:
+                await self._halve(batch, error)
+                return
+            except StoreTrouble as error:
+                observe.emit("foreman.trouble", error=str(error))
+                if self._closed:
+                    _fail(batch, error)
+                    return
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                batch = [entry for entry in batch if not entry[1].done()]
+            else:
+                self._release(batch, committed)
+                return
+
+    async def _halve(self, batch: list[_Entry], error: Unstorable) -> None:
+        if len(batch) == 1:
+            _fail(batch, error)
+            return
+        middle = len(batch) // 2
+        await self._write(batch[:middle])
+        await self._write(batch[middle:])
+
+    def _release(self, batch: list[_Entry], committed: Committed) -> None:
+        self.batches += 1
+        self.best_due = committed.best_due
+        self._landed(committed)
+        for (_, future), result in zip(batch, committed.results, strict=True):
+            if not future.done():
+                future.set_result(result)
+
+
+def _fail(entries: list[_Entry], error: BaseException) -> None:
+    for _, future in entries:
+        if not future.done():
+            future.set_exception(error)

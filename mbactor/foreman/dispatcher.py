@@ -1,0 +1,372 @@
+"""`Dispatcher`: claims due steps in batches, runs them, and extends their leases while they run.
+
+    dispatcher = Dispatcher(engine, "worker-1")
+    await dispatcher.run()          # until cancelled; or until `drain` lets it end
+
+Resident coroutines run the steps, made when first needed and at most `slots`. A step that completes hands its worker
+the next one of its flow, in the same transaction and from memory, unless something more urgent is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+from collections import deque
+from collections.abc import Collection, Sequence
+
+from mbactor import observe
+from mbactor.errors import MbactorError, ReducerError
+from mbactor.foreman.engine import Engine
+from mbactor.foreman.keys import new_token
+from mbactor.foreman.model.flow import Flow, finish
+from mbactor.foreman.plan import Plan, Run, decide, fail
+from mbactor.foreman.step import (
+    HandOff,
+    Head,
+    Held,
+    budget_of,
+    carrier,
+    execute,
+    failed,
+    load,
+    postponed,
+    settlement,
+    successors,
+    was_refused,
+)
+from mbactor.foreman.store.store import (
+    Child,
+    Claim,
+    Claimed,
+    Extend,
+    FlowRow,
+    Lease,
+    Material,
+    NewStep,
+    Release,
+    Settle,
+    StoreTrouble,
+    Unstorable,
+)
+from mbactor.seams import checkpoint
+
+MOST_IN_A_ROW = 64
+"""So many steps one flow may be handed on while others of its priority wait."""
+LARGEST_CLAIM = 256
+READ_PAUSE = 0.2
+CANCEL_GRACE = 1.0
+
+
+class Dispatcher:
+    """A worker: up to `slots` steps running at once, under leases of its own.
+
+    `worker_id` must be unique among the dispatchers of an engine; a new dispatcher with the id of one that crashed
+    first gives back what that one held.
+    """
+
+    def __init__(self, engine: Engine, worker_id: str, slots: int = 256) -> None:
+        self.lease = Lease(f"{worker_id}@{engine.name}", engine.lease)
+        self.slots = slots
+        self._engine = engine
+        self._held: dict[int, Held] = {}
+        self._promised = 0
+        self._ready: deque[Held] = deque()
+        self._resting: list[asyncio.Future[Held]] = []
+        self._residents: set[asyncio.Task[None]] = set()
+        self._bell = asyncio.Event()
+        self._draining = False
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._group: asyncio.TaskGroup | None = None
+        self._context = contextvars.Context()
+
+    # --- what the engine asks --------------------------------------------------------------------------------
+
+    @property
+    def free(self) -> int:
+        """How many more steps it takes now."""
+        if self._draining or self._group is None:
+            return 0
+        return self.slots - len(self._held) - self._promised
+
+    @property
+    def running(self) -> int:
+        """How many steps it holds."""
+        return len(self._held)
+
+    def reserve(self, count: int) -> None:
+        """Keep room for steps that are about to be handed over (negative: no longer)."""
+        self._promised += count
+
+    def take(self, held: Held) -> None:
+        """Run a step that is leased to this worker."""
+        self._held[held.step_id] = held
+        self._quiet.clear()
+        while self._resting:
+            future = self._resting.pop()
+            if not future.done():
+                future.set_result(held)
+                return
+        if self._group is None or len(self._residents) >= self.slots:
+            self._ready.append(held)
+            return
+        resident = self._group.create_task(self._reside(held), context=self._context.copy())
+        self._residents.add(resident)
+        resident.add_done_callback(self._residents.discard)
+
+    def ring(self) -> None:
+        """There is work."""
+        self._bell.set()
+
+    def cancel(self, flow_ids: Collection[int]) -> None:
+        """End the tasks of these flows that run here."""
+        for held in list(self._held.values()):
+            if held.head.id in flow_ids:
+                _cancel(held)
+
+    # --- its life --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until cancelled, or until `drain` has ended it. Leases held when it is cancelled stay until `release`,
+        or until they are over.
+        """
+        self._context = contextvars.copy_context()
+        await self.release()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                self._engine.register(self)
+                beat = group.create_task(self._beat())
+                try:
+                    await self._claim_all()
+                    await self._quiet.wait()
+                finally:
+                    self._engine.unregister(self)
+                    beat.cancel()
+                    for resident in self._residents:
+                        resident.cancel()
+        finally:
+            self._group = None
+            self._held.clear()
+            self._residents.clear()
+            self._resting.clear()
+            self._quiet.set()
+
+    async def drain(self, within: float = 5.0) -> None:
+        """Stop gracefully: claim nothing more, let what runs end within the limit, then cancel it and give it back."""
+        self._draining = True
+        self._bell.set()
+        if not await self._quiet_within(within):
+            for held in list(self._held.values()):
+                _cancel(held)
+            await self._quiet_within(CANCEL_GRACE)
+        await self.release()
+
+    async def _quiet_within(self, limit: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await self._quiet.wait()
+        return self._quiet.is_set()
+
+    async def release(self) -> int:
+        """Give back all that this worker id holds, at once; how many steps. A supervisor calls it after a crash."""
+        return await self._engine.committer.commit(Release(self.lease.worker))
+
+    # --- claiming --------------------------------------------------------------------------------------------
+
+    async def _claim_all(self) -> None:
+        while not self._draining:
+            self._bell.clear()
+            pause: float | None = self._engine.poll_interval
+            room = min(self.free, LARGEST_CLAIM)
+            if room > 0:
+                self.reserve(room)
+                try:
+                    claimed = await self._engine.committer.commit(Claim(self.lease, room))
+                finally:
+                    self.reserve(-room)
+                await self._begin(claimed)
+                pause = self._pause(claimed, room)
+            if not self._bell.is_set() and pause:
+                await self._rest(pause)
+
+    def _pause(self, claimed: Claimed, room: int) -> float:
+        if len(claimed.steps) == room and self.free > 0:
+            return 0.0
+        if claimed.next_due is None or self.free <= 0:
+            return self._engine.poll_interval
+        # A moment more, so that the database's clock has passed the time by then.
+        return min(self._engine.poll_interval, claimed.next_due + 0.001)
+
+    async def _rest(self, pause: float) -> None:
+        timer = asyncio.get_running_loop().call_later(pause, self._bell.set)
+        try:
+            await self._bell.wait()
+        finally:
+            timer.cancel()
+
+    async def _begin(self, claimed: Claimed) -> None:
+        await checkpoint("foreman.claim.after", worker=self.lease.worker, count=len(claimed.steps))
+        heads: dict[int, Head] = {}
+        unread = [row.id for row in claimed.steps if row.state is None]
+        materials = await self._materials(unread) if unread else {}
+        for row in claimed.steps:
+            if row.flow_id not in heads:
+                heads[row.flow_id] = await self._head(claimed.flows[row.flow_id])
+            held = Held.claimed(heads[row.flow_id], self._engine.store.shard, row, claimed.now)
+            held.material = materials.get(row.id)
+            self.take(held)
+
+    async def _head(self, row: FlowRow) -> Head:
+        return Head(self._engine.store.shard, row, await self._engine.graphs.get(row.graph))
+
+    # --- leases ----------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        """Extend the leases of all that runs, three times a lease. What is no longer ours is ended."""
+        while True:
+            await asyncio.sleep(self.lease.seconds / 3)
+            mine = list(self._held.values())
+            if mine:
+                pairs = tuple((held.step_id, held.lease_number) for held in mine)
+                still = await self._engine.committer.commit(Extend(self.lease, pairs))
+                for held in mine:
+                    if held.step_id not in still:
+                        _cancel(held)
+
+    # --- running ---------------------------------------------------------------------------------------------
+
+    async def _reside(self, first: Held) -> None:
+        held: Held | None = first
+        while True:
+            held = await self._run_one(held) if held is not None else None
+            if held is None and self._ready:
+                held = self._ready.popleft()
+            if held is None:
+                future: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
+                self._resting.append(future)
+                held = await future
+
+    async def _run_one(self, held: Held) -> Held | None:
+        """Run a step and settle it; the step to go on with, if this worker was handed one."""
+        following: list[Held] = []
+        try:
+            following = await self._step(held)
+        finally:
+            self._held.pop(held.step_id, None)
+            if not following:
+                self._freed()
+        for other in following[1:]:
+            self.take(other)
+        if following:
+            self._held[following[0].step_id] = following[0]
+            return following[0]
+        return None
+
+    def _freed(self) -> None:
+        if not self._held:
+            self._quiet.set()
+        if self._engine.committer.best_due is not None:
+            self._bell.set()
+
+    async def _step(self, held: Held) -> list[Held]:
+        if held.state is None and not await self._load(held):
+            return []
+        flow = carrier(held)
+        with observe.span(
+            "step", held.node, parent=held.head.trace_parent, flow=held.head.correlation_id, attempt=held.attempt
+        ) as seen:
+            await checkpoint("foreman.execute.before", node=held.node, worker=self.lease.worker, attempt=held.attempt)
+            if held.cancelled:
+                return []
+            error = await execute(self._engine.host, held, flow)
+            await checkpoint("foreman.execute.after", node=held.node, worker=self.lease.worker, attempt=held.attempt)
+            if held.cancelled:
+                seen["ended"] = "cancelled"
+                return []
+            budget = budget_of(held)
+            if was_refused(error) and held.refused_for < budget:
+                seen["ended"] = "refused"
+                return await self._settle(held, None, postponed(held, budget / 8))
+            plan = self._decide(held, flow, error)
+            seen["ended"] = plan.kind
+            if plan.error is not None and isinstance(seen, observe.Span):
+                seen.error = plan.error
+        return await self._carry_out(held, plan)
+
+    async def _load(self, held: Held) -> bool:
+        """Fold the input of a step that was not handed over in memory. False where there is nothing left to run."""
+        material = held.material or (await self._materials([held.step_id])).get(held.step_id)
+        if material is None:
+            return False
+        try:
+            load(held, material)
+        except ReducerError as error:
+            await self._settle(held, None, failed(held, fail(error, held.before)))
+            return False
+        return True
+
+    async def _materials(self, step_ids: Sequence[int]) -> dict[int, Material]:
+        while True:
+            try:
+                return await self._engine.store.materials(step_ids)
+            except StoreTrouble as error:
+                observe.emit("foreman.trouble", error=str(error))
+                await asyncio.sleep(READ_PAUSE)
+
+    async def _child(self, held: Held, plan: Plan) -> Child:
+        """The flow that a parked step calls. Errors of its graph fail the step."""
+        assert plan.park is not None
+        workflow = plan.park.workflow or ""
+        frozen = await self._engine.graphs.load(workflow, held.head.baggage)
+        state = bytes(plan.park.payload)
+        entry = NewStep(frozen.graph.entry_point, new_token(), held.depth + 1, held.head.priority, state=state)
+        return Child(new_token(), workflow, frozen.graph.name, frozen.hash, frozen.json, entry)
+
+    def _decide(self, held: Held, flow: Flow, error: BaseException | None) -> Plan:
+        run = Run(finish(flow, error), flow.changes, held.before, flow.signals)
+        return decide(held.head.graph, held.node, in_cohort=held.spawn_id is not None, state=held.state or {}, run=run)
+
+    async def _carry_out(self, held: Held, plan: Plan) -> list[Held]:
+        child = None
+        if plan.park is not None and plan.park.kind == "subgraph":
+            try:
+                child = await self._child(held, plan)
+            except MbactorError as error:
+                plan = fail(error, held.before)
+        kept = self._kept(held, plan)
+        self.reserve(max(0, kept - 1))
+        try:
+            return await self._settle(held, plan, settlement(held, plan, HandOff(self.lease, kept), child))
+        except Unstorable as error:
+            # Written again without what the run produced: that is what the database refuses.
+            return await self._settle(held, None, failed(held, fail(error, held.before)))
+        finally:
+            self.reserve(-max(0, kept - 1))
+
+    async def _settle(self, held: Held, plan: Plan | None, one: Settle) -> list[Held]:
+        await checkpoint("foreman.settle.before", node=held.node, worker=self.lease.worker, status=one.status)
+        settled = await self._engine.committer.commit(one)
+        await checkpoint("foreman.settle.after", node=held.node, worker=self.lease.worker, landed=settled.landed)
+        if one.delay:
+            self._engine.ring_after(one.delay)
+        if not settled.landed or plan is None:
+            return []
+        return successors(held, plan, settled.inserted, self._engine.store.shard, settled.now)
+
+    def _kept(self, held: Held, plan: Plan) -> int:
+        """How many of the steps that follow this worker keeps. Its own place is one of them."""
+        best, priority = self._engine.committer.best_due, held.head.priority
+        if self._draining or plan.delay or plan.kind in {"complete", "fail", "retry", "park"}:
+            return 0
+        if best is not None and (best < priority or (best == priority and held.streak >= MOST_IN_A_ROW)):
+            return 0
+        return 1 if plan.kind != "fan_out" else min(len(plan.targets), 1 + max(0, self.free))
+
+
+def _cancel(held: Held) -> None:
+    if not held.cancelled:
+        held.cancelled = True
+        if held.executing is not None:
+            held.executing.cancel()

@@ -1,0 +1,341 @@
+"""`Engine`: durable flows over a store and a host.
+
+    engine = Engine(await open_store("sqlite:///flows.db"), host)
+    flow_key = await engine.create("https://credit.example:428/approval", {"credit_score": 700})
+    outcome = await engine.wait(flow_key)
+
+Every operation has one shape: check what was given, hand one value to the committer, tell whoever runs or waits. A
+flow whose `create` has returned is durable. The engine runs no task itself: a `Dispatcher` does, here or in any
+process that shares the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
+
+from mbactor import observe
+from mbactor.errors import BadRequest, FlowConflict, Unavailable
+from mbactor.foreman.committer import Committer
+from mbactor.foreman.graphs import FrozenGraph, Graphs
+from mbactor.foreman.host import Host
+from mbactor.foreman.keys import Key, new_token, not_found, parse_key
+from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
+from mbactor.foreman.model.state import Fields, decode_all, decode_fields, encode_fields, encode_value, initial_state
+from mbactor.foreman.reader import Reader
+from mbactor.foreman.step import Head, Held
+from mbactor.foreman.store.store import (
+    Cancel,
+    Changed,
+    Committed,
+    Create,
+    Created,
+    Delete,
+    FlowRow,
+    Lease,
+    NewStep,
+    Resume,
+    Start,
+    Stopped,
+    Store,
+)
+from mbactor.foreman.waiters import GONE, Waiters
+from mbactor.seams import checkpoint
+
+Steps = list[StepRecord]
+MOST_FRESH = 65_536
+
+
+class Runner(Protocol):
+    """What the engine knows of a dispatcher: who may be handed a step at once."""
+
+    @property
+    def lease(self) -> Lease: ...
+    @property
+    def free(self) -> int: ...
+    def reserve(self, count: int) -> None: ...
+    def take(self, held: Held) -> None: ...
+    def ring(self) -> None: ...
+    def cancel(self, flow_ids: Collection[int]) -> None: ...
+
+
+class Engine:
+    """The operations on flows of one shard. Used from one event loop; `close` it before the store.
+
+    `lease` is how many seconds a worker has a step without a sign of life. `commit_each` gives each write a transaction
+    of its own, which a debugger wants and which costs most of the speed. `stopped` is called for each flow that comes
+    to rest in this process, after its commit.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        host: Host,
+        *,
+        default_time_budget: float = 20.0,
+        lease: float = 10.0,
+        poll_interval: float = 0.5,
+        commit_each: bool = False,
+        stopped: Callable[[Stopped], None] | None = None,
+    ) -> None:
+        self.store = store
+        self.host = host
+        self.lease = lease
+        self.poll_interval = poll_interval
+        self.default_time_budget = default_time_budget
+        self.name = secrets.token_hex(4)
+        """Part of every lease's owner, so that two processes with equal worker names never share one."""
+        self.committer = Committer(store, self._landed, commit_each=commit_each)
+        self.graphs = Graphs(store, host)
+        self._reader = Reader(store, self.graphs)
+        self._waiters = Waiters(store, poll_interval)
+        self._runners: list[Runner] = []
+        self._stopped = stopped
+        self._fresh: OrderedDict[int, str] = OrderedDict()
+        """Flows created here that have not stopped, as far as this process knows: `wait` need not read those."""
+        self._closed = False
+
+    # --- life of a flow ------------------------------------------------------------------------------------
+
+    async def create(
+        self, workflow: str, state: Any = None, options: FlowOptions | None = None, *, start: bool = True
+    ) -> str:
+        """Create a flow and return its key once it is durable. With `start=False` it waits for `start`.
+
+        InvalidGraph, InvalidState and BadRequest come before anything is written. With an idempotency key, creating
+        again returns the first flow's key.
+        """
+        self._check_open()
+        options = options or FlowOptions()
+        if not workflow:
+            raise BadRequest("workflow='': expected the URL of a workflow")
+        fields = initial_state(state)
+        baggage = _baggage(options.baggage)
+        frozen = await self.graphs.load(workflow, options.baggage)
+        thread_id = await self._thread(options.thread_key)
+        runner = self._runner_for(options.priority) if start and options.start_at is None else None
+        new = self._create(workflow, fields, options, frozen, baggage, thread_id, start, runner)
+        await checkpoint("foreman.create.before", workflow=workflow)
+        try:
+            created = await self.committer.commit(new)
+        finally:
+            if runner is not None:
+                runner.reserve(-1)
+        return await self._created(new, created, fields, frozen, runner)
+
+    async def _created(
+        self, new: Create, created: Created, fields: Fields, frozen: FrozenGraph, runner: Runner | None
+    ) -> str:
+        key = Key(self.store.shard, created.flow_id, created.token)
+        if created.existed:
+            if created.workflow != new.workflow:
+                raise FlowConflict(f"idempotency_key={new.idempotency_key!r} belongs to a flow of {created.workflow!r}")
+            return str(key)
+        self._fresh[key.id] = key.token
+        if len(self._fresh) > MOST_FRESH:
+            self._fresh.popitem(last=False)
+        if runner is not None:
+            head = Head(self.store.shard, _row_of(new, created), frozen.graph)
+            step_key = str(Key(self.store.shard, created.step_id, new.entry.token))
+            runner.take(Held(head, step_key, created.step_id, new.entry, fields, created.now))
+        observe.emit("flow.started", flow=key.correlation_id, workflow=new.workflow)
+        await checkpoint("foreman.create.after", flow=key.correlation_id)
+        return str(key)
+
+    def _create(
+        self, workflow: str, fields: Fields, options: FlowOptions, frozen: FrozenGraph, baggage: bytes | None,
+        thread_id: int | None, start: bool, runner: Runner | None,
+    ) -> Create:  # fmt: skip
+        due_at = options.start_at.timestamp() if isinstance(options.start_at, dt.datetime) else None
+        delay = options.start_at if isinstance(options.start_at, float) else 0.0
+        if runner is not None:
+            runner.reserve(1)
+        entry = NewStep(
+            frozen.graph.entry_point, new_token(), 1, options.priority, state=encode_fields(fields),
+            delay=delay, due_at=due_at, lease=runner.lease if runner is not None else None,
+        )  # fmt: skip
+        return Create(
+            new_token(), workflow, frozen.graph.name, frozen.hash, frozen.json, entry, start, baggage, options.priority,
+            options.fairness_key, options.fairness_weight, _seconds(options.time_budget) or self.default_time_budget,
+            thread_id, options.idempotency_key, observe.traceparent(), options.delete_on_completion,
+            options.notify_on_stop,
+        )  # fmt: skip
+
+    async def start(self, flow_key: str) -> None:
+        """Start a flow that was created with `start=False`. FlowConflict where it has been started."""
+        key = self._key(flow_key)
+        self._judge(key, "start", await self.committer.commit(Start(key.id, key.token)))
+
+    async def resume(self, flow_key: str, data: Any = None, step_key: str | None = None) -> None:
+        """Answer an interrupt with any JSON value ({} by default): that of `step_key`, else the earliest.
+
+        FlowConflict where nothing waits for an answer.
+        """
+        key = self._key(flow_key)
+        answer = bytes(encode_value({} if data is None else data, "the answer"))
+        step = parse_key(step_key, "step") if step_key is not None else None
+        one = Resume(key.id, key.token, answer, step and step.id, step and step.token)
+        self._judge(key, "resume", await self.committer.commit(one))
+
+    async def cancel(self, flow_key: str, reason: str = "") -> None:
+        """End a flow that has not ended, with the flows it called. Tasks that run here are cancelled; the result of one
+        that runs elsewhere is refused. FlowConflict where the flow has ended.
+        """
+        key = self._key(flow_key)
+        changed = await self.committer.commit(Cancel(key.id, key.token, reason.replace("\0", "\ufffd").strip()))
+        self._judge(key, "cancel", changed)
+        for runner in self._runners:
+            runner.cancel(changed.flows)
+
+    async def delete(self, flow_key: str) -> None:
+        """Remove a flow that rests, with all its steps; an interrupted one is ended by it. FlowConflict while it runs."""
+        key = self._key(flow_key)
+        self._judge(key, "delete", await self.committer.commit(Delete(key.id, key.token)))
+
+    # --- waiting and reading -------------------------------------------------------------------------------
+
+    async def wait(self, flow_key: str) -> FlowOutcome:
+        """The outcome once the flow stops: completed, failed, cancelled or interrupted. FlowNotFound when it is gone."""
+        key = self._key(flow_key)
+        while True:
+            with self._waiters.waiting(key.id) as future:
+                if self._fresh.get(key.id) != key.token:
+                    outcome = await self._reader.snapshot(key)
+                    if outcome.stopped:
+                        return outcome
+                stopped = await future
+            self._fresh.pop(key.id, None)
+            if stopped.status == GONE:
+                raise not_found("flow")
+            if stopped.final_state is not None:
+                state = decode_all(decode_fields(stopped.final_state))
+                return FlowOutcome(flow_key=flow_key, status="completed", state=state)
+
+    async def poll(self, flow_key: str, within: float) -> FlowOutcome:
+        """As `wait`; when the time is over, the outcome so far."""
+        try:
+            async with asyncio.timeout(within):
+                return await self.wait(flow_key)
+        except TimeoutError:
+            return await self.snapshot(flow_key)
+
+    async def snapshot(self, flow_key: str) -> FlowOutcome:
+        """How the flow stands now."""
+        return await self._reader.snapshot(self._key(flow_key))
+
+    async def history(self, flow_key: str) -> Steps:
+        """Its steps, without payloads, by depth and age."""
+        return await self._reader.history(self._key(flow_key))
+
+    async def step(self, step_key: str) -> StepRecord:
+        """One step, with its payloads."""
+        return await self._reader.step(parse_key(step_key, "step"))
+
+    async def list(
+        self, *, status: str | None = None, workflow: str | None = None, limit: int = 100, cursor: str = ""
+    ) -> FlowPage:
+        """Flows, newest first; `next_cursor` leads to the next page."""
+        return await self._reader.page(status=status, workflow=workflow, limit=limit, cursor=cursor)
+
+    async def close(self) -> None:
+        """Write what has been handed in, refuse more, and let go of those who wait. Idempotent. The store stays open."""
+        self._closed = True
+        await self.committer.close()
+        await self._waiters.close()
+
+    # --- those who run ---------------------------------------------------------------------------------------
+
+    def register(self, runner: Runner) -> None:
+        """From now on the runner may be handed steps and is told of work."""
+        self._runners.append(runner)
+
+    def unregister(self, runner: Runner) -> None:
+        self._runners = [one for one in self._runners if one is not runner]
+
+    def ring(self) -> None:
+        """There is work: wake the runner with the most room."""
+        runner = max(self._runners, key=lambda one: one.free, default=None)
+        if runner is not None and runner.free > 0:
+            runner.ring()
+
+    def ring_after(self, delay: float) -> None:
+        """There will be work after a delay. Longer ones are found by the poll, which knows when the next is due."""
+        if 0 < delay <= self.poll_interval:
+            asyncio.get_running_loop().call_later(delay, self.ring)
+
+    def _runner_for(self, priority: int) -> Runner | None:
+        """Who may be handed a new flow's first step at once: nobody while something that is due comes before it."""
+        best = self.committer.best_due
+        if best is not None and best <= priority:
+            return None
+        runner = max(self._runners, key=lambda one: one.free, default=None)
+        return runner if runner is not None and runner.free > 0 else None
+
+    def _landed(self, committed: Committed) -> None:
+        if committed.best_due is not None:
+            self.ring()
+        if not committed.stopped:
+            return
+        for one in committed.stopped:
+            self._fresh.pop(one.flow_id, None)
+            if one.status != GONE:
+                flow = f"{self.store.shard}-{one.flow_id}"
+                observe.emit("flow.stopped", flow=flow, workflow=one.workflow, status=one.status)
+                if self._stopped is not None:
+                    self._stopped(one)
+        self._waiters.release(committed.stopped)
+
+    # --- checks ------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("the Foreman has been closed")
+
+    def _key(self, flow_key: str) -> Key:
+        self._check_open()
+        key = parse_key(flow_key)
+        if key.shard != self.store.shard:
+            raise not_found("flow")
+        return key
+
+    def _judge(self, key: Key, verb: str, changed: Changed) -> None:
+        if changed.done:
+            return
+        if changed.status is None:
+            raise not_found("flow")
+        if changed.called:
+            raise BadRequest(f"flow {key.correlation_id} cannot {verb}: {changed.detail}")
+        detail = f": {changed.detail}" if changed.detail else ""
+        raise FlowConflict(
+            f"flow {key.correlation_id} is {changed.status}, so it cannot {verb}{detail}", flow_status=changed.status
+        )
+
+    async def _thread(self, thread_key: str | None) -> int | None:
+        if thread_key is None:
+            return None
+        anchor = await self._reader.flow(self._key(thread_key))
+        if anchor.caller_id is not None:
+            raise BadRequest("thread_key names a flow that another flow called; give that one's")
+        return anchor.thread_id or anchor.id
+
+
+def _baggage(baggage: Mapping[str, Any]) -> bytes | None:
+    return bytes(encode_value(baggage, "baggage")) if baggage else None
+
+
+def _seconds(value: Any) -> float | None:
+    # FlowOptions has turned every spelling of a duration into seconds.
+    return value if isinstance(value, float) else None
+
+
+def _row_of(new: Create, created: Created) -> FlowRow:
+    return FlowRow(
+        created.flow_id, created.token, "running", new.workflow, new.name, new.graph_hash, new.baggage, new.priority,
+        new.fairness_key, new.fairness_weight, new.time_budget, new.thread_id, None, None, new.idempotency_key,
+        new.trace_parent, int(new.delete_on_completion), new.notify_on_stop, None, None, None, created.now, created.now,
+        created.now,
+    )  # fmt: skip

@@ -1,0 +1,244 @@
+"""`@task` and `@workflow`: what an actor class contributes to workflows.
+
+    @task
+    async def verify_credit(self, credit_score: int) -> CreditVerdict: ...
+
+    @workflow
+    def approval(self) -> Graph: ...
+
+A task's parameters are fields of the flow's state, by name; the fields of its result are written back. One
+that needs signals asks for a parameter of type `Flow`. Tasks do not pass the actor's serial gate, for a
+task's state is the flow's: what they need of the actor's own state they ask its endpoints for. A plain
+`def` task runs in a worker thread.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any, overload
+
+import msgspec
+
+from mbactor import offload
+from mbactor.errors import BadRequest, MbactorError
+from mbactor.foreman.model.flow import Flow, Parked, finish
+from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.model.state import decode_fields, decode_value, encode_value
+from mbactor.kernel.context import Call
+from mbactor.kernel.feature import Feature, Invoke, Route, host_of
+from mbactor.kernel.schema import Signature, locals_where_defined, signature_of
+from mbactor.transport.address import TASK_PORT
+from mbactor.transport.message import JSON
+
+
+class TaskReference:
+    """A task or a workflow taken as a reference: `Credit.verify_credit`, `Credit.approval`.
+
+    A graph names its nodes, and `Flows` its workflows, by such references.
+    """
+
+    __slots__ = ("feature", "owner")
+
+    def __init__(self, feature: Feature, owner: type) -> None:
+        self.feature = feature
+        self.owner = owner
+
+    @property
+    def node_name(self) -> str:
+        """What a graph calls the node: the method's name."""
+        return self.feature.name
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
+        return str(self.feature.address(host_of(self.owner)))
+
+    def __repr__(self) -> str:
+        return f"{self.owner.__name__}.{self.feature.name}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TaskReference) and (other.feature, other.owner) == (self.feature, self.owner)
+
+    def __hash__(self) -> int:
+        return hash((self.feature, self.owner))
+
+
+class Task(Feature):
+    """What `@task` makes of a method."""
+
+    port = TASK_PORT
+    aside = True
+
+    def __init__(
+        self, function: Callable[..., Any], *, serial: bool = False, local_names: dict[str, Any] | None
+    ) -> None:
+        super().__init__(function, method="POST", local_names=local_names)
+        self.aside = not serial
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> TaskReference: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[..., Any]: ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return TaskReference(self, owner) if instance is None else types.MethodType(self.function, instance)
+
+    def signature(self, owner: type) -> Signature:
+        read = signature_of(self.function, owner, self.local_names, Flow)
+        return CarrierSignature(read.name, list(read.parameters.values()), read.returns, read.given)
+
+    def handler(self, route: Route) -> Invoke:
+        function, signature = self.function, route.signature
+        threaded = not inspect.iscoroutinefunction(function)
+
+        async def invoke(actor: Any, call: Call) -> Any:
+            carried = call.kwargs is not None
+            flow: Flow = call.kwargs["flow"] if carried else Flow.from_wire(call.arguments()["carrier"])
+            error: BaseException | None = None
+            try:
+                arguments = _arguments(signature, flow)
+                if threaded:
+                    result = await offload.run(_in_thread, function, actor, arguments)
+                else:
+                    result = await function(actor, **arguments)
+                _write_result(signature, flow, result)
+            except (Parked, BaseExceptionGroup) as raised:
+                error = raised
+            return Ran(error) if carried else _wire_result(flow, error)
+
+        return invoke
+
+
+class CarrierSignature(Signature):
+    """Its bytes are a carrier on the way in and what the carrier came back with on the way out."""
+
+    __slots__ = ()
+
+    def decode(self, body: bytes, content_type: str, query: str = "") -> dict[str, Any]:  # noqa: ARG002
+        return {"carrier": body}
+
+    def returned(self, value: Any) -> Any:
+        return value
+
+    def encode_result(self, value: Any, content_type: str = JSON) -> tuple[bytes, str]:
+        return bytes(value), content_type
+
+
+class Ran:
+    """How a task run in this process came back: `error` is None, or the park that unwound it."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Workflow(Feature):
+    """What `@workflow` makes of a method that returns a `Graph`."""
+
+    port = TASK_PORT
+    aside = True
+
+    def __init__(self, function: Callable[..., Any], *, local_names: dict[str, Any] | None) -> None:
+        super().__init__(function, method="POST", local_names=local_names)
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> TaskReference: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[..., Any]: ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return TaskReference(self, owner) if instance is None else types.MethodType(self.function, instance)
+
+    def signature(self, owner: type) -> Signature:
+        return CarrierSignature(f"{owner.__name__}.{self.name}", [], Any)
+
+    def handler(self, route: Route) -> Invoke:
+        function = self.function
+
+        async def invoke(actor: Any, call: Call) -> Any:
+            made = function(actor)
+            graph = await made if inspect.isawaitable(made) else made
+            if not isinstance(graph, Graph):
+                raise MbactorError(f"{route.name} returned {type(graph).__name__}; a workflow returns a Graph")
+            return graph if call.kwargs is not None else graph.to_json().encode()
+
+        return invoke
+
+
+class _TaskDecorator:
+    def __init__(self, *, serial: bool) -> None:
+        self._serial = serial
+
+    def __call__(self, function: Callable[..., Any], /) -> Task:
+        return Task(function, serial=self._serial, local_names=locals_where_defined(2))
+
+
+@overload
+def task(function: Callable[..., Any], /) -> Task: ...
+@overload
+def task(*, serial: bool = False) -> _TaskDecorator: ...
+def task(function: Callable[..., Any] | None = None, /, *, serial: bool = False) -> Any:
+    """Declare a task: one node's work in workflows.
+
+        @task
+        async def verify_credit(self, credit_score: int) -> CreditVerdict: ...
+
+    Its work is done at least once and its outcome recorded at most once; `flow.step_key` is the same over all
+    runs of one step. An exception fails the step (or takes its on_error transition); the actor goes on.
+    `serial=True` makes it queue with the actor's endpoints.
+    """
+    if function is not None:
+        return Task(function, local_names=locals_where_defined(2))
+    return _TaskDecorator(serial=serial)
+
+
+def workflow(function: Callable[..., Any], /) -> Workflow:
+    """Declare a workflow: a method that builds and returns its `Graph`. It is asked for once a flow."""
+    return Workflow(function, local_names=locals_where_defined(2))
+
+
+def _arguments(signature: Signature, flow: Flow) -> dict[str, Any]:
+    live = flow.fields
+    arguments: dict[str, Any] = dict.fromkeys(signature.given, flow)
+    for name, parameter in signature.parameters.items():
+        raw = live.get(name)
+        if raw is not None:
+            arguments[name] = _decoded(signature, name, raw, parameter.type)
+        elif parameter.required:
+            if type(None) not in parameter.exact:
+                raise BadRequest(f"{signature.name} needs the field `{name}`, which the flow's state does not have")
+            arguments[name] = None
+    return arguments
+
+
+def _decoded(signature: Signature, name: str, raw: msgspec.Raw, type_: Any) -> Any:
+    try:
+        return decode_value(raw, type_)
+    except (MbactorError, msgspec.MsgspecError) as error:
+        raise BadRequest(f"{signature.name}: the field `{name}` of the state does not fit: {error}") from None
+
+
+def _write_result(signature: Signature, flow: Flow, result: Any) -> None:
+    """Every field of the result is a change of the flow."""
+    if result is None:
+        return
+    raw = encode_value(result, f"the result of {signature.name}")
+    if not bytes(raw).startswith(b"{"):
+        raise MbactorError(
+            f"{signature.name} returned {type(result).__name__}; a task returns fields (a Struct, TypedDict, dataclass or"
+            " dict) or None"
+        )
+    for name, value in decode_fields(raw).items():
+        flow[name] = value
+
+
+def _in_thread(function: Callable[..., Any], actor: Any, arguments: dict[str, Any]) -> Any:
+    return function(actor, **arguments)
+
+
+def _wire_result(flow: Flow, error: BaseException | None) -> bytes:
+    outcome = finish(flow, error)
+    if outcome.error is not None:
+        raise outcome.error
+    return flow.result_to_wire()

@@ -1,0 +1,207 @@
+"""What the Foreman tells of flows, and what it is told when one is created.
+
+Plain values that travel as JSON or msgpack. A state in them is decoded; an error is what `errors.to_wire`
+wrote, and `failure` makes an exception of it again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mbactor import errors
+from mbactor.durations import Duration, seconds
+from mbactor.errors import BadRequest, MbactorError
+from mbactor.foreman.model.status import FlowStatus, StepStatus, is_stopped
+
+if TYPE_CHECKING:
+    Lasting = Duration | None
+    Moment = dt.datetime | Duration | None
+else:
+    # What is left of them once `FlowOptions` has read them, and so what travels.
+    Lasting = float | None
+    Moment = dt.datetime | float | None
+
+WireError = dict[str, Any] | str | None
+"""An error as `errors.to_wire` writes it, or its text."""
+
+
+class FlowOutcome(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """How a flow stands.
+
+        outcome = await flows.run(Credit.approval, {"credit_score": 700})
+        if outcome.status == "completed":
+            print(outcome.state)
+
+    `state` is the final one, or that of the interrupted step, and empty while the flow runs.
+    """
+
+    flow_key: str
+    status: FlowStatus
+    state: dict[str, Any] = {}
+    error: WireError = None
+    """Why it failed."""
+    interrupts: list[tuple[str, Any]] = []
+    """(step key, payload) of each open interrupt; `resume` answers the first unless told otherwise."""
+    cancel_reason: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Over, or waiting for an answer."""
+        return is_stopped(self.status)
+
+    @property
+    def failure(self) -> MbactorError | None:
+        """Why it failed, as an exception."""
+        return failure_of(self.error)
+
+
+class FlowSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A flow in a list: no payloads, but its error text."""
+
+    flow_key: str
+    status: FlowStatus
+    workflow: str = ""
+    """The URL the flow was created with."""
+    workflow_name: str = ""
+    """The graph's own name."""
+    thread_key: str = ""
+    task: str = ""
+    """The node it is at; empty while it is at several."""
+    error: str = ""
+    cancel_reason: str | None = None
+    priority: int = 100
+    fairness_key: str = ""
+    subflow: bool = False
+    trace_id: str = ""
+    created_at: dt.datetime | None = None
+    started_at: dt.datetime | None = None
+    updated_at: dt.datetime | None = None
+
+
+class FlowPage(msgspec.Struct):
+    """A page of flows. An empty `next_cursor` says that it was the last."""
+
+    flows: list[FlowSummary]
+    next_cursor: str = ""
+
+
+class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One step of a flow's history. `Flows.step` fills in the payloads too."""
+
+    step_key: str
+    node: str
+    task: str = ""
+    """The URL that was called."""
+    status: StepStatus
+    depth: int = 0
+    attempt: int = 0
+    error: WireError = None
+    created_at: dt.datetime | None = None
+    started_at: dt.datetime | None = None
+    ended_at: dt.datetime | None = None
+    predecessor: str | None = None
+    successor: str | None = None
+    subflow: Subflow | None = None
+    """The child flow that the step ran last."""
+    reducers: dict[str, str] = {}
+    """At a fan-in: field -> which reducer combined it, and why that one."""
+    state: dict[str, Any] | None = None
+    changes: dict[str, Any] | None = None
+    interrupts: list[Any] | None = None
+    """The payloads of its interrupts, answered or not."""
+
+    @property
+    def failure(self) -> MbactorError | None:
+        """Why it failed, as an exception."""
+        return failure_of(self.error)
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from its start to its end, where it has both."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return max(0.0, (self.ended_at - self.started_at).total_seconds())
+
+
+class Subflow(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A child flow within a history."""
+
+    flow_key: str
+    workflow: str = ""
+    workflow_name: str = ""
+    steps: list[StepRecord] = []
+
+
+class ShardInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """How one shard's database fares; `error` is set where it does not answer."""
+
+    shard: int
+    error: str | None = None
+    latency_ms: float = 0.0
+    steps: int = 0
+    flows: int = 0
+
+
+class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """How a flow is to run; fixed for its life and inherited by what is derived from it.
+
+        FlowOptions(priority=10, time_budget="30s", start_at="1h")
+
+    `BadRequest` (400) names the option that cannot be.
+    """
+
+    priority: int = 100
+    """Lower runs first."""
+    fairness_key: str = ""
+    """Flows of one priority share the workers by this key."""
+    fairness_weight: float = 1.0
+    time_budget: Lasting = None
+    """How long a run of one task may take, where its node does not say; None: the Foreman's default."""
+    delete_on_completion: bool = False
+    notify_on_stop: str | None = None
+    """The host whose sinks of `Foreman.on_flow_stopped` are told at each stop."""
+    baggage: dict[str, Any] = {}
+    thread_key: str | None = None
+    """A flow of the thread that this one joins."""
+    idempotency_key: str | None = None
+    """Creating a flow again with the same key returns the first one's."""
+    start_at: Moment = None
+    """An aware datetime, or a duration from now."""
+
+    def __post_init__(self) -> None:
+        self.time_budget = None if self.time_budget is None else _option_seconds("time_budget", self.time_budget)
+        if isinstance(self.start_at, dt.datetime):
+            if self.start_at.tzinfo is None:
+                raise BadRequest(f"start_at={self.start_at.isoformat()} has no time zone; give an aware datetime")
+        elif self.start_at is not None:
+            self.start_at = _option_seconds("start_at", self.start_at)
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if isinstance(self.time_budget, float) and self.time_budget < 0.001:
+            raise BadRequest(f"time_budget={self.time_budget:g} s is too short; at least 1ms is needed")
+        if self.priority < 0:
+            raise BadRequest(f"priority={self.priority} is negative; 0 runs first, 100 is the default")
+        if not 0 < self.fairness_weight < float("inf"):
+            raise BadRequest(f"fairness_weight={self.fairness_weight} must be a number greater than 0")
+
+
+def failure_of(error: WireError) -> MbactorError | None:
+    """The exception that a recorded error stands for."""
+    match error:
+        case None:
+            return None
+        case str():
+            return MbactorError(error)
+        case wire:
+            return errors.from_wire(wire)
+
+
+def _option_seconds(name: str, value: Any) -> float:
+    try:
+        return seconds(value)
+    except (ValueError, TypeError) as error:
+        raise BadRequest(f"{name}: {error}") from None

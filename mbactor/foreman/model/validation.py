@@ -1,0 +1,250 @@
+"""Every structural rule of a graph, as a function that yields what breaks it (pure).
+
+Whether branches converge is `lineage`'s part. Each problem names its node or edge and says what to do.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mbactor import expressions
+from mbactor.errors import InvalidExpression
+from mbactor.foreman.model import reducers
+from mbactor.foreman.model.transition import END, Transition
+
+if TYPE_CHECKING:
+    from mbactor.foreman.model.graph import Graph
+
+Problems = Iterator[str]
+
+
+def structural_problems(graph: Graph) -> list[str]:
+    """What is wrong with the graph, apart from the convergence of its branches."""
+    found = [problem for rule in _RULES for problem in rule(graph)]
+    for edge in graph.transitions:
+        found += [f"edge {edge}: {problem}" for rule in _EDGE_RULES for problem in rule(graph, edge)]
+    return found
+
+
+def doubts(graph: Graph, result_fields: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What can run but probably is not meant. `result_fields`: node -> field -> annotation."""
+    return [*_dead_ends(graph), *_unfit_prefixes(graph, result_fields)]
+
+
+# --- rules over the whole graph -----------------------------------------------------------------------------
+
+
+def _named(graph: Graph) -> Problems:
+    if not graph.name:
+        yield "the graph has no name; give it one: Graph('Name')"
+
+
+def _populated(graph: Graph) -> Problems:
+    if not graph.nodes:
+        yield "the graph has no nodes; add a transition"
+    for node in graph.nodes:
+        if not node.name:
+            yield "a node has an empty name; give it one"
+        if not node.url:
+            yield f"node {node.name!r} has an empty URL; set it with set_endpoint"
+
+
+def _entered(graph: Graph) -> Problems:
+    if graph.nodes and not graph.has_node(graph.entry_point):
+        yield f"entry point {graph.entry_point!r} is no node of the graph; {_known(graph)}"
+
+
+def _fan_ins_known(graph: Graph) -> Problems:
+    for name in graph.fan_ins:
+        if name == END:
+            yield f"node {END!r} cannot be a fan-in; let the branches meet at a node before it"
+        elif not graph.has_node(name):
+            yield f"node {name!r} is marked fan-in but is no node of the graph; {_known(graph)}"
+        elif not any(edge.target == name for edge in graph.transitions):
+            yield f"node {name!r} is marked fan-in, but no edge leads to it; unmark it or lead branches to it"
+
+
+def _budgets_known(graph: Graph) -> Problems:
+    for name, budget in graph.time_budgets.items():
+        if not graph.has_node(name):
+            yield f"node {name!r} has a time budget but is no node of the graph; {_known(graph)}"
+        elif budget < 0.001:
+            yield f"node {name!r} has a time budget of {budget:g} s; at least 1ms is needed"
+
+
+def _reducers_known(graph: Graph) -> Problems:
+    for field, name in graph.reducers.items():
+        if not reducers.is_known(name):
+            yield (
+                f"field {field!r} has the reducer {name!r}, which nobody registered; "
+                f"known: {', '.join(reducers.known_names())}"
+            )
+
+
+def _one_failure_edge(graph: Graph) -> Problems:
+    counted = Counter((edge.source, edge.kind) for edge in graph.transitions)
+    for (source, kind), count in counted.items():
+        if kind in _FAILURE_BUILDERS and count > 1:
+            yield f"node {source!r} has {count} {kind} edges; only one can be taken, remove the others"
+
+
+def _switch_alone(graph: Graph) -> Problems:
+    for node in graph.nodes:
+        edges = graph.out(node.name)
+        beside = [edge for edge in edges if edge.spawns]
+        if beside and any(edge.kind == "switch" for edge in edges):
+            listed = ", ".join(map(str, beside))
+            yield (
+                f"node {node.name!r} has switch edges and beside them {listed}; make those switch edges too "
+                "(the default is written add_transition_switch(source, target, 'true'))"
+            )
+
+
+def _reachable(graph: Graph) -> Problems:
+    if not graph.has_node(graph.entry_point):
+        return
+    reached = _reached_from(graph, graph.entry_point)
+    for node in graph.nodes:
+        if node.name not in reached:
+            yield (
+                f"node {node.name!r} cannot be reached from the entry point {graph.entry_point!r}; "
+                "add a transition to it or leave it out"
+            )
+
+
+def _reached_from(graph: Graph, entry: str) -> set[str]:
+    reached, waiting = {entry}, deque([entry])
+    while waiting:
+        for edge in graph.out(waiting.popleft()):
+            if edge.target not in reached and edge.target != END:
+                reached.add(edge.target)
+                waiting.append(edge.target)
+    return reached
+
+
+def _ends(graph: Graph) -> Problems:
+    if graph.nodes and not any(edge.target == END for edge in graph.transitions):
+        yield f"graph {graph.name!r} has no edge to END; add_transition(last node, END)"
+
+
+# --- rules over one edge ---------------------------------------------------------------------------------------
+
+
+def _from_known(graph: Graph, edge: Transition) -> Problems:
+    if edge.source == END:
+        yield "leaves END, where the flow is over; start it at a node"
+    elif not graph.has_node(edge.source):
+        yield f"its source {edge.source!r} is no node of the graph; {_known(graph)}"
+
+
+def _to_known(graph: Graph, edge: Transition) -> Problems:
+    if edge.target != END and not graph.has_node(edge.target):
+        yield f"its target {edge.target!r} is no node of the graph; {_known(graph)}"
+
+
+def _complete(_: Graph, edge: Transition) -> Problems:
+    if edge.kind == "switch" and not edge.when:
+        yield "a switch edge needs a condition; the default branch is written 'true'"
+    if edge.kind == "when" and not edge.when:
+        yield "add_transition_when needs a condition; without one use add_transition"
+    if edge.kind == "for_each":
+        if not edge.for_each:
+            yield "for_each names no field; give the array field whose elements become branches"
+        if edge.target == END:
+            yield "for_each leads to END; let each branch run a node"
+
+
+def _no_failure_loop(_: Graph, edge: Transition) -> Problems:
+    if edge.kind in _FAILURE_BUILDERS and edge.source == edge.target:
+        yield f"{edge.kind} leads back to its own node; to run the task again call flow.retry() in it"
+
+
+def _parses(_: Graph, edge: Transition) -> Problems:
+    if edge.when:
+        try:
+            expressions.parse(edge.when)
+        except InvalidExpression as error:
+            yield f"its condition does not parse: {error}"
+
+
+_RULES = (
+    _named,
+    _populated,
+    _entered,
+    _fan_ins_known,
+    _budgets_known,
+    _reducers_known,
+    _one_failure_edge,
+    _switch_alone,
+    _reachable,
+    _ends,
+)
+_EDGE_RULES = (_from_known, _to_known, _complete, _no_failure_loop, _parses)
+_FAILURE_BUILDERS = frozenset({"on_error", "on_timeout"})
+
+
+def _known(graph: Graph) -> str:
+    return "nodes: " + (", ".join(node.name for node in graph.nodes) or "none")
+
+
+# --- doubts ----------------------------------------------------------------------------------------------------
+
+
+def _dead_ends(graph: Graph) -> Problems:
+    for name, stack in graph.open_fan_outs.items():
+        if stack and not graph.out(name):
+            yield (
+                f"node {name!r} is inside the fan-out of {stack[-1]!r} and has no edge that leads on: "
+                "its branch will fail there; lead it to the fan-in"
+            )
+
+
+def _unfit_prefixes(graph: Graph, result_fields: Mapping[str, Mapping[str, Any]]) -> Problems:
+    if not graph.prefix_reducers:
+        return
+    for node, fields in result_fields.items():
+        for field, annotation in fields.items():
+            prefix = reducers.prefix_of(field)
+            if prefix is None or field in graph.reducers or _may_fit(prefix, annotation):
+                continue
+            yield (
+                f"node {node!r} writes {field!r} of type {_text(annotation)}, whose name asks for the "
+                f"reducer of {prefix}*; rename the field, or say what is meant with set_reducer({field!r}, ...)"
+            )
+
+
+_UNFIT: Mapping[str, tuple[type, ...]] = {
+    "sum": (str, bytes, bool, list, tuple, set, frozenset, dict),
+    "list": (str, bytes, bool, int, float, dict),
+    "set": (str, bytes, bool, int, float),
+}
+
+
+def _may_fit(prefix: str, annotation: Any) -> bool:
+    """False only where no value of the annotation fits the prefix."""
+    options = _options(annotation)
+    return not options or not all(
+        isinstance(option, type) and issubclass(option, _UNFIT[prefix]) for option in options
+    )
+
+
+def _options(annotation: Any) -> Sequence[Any]:
+    """The types a value may have, None left out."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+        return [annotation]
+    if typing.get_origin(annotation) in _UNIONS:
+        return [option for each in typing.get_args(annotation) for option in _options(each) if option is not _NONE]
+    return [typing.get_origin(annotation) or annotation]
+
+
+_NONE = type(None)
+_UNIONS = (typing.Union, type(int | str))
+
+
+def _text(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)

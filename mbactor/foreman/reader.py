@@ -1,0 +1,217 @@
+"""The read side: rows become outcomes, histories and lists. Writes nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+
+from mbactor.errors import BadRequest, ReducerError
+from mbactor.foreman.graphs import Graphs
+from mbactor.foreman.keys import Key, not_found
+from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.model.outcome import FlowOutcome, FlowPage, FlowSummary, StepRecord, Subflow
+from mbactor.foreman.model.reducers import fold_explained
+from mbactor.foreman.model.state import Fields, apply, decode_all, decode_fields
+from mbactor.foreman.model.status import FLOW_STATUSES, FlowStatus, StepStatus, is_stopped, is_terminal
+from mbactor.foreman.parks import decode_payloads
+from mbactor.foreman.step import fold_material
+from mbactor.foreman.store.store import FlowFilter, FlowRow, Json, StepRow, Store
+
+MOST_LISTED = 10_000
+
+
+class Reader:
+    """Answers questions about the flows of one store."""
+
+    def __init__(self, store: Store, graphs: Graphs) -> None:
+        self._store = store
+        self._graphs = graphs
+
+    # --- one flow ----------------------------------------------------------------------------------------
+
+    async def flow(self, key: Key) -> FlowRow:
+        """The flow's row; FlowNotFound for an unknown id and a wrong token alike."""
+        row = await self._store.flow(key.id) if key.shard == self._store.shard else None
+        if row is None or row.token != key.token:
+            raise not_found("flow")
+        return row
+
+    async def snapshot(self, key: Key) -> FlowOutcome:
+        """How the flow stands."""
+        row = await self.flow(key)
+        status = cast("FlowStatus", row.status)
+        outcome = FlowOutcome(flow_key=str(key), status=status, cancel_reason=row.cancel_reason)
+        if row.status == "interrupted":
+            waiting = await self._store.interrupted(row.id)
+            outcome.interrupts = [(self._step_key(step), decode_payloads(step.payloads)[-1]) for step in waiting]
+            own = next((step for step in waiting if step.flow_id == row.id), None)
+            outcome.state = decode_all(await self._reached(row, own))
+        elif is_stopped(row.status):
+            outcome.error = _error(row.error)
+            outcome.state = decode_all(await self.final_state(row))
+        return outcome
+
+    async def final_state(self, row: FlowRow) -> Fields:
+        """The state in which a flow ended. One that did not complete ends with what its trunk had reached."""
+        if row.final_state is not None:
+            return decode_fields(row.final_state)
+        return await self._reached(row, None)
+
+    async def _reached(self, row: FlowRow, step: StepRow | None) -> Fields:
+        """The input of a step with what it wrote; by default of the last one on the trunk. A trunk step that has
+        completed while the flow has not is a fan-out: then what its branches completed is folded in.
+        """
+        if step is None:
+            trunk = [one for one in await self._store.steps(row.id) if one.spawn_id is None]
+            step = max(trunk, key=lambda one: one.id, default=None)
+        if step is None:
+            return {}
+        graph = await self._graphs.get(row.graph)
+        if step.status == "completed":
+            cohort = await self._store.cohort(step.id)
+            return {} if cohort is None else _folded_as_far_as_possible(cohort, graph)
+        material = (await self._store.materials([step.id])).get(step.id)
+        state = {} if material is None else _folded_as_far_as_possible(material, graph)
+        return apply(state, decode_fields(step.changes)) if step.changes else state
+
+    # --- steps -------------------------------------------------------------------------------------------
+
+    async def history(self, key: Key) -> list[StepRecord]:
+        """Every step of the flow, by depth and age; flows it called are nested in the step that called them."""
+        return await self._history(await self.flow(key))
+
+    async def _history(self, row: FlowRow) -> list[StepRecord]:
+        graph = await self._graphs.get(row.graph)
+        steps = await self._store.steps(row.id)
+        called: dict[int, FlowRow] = {
+            flow.caller_id: flow for flow in await self._store.called(row.id) if flow.caller_id
+        }
+        records = [self._record(step, graph, steps) for step in steps]
+        for step, record in zip(steps, records, strict=True):
+            if step.id in called:
+                child = called[step.id]
+                record.subflow = Subflow(
+                    flow_key=self._flow_key(child), workflow=child.workflow, workflow_name=child.name,
+                    steps=await self._history(child),
+                )  # fmt: skip
+            if step.cohort_id is not None:
+                record.reducers = await self._reducers(step.cohort_id, graph)
+        return records
+
+    async def step(self, key: Key) -> StepRecord:
+        """One step with its payloads."""
+        step = await self._store.step(key.id) if key.shard == self._store.shard else None
+        row = await self._store.flow(step.flow_id) if step is not None else None
+        if step is None or row is None or step.token != key.token:
+            raise not_found("step")
+        graph = await self._graphs.get(row.graph)
+        record = self._record(step, graph, await self._store.steps(row.id))
+        material = (await self._store.materials([step.id])).get(step.id)
+        record.state = decode_all(_folded_as_far_as_possible(material, graph)) if material else {}
+        record.changes = {name: msgspec.json.decode(raw) for name, raw in decode_fields(step.changes or b"{}").items()}
+        record.interrupts = decode_payloads(step.payloads)
+        return record
+
+    def _record(self, step: StepRow, graph: Graph, steps: list[StepRow]) -> StepRecord:
+        by_id = {one.id: one for one in steps}
+        after = step.successor_id
+        if after is None and step.status == "completed" and step.spawn_id is not None:
+            # The end of a branch does not know its fan-in: that was inserted by whoever arrived last.
+            after = next((one.id for one in steps if one.cohort_id == step.spawn_id), None)
+        return StepRecord(
+            step_key=self._step_key(step),
+            node=step.node,
+            task=graph.url_of(step.node) if graph.has_node(step.node) else "",
+            status=cast("StepStatus", step.status),
+            depth=step.depth,
+            attempt=step.attempt,
+            error=_error(step.error),
+            created_at=_moment(step.created_at),
+            started_at=_moment(step.started_at),
+            ended_at=_moment(step.updated_at) if is_terminal(step.status) else None,
+            predecessor=self._step_key(by_id[step.predecessor_id]) if step.predecessor_id in by_id else None,
+            successor=self._step_key(by_id[after]) if after in by_id else None,
+        )
+
+    async def _reducers(self, spawn_id: int, graph: Graph) -> dict[str, str]:
+        material = await self._store.cohort(spawn_id)
+        if material is None or material.cohort is None:
+            return {}
+        base = fold_material(msgspec.structs.replace(material, cohort=None), graph)
+        try:
+            _, chosen = fold_explained(base, [decode_fields(delta) for delta in material.cohort], graph)
+        except ReducerError:
+            return {}
+        return {name: f"{one.name} ({one.why})" for name, one in chosen.items()}
+
+    # --- many flows ----------------------------------------------------------------------------------------
+
+    async def page(
+        self, *, status: str | None = None, workflow: str | None = None, limit: int = 100, cursor: str = ""
+    ) -> FlowPage:
+        """Flows that nobody called, newest first. The cursor of a page leads to the next."""
+        if status is not None and status not in FLOW_STATUSES:
+            raise BadRequest(f"status={status!r} is no flow status; expected one of {', '.join(FLOW_STATUSES)}")
+        if not 1 <= limit <= MOST_LISTED:
+            raise BadRequest(f"limit={limit}: expected 1 to {MOST_LISTED}")
+        before = _before(cursor, self._store.shard)
+        rows = await self._store.flows(FlowFilter(status, workflow, limit + 1, before))
+        page, more = rows[:limit], len(rows) > limit
+        nodes = await self._store.nodes_at([row.id for row in page]) if page else {}
+        summaries = [await self._summary(row, nodes) for row in page]
+        return FlowPage(summaries, f"{self._store.shard}={page[-1].id}" if more else "")
+
+    async def _summary(self, row: FlowRow, nodes: Mapping[int, str]) -> FlowSummary:
+        anchor = await self._store.flow(row.thread_id) if row.thread_id is not None else row
+        error = _error(row.error)
+        return FlowSummary(
+            flow_key=self._flow_key(row),
+            status=cast("FlowStatus", row.status),
+            workflow=row.workflow,
+            workflow_name=row.name,
+            thread_key=self._flow_key(anchor or row),
+            task=nodes.get(row.id, ""),
+            error="" if error is None else str(error["error"]),
+            cancel_reason=row.cancel_reason,
+            priority=row.priority,
+            fairness_key=row.fairness_key,
+            subflow=row.caller_id is not None,
+            trace_id=(row.trace_parent or "--").split("-")[1],
+            created_at=_moment(row.created_at),
+            started_at=_moment(row.started_at),
+            updated_at=_moment(row.updated_at),
+        )
+
+    def _flow_key(self, row: FlowRow) -> str:
+        return str(Key(self._store.shard, row.id, row.token))
+
+    def _step_key(self, row: StepRow) -> str:
+        return str(Key(self._store.shard, row.id, row.token))
+
+
+def _folded_as_far_as_possible(material: Any, graph: Graph) -> Fields:
+    """The fold, or where branches do not fit together, what there was before they parted."""
+    try:
+        return fold_material(material, graph)
+    except ReducerError:
+        return fold_material(msgspec.structs.replace(material, cohort=None), graph)
+
+
+def _before(cursor: str, shard: int) -> int | None:
+    if not cursor:
+        return None
+    name, separator, last = cursor.partition("=")
+    if not separator or name != str(shard) or not (last.isascii() and last.isdigit()):
+        raise BadRequest(f"cursor={cursor!r} is none; give the next_cursor of the page before")
+    return int(last)
+
+
+def _error(data: Json | None) -> dict[str, Any] | None:
+    return None if data is None else cast("dict[str, Any]", msgspec.json.decode(data))
+
+
+def _moment(unix: float | None) -> dt.datetime | None:
+    return None if unix is None else dt.datetime.fromtimestamp(unix, dt.UTC)

@@ -1,0 +1,84 @@
+"""Those who wait for flows to come to rest.
+
+A stop committed by this process wakes them at once, after its transaction. A poll, one query for all of them and none
+when nobody waits, finds what other processes stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from mbactor import observe
+from mbactor.errors import Unavailable
+from mbactor.foreman.model.status import is_stopped
+from mbactor.foreman.store.store import Stopped, Store, StoreTrouble
+
+GONE = "deleted"
+
+
+class Waiters:
+    """Futures by flow, resolved with a `Stopped`."""
+
+    def __init__(self, store: Store, interval: float) -> None:
+        self._store = store
+        self._interval = interval
+        self._waiting: dict[int, set[asyncio.Future[Stopped]]] = {}
+        self._polling: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def waiting(self, flow_id: int) -> Iterator[asyncio.Future[Stopped]]:
+        """A future for the next stop of the flow. Take it first and read the flow then, so that no stop falls between."""
+        future: asyncio.Future[Stopped] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(flow_id, set()).add(future)
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll(), name="waiters", context=contextvars.Context())
+        try:
+            yield future
+        finally:
+            others = self._waiting.get(flow_id, set())
+            others.discard(future)
+            if not others:
+                self._waiting.pop(flow_id, None)
+
+    def release(self, stopped: Iterable[Stopped]) -> None:
+        """Wake whoever waits for these. A flow that was deleted by the batch that ended it counts as deleted."""
+        last = {one.flow_id: one for one in stopped}
+        for flow_id, one in last.items():
+            for future in self._waiting.pop(flow_id, ()):
+                if not future.done():
+                    future.set_result(one)
+
+    async def close(self) -> None:
+        """Everybody who still waits gets a 503."""
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait([self._polling])
+        for futures in self._waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(
+                        Unavailable("the Foreman has been closed; the flow goes on elsewhere or later")
+                    )
+        self._waiting.clear()
+
+    async def _poll(self) -> None:
+        try:
+            while self._waiting:
+                await asyncio.sleep(self._interval)
+                await self._look()
+        finally:
+            # No await between the last look and this: who comes later starts a new poll.
+            self._polling = None
+
+    async def _look(self) -> None:
+        wanted = list(self._waiting)
+        try:
+            statuses = await self._store.statuses(wanted)
+        except StoreTrouble as error:
+            observe.emit("foreman.trouble", error=str(error))
+            return
+        found = ((flow_id, statuses.get(flow_id, GONE)) for flow_id in wanted)
+        self.release(Stopped(flow_id, status) for flow_id, status in found if status == GONE or is_stopped(status))

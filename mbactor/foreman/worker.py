@@ -1,0 +1,37 @@
+"""The child actors that do a Foreman's work: `Worker` runs steps, `Sweeper` recovers those whose lease expired."""
+
+from __future__ import annotations
+
+from mbactor.foreman.dispatcher import Dispatcher
+from mbactor.foreman.engine import Engine
+from mbactor.foreman.sweep import sweep_regularly
+from mbactor.kernel.actor import Actor
+from mbactor.kernel.exit import Exit
+
+
+class Worker(Actor):
+    """Claims due steps in batches and runs them, `slots` at once; extends their leases while they run.
+
+    When it is restarted, what its predecessor held is released at once. When it is stopped it finishes what runs,
+    within its shutdown time, and gives back the rest.
+    """
+
+    def __init__(self, engine: Engine, name: str, slots: int) -> None:
+        self._dispatcher = Dispatcher(engine, name, slots=slots)
+
+    async def on_start(self) -> None:
+        await self._dispatcher.release()
+        self.spawn_task(self._dispatcher.run(), name="claim and run steps")
+
+    async def on_stop(self, exit: Exit) -> None:
+        await self._dispatcher.drain()
+
+
+class Sweeper(Actor):
+    """Looks for steps whose lease has expired and puts them back in the queue."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def on_start(self) -> None:
+        self.spawn_task(sweep_regularly(self._engine), name="sweep")

@@ -1,0 +1,172 @@
+"""`ActorSystem`: the part of an application that runs in this process, from the first actor to the last.
+
+async with ActorSystem() as system:
+    counter = await system.spawn(Counter, start=10)
+    assert await counter.ask(Counter.add, by=5) == 15
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ParamSpec, Self, TypeVar, overload
+
+from mbactor import observe
+from mbactor.errors import InvalidSpec, MbactorError
+from mbactor.kernel import ActorRef, DeadLetters, Operation, Response
+from mbactor.kernel.actor import Actor
+from mbactor.kernel.exit import SHUTDOWN, Exit
+from mbactor.kernel.node import Node
+from mbactor.kernel.ref import At
+from mbactor.kernel.settings import Settings
+from mbactor.supervisor.dynamic import DynamicSupervisor
+from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child, kebab_case
+from mbactor.supervisor.supervisor import Supervisor
+from mbactor.supervisor.tree import TreeNode, tree_of
+from mbactor.transport import Bus, LocalBus
+
+A = TypeVar("A", bound=Actor)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ActorSystem:
+    """Runs actors and supervision trees in this process.
+
+    `transport` is "local" or a bus; two systems on "local" do not see each other. `tree` is a supervisor that is
+    started with the system and whose giving up ends it (`wait`). Leaving the block stops everything, the last
+    started first; messages in hand are finished, within each child's shutdown time.
+    """
+
+    def __init__(
+        self,
+        name: str = "main",
+        transport: str | Bus = "local",
+        plane: str | None = None,
+        *,
+        tree: SupervisorSpec | None = None,
+        serialize_local: bool = False,
+    ) -> None:
+        self.name = name
+        plane = plane or Settings.from_environment().plane
+        self.node = Node(name, _bus_of(transport), plane=Settings(plane=plane).plane, serialize_local=serialize_local)
+        self._tree_spec = tree
+        self._tree: Supervisor | None = None
+        self._spawned = DynamicSupervisor()
+        self._names: dict[str, int] = {}
+        self._ended: asyncio.Future[Exit] | None = None
+
+    # --- life ---------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Connect the transport and start the tree. What fails is raised, with nothing left running."""
+        self._ended = asyncio.get_running_loop().create_future()
+        await self.node.open()
+        try:
+            self._spawned.bind(self.node, "spawned")
+            await self._spawned.start()
+            if self._tree_spec is not None:
+                self._tree = Supervisor.from_spec(self._tree_spec)
+                self._tree.bind(self.node, self.name)
+                self._tree.on_exit = self._tree_ended
+                await self._tree.start()
+        except BaseException:
+            self._tree = None
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop everything, the last started first. Idempotent."""
+        if self._ended is None:
+            return
+        observe.emit("system.stopping", system=self.name)
+        await self._spawned.stop(None)
+        self._spawned.close(SHUTDOWN)
+        if self._tree is not None:
+            await self._tree.stop(None)
+            self._tree.close(SHUTDOWN)
+        await self.node.close()
+        self._tree_ended(SHUTDOWN)
+        self._ended = None
+        observe.emit("system.stopped", system=self.name)
+
+    async def wait(self) -> Exit:
+        """Returns once the tree has ended by itself (it gave up, or its work is done), or the system was stopped."""
+        if self._ended is None:
+            raise MbactorError("the system is not running: use it in an `async with` block")
+        return await asyncio.shield(self._ended)
+
+    def _tree_ended(self, exit: Exit) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(exit)
+
+    # --- actors -------------------------------------------------------------------------------------------
+
+    @overload
+    async def spawn(self, target: Callable[P, A], /, *args: P.args, **kwargs: P.kwargs) -> ActorRef[A]: ...
+    @overload
+    async def spawn(self, target: ChildSpec, /) -> Any: ...
+    async def spawn(self, target: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Start an actor with its constructor's arguments; its ref, once `on_start` has returned.
+
+            counter = await system.spawn(Counter, start=10)
+            orders = await system.spawn(child(Orders, id="orders", restart="transient"))
+
+        It has a restart budget of its own; when that is spent it ends as "gave up" and the system goes on.
+        StartFailed where it does not start.
+        """
+        if isinstance(target, ChildSpec):
+            if args or kwargs:
+                raise InvalidSpec("spawn: arguments were given beside a child specification; put them into its `args`")
+            return await self._spawned.start_child(target)
+        spec = child(target, id=self._free_id(target), positional=args, args=kwargs)
+        return await self._spawned.start_child(spec)
+
+    def _free_id(self, target: Any) -> str:
+        name = kebab_case(getattr(target, "__name__", "actor"))
+        number = self._names[name] = self._names.get(name, 0) + 1
+        return name if number == 1 else f"{name}-{number}"
+
+    def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+        """Ask any replica of the operation's class: `await system.ask(Counter.add, by=1)`."""
+        return self.node.ask(operation, args, kwargs)
+
+    def tell(self, operation: Operation[Any, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Tell any replica of the operation's class. False when it was refused."""
+        return self.node.tell(operation, args, kwargs)
+
+    def at(self, host: str) -> At:
+        """The same operations at another host than their class's own."""
+        return At(self.node, host)
+
+    def request(
+        self, method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Awaitable[Response]:
+        """Call an address whose class is not importable. `body` is bytes, or a value that is sent as JSON."""
+        return self.node.request(method, url, body, headers)
+
+    # --- what is seen ---------------------------------------------------------------------------------------
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Messages that could not be delivered."""
+        return self.node.dead_letters
+
+    def tree(self) -> TreeNode:
+        """The running tree, at this moment."""
+        return tree_of(self._tree if self._tree is not None else self._spawned)
+
+
+def _bus_of(transport: str | Bus) -> Bus:
+    if not isinstance(transport, str):
+        return transport
+    if transport == "local":
+        return LocalBus()
+    raise InvalidSpec(f"transport: {transport!r} given, 'local' expected: this version runs on one node")

@@ -1,0 +1,179 @@
+"""The tree as a value: of a running supervisor at one moment, or of a specification; and drawings of it.
+
+print(render(tree_of(supervisor), "text"))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mbactor.durations import text_of
+from mbactor.errors import InvalidSpec
+from mbactor.supervisor.child import ChildRow
+from mbactor.supervisor.spec import ChildSpec, Kind, Restart, SupervisorSpec
+from mbactor.supervisor.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class TreeNode:
+    """One actor or supervisor of the tree. A specification has the state "declared" and nothing that happened."""
+
+    id: str
+    kind: Kind
+    state: str
+    restart: Restart | None = None
+    """None for the root: nobody restarts it."""
+    strategy: str | None = None
+    host: str | None = None
+    incarnation: int = 0
+    restarts: int = 0
+    last_exit: str | None = None
+    uptime: float | None = None
+    held: bool = False
+    children: tuple[TreeNode, ...] = ()
+
+
+def tree_of(supervisor: Supervisor) -> TreeNode:
+    """The running tree under `supervisor`, at this moment."""
+    return TreeNode(
+        id=supervisor.path.rpartition("/")[2],
+        kind="supervisor",
+        state=supervisor.phase,
+        strategy=supervisor.strategy,
+        incarnation=supervisor.incarnation,
+        children=_below(supervisor),
+    )
+
+
+def _below(supervisor: Supervisor) -> tuple[TreeNode, ...]:
+    return tuple(_running(row) for row in supervisor.which_children())
+
+
+def _running(row: ChildRow) -> TreeNode:
+    inner = row.ref if isinstance(row.ref, Supervisor) else None
+    return TreeNode(
+        id=row.id,
+        kind=row.kind,
+        state=row.state,
+        restart=row.restart,
+        strategy=None if inner is None else inner.strategy,
+        host=None if inner is not None else getattr(row.ref, "host", None),
+        incarnation=row.incarnation,
+        restarts=row.restarts,
+        last_exit=None if row.last_exit is None else str(row.last_exit),
+        uptime=row.uptime,
+        held=row.held,
+        children=() if inner is None else _below(inner),
+    )
+
+
+def tree_of_spec(spec: SupervisorSpec, name: str) -> TreeNode:
+    """The tree that a specification declares. Nested supervisors are constructed, and not started: children that
+    one makes only in its `on_start` are not seen.
+    """
+    children = tuple(_declared(child) for child in spec.children)
+    return TreeNode(name, "supervisor", "declared", strategy=spec.strategy, children=children)
+
+
+def _declared(spec: ChildSpec) -> TreeNode:
+    if spec.kind == "actor":
+        host = getattr(spec.target, "host", None)
+        return TreeNode(spec.id, "actor", "declared", restart=spec.restart, host=host)
+    inner: Supervisor = spec.target(*spec.positional, **spec.args)
+    below = tree_of_spec(inner.spec(), spec.id)
+    return dataclasses.replace(below, restart=spec.restart)
+
+
+# --- drawings -------------------------------------------------------------------------------------------
+
+
+def render(tree: TreeNode, form: str) -> str:
+    """The tree as `text`, `mermaid`, `dot` or `json`."""
+    if form not in _FORMS:
+        raise InvalidSpec(f"format: {form!r} given, one of {', '.join(_FORMS)} expected")
+    return _FORMS[form](tree)
+
+
+def text(tree: TreeNode) -> str:
+    """With box-drawing lines, one node a line."""
+    lines = [_line(tree)]
+
+    def draw(node: TreeNode, indent: str) -> None:
+        for child in node.children:
+            last = child is node.children[-1]
+            lines.append(f"{indent}{'└── ' if last else '├── '}{_line(child)}")
+            draw(child, indent + ("    " if last else "│   "))
+
+    draw(tree, "")
+    return "\n".join(lines)
+
+
+def _line(node: TreeNode) -> str:
+    return "  ".join([node.id, *_facts(node)])
+
+
+def _facts(node: TreeNode) -> list[str]:
+    facts = [node.kind if node.strategy is None else f"supervisor ({node.strategy})"]
+    if node.restart is not None:
+        facts.append(node.restart)
+    if node.host is not None:
+        facts.append(node.host)
+    if node.state != "declared":
+        facts.append(f"{node.state}, held" if node.held else node.state)
+    if node.uptime is not None:
+        facts.append(f"up {text_of(round(node.uptime) if node.uptime >= 1 else round(node.uptime, 3))}")
+    if node.restarts:
+        facts.append(f"restarts {node.restarts}")
+    if node.last_exit is not None:
+        facts.append(f"last: {node.last_exit}")
+    return facts
+
+
+def mermaid(tree: TreeNode) -> str:
+    """A Mermaid flowchart."""
+    lines = ["flowchart TD"]
+    for number, node, above in _numbered(tree):
+        label = _label(node).replace('"', "#quot;")
+        lines.append(f'    n{number}["{label}"]')
+        if above is not None:
+            lines.append(f"    n{above} --> n{number}")
+    return "\n".join(lines)
+
+
+def dot(tree: TreeNode) -> str:
+    """A Graphviz graph."""
+    lines = ["digraph tree {", "    node [shape=box];"]
+    for number, node, above in _numbered(tree):
+        label = _label(node).replace("\\", "\\\\").replace('"', '\\"')
+        lines.append(f'    n{number} [label="{label}"];')
+        if above is not None:
+            lines.append(f"    n{above} -> n{number};")
+    return "\n".join([*lines, "}"])
+
+
+def _label(node: TreeNode) -> str:
+    return f"{node.id} ({node.strategy})" if node.strategy else node.id
+
+
+def _numbered(tree: TreeNode) -> Iterator[tuple[int, TreeNode, int | None]]:
+    """Each node with its number and that of the node above, from the top."""
+    pending: list[tuple[TreeNode, int | None]] = [(tree, None)]
+    number = 0
+    while pending:
+        node, above = pending.pop(0)
+        yield number, node, above
+        pending.extend((child, number) for child in node.children)
+        number += 1
+
+
+def as_json(tree: TreeNode) -> str:
+    """The nodes as JSON objects, nested."""
+    plain: dict[str, Any] = dataclasses.asdict(tree)
+    return json.dumps(plain, indent=2, ensure_ascii=False)
+
+
+_FORMS: dict[str, Callable[[TreeNode], str]] = {"text": text, "mermaid": mermaid, "dot": dot, "json": as_json}

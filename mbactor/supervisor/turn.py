@@ -1,0 +1,161 @@
+"""One decision of the restart policy under way: the state as it becomes, the actions so far, and the small steps
+of which `policy` composes what each event means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from mbactor.errors import Unavailable
+from mbactor.kernel.exit import SHUTDOWN, Exit
+from mbactor.supervisor import rules
+from mbactor.supervisor.spec import SupervisorSpec
+from mbactor.supervisor.state import (
+    Abort,
+    Action,
+    Call,
+    ChildState,
+    Close,
+    Delay,
+    Drop,
+    Ended,
+    Job,
+    Operation,
+    Reply,
+    RetryDue,
+    Start,
+    StartChild,
+    State,
+    Stop,
+    Undelay,
+    Up,
+)
+
+
+class Turn:
+    """Local to one call of `decide`: nothing outside ever sees it change."""
+
+    def __init__(self, spec: SupervisorSpec, state: State) -> None:
+        self.spec = spec
+        self.state = state
+        self.actions: list[Action] = []
+        self.now = 0.0
+
+    # --- what is under way ----------------------------------------------------------------------------
+
+    def operate(
+        self,
+        purpose: Any,
+        jobs: tuple[Job, ...],
+        *,
+        call: Call | None = None,
+        exit: Exit = SHUTDOWN,
+        busy: bool = False,
+    ) -> None:
+        self.set(operation=Operation(purpose, jobs, busy=busy, call=call, exit=exit))
+
+    def begin_job(self, operation: Operation) -> None:
+        job = operation.jobs[0]
+        child = self.state.find(job.id)
+        assert child is not None, job
+        self.set(operation=replace(operation, busy=True))
+        if job.verb == "stop":
+            self.update(child, status="stopping")
+            self.actions.append(Stop(job.id, 0.0 if self.state.kill else child.spec.shutdown))
+        else:
+            self.update(child, status="starting", awaiting=False, due=None, unjudged=None)
+            self.actions.append(Start(job.id, again=operation.purpose == "restart"))
+
+    def end_operation(self, operation: Operation) -> None:
+        self.set(operation=None)
+        if operation.purpose == "boot":
+            self.set(phase="running")
+            self.actions.append(Up())
+        elif operation.purpose == "shutdown":
+            self.set(phase="ended")
+            self.actions.append(Ended(operation.exit))
+
+    def shut_down(self, exit: Exit) -> None:
+        """Break off what is under way, then stop all that runs, the last first."""
+        before = self.state.operation
+        under_way = before.jobs[:1] if before is not None and before.busy else ()
+        if before is not None:
+            self.answer_call(before, _stopping())
+        for child in self.state.children:
+            if child.due is not None:
+                self.undelay(child)
+            if child.status == "restarting":
+                self.update(child, status="stopped")
+        waiting = self.state.queue
+        self.set(phase="stopping", queue=())
+        for event in waiting:
+            if isinstance(event, Call):
+                self.refuse(event)
+        if under_way and under_way[0].verb == "start":
+            self.actions.append(Abort(under_way[0].id))
+            stops: tuple[Job, ...] = ()
+        else:
+            stops = self.stops(self.state.children)
+        self.operate("shutdown", (*under_way, *stops), exit=exit, busy=bool(under_way))
+
+    def stops(self, children: Iterable[ChildState]) -> tuple[Job, ...]:
+        """Stop those that run, the last first."""
+        running = [child for child in children if child.status == "running"]
+        return tuple(Job("stop", child.id) for child in reversed(running))
+
+    # --- children -------------------------------------------------------------------------------------
+
+    def group(self, child: ChildState) -> tuple[ChildState, ...]:
+        return rules.group(self.spec.strategy, self.state.children, child.id)
+
+    def update(self, child: ChildState, **changes: Any) -> ChildState:
+        changed = replace(child, **changes)
+        self.set(children=tuple(changed if other.id == child.id else other for other in self.state.children))
+        return changed
+
+    def rest(self, child: ChildState, exit: Exit) -> None:
+        """`child` is not started again by itself."""
+        if child.spec.restart == "temporary":
+            self.drop(child, exit)
+        else:
+            self.update(child, status="stopped", awaiting=False)
+            self.actions.append(Close(child.id, exit))
+
+    def drop(self, child: ChildState, exit: Exit) -> None:
+        self.set(children=tuple(other for other in self.state.children if other.id != child.id))
+        self.actions.append(Drop(child.id, exit))
+
+    def delay(self, child: ChildState, due: float) -> None:
+        self.update(child, status="restarting", due=due)
+        self.actions.append(Delay(child.id, max(0.0, due - self.now)))
+
+    def undelay(self, child: ChildState) -> ChildState:
+        changed = self.update(child, due=None)
+        self.actions.append(Undelay(child.id))
+        waiting = (e for e in self.state.queue if not (isinstance(e, RetryDue) and e.id == child.id))
+        self.set(queue=tuple(waiting))
+        return changed
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    def answer_call(self, operation: Operation, error: Exception | None = None) -> None:
+        if operation.call is not None:
+            self.reply(operation.call, error)
+
+    def reply(self, call: Call, error: Exception | None = None) -> None:
+        id = call.spec.id if isinstance(call, StartChild) else call.id
+        self.actions.append(Reply(call.call, id, error))
+
+    def refuse(self, event: Call) -> None:
+        self.reply(event, _stopping())
+
+    # --- the state ------------------------------------------------------------------------------------
+
+    def set(self, **changes: Any) -> None:
+        self.state = replace(self.state, **changes)
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the supervisor is stopping")

@@ -1,0 +1,184 @@
+"""A YAML file as plain nodes that know where they stand.
+
+Every scalar is kept as the text it was written as: what type it has is for the field to say, so `id: on` stays
+"on" and `zip: 01234` keeps its zero. Faults of the text (syntax, duplicate keys, foreign tags) are added to
+`Problems` with their position.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_PREFIX = "tag:yaml.org,2002:"
+_TAGS = frozenset(
+    _PREFIX + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
+)
+_MOST_NODES = 100_000
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where something stands; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    text: str
+    place: Place
+    quoted: bool = False
+    """It is a text whatever it looks like."""
+
+    @property
+    def absent(self) -> bool:
+        """Written as nothing, `null` or `~`."""
+        return not self.quoted and self.text.lower() in {"", "~", "null"}
+
+    def natural(self) -> Any:
+        """The value where no field says what type it has: null, true, false, a number, else the text."""
+        if self.quoted:
+            return self.text
+        if self.text.lower() in _WORDS:
+            return _WORDS[self.text.lower()]
+        if _INTEGER.fullmatch(self.text):
+            return int(self.text)
+        return float(self.text) if _FLOAT.fullmatch(self.text) else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A YAML sequence."""
+
+    items: tuple[Node, ...]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A YAML mapping; keys are unique."""
+
+    entries: dict[str, Entry]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    key: Scalar
+    value: Node
+
+
+Node = Scalar | Items | Table
+
+
+@dataclass(slots=True)
+class Problems:
+    """Everything wrong, in the order found; `texts` is sorted by position."""
+
+    found: list[tuple[Place, str]] = field(default_factory=list)
+
+    def add(self, place: Place, path: str, text: str) -> None:
+        self.found.append((place, f"{path}: {text}" if path else text))
+
+    def texts(self) -> list[str]:
+        files = list(dict.fromkeys(place.file for place, _ in self.found))
+        ordered = sorted(self.found, key=lambda one: (files.index(one[0].file), one[0].line, one[0].column))
+        return list(dict.fromkeys(f"{place}: {text}" for place, text in ordered))
+
+
+def read(path: Path, shown: str, problems: Problems) -> Node | None:
+    """The document in the file, or None where it cannot be read. `shown` is how the file is called."""
+    start = Place(shown, 1, 1)
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
+        problems.add(start, "", f"the file cannot be read: {error.strerror or error}")
+    except UnicodeDecodeError as error:
+        problems.add(start, "", f"the file is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}")
+    except yaml.MarkedYAMLError as error:
+        problems.add(*_syntax(shown, error))
+    except yaml.YAMLError as error:
+        problems.add(start, "", f"not YAML: {error}")
+    else:
+        if document is None:
+            problems.add(start, "", "the file is empty, a mapping with `version` and `supervisor` expected")
+            return None
+        return _Converter(shown, problems).convert(document, "")
+    return None
+
+
+def _syntax(shown: str, error: yaml.MarkedYAMLError) -> tuple[Place, str, str]:
+    mark = error.problem_mark or error.context_mark
+    place = Place(shown, mark.line + 1, mark.column + 1) if mark else Place(shown, 1, 1)
+    text = ", ".join(part for part in (error.context, error.problem) if part)
+    if "'\\t'" in text:
+        text += " (YAML indents with spaces, not with tabs)"
+    return place, "", f"not YAML: {text}"
+
+
+class _Converter:
+    """Turns PyYAML's nodes into ours. Aliases may repeat a node, but neither for ever nor without measure."""
+
+    def __init__(self, shown: str, problems: Problems) -> None:
+        self.shown = shown
+        self.problems = problems
+        self.above: set[int] = set()
+        self.count = 0
+
+    def convert(self, node: yaml.Node, path: str) -> Node | None:
+        place = self.place(node)
+        self.count += 1
+        if id(node) in self.above or self.count > _MOST_NODES:
+            self.problems.add(place, path, "aliases repeat this without end")
+            return None
+        if node.tag not in _TAGS:
+            self.problems.add(place, path, f"the tag {node.tag!r} given, a plain value expected")
+            return None
+        self.above.add(id(node))
+        try:
+            return self.inner(node, path, place)
+        finally:
+            self.above.discard(id(node))
+
+    def inner(self, node: yaml.Node, path: str, place: Place) -> Node | None:
+        if isinstance(node, yaml.MappingNode):
+            return self.table(node, path, place)
+        if isinstance(node, yaml.SequenceNode):
+            items = (self.convert(item, f"{path}[{n}]") for n, item in enumerate(node.value))
+            return Items(tuple(item for item in items if item is not None), place)
+        style = getattr(node, "style", None)
+        return Scalar(node.value, place, quoted=style is not None or node.tag == f"{_PREFIX}str")
+
+    def table(self, node: yaml.MappingNode, path: str, place: Place) -> Table:
+        entries: dict[str, Entry] = {}
+        for key, value in node.value:
+            where = self.place(key)
+            if not isinstance(key, yaml.ScalarNode):
+                self.problems.add(where, path, "a list or mapping given as a key, a text expected")
+                continue
+            inner = f"{path}.{key.value}" if path else key.value
+            if key.value in entries:
+                first = entries[key.value].key.place.line
+                self.problems.add(where, inner, f"the key is given twice (first in line {first})")
+                continue
+            converted = self.convert(value, inner)
+            if converted is not None:
+                entries[key.value] = Entry(Scalar(key.value, where, quoted=True), converted)
+        return Table(entries, place)
+
+    def place(self, node: yaml.Node) -> Place:
+        return Place(self.shown, node.start_mark.line + 1, node.start_mark.column + 1)

@@ -1,0 +1,143 @@
+"""A small world for tests of the engine: plain functions as tasks, a real SQLite store, and the structural invariants."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from mbactor.errors import BudgetSpent, FlowNotFound, NoSuchActor
+from mbactor.foreman.dispatcher import Dispatcher
+from mbactor.foreman.engine import Engine
+from mbactor.foreman.model.flow import Flow
+from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.model.outcome import FlowOutcome
+from mbactor.foreman.store.open import open_store
+from mbactor.foreman.store.sqlite import SqliteStore, run_in_driver
+
+Task = Callable[[Flow], Awaitable[None] | None]
+
+MUST_BE_EMPTY = {
+    "a step of an ended flow has not ended": """SELECT s.id FROM mbactor_step s JOIN mbactor_flow f ON f.id = s.flow_id
+        WHERE f.status IN ('completed', 'failed', 'cancelled') AND s.status NOT IN ('completed', 'failed', 'cancelled')""",
+    "a running flow has nothing to run": """SELECT f.id FROM mbactor_flow f WHERE f.status = 'running' AND NOT EXISTS
+        (SELECT 1 FROM mbactor_step s WHERE s.flow_id = f.id AND s.status IN ('pending', 'running', 'interrupted'))""",
+    "a cohort has more arrivals than branches": "SELECT id FROM mbactor_step WHERE cohort_arrivals > cohort_size",
+    "a cohort has more failures than arrivals": "SELECT id FROM mbactor_step WHERE cohort_failures > cohort_arrivals",
+    "a called flow has no caller": """SELECT id FROM mbactor_flow f WHERE caller_id IS NOT NULL AND NOT EXISTS
+        (SELECT 1 FROM mbactor_step s WHERE s.id = f.caller_id)""",
+    "a root is not its own root": """SELECT f.id FROM mbactor_flow f WHERE root_id IS NOT NULL AND NOT EXISTS
+        (SELECT 1 FROM mbactor_flow r WHERE r.id = f.root_id AND r.root_id IS NULL)""",
+    "a neighbour is in another flow": """SELECT s.id FROM mbactor_step s JOIN mbactor_step n
+        ON n.id IN (s.predecessor_id, s.successor_id) WHERE n.flow_id <> s.flow_id""",
+    "a step has no flow": "SELECT id FROM mbactor_step WHERE flow_id NOT IN (SELECT id FROM mbactor_flow)",
+    "a pending step has an owner": "SELECT id FROM mbactor_step WHERE status = 'pending' AND worker IS NOT NULL",
+    "a cohort was joined twice": """SELECT cohort_id FROM mbactor_step WHERE cohort_id IS NOT NULL
+        GROUP BY cohort_id HAVING count(*) > 1""",
+}
+
+
+class TestHost:
+    """Tasks by URL, each a plain or async function of the flow."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.graphs: dict[str, Graph] = {}
+        self.ran: list[str] = []
+
+    async def load_graph(self, workflow: str, baggage: Mapping[str, Any]) -> Graph:
+        if workflow not in self.graphs:
+            raise FlowNotFound(f"no workflow {workflow}")
+        return self.graphs[workflow]
+
+    async def execute_task(self, task_url: str, flow: Flow, time_budget: float) -> None:
+        task = self.tasks.get(task_url)
+        if task is None:
+            raise NoSuchActor(task_url)
+        self.ran.append(task_url)
+        try:
+            async with asyncio.timeout(time_budget):
+                result = task(flow)
+                if inspect.iscoroutine(result):
+                    await result
+        except TimeoutError as error:
+            raise BudgetSpent(f"{task_url} took longer than {time_budget} s") from error
+
+
+class World:
+    """A store, an engine, and as many dispatchers as a test wants."""
+
+    def __init__(self, store: SqliteStore, **options: Any) -> None:
+        self.host = TestHost()
+        self.store = store
+        self.engine = Engine(store, self.host, **options)
+        self.dispatchers: list[Dispatcher] = []
+        self._running: list[asyncio.Task[None]] = []
+
+    def work(self, name: str = "worker", **options: Any) -> Dispatcher:
+        """Start a dispatcher."""
+        dispatcher = Dispatcher(self.engine, name, **options)
+        self.dispatchers.append(dispatcher)
+        self._running.append(asyncio.create_task(dispatcher.run(), name=name))
+        return dispatcher
+
+    def kill(self, index: int = 0) -> None:
+        """End a dispatcher's `run` without any clean-up of its leases."""
+        self._running[index].cancel()
+
+    async def graph(self, graph: Graph, **tasks: Task) -> str:
+        """Make the graph known with its tasks; its name is the workflow's URL."""
+        self.host.graphs[graph.name] = graph
+        self.host.tasks.update(tasks)
+        return graph.name
+
+    async def run(self, workflow: str, state: Any = None, **options: Any) -> FlowOutcome:
+        key = await self.engine.create(workflow, state, **options)
+        return await self.engine.wait(key)
+
+    async def sql(self, query: str, *values: Any) -> list[Any]:
+        def read(db: sqlite3.Connection) -> list[Any]:
+            return db.execute(query, values).fetchall()
+
+        return await run_in_driver(self.store._writer, read)
+
+    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(20):
+            while not await condition():
+                await asyncio.sleep(0.002)
+
+    async def check(self) -> None:
+        for what, query in MUST_BE_EMPTY.items():
+            assert await self.sql(query) == [], what
+
+    async def close(self) -> None:
+        for running in self._running:
+            running.cancel()
+        ended = await asyncio.gather(*self._running, return_exceptions=True)
+        await self.check()
+        await self.engine.close()
+        await self.store.close()
+        for result in ended:
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+                raise result
+
+
+@asynccontextmanager
+async def a_world(url: str = "sqlite://", *, workers: int = 1, **options: Any) -> AsyncIterator[World]:
+    """A world over the database; the invariants are swept when the block ends."""
+    world = World(cast("SqliteStore", await open_store(url)), **options)
+    for number in range(workers):
+        world.work(f"worker-{number}")
+    try:
+        yield world
+    finally:
+        await world.close()
+
+
+def ok(_: Flow) -> None:
+    """A task that does nothing."""

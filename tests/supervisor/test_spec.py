@@ -1,0 +1,105 @@
+"""A specification that exists is valid; a faulty one is refused with field and value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mbactor.errors import InvalidSpec
+from mbactor.kernel.actor import Actor
+from mbactor.supervisor.spec import Backoff, SupervisorSpec, child, kebab_case
+from mbactor.supervisor.supervisor import Supervisor
+from tests.supervisor.world import Leaf, leaf
+
+
+class Needs(Actor):
+    def __init__(self, start: int, *, step: int = 1) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("Orders", "orders"), ("HTTPServer", "http-server"), ("OrderLine2Item", "order-line2-item"), ("a_b", "a-b")],
+)
+def test_the_default_id_is_the_class_name_in_kebab_case(name: str, expected: str) -> None:
+    assert kebab_case(name) == expected
+
+
+def test_defaults_depend_on_the_kind() -> None:
+    actor, supervisor = child(Leaf), child(Supervisor)
+    assert (actor.id, actor.kind, actor.shutdown, actor.restart) == ("leaf", "actor", 5.0, "permanent")
+    assert (supervisor.kind, supervisor.shutdown) == ("supervisor", None)
+    assert (child(Leaf, shutdown="brutal").shutdown, child(Leaf, shutdown=None).shutdown) == (0.0, None)
+    assert child(Leaf, shutdown="1m30s").shutdown == 90.0
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"id": "a b"}, "id: 'a b' given"),
+        ({"id": ""}, "id: '' given"),
+        ({"id": "a/b"}, "id: 'a/b' given"),
+        ({"id": 5}, "id: 5 given"),
+        ({"restart": "always"}, "restart: 'always' given, one of permanent, transient, temporary expected"),
+        ({"shutdown": "5"}, "shutdown: '5' is not a duration"),
+        ({"shutdown": -1}, "shutdown: -1 is not a duration"),
+        ({"replicas": 0}, "replicas: 0 given"),
+        ({"replicas": True}, "replicas: True given"),
+        ({"backoff": 5}, "backoff: 5 given"),
+        ({"significant": True}, "significant: True given with restart 'permanent'"),
+        ({"args": {"start": 1, "strat": 1}}, "given to Needs: got an unexpected keyword argument 'strat'"),
+        ({"args": {}}, "given to Needs: missing a required argument: 'start'"),
+    ],
+)
+def test_a_faulty_child_is_refused_by_field_and_value(options: dict[str, Any], text: str) -> None:
+    target = Needs if "args" in options else Leaf
+    with pytest.raises(InvalidSpec) as caught:
+        child(target, **options)
+    assert text in str(caught.value)
+
+
+def test_only_actor_and_supervisor_classes_are_children() -> None:
+    for target in (int, Leaf(), "x"):
+        with pytest.raises(InvalidSpec, match="an Actor or Supervisor class expected"):
+            child(target)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"strategy": "all"}, "strategy: 'all' given"),
+        ({"max_restarts": -1}, "max_restarts: -1 given"),
+        ({"max_restarts": 1.5}, "max_restarts: 1.5 given"),
+        ({"within": 0}, "within: 0 given"),
+        ({"auto_shutdown": "any"}, "auto_shutdown: 'any' given"),
+        ({"children": [Leaf]}, "children[0]: "),
+        ({"children": [leaf("a"), leaf("a")]}, "the id 'a' is given twice"),
+        ({"children": [leaf("a", replicas=2), leaf("a-2")]}, "the id 'a-2' is given twice"),
+        ({"children": [leaf("a", restart="transient", significant=True)]}, "auto_shutdown is 'never'"),
+    ],
+)
+def test_a_faulty_supervisor_is_refused_by_field_and_value(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        SupervisorSpec(**options)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"initial": 0, "maximum": 1},
+        {"initial": 2, "maximum": 1},
+        {"initial": 1, "maximum": 1, "factor": 0.5},
+        {"initial": 1, "maximum": 1, "jitter": 2},
+        {"initial": "5", "maximum": 1},
+    ],
+)
+def test_a_faulty_backoff_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSpec, match="backoff"):
+        Backoff(**options)
+
+
+def test_backoff_is_bounded_however_many_attempts() -> None:
+    backoff = Backoff("100ms", "10s", factor=3, jitter=0.2)
+    assert [backoff.delay(n, 0.0) for n in (0, 1, 2, 5, 100_000)] == pytest.approx([0.1, 0.3, 0.9, 10, 10])
+    assert backoff.delay(100, 1.0) == pytest.approx(8)

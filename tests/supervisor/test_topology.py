@@ -1,0 +1,382 @@
+"""A topology file is read into specifications, or refused with every fault and its position."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from mbactor.mailbox import Mailbox
+from mbactor.supervisor.interpolation import interpolate
+from mbactor.supervisor.spec import Backoff, SupervisorSpec
+from mbactor.supervisor.supervisor import Supervisor
+from mbactor.supervisor.topology import Topology, TopologyError, load, schema
+
+MODULE = """
+from __future__ import annotations
+import datetime as dt
+from dataclasses import dataclass
+from mbactor import durations
+from mbactor.kernel.actor import Actor
+from mbactor.supervisor.supervisor import Supervisor
+from mbactor.supervisor.spec import child
+
+class Orders(Actor):
+    host = "orders.example"
+    def __init__(self, start: int = 0, channel: str = "web", every: durations.Duration = 1.0,
+                 tags: list[str] | None = None, ratio: float = 1.0, on: bool = False) -> None: ...
+
+@dataclass
+class Point:
+    x: int
+    zip: str = ""
+
+class Needs(Actor):
+    def __init__(self, point: Point) -> None: ...
+
+class Tree(Supervisor):
+    children = (child(Orders),)
+
+class Plain: ...
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "shop_for_test.py").write_text(MODULE)
+    (tmp_path / "broken_for_test.py").write_text("import json\nraise ValueError('at import')\n")
+    # An installed package of a user, with two short kinds.
+    info = tmp_path / "shop_for_test-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shop-for-test\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mbactor.children]\nsale = shop_for_test:Orders\nlost = nowhere:X\n")
+    before = list(sys.path)
+    yield tmp_path
+    sys.path[:] = before
+    for name in ("shop_for_test", "broken_for_test"):
+        sys.modules.pop(name, None)
+
+
+def read(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> Topology:
+    (folder / "tree.yaml").write_text(dedent(text))
+    return load(folder / "tree.yaml", environ or {})
+
+
+def children(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> SupervisorSpec:
+    body = dedent(text).strip().replace("\n", "\n    ")
+    return read(folder, f"version: 1\nsupervisor:\n  children:\n    {body}\n", environ).supervisor
+
+
+def faults(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """The problems, without the folder's name."""
+    with pytest.raises(TopologyError) as caught:
+        read(folder, text, environ)
+    return [problem.replace(f"{folder}/", "") for problem in caught.value.problems]
+
+
+def child_faults(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    body = dedent(text).strip().replace("\n", "\n    ")
+    return faults(folder, f"version: 1\nsupervisor:\n  children:\n    {body}\n", environ)
+
+
+def test_a_whole_file_becomes_specifications(folder: Path) -> None:
+    topology = read(
+        folder,
+        """
+        version: 1
+        name: shop
+        transport: local
+        supervisor:
+          strategy: rest_for_one
+          max_restarts: 5
+          within: 1m30s
+          children:
+            - actor: shop_for_test:Orders
+              id: orders
+              replicas: 2
+              restart: transient
+              shutdown: 500ms
+              backoff: {initial: 100ms, maximum: 10s, jitter: 0}
+              mailbox: {capacity: 10, overflow: drop_oldest}
+              config: {max_items: 20, deep: {on: on}}
+              args: {start: 10, every: 5s, tags: [on, 012, 1]}
+            - supervisor: pipelines
+              strategy: one_for_all
+              children:
+                - actor: shop_for_test:Orders
+                  shutdown: brutal
+                - supervisor: shop_for_test:Tree
+                  shutdown: infinity
+        """,
+    )
+    assert (topology.name, topology.transport) == ("shop", "local")
+    spec = topology.supervisor
+    assert (spec.strategy, spec.max_restarts, spec.within) == ("rest_for_one", 5, 90.0)
+    assert [one.id for one in spec.children] == ["orders-1", "orders-2", "pipelines"]
+    first = spec.children[0]
+    assert (first.restart, first.shutdown, first.backoff) == ("transient", 0.5, Backoff(0.1, 10, jitter=0))
+    assert first.mailbox == Mailbox(capacity=10, overflow="drop_oldest")
+    assert first.config == {"max_items": 20, "deep": {"on": "on"}}
+    assert first.args == {"start": 10, "every": "5s", "tags": ["on", "012", "1"]}
+    nested = spec.children[2]
+    assert (nested.target, nested.kind, nested.shutdown) == (Supervisor, "supervisor", None)
+    inner = Supervisor(**nested.args).spec()
+    assert inner.strategy == "one_for_all"
+    assert [(one.id, one.kind, one.shutdown) for one in inner.children] == [
+        ("orders", "actor", 0.0),
+        ("tree", "supervisor", None),
+    ]
+    assert Supervisor.from_spec(spec).spec() == spec
+
+
+def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Path) -> None:
+    found = faults(
+        folder,
+        """\
+        version: 1
+        supervisor:
+          children:
+            - actor: shop_for_test:Orders
+              restrat: transient
+            - actor: shop_for_test:Ordres
+              id: second
+            - actor: shop_for_test:Needs
+              id: orders
+              args: {point: {x: 1}}
+        """,
+    )
+    assert found == [
+        "tree.yaml:5:7: supervisor.children[0].restrat: unknown key, did you mean 'restart'?",
+        "tree.yaml:6:14: supervisor.children[1].actor: module shop_for_test has no 'Ordres', did you mean 'Orders'?",
+        "tree.yaml:9:11: supervisor.children[2].id: the id 'orders' is given twice in this supervisor "
+        f"(first at {folder}/tree.yaml:4:7)".replace(f"{folder}/", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "tree.yaml:1:1: the file is empty"),
+        ("# only a comment\n", "tree.yaml:1:1: the file is empty"),
+        ("- a\n", "tree.yaml:1:1: a list given, a mapping"),
+        ("version: 1\nsupervisor: {children: [}\n", "tree.yaml:2:25: not YAML: while parsing a flow node"),
+        ("version: 1\nsupervisor:\n\tchildren: []\n", "tree.yaml:3:1: not YAML: while scanning for the next token"),
+        ("version: 1\n---\nversion: 1\n", "tree.yaml:2:1: not YAML: expected a single document"),
+        ("supervisor: {}\n", "tree.yaml:1:1: version: missing, `version: 1` expected"),
+        ("version: 2\nsupervisor: {}\n", "tree.yaml:1:10: version: '2' given, 1 expected"),
+        ("version: 1\n", "tree.yaml:1:1: supervisor: missing"),
+        (
+            "version: 1\nversion: 1\nsupervisor: {}\n",
+            "tree.yaml:2:1: version: the key is given twice (first in line 1)",
+        ),
+        ("version: 1\nsupervisor: {}\nnmae: x\n", "tree.yaml:3:1: nmae: unknown key, did you mean 'name'?"),
+        (
+            "version: 1\nsupervisor: {within: 5}\n",
+            "tree.yaml:2:22: supervisor.within: '5' given, a duration with its unit",
+        ),
+        (
+            "version: 1\nsupervisor: {max_restarts: -1}\n",
+            "supervisor.max_restarts: '-1' given, a whole number >= 0 expected",
+        ),
+        ("version: 1\nsupervisor: {strategy: one_for_al}\n", "expected, did you mean 'one_for_all'?"),
+        ("version: 1\nsupervisor: {children: {}}\n", "supervisor.children: a mapping given, a list expected"),
+        ("version: 1\ntransport: nats://h:4222\nsupervisor: {}\n", "runs the whole tree in one process"),
+        (
+            "version: 1\ntransport: embedded\nsupervisor: {}\n",
+            "tree.yaml:2:12: transport: 'embedded' given, local expected",
+        ),
+        ("version: 1\nsupervisor: !!python/none {}\n", "the tag"),
+        ("version: 1\nsupervisor: {}\n? [a]\n: b\n", "tree.yaml:3:3: a list or mapping given as a key"),
+        ("version: 1\nsupervisor: &a {children: [*a]}\n", "aliases repeat this without end"),
+        ("version: 1\nsupervisor: {within: }\n", "supervisor.within: nothing given"),
+    ],
+)
+def test_a_faulty_file_is_refused_where_the_fault_is(folder: Path, text: str, problem: str) -> None:
+    assert any(problem in found for found in faults(folder, text))
+
+
+def test_a_file_that_is_not_there_or_not_text_is_refused(folder: Path) -> None:
+    with pytest.raises(TopologyError, match="cannot be read: No such file"):
+        load(folder / "none.yaml", {})
+    (folder / "bytes.yaml").write_bytes(b"version: \xff\n")
+    with pytest.raises(TopologyError, match="not UTF-8: byte 9 is 0xff"):
+        load(folder / "bytes.yaml", {})
+
+
+def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None:
+    lines = ["version: 1", "a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]" for n in range(8)]
+    assert any("without end" in found for found in faults(folder, "\n".join(lines)))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "- actor: nothing_here:Orders",
+            "tree.yaml:4:14: supervisor.children[0].actor: there is no module 'nothing_here'",
+        ),
+        ("- actor: broken_for_test:Orders", "module 'broken_for_test' cannot be imported: ValueError: at import"),
+        ("- actor: shop_for_test", "'shop_for_test' given, `module:Class` expected"),
+        ("- actor: shop_for_test:Plain", "an Actor or Supervisor class expected"),
+        ("- actor: [x]", "supervisor.children[0].actor: a list given"),
+        (
+            "- actr: shop_for_test:Orders",
+            "unknown kind 'actr', did you mean 'actor'?; known: actor, supervisor, include",
+        ),
+        ("- id: x", "no kind given, one of actor, supervisor, include"),
+        ("- actor: shop_for_test:Orders\n  supervisor: x", "two kinds given, 'actor' and 'supervisor'"),
+        ("- just text", "'just text' given, a mapping such as"),
+        (
+            "- actor: shop_for_test:Orders\n  process: true",
+            "tree.yaml:5:16: supervisor.children[0].process: true given",
+        ),
+        ("- actor: shop_for_test:Orders\n  replicas: 0", "replicas: '0' given, a whole number >= 1 expected"),
+        ("- actor: shop_for_test:Orders\n  shutdown: 5", "or brutal or infinity expected"),
+        ("- actor: shop_for_test:Orders\n  backoff: {initial: 1s}", "backoff.maximum: missing"),
+        ("- actor: shop_for_test:Orders\n  backoff: {initial: 2s, maximum: 1s}", "at least initial"),
+        ("- actor: shop_for_test:Orders\n  mailbox: {capacity: 0}", "mailbox.capacity: '0' given"),
+        ("- actor: shop_for_test:Orders\n  mailbox: {overflow: no}", "mailbox: mailbox overflow 'no'"),
+        ("- actor: shop_for_test:Orders\n  config: 5", "config: '5' given, a mapping expected"),
+        ("- actor: shop_for_test:Orders\n  significant: true", "significant: True given with restart 'permanent'"),
+        ("- actor: shop_for_test:Orders\n  id: a b", "id: 'a b' given"),
+        (
+            "- actor: shop_for_test:Orders\n  args: {strat: 1}",
+            "tree.yaml:5:14: supervisor.children[0].args.strat: Orders takes no such argument, did you mean 'start'?",
+        ),
+        ("- actor: shop_for_test:Orders\n  args: {start: ten}", "args.start: 'ten' given: Expected `int`, got `str`"),
+        ("- actor: shop_for_test:Orders\n  args: {every: 5}", "args.every: 5 given: '5' is not a duration"),
+        ("- actor: shop_for_test:Needs", "args.point: missing: Needs needs this argument"),
+        ("- actor: shop_for_test:Needs\n  args: {}", "tree.yaml:5:13: supervisor.children[0].args.point: missing"),
+        (
+            "- actor: shop_for_test:Needs\n  args: {point: {y: 1}}",
+            "args.point: {'y': 1} given: Object missing required field `x`",
+        ),
+        ("- supervisor: n\n  replicas: 2", "supervisor.children[0].replicas: unknown key"),
+        (
+            "- supervisor: n\n  children: [{actor: 'shop_for_test:Orders', restart: temporary, significant: true}]",
+            "auto_shutdown is 'never'",
+        ),
+        ("- include: none.yaml", "there is no file"),
+        ("- include: tree.yaml", "the file includes itself: "),
+        ("- sale: 5", "supervisor.children[0].sale: '5' given, a mapping expected"),
+        ("- lost:", "tree.yaml:4:7: supervisor.children[0].lost: there is no module 'nowhere'"),
+        ("- slae: {}", "unknown kind 'slae', did you mean 'sale'?; known: actor, supervisor, include, "),
+    ],
+)
+def test_a_faulty_child_is_refused_where_the_fault_is(folder: Path, text: str, problem: str) -> None:
+    found = child_faults(folder, text)
+    assert any(problem in one for one in found), found
+
+
+def test_replicas_are_counted_among_the_ids(folder: Path) -> None:
+    text = "- actor: shop_for_test:Orders\n  replicas: 2\n- actor: shop_for_test:Orders\n  id: orders-2"
+    assert any("the id 'orders-2' is given twice" in one for one in child_faults(folder, text))
+
+
+@pytest.mark.parametrize("word", ["on", "yes", "012", "1e3", "1:30", "2024-01-01", "0x1f", "null_", "'5'", "no"])
+def test_a_text_stays_the_text_it_was_written_as(folder: Path, word: str) -> None:
+    text = f"- actor: shop_for_test:Orders\n  id: {word}\n  args: {{channel: {word}}}\n  config: {{any: {word}}}"
+    (spec,) = children(folder, text).children
+    plain = word.strip("'")
+    assert (spec.id, spec.args, spec.config) == (plain, {"channel": plain}, {"any": plain})
+
+
+def test_arguments_become_what_the_annotation_says(folder: Path) -> None:
+    text = "- actor: shop_for_test:Needs\n  args: {point: {x: 3, zip: 01234}}"
+    (spec,) = children(folder, text).children
+    point = spec.args["point"]
+    assert (type(point).__name__, point.x, point.zip) == ("Point", 3, "01234")
+    text = "- actor: shop_for_test:Orders\n  args: {start: '${N}', ratio: 2, tags: null, on: '${ON:-true}'}"
+    (spec,) = children(folder, text, {"N": "7"}).children
+    assert spec.args == {"start": 7, "ratio": 2.0, "tags": None, "on": True}
+
+
+def test_interpolation_takes_the_type_of_the_field_and_brings_in_no_structure(folder: Path) -> None:
+    text = """
+        - actor: shop_for_test:Orders
+          replicas: ${N:-2}
+          shutdown: ${STOP:-infinity}
+          config: {key: "${KEY}", literal: "$${KEY}"}
+    """
+    spec = children(folder, text, {"KEY": "{a: 1}\nb: 2", "N": "3"})
+    assert [one.id for one in spec.children] == ["orders-1", "orders-2", "orders-3"]
+    assert spec.children[0].shutdown is None
+    assert spec.children[0].config == {"key": "{a: 1}\nb: 2", "literal": "${KEY}"}
+
+
+def test_a_variable_without_value_and_default_is_an_error_with_its_position(folder: Path) -> None:
+    text = "- actor: shop_for_test:Orders\n  id: ${A}\n  args: {channel: '${B:?say which}', start: '${C-1}'}"
+    assert child_faults(folder, text) == [
+        "tree.yaml:5:11: supervisor.children[0].id: the environment variable A is not set, "
+        "and there is no default (${A:-...})",
+        "tree.yaml:6:23: supervisor.children[0].args.channel: the environment variable B is not set: say which",
+        "tree.yaml:6:49: supervisor.children[0].args.start: ${C-1} given, "
+        "${VAR}, ${VAR:-default} or ${VAR:?message} expected",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a${X}b${Y:-2}", "a1b2"), ("$${X}", "${X}"), ("${E:-d}", "d"), ("${E}", ""), ("$X", "$X"), ("${X:?m}", "1")],
+)
+def test_interpolation(text: str, value: str) -> None:
+    assert interpolate(text, {"X": "1", "E": ""}) == value
+
+
+def test_included_files_bring_their_children_in_with_positions_of_their_own(folder: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "list.yaml").write_text("- include: two.yaml\n- actor: shop_for_test:Orders\n  id: c\n")
+    (folder / "more" / "two.yaml").write_text("version: 1\nchildren:\n  - actor: shop_for_test:Orders\n    id: b\n")
+    whole = "version: 1\nname: other\nsupervisor:\n  children:\n    - actor: shop_for_test:Orders\n      id: d\n"
+    (folder / "whole.yaml").write_text(whole)
+    text = "- actor: shop_for_test:Orders\n  id: a\n- include: more/list.yaml\n- include: whole.yaml"
+    topology = read(folder, "version: 1\nsupervisor:\n  children:\n    " + text.replace("\n", "\n    "))
+    assert [one.id for one in topology.supervisor.children] == ["a", "b", "c", "d"]
+    assert [path.name for path in topology.included] == ["list.yaml", "two.yaml", "whole.yaml"]
+    (folder / "more" / "two.yaml").write_text("children:\n  - actor: shop_for_test:Orders\n    id: a\n    x: 1\n")
+    assert child_faults(folder, text) == [
+        "more/two.yaml:3:9: children[0].id: the id 'a' is given twice in this supervisor (first at tree.yaml:5:11)",
+        "more/two.yaml:4:5: children[0].x: unknown key; known: actor, args, backoff, config, id, mailbox, process, "
+        "replicas, restart, shutdown, significant",
+    ]
+
+
+def test_a_cycle_of_includes_is_spelled_out(folder: Path) -> None:
+    (folder / "a.yaml").write_text("- include: b.yaml\n")
+    (folder / "b.yaml").write_text("- include: a.yaml\n")
+    (problem,) = child_faults(folder, "- include: a.yaml")
+    assert problem == "b.yaml:1:12: [0].include: the file includes itself: tree.yaml -> a.yaml -> b.yaml -> a.yaml"
+
+
+def test_a_short_kind_gives_its_arguments_and_its_keys_as_a_child(folder: Path) -> None:
+    text = '- sale: {start: "${N:-3}", channel: x, restart: transient}\n  id: flows'
+    (spec,) = children(folder, text).children
+    assert (spec.id, spec.kind, spec.restart, spec.args) == (
+        "flows",
+        "actor",
+        "transient",
+        {"start": 3, "channel": "x"},
+    )
+    assert [one.id for one in children(folder, "- sale:").children] == ["orders"]
+    text = "- sale: {strat: 2, id: x}\n  id: flows"
+    assert child_faults(folder, text) == [
+        "tree.yaml:4:14: supervisor.children[0].sale.strat: Orders takes no such argument, did you mean 'start'?",
+        "tree.yaml:4:24: supervisor.children[0].id: given in `sale` and beside it; once expected",
+    ]
+
+
+def test_the_schema_describes_every_key(folder: Path) -> None:
+    sys.path.insert(0, str(folder))
+    described: dict[str, Any] = schema()
+    assert described["$schema"].startswith("https://json-schema.org/")
+    assert set(described["properties"]) == {"version", "name", "transport", "supervisor"}
+    kinds = [set(one["required"]) for one in described["$defs"]["child"]["oneOf"]]
+    assert {"actor"} in kinds
+    assert {"sale"} in kinds
+    actor = described["$defs"]["child"]["oneOf"][0]["properties"]
+    assert {"id", "args", "replicas", "restart", "shutdown", "backoff", "mailbox", "config"} <= set(actor)

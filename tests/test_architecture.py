@@ -1,0 +1,144 @@
+"""The arrows between packages: who may import whom, and what the front door may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "mbactor"
+LEAVES = {
+    "errors", "observe", "observers", "telemetry", "clock", "seams", "expressions", "durations", "offload",
+}  # fmt: skip
+LAYERS = ["leaves", "mailbox", "transport", "kernel", "supervisor", "foreman", "services", "testing", "cli"]
+MAY_IMPORT = {
+    "leaves": {"leaves"},
+    "mailbox": {"leaves"},
+    "transport": {"leaves"},
+    "kernel": {"leaves", "mailbox", "transport"},
+    "supervisor": {"leaves", "mailbox", "transport", "kernel"},
+    "foreman": {"leaves", "mailbox", "transport", "kernel", "supervisor"},
+    "services": {"leaves", "mailbox", "transport", "kernel", "supervisor", "foreman"},
+    "testing": {*LAYERS} - {"cli", "testing"},
+    "cli": {*LAYERS} - {"testing"},
+}
+OF_THE_TREE = {"features", "worker", "api", "foreman"}
+"""The modules of `foreman` that know actors; all others run over any host."""
+DRIVERS = {
+    "nats": {"transport/nats.py"},
+    "aiosqlite": {"foreman/store/sqlite.py"},
+    "asyncpg": {"foreman/store/postgres.py"},
+    "asyncmy": {"foreman/store/mysql.py"},
+    "starlette": {"services/gateway.py"},
+    "uvicorn": {"services/gateway.py"},
+    "opentelemetry": {"telemetry.py"},
+    "structlog": {"observers.py"},
+}
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def imports_of(path: Path) -> list[tuple[str, bool]]:
+    """(module, whether at run time) for each import of a file."""
+    found: list[tuple[str, bool]] = []
+
+    def visit(node: ast.AST, *, run_time: bool) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            for inner in node.body:
+                visit(inner, run_time=False)
+            return
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, run_time) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.append((node.module or "", run_time))
+            found.extend((f"{node.module}.{alias.name}", run_time) for alias in node.names if (node.module or "").startswith("mbactor"))
+        for inner in ast.iter_child_nodes(node):
+            visit(inner, run_time=run_time)
+
+    visit(ast.parse(path.read_text()), run_time=True)
+    return found
+
+
+def package_of(module: str) -> str | None:
+    parts = module.split(".")
+    if parts[0] != "mbactor" or len(parts) == 1:
+        return None
+    return "leaves" if parts[1] in LEAVES else parts[1] if parts[1] in LAYERS else None
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_imports_follow_the_arrows(path: Path) -> None:
+    own = package_of("mbactor." + relative(path).removesuffix(".py").replace("/", "."))
+    if own is None:
+        return
+    for module, _ in imports_of(path):
+        target = package_of(module)
+        if target is not None and target != own:
+            assert target in MAY_IMPORT[own], f"{relative(path)} ({own}) imports {module} ({target})"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if relative(p).startswith("foreman/")], ids=relative)
+def test_the_engine_knows_no_actors(path: Path) -> None:
+    if path.stem in OF_THE_TREE or path.stem == "__init__":
+        return
+    for module, _ in imports_of(path):
+        assert package_of(module) not in {"kernel", "supervisor"}, f"{relative(path)} imports {module}"
+        assert module.removeprefix("mbactor.foreman.").split(".")[0] not in OF_THE_TREE, f"{relative(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_a_driver_is_imported_by_its_one_module(path: Path) -> None:
+    for module, run_time in imports_of(path):
+        allowed = DRIVERS.get(module.split(".")[0])
+        if allowed is not None and run_time:
+            assert relative(path) in allowed, f"{relative(path)} imports {module}"
+
+
+def test_no_module_imports_itself_in_a_circle_at_the_top() -> None:
+    """Importing each module alone, in a fresh interpreter, works: no import order matters."""
+    names = ["mbactor." + relative(p).removesuffix(".py").replace("/", ".").removesuffix(".__init__") for p in MODULES]
+    names = [name for name in names if name not in {"mbactor.__init__", "mbactor.__main__"}]
+    script = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    for loaded in [m for m in sys.modules if m.split('.')[0] == 'mbactor']: del sys.modules[loaded]\n"
+        "    importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_every_module_says_what_it_promises(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), f"{relative(path)} has no docstring"
+
+
+def test_the_front_door_is_light() -> None:
+    script = (
+        "import sys, time; begun = time.perf_counter(); import mbactor; took = time.perf_counter() - begun\n"
+        "heavy = {'nats','aiosqlite','asyncpg','asyncmy','starlette','uvicorn','opentelemetry','sqlite3','yaml','rich','click'}\n"
+        "print(took, *sorted(heavy & set(sys.modules)))"
+    )
+    took, *heavy = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not heavy
+    assert float(took) < 0.150
+
+
+def test_an_actor_and_a_system_need_no_driver_web_or_telemetry_package() -> None:
+    script = (
+        "import sys; from mbactor import Actor, ActorSystem, Supervisor, child, endpoint\n"
+        "from mbactor.foreman import Flow, Flows, Graph, task, workflow\n"
+        "heavy = {'nats','aiosqlite','asyncpg','asyncmy','starlette','uvicorn','opentelemetry','sqlite3','rich','click'}\n"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()

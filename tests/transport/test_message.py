@@ -1,0 +1,99 @@
+"""The envelope: what it says survives, old bytes stay readable, other bytes are refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mbactor.errors import ActorCrashed, BadRequest, MailboxFull, MbactorError, from_wire, to_wire
+from mbactor.transport.codec import decode, encode, travel
+from mbactor.transport.message import JSON, Envelope, Message
+
+envelopes = st.builds(
+    Envelope,
+    op=st.sampled_from(["ask", "tell", "reply"]),
+    id=st.text(),
+    budget=st.none() | st.floats(0, 1e6),
+    path=st.lists(st.text(), max_size=3).map(tuple),
+    baggage=st.dictionaries(st.text(), st.text(), max_size=2),
+    status=st.integers(100, 599),
+)
+
+
+@given(envelopes, st.binary())
+def test_a_message_survives_its_bytes(envelope: Envelope, body: bytes) -> None:
+    message = Message(envelope, body)
+    assert Message.from_bytes(message.to_bytes()) == message
+
+
+def test_golden_bytes() -> None:
+    data = Message(Envelope("ask", "1", budget=2.5), b"body").to_bytes()
+    assert data.hex() == (
+        "010000002f9ca361736ba131cb400400000000000090c0c080ccc8920101b36170706c69636174696f6e2f6d73677061636ba080626f6479"
+    )
+
+
+def test_an_envelope_of_an_older_version_is_read() -> None:
+    import msgspec
+
+    envelope = msgspec.msgpack.encode(["ask", "1", None])
+    data = b"\x01" + len(envelope).to_bytes(4, "big") + envelope + b"x"
+    assert Message.from_bytes(data) == Message(Envelope("ask", "1"), b"x")
+
+
+@given(st.binary())
+def test_other_bytes_are_refused(data: bytes) -> None:
+    try:
+        Message.from_bytes(data)
+    except BadRequest:
+        pass
+
+
+@given(st.integers())
+def test_integers_of_any_size_travel(value: int) -> None:
+    assert travel({"n": [value]}, dict[str, list[int]]) == {"n": [value]}
+    body, content_type = encode(value)
+    assert (content_type == JSON) == (not -(2**63) <= value < 2**64)
+    assert decode(body, content_type, int) == value
+
+
+def test_a_wrong_field_is_named_by_its_path() -> None:
+    with pytest.raises(BadRequest, match=r"Expected `int`, got `str` - at `\$\[...\]`"):
+        decode(b'{"a": "x"}', JSON, dict[str, int])
+
+
+class Sold(MbactorError):
+    status = 410
+
+    def __init__(self, sku: str) -> None:
+        super().__init__(f"{sku} is sold", sku=sku)
+
+
+def test_an_error_crosses_with_type_status_fields_and_trace() -> None:
+    try:
+        raise Sold("a-1")
+    except Sold as error:
+        crossed = from_wire(to_wire(error))
+    assert isinstance(crossed, Sold)
+    assert (crossed.status, crossed.sku, str(crossed)) == (410, "a-1", "a-1 is sold")
+    assert "raise Sold" in (crossed.remote_trace or "")
+
+
+def test_an_error_with_a_constructor_of_its_own_crosses() -> None:
+    crossed = from_wire(to_wire(MailboxFull("orders", 10)))
+    assert isinstance(crossed, MailboxFull)
+    assert crossed.capacity == 10
+    assert crossed.taken == "no"
+
+
+def test_an_exception_that_is_no_answer_crosses_as_a_crash() -> None:
+    crossed = from_wire(to_wire(ValueError("boom")))
+    assert type(crossed) is ActorCrashed
+    assert str(crossed) == "ValueError: boom"
+
+
+def test_an_unknown_error_type_keeps_status_and_fields() -> None:
+    crossed = from_wire({"type": "elsewhere:Gone", "error": "gone", "statusCode": 410, "fields": {"sku": 1}})
+    assert type(crossed) is MbactorError
+    assert (crossed.status, crossed.sku) == (410, 1)
