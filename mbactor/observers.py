@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from structlog.dev import BRIGHT, CYAN, DIM, GREEN, RED, RESET_ALL, YELLOW, Column, ConsoleRenderer
@@ -102,7 +103,7 @@ class LogObserver:
             "event": fields.get("message", "") if name == "log" else name,
         }
         for key, value in _own_fields(name, fields).items():
-            line[f"{key}_" if key in _RESERVED else key] = _plain(value)
+            line[f"{key}_" if key in _RESERVED else key] = _plain(key, value)
         trace_id = _trace_id()
         if trace_id is not None:
             line["trace_id"] = trace_id
@@ -141,15 +142,15 @@ _RESERVED = frozenset({"timestamp", "level", "event", "trace_id", "exception"})
 
 
 def level_of(name: str, fields: Mapping[str, Any]) -> Level:
-    """How serious an event is: as `SAID` says, but a restart and an unclean end are worth more than a start."""
+    """How serious an event is: as `SAID` says, but a restart is worth more than a start, a kill more than a stop."""
     match name:
         case "log":
             given = fields.get("level")
             return given if given in LEVELS else "info"
         case "actor.started" if fields.get("incarnation", 1) != 1:
             return "info"
-        case "actor.stopped" if not str(fields.get("exit", "")).startswith(("normal", "shutdown")):
-            return "info"
+        case "actor.stopped" if str(fields.get("exit", "")).startswith("killed"):
+            return "warning"
         case "flow.stopped" if fields.get("status") == "failed":
             return "warning"
         case _:
@@ -166,7 +167,15 @@ def traceback_of(fields: Mapping[str, Any]) -> str | None:
         return None
     if isinstance(error, MbactorError) and error.remote_trace is not None:
         return error.remote_trace
-    return "".join(traceback.format_exception(error)) if error.__traceback__ is not None else None
+    below = error.__traceback__
+    while below is not None and below.tb_next is not None and _is_ours(below):
+        below = below.tb_next
+    return None if below is None else "".join(traceback.format_exception(type(error), error, below))
+
+
+def _is_ours(step: TracebackType) -> bool:
+    """The frames that lead from the mailbox to the method are the same for every crash."""
+    return str(step.tb_frame.f_globals.get("__name__", "")).startswith("mbactor.kernel.")
 
 
 def _own_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,8 +190,10 @@ def _trace_id() -> str | None:
     return above[0] if above is not None else None
 
 
-def _plain(value: Any) -> Any:
-    return _error_text(value) if isinstance(value, BaseException) else value
+def _plain(key: str, value: Any) -> Any:
+    if isinstance(value, BaseException):
+        return _error_text(value)
+    return round(value, 6) if key in _SECONDS and isinstance(value, float) else value
 
 
 def _error_text(error: BaseException) -> str:
@@ -193,7 +204,7 @@ def _error_text(error: BaseException) -> str:
 def _readable(key: str, value: Any) -> str:
     if key in _SECONDS and isinstance(value, float) and value >= 0:
         return text_of(round(value, 3))
-    text = str(_plain(value))
+    text = str(_plain(key, value))
     # Control characters would let a value write to the terminal what it likes.
     return text if text.isprintable() and text else repr(text)
 

@@ -379,9 +379,12 @@ def _otlp(signal: str, name: str, variables: Mapping[str, str], module: str, wha
     if protocol not in {"http/protobuf", "grpc"}:
         raise InvalidSpec(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: expected http/protobuf or grpc")
     package = protocol.partition("/")[0]
+    wanted = f"opentelemetry.exporter.otlp.proto.{package}.{module}"
     try:
-        found = import_module(f"opentelemetry.exporter.otlp.proto.{package}.{module}")
-    except ModuleNotFoundError:
+        found = import_module(wanted)
+    except ModuleNotFoundError as error:
+        if error.name is None or not wanted.startswith(error.name):
+            raise  # it is there, and something it needs is not
         install = "mbactor[otlp]" if package == "http" else "opentelemetry-exporter-otlp-proto-grpc"
         raise InvalidSpec(
             f"OpenTelemetry's {signal.lower()} are to be exported by otlp over {protocol}, and the exporter is not"

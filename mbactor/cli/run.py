@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mbactor.supervisor.topology import Topology
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME_SIGNAL = 0.5
+"""Seconds in which a repeated signal counts as the same one: a terminal and a wrapper may both deliver it."""
 
 
 def serve(topology: Topology, *, log_level: str, log_format: str) -> int:
@@ -113,6 +115,7 @@ class _Signals:
 
     def __init__(self, stopped: asyncio.Event) -> None:
         self._stopped = stopped
+        self._caught_at = 0.0
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -125,9 +128,13 @@ class _Signals:
             loop.remove_signal_handler(number)
 
     def _caught(self, number: int) -> None:
+        now = asyncio.get_running_loop().time()
         if self._stopped.is_set():
+            if now - self._caught_at < SAME_SIGNAL:
+                return
             click.echo("stopped by a second signal; what was running is cut off", err=True)
             os._exit(128 + number)
+        self._caught_at = now
         click.echo("\nstopping; the same again ends it at once", err=True)
         self._stopped.set()
 

@@ -32,6 +32,7 @@ from mbactor.foreman.store.store import (
     Operation,
     Recover,
     Release,
+    Result,
     Resume,
     Settle,
     Settled,
@@ -172,9 +173,32 @@ class Committer:
         self.batches += 1
         self.best_due = committed.best_due
         self._landed(committed)
-        for (_, future), result in zip(batch, committed.results, strict=True):
+        for (operation, future), result in zip(batch, committed.results, strict=True):
             if not future.done():
                 future.set_result(result)
+            else:
+                self._give_back(operation, result)
+
+    def _give_back(self, operation: Operation, result: Result) -> None:
+        """Its caller went away while it was being written: what it leased has nobody to run it."""
+        worker, steps = leased(operation, result)
+        if steps and not self._closed:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._queue.append((Release(worker, steps), future))
+
+
+def leased(operation: Operation, result: Result) -> tuple[str, tuple[int, ...]]:
+    """Who was given which steps by an operation."""
+    match operation, result:
+        case Claim(), Claimed():
+            return operation.lease.worker, tuple(step.id for step in result.steps)
+        case Create(), Created() if operation.entry.lease is not None and not result.existed:
+            return operation.entry.lease.worker, (result.step_id,)
+        case Settle(), Settled():
+            held = [(one.step.lease.worker, one.step_id) for one in result.inserted if one.step.lease is not None]
+            return (held[0][0], tuple(step_id for _, step_id in held)) if held else ("", ())
+        case _:
+            return "", ()
 
 
 def _fail(entries: list[_Entry], error: BaseException) -> None:

@@ -76,6 +76,7 @@ class Dispatcher:
         self._residents: set[asyncio.Task[None]] = set()
         self._bell = asyncio.Event()
         self._draining = False
+        self._claiming = False
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._group: asyncio.TaskGroup | None = None
@@ -89,6 +90,11 @@ class Dispatcher:
         if self._draining or self._group is None:
             return 0
         return self.slots - len(self._held) - self._promised
+
+    @property
+    def active(self) -> bool:
+        """Whether what it is handed will run."""
+        return self._group is not None
 
     @property
     def running(self) -> int:
@@ -178,18 +184,30 @@ class Dispatcher:
     async def _claim_all(self) -> None:
         while not self._draining:
             self._bell.clear()
-            pause: float | None = self._engine.poll_interval
+            pause = self._engine.poll_interval
             room = min(self.free, LARGEST_CLAIM)
             if room > 0:
-                self.reserve(room)
-                try:
-                    claimed = await self._engine.committer.commit(Claim(self.lease, room))
-                finally:
-                    self.reserve(-room)
-                await self._begin(claimed)
-                pause = self._pause(claimed, room)
+                pause = await self._claim(room)
             if not self._bell.is_set() and pause:
                 await self._rest(pause)
+
+    async def _claim(self, room: int) -> float:
+        """Claim and begin; how long to rest after it."""
+        self.reserve(room)
+        self._claiming = True
+        self._quiet.clear()
+        try:
+            claimed = await self._engine.committer.commit(Claim(self.lease, room))
+            if self._draining:
+                steps = tuple(step.id for step in claimed.steps)
+                await self._engine.committer.commit(Release(self.lease.worker, steps))
+                return 0.0
+        finally:
+            self.reserve(-room)
+            self._claiming = False
+            self._freed()
+        await self._begin(claimed)
+        return self._pause(claimed, room)
 
     def _pause(self, claimed: Claimed, room: int) -> float:
         if len(claimed.steps) == room and self.free > 0:
@@ -265,7 +283,7 @@ class Dispatcher:
         return None
 
     def _freed(self) -> None:
-        if not self._held:
+        if not self._held and not self._claiming:
             self._quiet.set()
         if self._engine.committer.best_due is not None:
             self._bell.set()
@@ -351,6 +369,9 @@ class Dispatcher:
         await checkpoint("foreman.settle.after", node=held.node, worker=self.lease.worker, landed=settled.landed)
         if one.delay:
             self._engine.ring_after(one.delay)
+        if one.child is not None and settled.landed:
+            flow = f"{self._engine.store.shard}-{settled.inserted[0].flow_id}"
+            observe.emit("flow.started", flow=flow, workflow=one.child.workflow)
         if not settled.landed or plan is None:
             return []
         return successors(held, plan, settled.inserted, self._engine.store.shard, settled.now)

@@ -38,6 +38,7 @@ from mbactor.foreman.store.store import (
     FlowRow,
     Lease,
     NewStep,
+    Release,
     Resume,
     Start,
     Stopped,
@@ -57,6 +58,8 @@ class Runner(Protocol):
     def lease(self) -> Lease: ...
     @property
     def free(self) -> int: ...
+    @property
+    def active(self) -> bool: ...
     def reserve(self, count: int) -> None: ...
     def take(self, held: Held) -> None: ...
     def ring(self) -> None: ...
@@ -138,7 +141,10 @@ class Engine:
         self._fresh[key.id] = key.token
         if len(self._fresh) > MOST_FRESH:
             self._fresh.popitem(last=False)
-        if runner is not None:
+        if runner is not None and not runner.active:
+            # It ended meanwhile: somebody else is to have the step at once.
+            await self.committer.commit(Release(runner.lease.worker, (created.step_id,)))
+        elif runner is not None:
             head = Head(self.store.shard, _row_of(new, created), frozen.graph)
             step_key = str(Key(self.store.shard, created.step_id, new.entry.token))
             runner.take(Held(head, step_key, created.step_id, new.entry, fields, created.now))
@@ -192,14 +198,14 @@ class Engine:
             runner.cancel(changed.flows)
 
     async def delete(self, flow_key: str) -> None:
-        """Remove a flow that rests, with all its steps; an interrupted one is ended by it. FlowConflict while it runs."""
+        """Remove a flow that rests, with all its steps; this ends an interrupted one. FlowConflict while it runs."""
         key = self._key(flow_key)
         self._judge(key, "delete", await self.committer.commit(Delete(key.id, key.token)))
 
     # --- waiting and reading -------------------------------------------------------------------------------
 
     async def wait(self, flow_key: str) -> FlowOutcome:
-        """The outcome once the flow stops: completed, failed, cancelled or interrupted. FlowNotFound when it is gone."""
+        """The outcome once the flow stops: completed, failed, cancelled, interrupted. FlowNotFound when it is gone."""
         key = self._key(flow_key)
         while True:
             with self._waiters.waiting(key.id) as future:
@@ -242,7 +248,7 @@ class Engine:
         return await self._reader.page(status=status, workflow=workflow, limit=limit, cursor=cursor)
 
     async def close(self) -> None:
-        """Write what has been handed in, refuse more, and let go of those who wait. Idempotent. The store stays open."""
+        """Write what has been handed in, refuse more, let go of those who wait. Idempotent. The store stays open."""
         self._closed = True
         await self.committer.close()
         await self._waiters.close()

@@ -38,7 +38,7 @@ class Graphs:
         self._known: OrderedDict[str, Graph] = OrderedDict()
 
     async def load(self, workflow: str, baggage: Mapping[str, Any]) -> FrozenGraph:
-        """The graph that the host has for the workflow now. InvalidGraph where it cannot run, FlowNotFound where there is none."""
+        """The graph that the host has for the workflow now. InvalidGraph where it cannot run."""
         graph: Graph | None = await self._host.load_graph(workflow, baggage)
         if graph is None:
             raise FlowNotFound(f"workflow {workflow!r} has no graph")

@@ -77,8 +77,10 @@ class Held:
     """A step that this worker has leased. `state` is its input; None until it has been loaded."""
 
     __slots__ = (
-        "attempt", "before", "cancelled", "chain", "cohort_id", "created_at", "depth", "executing", "head", "key", "lease_number",
-        "material", "node", "ordinal", "parks", "payloads", "refused_for", "spawn_id", "state", "step_id", "streak", "weight",
+        "attempt", "before", "cancelled", "chain", "cohort_id", "created_at", "depth", "executing", "head", "key",
+        "lease_number",
+        "material", "node", "ordinal", "parks", "payloads", "refused_for", "spawn_id", "state", "step_id",
+        "streak", "weight",
     )  # fmt: skip
 
     def __init__(self, head: Head, key: str, step_id: int, new: NewStep, state: Fields | None, now: float) -> None:
@@ -306,8 +308,9 @@ def _branches(held: Held, plan: Plan, lease: Lease, kept: int) -> Settle:
     tokens = new_tokens(len(plan.targets))
     successors = tuple(
         _new(
-            held, target.node, token, added=encode_fields(target.added) if target.added else None, spawn_id=held.step_id,
-            ordinal=ordinal, delay=plan.delay, lease=lease if ordinal < kept else None, chain=1 if due else held.chain + 1,
+            held, target.node, token, added=encode_fields(target.added) if target.added else None,
+            spawn_id=held.step_id, ordinal=ordinal, delay=plan.delay, lease=lease if ordinal < kept else None,
+            chain=1 if due else held.chain + 1,
         )
         for ordinal, (target, token) in enumerate(zip(plan.targets, tokens, strict=True))
     )  # fmt: skip

@@ -30,7 +30,7 @@ class Waiters:
 
     @contextmanager
     def waiting(self, flow_id: int) -> Iterator[asyncio.Future[Stopped]]:
-        """A future for the next stop of the flow. Take it first and read the flow then, so that no stop falls between."""
+        """A future for the next stop of the flow. Take it first, then read the flow: so no stop falls between."""
         future: asyncio.Future[Stopped] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(flow_id, set()).add(future)
         if self._polling is None:

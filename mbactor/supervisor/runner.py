@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mbactor import observe
-from mbactor.errors import Deadlock, Unavailable
+from mbactor.errors import Deadlock, Ignore, Unavailable
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
 from mbactor.supervisor.child import Build, Child, ChildRow, SupervisorChild
 from mbactor.supervisor.policy import decide
@@ -34,12 +34,14 @@ from mbactor.supervisor.state import (
     Event,
     Exited,
     GiveUp,
+    Ignored,
     NotStarted,
     Pause,
     Reply,
     Restarting,
     RetryDue,
     Start,
+    Started,
     StartRequested,
     State,
     Stop,
@@ -252,6 +254,9 @@ class Runner:
             if mine.cancelling() and not self._aborting:
                 raise
             error = cancelled
+        if error is None and self._work is not mine:
+            # Abandoned, and it came up all the same: nobody counts on it any more.
+            await child.stop(0)
         self._report(mine, _answer(id, error))
 
     async def _stop_child(
@@ -353,9 +358,6 @@ class Runner:
 
 
 def _answer(id: str, error: BaseException | None) -> Event:
-    from mbactor.errors import Ignore
-    from mbactor.supervisor.state import Ignored, Started
-
     if error is None:
         return Started(id, _now())
     if isinstance(error, Ignore):

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, get_args
 
 from mbactor.durations import Duration, seconds
 from mbactor.errors import InvalidSpec
+from mbactor.kernel.actor import Actor
 
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 Restart = Literal["permanent", "transient", "temporary"]
@@ -50,7 +51,7 @@ class Backoff:
             raise InvalidSpec(f"backoff.initial: {initial!r} given, more than 0 expected")
         if most < first:
             raise InvalidSpec(f"backoff.maximum: {maximum!r} given, at least initial ({initial!r}) expected")
-        if factor < 1:
+        if not factor >= 1:
             raise InvalidSpec(f"backoff.factor: {factor!r} given, a number >= 1 expected")
         if not 0 <= jitter <= 1:
             raise InvalidSpec(f"backoff.jitter: {jitter!r} given, a number from 0 to 1 expected")
@@ -202,8 +203,7 @@ def kebab_case(name: str) -> str:
 
 def kind_of(target: Any) -> Kind:
     """Whether `target` is an Actor or a Supervisor class; `InvalidSpec` where it is neither."""
-    from mbactor.kernel.actor import Actor
-    from mbactor.supervisor.supervisor import Supervisor
+    from mbactor.supervisor.supervisor import Supervisor  # which imports this module
 
     if isinstance(target, type) and issubclass(target, Supervisor):
         return "supervisor"

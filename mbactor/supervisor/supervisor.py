@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbactor import observe
 from mbactor.durations import Duration
-from mbactor.errors import InvalidSpec, NoSuchChild, Unavailable
+from mbactor.errors import InvalidSpec, MbactorError, NoSuchChild, Unavailable
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.seams import checkpoint
 from mbactor.supervisor.child import Build, Child, ChildCount, ChildRow, build_child
@@ -48,6 +48,7 @@ class Supervisor:
     incarnation: int = 0
     runner_type: ClassVar[type[Runner]] = Runner
     _runner: Runner | None = None
+    _stop_asked: bool = False
 
     def __init__(
         self,
@@ -168,16 +169,20 @@ class Supervisor:
         runner = self._bound()
         runner.on_exit = self._exited
         self.incarnation += 1
+        self._stop_asked = False
         await self.on_start()
         try:
+            if self._stop_asked:
+                raise Unavailable(f"supervisor {runner.path} was stopped while it started")
             spec = self.spec()
-        except InvalidSpec as error:
+        except MbactorError as error:
             await self.wind_up(Exit("failed", error))
             raise
         await runner.start(spec)
 
     async def stop(self, timeout: float | None = None, exit: Exit = SHUTDOWN) -> Exit:
         """Stop all children, the last first, each within its own time. `close` it when it is for good."""
+        self._stop_asked = True
         return exit if self._runner is None else await self._runner.stop(timeout, exit)
 
     def pause(self, seconds: float) -> None:

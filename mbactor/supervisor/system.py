@@ -26,6 +26,7 @@ from mbactor.supervisor.tree import TreeNode, tree_of
 from mbactor.transport import Bus, LocalBus
 
 A = TypeVar("A", bound=Actor)
+S = TypeVar("S", bound=Supervisor)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -112,9 +113,11 @@ class ActorSystem:
     @overload
     async def spawn(self, target: Callable[P, A], /, *args: P.args, **kwargs: P.kwargs) -> ActorRef[A]: ...
     @overload
+    async def spawn(self, target: Callable[P, S], /, *args: P.args, **kwargs: P.kwargs) -> S: ...
+    @overload
     async def spawn(self, target: ChildSpec, /) -> Any: ...
     async def spawn(self, target: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Start an actor with its constructor's arguments; its ref, once `on_start` has returned.
+        """Start an actor (or a supervisor) with its constructor's arguments; its ref, once `on_start` has returned.
 
             counter = await system.spawn(Counter, start=10)
             orders = await system.spawn(child(Orders, id="orders", restart="transient"))

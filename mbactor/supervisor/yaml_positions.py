@@ -111,6 +111,8 @@ def read(path: Path, shown: str, problems: Problems) -> Node | None:
         problems.add(start, "", f"the file is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}")
     except yaml.MarkedYAMLError as error:
         problems.add(*_syntax(shown, error))
+    except RecursionError:
+        problems.add(start, "", "the file is nested too deeply")
     except yaml.YAMLError as error:
         problems.add(start, "", f"not YAML: {error}")
     else:

@@ -18,9 +18,11 @@ from mbactor.foreman.store.store import (
     Changed,
     Committed,
     Create,
+    Lease,
     NewStep,
     Operation,
     Recover,
+    Settle,
     StoreTrouble,
     Unstorable,
 )
@@ -38,7 +40,6 @@ class Slowed:
         self.go = asyncio.Event()
         self.go.set()
         self.trouble = 0
-        self.written = asyncio.Event()
         self.after = asyncio.Event()
         self.after.set()
 
@@ -52,8 +53,8 @@ class Slowed:
             self.trouble -= 1
             raise StoreTrouble("the database is locked")
         committed = await self._store.commit(batch)
-        self.written.set()
-        await self.after.wait()
+        if any(isinstance(one, Settle) for one in batch):
+            await self.after.wait()
         return committed
 
 
@@ -61,9 +62,9 @@ def landed(_: Committed) -> None:
     """Nobody waits."""
 
 
-def new(name: str = "wf", **fields: Any) -> Create:
-    entry = NewStep("start", "0" * 16, 1, 100, state=b"{}")
-    return Create("f" * 16, "url", name, "hash", b"{}", entry, **fields)
+def new(name: str = "wf", lease: Lease | None = None) -> Create:
+    entry = NewStep("start", "0" * 16, 1, 100, state=b"{}", lease=lease)
+    return Create("f" * 16, "url", name, "hash", b"{}", entry)
 
 
 async def test_what_arrives_while_the_writer_is_busy_joins_the_next_batch() -> None:
@@ -237,6 +238,21 @@ async def test_an_operation_that_its_caller_gave_up_is_not_written() -> None:
         await first
         await committer.close()
         assert await world.sql("SELECT count(*) FROM mbactor_flow") == [(1,)]
+
+
+async def test_a_step_leased_for_a_caller_that_went_away_is_given_back_at_once() -> None:
+    async with a_world(workers=0) as world:
+        store = Slowed(world.store)
+        committer = Committer(store, landed)
+        store.go.clear()
+        lost = asyncio.create_task(committer.commit(new(lease=Lease("gone", 10))))
+        await world.until(lambda: _count(store, 1))
+        lost.cancel()
+        await asyncio.gather(lost, return_exceptions=True)
+        store.go.set()
+        await committer.commit(Recover())
+        await committer.close()
+        assert await world.sql("SELECT status, worker FROM mbactor_step") == [("pending", None)]
 
 
 async def test_close_writes_what_was_handed_in_and_refuses_more() -> None:

@@ -142,7 +142,7 @@ async def test_baggage_reaches_every_task(world: World) -> None:
     assert seen == [{"tenant": "t1"}]
 
 
-async def test_urgent_flows_are_claimed_before_older_ones(world: World) -> None:
+async def test_urgent_flows_are_claimed_before_older_ones() -> None:
     order: list[str] = []
     async with a_world(workers=0) as world:
         await world.graph(line("line", "start"), start=lambda flow: order.append(flow["name"]))
@@ -248,9 +248,7 @@ async def test_of_two_answers_to_one_interrupt_one_is_refused(world: World) -> N
     await world.graph(line("line", "ask"), ask=ask)
     key = await world.engine.create("line")
     await world.engine.wait(key)
-    results = await asyncio.gather(
-        world.engine.resume(key, 1), world.engine.resume(key, 2), return_exceptions=True
-    )
+    results = await asyncio.gather(world.engine.resume(key, 1), world.engine.resume(key, 2), return_exceptions=True)
     assert [type(result) for result in results] == [type(None), FlowConflict]
     assert (await world.engine.wait(key)).state["answer"] == 1
 

@@ -247,6 +247,23 @@ async def test_drain_lets_running_tasks_end_and_gives_back_the_rest() -> None:
         assert one.free == 0
 
 
+async def test_drain_gives_back_what_a_claim_on_its_way_brings_in() -> None:
+    async with a_world(workers=0, poll_interval=0.01) as world:
+        await world.graph(line("task"), task=ok)
+        keys = [await world.engine.create("line") for _ in range(20)]
+        one = world.work("one")
+        while one.free == 0:
+            await asyncio.sleep(0)
+        draining = asyncio.create_task(one.drain(5))
+        await draining
+        rows = await world.sql("SELECT DISTINCT status FROM mbactor_step WHERE status <> 'completed'")
+        assert rows in ([("pending",)], [])
+        world.work("two")
+        for key in keys:
+            assert (await world.engine.wait(key)).status == "completed"
+        assert world.host.ran == ["task"] * 20
+
+
 async def test_drain_ends_what_overruns_its_limit_and_gives_it_back() -> None:
     async with a_world(workers=0) as world:
         entered = asyncio.Event()
@@ -296,8 +313,8 @@ async def crash_graph(world: World, pause: float) -> None:
     graph = Graph("crash")
     graph.add_transition_chain("a", "b", "spread")
     graph.add_transition_fan_out("spread", "x", "y", "z")
-    for branch in ("x", "y", "z"):
-        graph.add_transition(branch, "join")
+    for name in ("x", "y", "z"):
+        graph.add_transition(name, "join")
     graph.set_fan_in("join")
     graph.add_transition_chain("join", "last", END)
 
@@ -315,7 +332,7 @@ async def crash_graph(world: World, pause: float) -> None:
 @pytest.mark.slow
 async def test_every_acknowledged_flow_of_a_killed_process_ends_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/flows.db"
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: ASYNC220 - started once, and killed
         [sys.executable, "-c", CHILD.format(root=str(ROOT), url=url)], stdout=subprocess.PIPE, text=True
     )
     assert child.stdout is not None

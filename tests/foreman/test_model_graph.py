@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given, settings
@@ -187,6 +187,8 @@ def test_the_index_follows_later_building() -> None:
     assert g.is_fan_out_source("a")
     g.set_fan_in("b")
     assert g.node("b").fan_in
+    assert g.is_fan_in("b")
+    assert repr(g) == "Graph('G', nodes=['a', 'b', 'c'])"
 
 
 def test_a_timeout_takes_its_own_edge_and_other_failures_the_general_one() -> None:
@@ -340,6 +342,14 @@ def test_a_graph_needs_a_name() -> None:
     assert g.problems() == ["the graph has no name; give it one: Graph('Name')"]
 
 
+def test_a_node_needs_a_name_and_a_url() -> None:
+    g = graph(chain("a", "", END))
+    g.set_endpoint("a", "")
+    found = g.problems()
+    assert "a node has an empty name; give it one" in found
+    assert "node 'a' has an empty URL; set it with set_endpoint" in found
+
+
 def test_every_problem_is_reported_at_once() -> None:
     g = Graph("G")
     g.add_transition_switch("a", "b", "(")
@@ -407,6 +417,7 @@ def test_double_and_reserved_node_names_in_json_are_problems() -> None:
         ("set_point", float | int, True),
         ("set_users", dict[str, int], False),
         ("set_users", Any, False),
+        ("list_price", Annotated[float, "EUR"], True),
         ("summary", str, False),
     ],
 )

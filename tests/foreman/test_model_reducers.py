@@ -35,7 +35,7 @@ def explicit(name: str, base: Any, *incoming: Any) -> Any:
 
 
 numbers = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False, width=32))
-short_texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=4)
+short_texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)
 scalars = st.one_of(st.booleans(), st.integers(), short_texts)
 arrays = st.lists(st.one_of(scalars, st.lists(scalars, max_size=2)), max_size=4)
 objects = st.dictionaries(short_texts, scalars, max_size=3)
@@ -248,6 +248,11 @@ def test_the_choice_says_why() -> None:
     assert chosen == {"sum_a": ("add", "prefix sum_"), "b": ("replace", "default")}
 
 
+def test_a_deletion_of_an_absent_field_leaves_it_absent() -> None:
+    assert folded({}, {"sumScore": None, "list_items": None, "x": None}) == {}
+    assert explicit("append", None, None) is None
+
+
 def test_a_deletion_of_a_python_spelled_field_follows_what_the_field_holds() -> None:
     assert folded({"list_items": [1]}, {"list_items": None}, {"list_items": [2]}) == {"list_items": [1, 2]}
     assert folded({"list_price": 9.5}, {"list_price": None}) == {}
@@ -298,18 +303,18 @@ def test_a_users_reducer_that_changes_its_base_changes_no_state() -> None:
 
 
 def test_an_error_in_a_users_reducer_names_the_field() -> None:
-    with pytest.raises(ReducerError, match="'f'.*longest_of_test.*object"):
+    with pytest.raises(ReducerError, match=r"'f'.*longest_of_test.*object"):
         explicit("longest_of_test", {"a": 1}, 5)
 
 
 def test_a_reducers_result_must_be_storable() -> None:
-    with pytest.raises(ReducerError, match="'f'.*nan"):
+    with pytest.raises(ReducerError, match=r"'f'.*nan"):
         explicit("nan_of_test", 1, 2)
 
 
 def test_an_unknown_reducer_is_an_error_that_lists_the_known() -> None:
     assert not is_known("nobody")
-    with pytest.raises(ReducerError, match="nobody.*append"):
+    with pytest.raises(ReducerError, match=r"nobody.*append"):
         explicit("nobody", 1, 2)
 
 

@@ -26,7 +26,7 @@ from mbactor.foreman.model.state import (
     initial_state,
 )
 
-texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=6)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
@@ -167,7 +167,7 @@ def test_any_other_initial_state_is_a_bad_request(value: Any) -> None:
 
 
 def test_a_typed_read_says_what_does_not_fit() -> None:
-    with pytest.raises(InvalidState, match="expected|Expected"):
+    with pytest.raises(InvalidState, match="is not Point"):
         decode_value(encode_value({"x": "no"}), Point)
 
 

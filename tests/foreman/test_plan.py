@@ -17,7 +17,13 @@ from mbactor.foreman.plan import Plan, Run, Target, decide
 
 
 def after(
-    graph: Graph, node: str, state: Any = None, *, in_cohort: bool = False, error: BaseException | None = None, task: Any = None
+    graph: Graph,
+    node: str,
+    state: Any = None,
+    *,
+    in_cohort: bool = False,
+    error: BaseException | None = None,
+    task: Any = None,
 ) -> Plan:
     """The plan after a run of `task` at the node, or after it raised `error`."""
     flow = Flow(initial_state(state))
@@ -26,7 +32,7 @@ def after(
             task(flow)
         if error is not None:
             raise error
-    except BaseException as raised:
+    except BaseException as raised:  # noqa: BLE001 - a task may raise anything
         error = raised
     outcome = finish(flow, error)
     run = Run(outcome, flow.changes, {}, flow.signals)
@@ -114,7 +120,13 @@ def test_an_expression_that_cannot_be_evaluated_fails_the_step() -> None:
 
 def test_a_fan_out_spawns_its_branches_and_counts_the_direct_edge_as_arrived() -> None:
     plan = after(fan(), "a")
-    assert (plan.kind, nodes(plan), plan.cohort_size, plan.arrivals, plan.fan_in) == ("fan_out", ["b", "c"], 3, 1, "join")
+    assert (plan.kind, nodes(plan), plan.cohort_size, plan.arrivals, plan.fan_in) == (
+        "fan_out",
+        ["b", "c"],
+        3,
+        1,
+        "join",
+    )
 
 
 def test_a_branch_that_reaches_the_fan_in_arrives() -> None:

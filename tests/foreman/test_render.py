@@ -7,10 +7,11 @@ import re
 
 import pytest
 
+from mbactor.foreman.model.diagram import escape, graph_mermaid
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.outcome import StepRecord, Subflow
 from mbactor.foreman.model.status import StepStatus
-from mbactor.foreman.render import duration_text, escape, graph_mermaid, history_mermaid
+from mbactor.foreman.render import duration_text, history_mermaid
 
 AT = dt.datetime(2026, 5, 1, 12, 0, tzinfo=dt.UTC)
 

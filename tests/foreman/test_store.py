@@ -52,7 +52,7 @@ async def test_a_path_that_cannot_be_written_is_refused_by_name(tmp_path: Path) 
         await open_store(f"sqlite:///{tmp_path}")
     text = tmp_path / "text.db"
     text.write_text("this is no database, and long enough to be told from an empty one" * 20)
-    with pytest.raises(InvalidSpec, match="text.db"):
+    with pytest.raises(InvalidSpec, match=r"text\.db"):
         await open_store(f"sqlite:///{text}")
 
 
@@ -116,7 +116,10 @@ async def test_rows_have_the_columns_that_the_schema_documents() -> None:
     store = await _open("sqlite://")
 
     def columns(db: sqlite3.Connection) -> list[tuple[str, ...]]:
-        return [tuple(row[1] for row in db.execute(f"PRAGMA table_info({name})")) for name in ("mbactor_flow", "mbactor_step")]
+        return [
+            tuple(row[1] for row in db.execute(f"PRAGMA table_info({name})"))
+            for name in ("mbactor_flow", "mbactor_step")
+        ]
 
     assert await run_in_driver(store._writer, columns) == [schema.FLOW_COLUMNS, schema.STEP_COLUMNS]
 
@@ -165,7 +168,7 @@ async def test_offload_runs_a_function_in_a_thread_and_counts_it_until_it_return
     await asyncio.gather(running, return_exceptions=True)
     assert offload.outstanding() == 1
     go.set()
-    while offload.outstanding():
+    while offload.outstanding():  # noqa: ASYNC110 - a thread ends
         await asyncio.sleep(0.001)
 
 

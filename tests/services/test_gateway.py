@@ -258,6 +258,15 @@ async def test_what_is_not_there_is_404_in_json() -> None:
             assert answer.json() == {"error": f"nobody serves {path}", "statusCode": 404, "type": "NoSuchActor"}
 
 
+@pytest.mark.parametrize("cls", [Gateway, H11Gateway])
+@pytest.mark.parametrize("path", [b"/shop.example/a%0Ab", b"/%0A", b"/shop.example/%FF", b"/%E2%80%AE"])
+async def test_odd_letters_are_404_in_json_too(cls: type[Gateway], path: bytes) -> None:
+    async with world(cls) as at:
+        status, answer = await at.get(path)
+        assert status == 404
+        assert b'"type":"NoSuchActor"' in answer
+
+
 async def test_an_inner_404_does_not_tell_what_is_inside() -> None:
     async with world() as at, client(at) as http:
         answer = await http.post("/shop.example/deep")
@@ -468,6 +477,24 @@ async def test_file_paths_are_left_out_and_addresses_kept(text: str, expected: s
     assert http_shape.without_files(text) == expected
 
 
+class Faulty(Gateway):
+    """Has a mistake of its own."""
+
+    async def _ask(self, *_: Any) -> Any:
+        raise KeyError("secret")
+
+
+async def test_a_mistake_of_the_gateway_is_500_in_json_and_an_event() -> None:
+    seen = Seen()
+    with observe.observing(seen):
+        async with world(Faulty) as at, client(at) as http:
+            answer = await http.get("/shop.example/add")
+            assert answer.status_code == 500
+            assert "secret" not in answer.text
+            assert answer.json()["statusCode"] == 500
+    assert [fields["method"] for name, fields in seen.events if name == "actor.crashed"] == ["request"]
+
+
 async def test_503_says_when_to_come_back() -> None:
     async with world() as at, client(at) as http:
         answer = await http.post("/shop.example/busy")
@@ -513,6 +540,12 @@ async def test_request_timeout_shortens_the_time_budget() -> None:
             assert answer.json()["type"] == "BudgetSpent"
         at.shop.open.set()
         assert (await http.post("/shop.example/wait", headers={"Request-Timeout": "1h"})).json() == "waited"
+
+
+async def test_a_body_that_does_not_come_within_the_time_budget_is_408() -> None:
+    async with world() as at:
+        head = b"POST /shop.example/add HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nrequest-timeout: 50ms\r\n"
+        assert (await at.raw(head + b"connection: close\r\n\r\n{"))[0] == 408
 
 
 async def test_a_request_timeout_that_is_none_is_400() -> None:

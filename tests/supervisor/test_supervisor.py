@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from mbactor import observe, seams
 from mbactor.errors import AlreadyStarted, Ignore, InvalidSpec, NoSuchChild, Unavailable
 from mbactor.kernel.exit import Exit
+from mbactor.supervisor import runner
 from mbactor.supervisor.spec import Backoff, child
 from mbactor.supervisor.state import GaveUp, StartFailed
 from mbactor.supervisor.supervisor import Supervisor
@@ -84,6 +86,29 @@ async def test_a_stop_while_the_first_start_is_under_way_fails_that_start() -> N
     with pytest.raises(Unavailable):
         await starting
     assert yard.took() == ["start a", "stop a"]
+
+
+async def test_a_stop_while_on_start_is_under_way_starts_no_child() -> None:
+    yard, gate = Yard(), asyncio.Event()
+
+    class Own(Supervisor):
+        children = (leaf("a"),)
+
+        async def on_start(self) -> None:
+            yard.log.append("start own")
+            await gate.wait()
+
+        async def on_stop(self, exit: Exit) -> None:
+            yard.log.append("stop own")
+
+    supervisor = yard.bound(Own())
+    starting = asyncio.create_task(supervisor.start())
+    await until(lambda: bool(yard.log))
+    await supervisor.stop()
+    gate.set()
+    with pytest.raises(Unavailable, match="stopped while it started"):
+        await starting
+    assert yard.log == ["start own", "stop own"]
 
 
 async def test_cancelling_the_first_start_stops_what_is_up() -> None:
@@ -180,6 +205,60 @@ async def test_a_delayed_restart_pauses_the_child_and_a_stop_forgets_it() -> Non
         yard.parts["a"].crash()
         assert yard.log[-1] == "pause a"
         assert supervisor.which_children()[0].state == "restarting"
+
+
+async def test_a_delayed_group_restart_pauses_everybody_below_too() -> None:
+    yard = Yard()
+    inner = child(Supervisor, id="inner", args={"children": [leaf("x")]})
+    children = [leaf("a", backoff=Backoff("1h", "2h")), leaf("b"), inner]
+    async with running(yard, Supervisor(strategy="one_for_all", children=children)) as supervisor:
+        yard.parts["a"].crash()
+        await until(lambda: yard.log[-1] == "pause b")
+        assert [line for line in yard.log if line.startswith("pause")] == ["pause a", "pause x", "pause b"]
+        assert [row.state for row in supervisor.which_children()] == ["restarting", "stopped", "stopped"]
+
+
+async def test_a_start_that_cannot_be_broken_off_is_abandoned_and_stopped_when_it_comes_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    yard, events, gate = Yard(), Events(), asyncio.Event()
+    monkeypatch.setattr(runner, "GRACE", 0.01)
+
+    class Stubborn(Part):
+        async def start(self) -> None:
+            while not gate.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await gate.wait()
+            await super().start()
+
+    supervisor = Supervisor(children=[leaf("a", shutdown="10ms")])
+    nowhere: Any = None
+    supervisor.bind(nowhere, "top", build=lambda spec, _: Stubborn(spec, yard))
+    starting = asyncio.create_task(supervisor.start())
+    await asyncio.sleep(0)
+    with observe.observing(events):
+        await supervisor.stop()
+    with pytest.raises(Unavailable):
+        await starting
+    assert [name for name, _ in events.seen] == ["actor.abandoned"]
+    gate.set()
+    await until(lambda: yard.log[-1] == "stop a")
+    assert yard.log == ["starting a", "start a", "stopping a 0", "stop a"]
+
+
+async def test_children_that_a_new_incarnation_no_longer_has_are_closed() -> None:
+    yard, generation = Yard(), iter("xyz")
+
+    class Changing(Supervisor):
+        def __init__(self) -> None:
+            super().__init__(max_restarts=0, children=[leaf("same"), leaf(next(generation))])
+
+    async with running(yard, Supervisor(children=[child(Changing)])) as top:
+        yard.parts["same"].crash()
+        await until(lambda: "start y" in yard.log)
+        assert [line for line in yard.log if line.startswith("close")] == ["close x"]
+        assert yard.parts["same"].incarnation == 2
+        assert top.which_children()[0].incarnation == 2
 
 
 async def test_run_time_calls_by_id_and_by_ref() -> None:

@@ -49,6 +49,9 @@ class Plain: ...
 def folder(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "shop_for_test.py").write_text(MODULE)
     (tmp_path / "broken_for_test.py").write_text("import json\nraise ValueError('at import')\n")
+    (tmp_path / "half_for_test.py").write_text("import not_there\n")
+    (tmp_path / "plain.yaml").write_text("text\n")
+    (tmp_path / "broken.yaml").write_text("[\n")
     # An installed package of a user, with two short kinds.
     info = tmp_path / "shop_for_test-1.0.dist-info"
     info.mkdir()
@@ -192,6 +195,7 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
         ("version: 1\nsupervisor: !!python/none {}\n", "the tag"),
         ("version: 1\nsupervisor: {}\n? [a]\n: b\n", "tree.yaml:3:3: a list or mapping given as a key"),
         ("version: 1\nsupervisor: &a {children: [*a]}\n", "aliases repeat this without end"),
+        ("version: 1\nsupervisor: " + "[" * 2000 + "\n", "the file is nested too deeply"),
         ("version: 1\nsupervisor: {within: }\n", "supervisor.within: nothing given"),
     ],
 )
@@ -262,6 +266,14 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "auto_shutdown is 'never'",
         ),
         ("- include: none.yaml", "there is no file"),
+        ("- include: plain.yaml", "plain.yaml:1:1: 'text' given, a list of children or `children:` expected"),
+        ("- include: broken.yaml", "broken.yaml:1:2: not YAML"),
+        ("- include: [x]", "include: a list given, the path of a file expected"),
+        ("- include: tree.yaml\n  id: x", "unknown key"),
+        ("- actor: shop_for_test:Orders\n  id: ${A", "a closing brace expected"),
+        ("- actor: shop_for_test:Orders\n  significant: 5", "significant: '5' given, true or false expected"),
+        ("- actor: shop_for_test:Orders\n  args: {every: [1]}", "a duration with its unit"),
+        ("- actor: half_for_test:Orders", "module 'half_for_test' cannot be imported: No module named 'not_there'"),
         ("- include: tree.yaml", "the file includes itself: "),
         ("- sale: 5", "supervisor.children[0].sale: '5' given, a mapping expected"),
         ("- lost:", "tree.yaml:4:7: supervisor.children[0].lost: there is no module 'nowhere'"),
@@ -312,11 +324,15 @@ def test_interpolation_takes_the_type_of_the_field_and_brings_in_no_structure(fo
 def test_a_variable_without_value_and_default_is_an_error_with_its_position(folder: Path) -> None:
     text = "- actor: shop_for_test:Orders\n  id: ${A}\n  args: {channel: '${B:?say which}', start: '${C-1}'}"
     assert child_faults(folder, text) == [
-        "tree.yaml:5:11: supervisor.children[0].id: the environment variable A is not set, "
-        "and there is no default (${A:-...})",
+        (
+            "tree.yaml:5:11: supervisor.children[0].id: the environment variable A is not set, "
+            "and there is no default (${A:-...})"
+        ),
         "tree.yaml:6:23: supervisor.children[0].args.channel: the environment variable B is not set: say which",
-        "tree.yaml:6:49: supervisor.children[0].args.start: ${C-1} given, "
-        "${VAR}, ${VAR:-default} or ${VAR:?message} expected",
+        (
+            "tree.yaml:6:49: supervisor.children[0].args.start: ${C-1} given, "
+            "${VAR}, ${VAR:-default} or ${VAR:?message} expected"
+        ),
     ]
 
 
@@ -341,8 +357,10 @@ def test_included_files_bring_their_children_in_with_positions_of_their_own(fold
     (folder / "more" / "two.yaml").write_text("children:\n  - actor: shop_for_test:Orders\n    id: a\n    x: 1\n")
     assert child_faults(folder, text) == [
         "more/two.yaml:3:9: children[0].id: the id 'a' is given twice in this supervisor (first at tree.yaml:5:11)",
-        "more/two.yaml:4:5: children[0].x: unknown key; known: actor, args, backoff, config, id, mailbox, process, "
-        "replicas, restart, shutdown, significant",
+        (
+            "more/two.yaml:4:5: children[0].x: unknown key; known: actor, args, backoff, config, id, mailbox, process, "
+            "replicas, restart, shutdown, significant"
+        ),
     ]
 
 

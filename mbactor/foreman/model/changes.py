@@ -57,13 +57,17 @@ def _merge_arrays(new: list[Any], known: list[Any], stored: list[Any]) -> list[A
     places: dict[Any, list[int]] = {}
     for index in reversed(range(len(known))):
         places.setdefault(comparable(known[index]), []).append(index)
-    origins = [(places.get(comparable(item)) or [None]).pop() for item in new]
+    origins = [_taken(places.get(comparable(item))) for item in new]
     left = iter(sorted(set(range(len(known))) - set(origins)) if len(new) == len(known) else ())
     merged = []
     for item, origin in zip(new, origins, strict=True):
         place = next(left, None) if origin is None else origin
         merged.append(item if place is None else _merge(item, known[place], stored[place]))
     return merged
+
+
+def _taken(places: list[int] | None) -> int | None:
+    return places.pop() if places else None
 
 
 def _covers(known: Any, stored: Any) -> bool:

@@ -25,12 +25,13 @@ from mbactor import expressions
 from mbactor.durations import Duration, seconds
 from mbactor.errors import InvalidGraph
 from mbactor.foreman.model import graph_json, lineage, validation
+from mbactor.foreman.model.diagram import graph_mermaid
 from mbactor.foreman.model.reducers import Reducer
 from mbactor.foreman.model.state import Fields, decode_value
 from mbactor.foreman.model.transition import END, Node, Transition, TransitionKind
-from mbactor.foreman.render import graph_mermaid
 
 __all__ = ["END", "Graph", "GraphWarning", "Node", "NodeReference", "Transition", "TransitionKind", "holds"]
+
 
 @runtime_checkable
 class NodeReference(Protocol):
@@ -113,9 +114,7 @@ class Graph:
         """Taken only when the task calls `flow.goto(target)`."""
         self._add(source, target, "goto")
 
-    def add_transition_for_each(
-        self, source: AnyNode, target: AnyNode, *, for_each: str, as_: str = "item"
-    ) -> None:
+    def add_transition_for_each(self, source: AnyNode, target: AnyNode, *, for_each: str, as_: str = "item") -> None:
         """A branch for each element of the array field `for_each`.
 
         Each branch has `item`, `item_index` and `item_count` (or what `as_` says) in its state.
@@ -375,9 +374,7 @@ def _fans_out(edges: Sequence[Transition]) -> bool:
 def _name_of(node: AnyNode) -> str:
     name = node if isinstance(node, str) else getattr(node, "node_name", None)
     if not isinstance(name, str):
-        raise TypeError(
-            f"a node is named by a string or a task reference such as Credit.verify_credit, got {node!r}"
-        )
+        raise TypeError(f"a node is named by a string or a task reference such as Credit.verify_credit, got {node!r}")
     return name
 
 

@@ -190,6 +190,4 @@ def _node_of(task: _Task) -> Node:
 
 
 def _task_of(node: Node) -> _Task:
-    return _Task(
-        node.name, node.url, node.fan_in, node.time_budget, node.subgraph, node.inputs, node.outputs
-    )
+    return _Task(node.name, node.url, node.fan_in, node.time_budget, node.subgraph, node.inputs, node.outputs)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from mbactor.errors import DeclarationError, MbactorError, ReducerError
-from mbactor.foreman.model.state import NULL, Fields, apply, comparable, decode_value, encode_value, is_null
+from mbactor.foreman.model.state import Fields, apply, comparable, decode_value, encode_value, is_null
 
 
 class Reducer(StrEnum):
@@ -134,9 +134,7 @@ def fold(base: Fields, deltas: Iterable[Fields], rules: ReducerRules) -> Fields:
     return fold_explained(base, deltas, rules)[0]
 
 
-def fold_explained(
-    base: Fields, deltas: Iterable[Fields], rules: ReducerRules
-) -> tuple[Fields, dict[str, Chosen]]:
+def fold_explained(base: Fields, deltas: Iterable[Fields], rules: ReducerRules) -> tuple[Fields, dict[str, Chosen]]:
     """As `fold`, and the reducer that was chosen last for each field that came in."""
     running: dict[str, _Running] = {}
     for delta in deltas:
@@ -193,8 +191,6 @@ class _Running:
         self.combine_pending()
         if self.raw is not None:
             return self.raw
-        if self.value is _NOT_READ:
-            return NULL
         try:
             return encode_value(self.value, self.field)
         except MbactorError as error:

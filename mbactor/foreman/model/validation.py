@@ -226,9 +226,7 @@ _UNFIT: Mapping[str, tuple[type, ...]] = {
 def _may_fit(prefix: str, annotation: Any) -> bool:
     """False only where no value of the annotation fits the prefix."""
     options = _options(annotation)
-    return not options or not all(
-        isinstance(option, type) and issubclass(option, _UNFIT[prefix]) for option in options
-    )
+    return not options or not all(isinstance(option, type) and issubclass(option, _UNFIT[prefix]) for option in options)
 
 
 def _options(annotation: Any) -> Sequence[Any]:

@@ -29,8 +29,9 @@ _INSERT = """INSERT INTO mbactor_flow (token, status, workflow, name, graph, bag
     created_at, started_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 # A called flow lives by the policy of its caller.
-_INSERT_CHILD = """INSERT INTO mbactor_flow (token, status, workflow, name, graph, root_id, caller_id, baggage, priority,
-    fairness_key, fairness_weight, time_budget, trace_parent, delete_on_completion, created_at, started_at, updated_at)
+_INSERT_CHILD = """INSERT INTO mbactor_flow (token, status, workflow, name, graph, root_id, caller_id, baggage,
+    priority, fairness_key, fairness_weight, time_budget, trace_parent, delete_on_completion, created_at, started_at,
+    updated_at)
     SELECT ?, 'running', ?, ?, ?, coalesce(root_id, id), ?, baggage, priority, fairness_key, fairness_weight,
     time_budget, trace_parent, 0, ?, ?, ? FROM mbactor_flow WHERE id = ?"""
 

@@ -55,9 +55,13 @@ def extend(tx: Transaction, one: Extend) -> frozenset[int]:
 
 
 def release(tx: Transaction, one: Release) -> int:
-    """Make everything due again that the worker has leased."""
+    """Make due again what the worker has leased."""
     query = f"{_GIVE_BACK} WHERE status = 'running' AND lease_expires IS NOT NULL AND worker = ?"
-    return tx.db.execute(query, (tx.now, one.worker)).rowcount
+    if one.steps is None:
+        return tx.db.execute(query, (tx.now, one.worker)).rowcount
+    steps = msgspec.json.encode(one.steps).decode()
+    query += " AND id IN (SELECT value FROM json_each(?))"
+    return tx.db.execute(query, (tx.now, one.worker, steps)).rowcount
 
 
 def recover(tx: Transaction, one: Recover) -> int:  # noqa: ARG001 - every operation is called alike

@@ -17,7 +17,8 @@ async def open_store(url: str, shard: int = 1) -> Store:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme != "sqlite" or (rest and not rest.startswith("/")) or rest == "/":
         raise InvalidSpec(
-            f"database={url!r}: expected sqlite:///relative/path.db, sqlite:////absolute/path.db, or sqlite:// (in memory)"
+            f"database={url!r}: expected sqlite:///relative/path.db, sqlite:////absolute/path.db, "
+            "or sqlite:// (in memory)"
         )
     if shard < 1:
         raise InvalidSpec(f"shard={shard}: expected 1 or more")

@@ -133,7 +133,7 @@ def _changes_of(db: sqlite3.Connection, spawn_id: int) -> Iterator[Json | None]:
 def _in_order(
     members: dict[int, list[tuple[int, int, int, int, str, Json | None]]], spawn_id: int
 ) -> Iterator[Json | None]:
-    """Completed members by (ordinal, depth, id); what a nested cohort changed stands behind the step that spawned it."""
+    """Completed members by (ordinal, depth, id); what a nested cohort changed follows the step that spawned it."""
     for step_id, _, _, _, status, changes in sorted(
         members.get(spawn_id, ()), key=lambda row: (row[2], row[3], row[0])
     ):

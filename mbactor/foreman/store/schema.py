@@ -18,9 +18,9 @@ changes, in the order of `ordinal`, `depth`, `id`; its own `state` is filled whe
 
 Times are Unix seconds by the database's clock, JSON is UTF-8 text in BLOB columns. `spawn_id` is the step whose
 fan-out a branch belongs to (NULL on the trunk); `cohort_size`, `cohort_arrivals`, `cohort_failures` and
-`cohort_depth` stand on that step. `parks` lists the interrupts and calls of flows of a step with their answers, `payloads`
-the questions of its interrupts, the one that waits last. `caller_id` is the step that called a flow, `root_id` the flow it all began with
-(both NULL for a flow that nobody called).
+`cohort_depth` stand on that step. `parks` lists the interrupts of a step and the flows it called, with their
+answers; `payloads` has the questions of its interrupts, the one that waits last. `caller_id` is the step that called a
+flow, `root_id` the flow it all began with (both NULL for a flow that nobody called).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ FLOW_COLUMNS = (
 STEP_COLUMNS = (
     "id", "token", "flow_id", "node", "depth", "status", "attempt", "state", "added", "changes", "chain",
     "predecessor_id", "successor_id", "spawn_id", "ordinal", "cohort_id", "cohort_size", "cohort_arrivals",
-    "cohort_failures", "cohort_depth", "parks", "payloads", "error", "priority", "not_before", "refused_at", "lease_expires",
-    "lease_number", "worker", "created_at", "started_at", "updated_at",
+    "cohort_failures", "cohort_depth", "parks", "payloads", "error", "priority", "not_before", "refused_at",
+    "lease_expires", "lease_number", "worker", "created_at", "started_at", "updated_at",
 )  # fmt: skip
 
 SQLITE = """

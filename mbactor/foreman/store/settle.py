@@ -16,7 +16,8 @@ _COMPLETE = """UPDATE mbactor_step SET status = 'completed', changes = ?, succes
 _SETTLE = """UPDATE mbactor_step SET status = ?, changes = ?, state = coalesce(?, state),
     chain = CASE WHEN ? THEN 0 ELSE chain END, error = ?, parks = ?, payloads = ?, attempt = ?, not_before = ?,
     refused_at = CASE WHEN ? THEN coalesce(refused_at, ?) END, successor_id = ?, cohort_size = ?, cohort_arrivals = ?,
-    cohort_depth = ?, lease_expires = NULL, lease_number = lease_number + ?, worker = CASE WHEN ? THEN NULL ELSE worker END, updated_at = ?
+    cohort_depth = ?, lease_expires = NULL, lease_number = lease_number + ?,
+    worker = CASE WHEN ? THEN NULL ELSE worker END, updated_at = ?
     WHERE id = ? AND lease_number = ? AND status = 'running'"""
 
 _ARRIVE = """UPDATE mbactor_step SET cohort_arrivals = cohort_arrivals + ?, cohort_failures = cohort_failures + ?,
@@ -77,7 +78,8 @@ def _update(tx: Transaction, one: Settle, successor_id: int | None) -> bool:
         return tx.db.execute(_COMPLETE, values).rowcount == 1
     values = (
         one.status, one.changes, one.state, one.state is not None, one.error, one.parks,
-        one.payloads, one.attempt, tx.now + one.delay, one.refused, tx.now, successor_id, one.cohort_size, one.arrivals, one.depth,
+        one.payloads, one.attempt, tx.now + one.delay, one.refused, tx.now, successor_id, one.cohort_size, one.arrivals,
+        one.depth,
         one.status == "running", one.status == "pending", tx.now, one.step_id, one.lease_number,
     )  # fmt: skip
     return tx.db.execute(_SETTLE, values).rowcount == 1

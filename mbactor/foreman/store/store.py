@@ -176,7 +176,7 @@ class Child(msgspec.Struct, frozen=True, gc=False):
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """A branch reached the end of its fan-out. The last one in inserts `fan_in`, or fails the spawning step's branch."""
+    """A branch reached the end of its fan-out. The last one in inserts `fan_in`, or fails the branch above."""
 
     spawn_id: int
     depth: int
@@ -236,9 +236,10 @@ class Extend(msgspec.Struct, frozen=True, gc=False):
 
 
 class Release(msgspec.Struct, frozen=True, gc=False):
-    """Give back all that a worker holds, at once. The result is the number of steps."""
+    """Give back what a worker holds, at once: these steps, or all. The result is the number of steps."""
 
     worker: str
+    steps: tuple[int, ...] | None = None
 
 
 class Recover(msgspec.Struct, frozen=True, gc=False):
@@ -299,6 +300,7 @@ class Inserted(msgspec.Struct, frozen=True, gc=False):
 
     step: NewStep
     step_id: int
+    flow_id: int
 
 
 class Stopped(msgspec.Struct, frozen=True, gc=False):
@@ -321,7 +323,7 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
-    """The leased steps in order, their flows by id, and the seconds until the next pending step is due (None: none is)."""
+    """The leased steps in order, their flows by id, and the seconds until the next step is due (None: none is)."""
 
     steps: tuple[StepRow, ...]
     flows: dict[int, FlowRow]
@@ -330,7 +332,9 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Changed(msgspec.Struct, frozen=True, gc=False):
-    """What an operation on a flow did. `status` is the flow's status before where it was refused (None: no such flow), else after."""
+    """What an operation on a flow did. `status` is the flow's, after it, or as it was where it was refused; None says
+    that there is no such flow.
+    """
 
     done: bool
     status: str | None
@@ -344,7 +348,7 @@ Result = Created | Settled | Claimed | Changed | frozenset[int] | int
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
-    """A committed batch: a result for each operation; `best_due` is the best priority that is due and unclaimed (None: none)."""
+    """A committed batch: a result for each operation. `best_due` is the best priority that is due and unclaimed."""
 
     results: list[Result]
     stopped: tuple[Stopped, ...]

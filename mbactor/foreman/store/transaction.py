@@ -13,7 +13,8 @@ _INSERT = """INSERT INTO mbactor_step (id, token, flow_id, node, depth, status, 
     updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 _STOP = """UPDATE mbactor_flow SET status = ?, final_state = ?, error = ?, cancel_reason = ?, updated_at = ?
-    WHERE id = ? AND status IN ('created', 'running', 'interrupted') RETURNING caller_id, token, workflow, notify_on_stop"""
+    WHERE id = ? AND status IN ('created', 'running', 'interrupted')
+    RETURNING caller_id, token, workflow, notify_on_stop"""
 
 _ANSWER = """UPDATE mbactor_step SET status = 'pending', parks = ?, not_before = ?, worker = NULL, updated_at = ?
     WHERE id = ? AND status = 'running' AND lease_expires IS NULL"""
@@ -48,7 +49,7 @@ class Transaction:
             (step_id, new.token, flow_id, new.node, new.depth, status, new.state, new.added, new.chain, predecessor_id,
              new.spawn_id, new.ordinal, new.cohort_id, new.priority, due, expires, number, worker, now, started, now)
         )  # fmt: skip
-        return Inserted(new, step_id)
+        return Inserted(new, step_id, flow_id)
 
     def flush(self) -> None:
         """Write the inserts gathered so far."""

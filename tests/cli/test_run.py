@@ -1,0 +1,260 @@
+"""`mbactor run`, `check` and `tree` as a person meets them: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.process import ROOT, command, serving
+
+EXAMPLE = ROOT / "examples" / "credit_approval" / "topology.yaml"
+
+ACTORS = '''
+import asyncio, os
+from mbactor import Actor, MbactorError, endpoint
+
+
+class Loud(Actor):
+    """Tells a file of its life."""
+
+    host = "loud.example"
+
+    def __init__(self, name: str = "loud", slow: float = 0.0) -> None:
+        self.name = name
+        self.slow = slow
+
+    async def on_start(self) -> None:
+        self._tell("start")
+
+    async def on_stop(self, exit) -> None:
+        await asyncio.sleep(self.slow)
+        self._tell("stop")
+
+    def _tell(self, what: str) -> None:
+        with open("life.txt", "a") as life:
+            life.write(f"{what} {self.name}\\n")
+
+    @endpoint
+    async def echo(self, value: int) -> int:
+        return value
+
+    @endpoint
+    async def crash(self) -> None:
+        raise RuntimeError("a bad message")
+
+
+class Crasher(Loud):
+    host = "crasher.example"
+
+    @endpoint
+    async def crash_by_tell(self, times: int) -> None:
+        for _ in range(times):
+            self.tell(Crasher.crash)
+
+
+class Broken(Actor):
+    async def on_start(self) -> None:
+        raise RuntimeError("no database")
+
+
+class Fragile(Actor):
+    """Starts once, and never again."""
+
+    async def on_start(self) -> None:
+        if os.path.exists("started"):
+            raise RuntimeError("cannot start again")
+        open("started", "w").close()
+        self.spawn_task(self._end())
+
+    async def _end(self) -> None:
+        raise RuntimeError("first crash")
+'''
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "loud.py").write_text(ACTORS)
+    topology = folder / "topology.yaml"
+    topology.write_text(text)
+    return topology
+
+
+TREE = """
+version: 1
+name: loud
+supervisor:
+  children:
+    - actor: loud:Loud
+      id: first
+      args: {name: first}
+    - actor: loud:Loud
+      id: second
+      args: {name: second}
+    - gateway: {port: "${PORT}"}
+"""
+
+
+def life(folder: Path) -> list[str]:
+    return (folder / "life.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_tree_in_reverse_order_with_exit_code_0(tmp_path: Path, number: int) -> None:
+    with serving(write(tmp_path, TREE), tmp_path) as served:
+        assert httpx.post(f"{served.url}/loud.example/echo", json={"value": 3}).json() == 3
+        served.signal(number)
+        assert served.end() == 0, served.told()
+        drawn = "\n".join(served.lines)
+        assert "loud  supervisor" in drawn
+        assert "├── first" in drawn
+        assert "└── gateway" in drawn
+    assert life(tmp_path) == ["start first", "start second", "stop second", "stop first"]
+
+
+def test_the_example_takes_an_application_over_http(tmp_path: Path) -> None:
+    with serving(EXAMPLE, tmp_path) as served:
+        url = f"{served.url}/credit.example"
+        applied = httpx.post(f"{url}/apply", content='{"name": "Ada", "credit_score": 700, "amount": 5000}')
+        assert applied.status_code == 200
+        assert applied.json()["status"] == "completed"
+        assert applied.json()["state"]["sumScore"] == 3
+        waiting = httpx.post(f"{url}/apply", json={"name": "Ada", "credit_score": 700, "amount": 500000}).json()
+        assert waiting["status"] == "interrupted"
+        key = waiting["flow_key"]
+        assert httpx.get(f"{url}/status", params={"flow_key": key}).json()["status"] == "interrupted"
+        answered = httpx.post(f"{url}/answer", json={"flow_key": key, "approved": True}).json()
+        assert answered["state"]["approved"] is True
+        bad = httpx.post(f"{url}/apply", json={"name": "Ada", "credit_score": "good", "amount": 1})
+        assert bad.status_code == 400
+        assert "$.credit_score" in bad.json()["error"]
+        served.signal(signal.SIGINT)
+        assert served.end() == 0, served.told()
+
+
+def test_an_interrupted_flow_waits_through_a_restart_of_the_process(tmp_path: Path) -> None:
+    with serving(EXAMPLE, tmp_path) as served:
+        applied = {"name": "Ada", "credit_score": 700, "amount": 500000}
+        key = httpx.post(f"{served.url}/credit.example/apply", json=applied).json()["flow_key"]
+        served.signal(signal.SIGKILL)
+        served.end()
+    with serving(EXAMPLE, tmp_path) as served:
+        answer = {"flow_key": key, "approved": False}
+        outcome = httpx.post(f"{served.url}/credit.example/answer", json=answer).json()
+        assert outcome["status"] == "completed"
+        assert outcome["state"]["approved"] is False
+
+
+def test_tells_that_crash_an_actor_four_times_bring_the_tree_down_in_reverse_order(tmp_path: Path) -> None:
+    crasher = "    - actor: loud:Crasher\n      args: {name: crasher}\n    - gateway"
+    with serving(write(tmp_path, TREE.replace("    - gateway", crasher)), tmp_path) as served:
+        httpx.post(f"{served.url}/crasher.example/crash-by-tell", json={"times": 4})
+        assert served.end() == 1, served.told()
+        assert "gave_up" in "\n".join(served.errors)
+    assert life(tmp_path).count("start crasher") == 4
+    assert life(tmp_path)[-3:] == ["stop crasher", "stop second", "stop first"]
+
+
+def test_bad_requests_do_not_bring_the_tree_down(tmp_path: Path) -> None:
+    with serving(write(tmp_path, TREE), tmp_path) as served:
+        url = served.url
+        with httpx.Client() as client:
+            for number in range(60):
+                crashed = client.post(f"{url}/loud.example/crash") if number < 8 else None
+                refused = client.post(f"{url}/loud.example/echo", json={"value": "x"})
+                assert refused.status_code == 400
+                if crashed is not None:
+                    assert crashed.status_code == 500
+                    assert "a bad message" in crashed.json()["error"]
+            assert client.post(f"{url}/loud.example/echo", json={"value": 1}).json() == 1
+        served.signal(signal.SIGTERM)
+        assert served.end() == 0, served.told()
+
+
+def test_a_child_that_does_not_start_is_named_and_nothing_stays_behind(tmp_path: Path) -> None:
+    topology = write(tmp_path, TREE.replace("    - gateway", "    - actor: loud:Broken\n    - gateway"))
+    done = command("run", str(topology), cwd=tmp_path, PORT="0")
+    assert done.returncode == 1
+    assert "broken" in done.stderr
+    assert "no database" in done.stderr
+    assert "Traceback (most recent call last)" not in done.stderr.split("error:")[-1]
+    assert life(tmp_path) == ["start first", "start second", "stop second", "stop first"]
+
+
+def test_a_child_that_cannot_be_started_again_brings_the_tree_down(tmp_path: Path) -> None:
+    topology = write(tmp_path, TREE.replace("    - gateway", "    - actor: loud:Fragile\n    - gateway"))
+    done = command("run", str(topology), cwd=tmp_path, PORT="0")
+    assert done.returncode == 1
+    assert life(tmp_path)[-2:] == ["stop second", "stop first"]
+
+
+def test_a_busy_port_is_a_failed_start_that_says_so(tmp_path: Path) -> None:
+    with serving(write(tmp_path, TREE), tmp_path) as served:
+        port = served.url.rpartition(":")[2]
+        done = command("run", str(tmp_path / "topology.yaml"), cwd=tmp_path, PORT=port)
+        assert done.returncode == 1
+        assert "in use" in done.stderr
+
+
+MISTAKEN = """version: 1
+name: shop
+supervisor:
+  stratgy: one_for_all
+  children:
+    - actor: loud:Missing
+    - actor: loud:Loud
+      id: twice
+    - actor: loud:Loud
+      id: twice
+"""
+
+
+@pytest.mark.parametrize("verb", ["check", "run", "tree"])
+def test_every_mistake_of_a_file_is_reported_with_its_place(tmp_path: Path, verb: str) -> None:
+    topology = write(tmp_path, MISTAKEN)
+    done = command(verb, str(topology), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "topology.yaml:4:3:" in done.stderr
+    assert "strategy" in done.stderr
+    assert "topology.yaml:6:" in done.stderr
+    assert "Missing" in done.stderr
+    assert "topology.yaml:10:" in done.stderr
+    assert "twice" in done.stderr
+    assert "3 mistakes" in done.stderr
+    assert not (tmp_path / "life.txt").exists()
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = command("check", "nowhere.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nowhere.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_right_file_passes_the_check(tmp_path: Path) -> None:
+    done = command("check", str(write(tmp_path, TREE)), cwd=tmp_path, PORT="0")
+    assert done.returncode == 0, done.stderr
+    assert "ok, loud: 3 actors" in done.stdout
+
+
+def test_a_tree_is_drawn_as_text_mermaid_and_json(tmp_path: Path) -> None:
+    topology = str(write(tmp_path, TREE))
+    text = command("tree", topology, cwd=tmp_path, PORT="0").stdout
+    assert "├── first" in text
+    mermaid = command("tree", topology, "--format", "mermaid", cwd=tmp_path, PORT="0").stdout
+    assert mermaid.startswith(("graph", "flowchart"))
+    drawn = json.loads(command("tree", topology, "--format", "json", cwd=tmp_path, PORT="0").stdout)
+    assert [child["id"] for child in drawn["children"]] == ["first", "second", "gateway"]
+
+
+def test_the_schema_is_json(tmp_path: Path) -> None:
+    assert json.loads(command("schema", cwd=tmp_path).stdout)["type"] == "object"
+
+
+@pytest.mark.parametrize("verb", [(), ("run",), ("check",), ("tree",), ("schema",)])
+def test_help_helps(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    done = command(*verb, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout

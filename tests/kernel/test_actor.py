@@ -1,0 +1,574 @@
+"""One actor: what it answers, in which order, within which time."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator
+from typing import Any, TypedDict
+
+import anyio
+import msgspec
+import pytest
+
+from mbactor import (
+    Actor,
+    ActorCrashed,
+    ActorStopped,
+    ActorSystem,
+    BadRequest,
+    BudgetSpent,
+    Exit,
+    Ignore,
+    Mailbox,
+    MailboxFull,
+    MbactorError,
+    NoSuchActor,
+    child,
+    endpoint,
+)
+from mbactor.errors import CallTooDeep, Deadlock, DeclarationError, MethodNotAllowed
+
+pytestmark = pytest.mark.anyio
+
+
+class Point(msgspec.Struct):
+    x: int
+    y: int = 0
+
+
+class Order(TypedDict):
+    sku: str
+    count: int
+
+
+class SoldOut(MbactorError):
+    status = 409
+
+    def __init__(self, sku: str) -> None:
+        super().__init__(f"{sku} is sold out", sku=sku)
+
+
+class Counter(Actor):
+    """Counts."""
+
+    host = "counter.example"
+
+    def __init__(self, start: int = 0) -> None:
+        self.total = start
+        self.seen: list[Any] = []
+
+    @endpoint
+    async def add(self, by: int = 1) -> int:
+        self.total += by
+        return self.total
+
+    @endpoint
+    def read(self) -> int:
+        return self.total
+
+    @endpoint
+    async def note(self, what: Any) -> None:
+        self.seen.append(what)
+
+    @endpoint
+    async def noted(self) -> list[Any]:
+        return self.seen
+
+    @endpoint
+    async def slow_note(self, what: int) -> list[int]:
+        before = list(self.seen)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        self.seen.append(what)
+        return before
+
+    @endpoint
+    async def move(self, point: Point, by: tuple[int, int]) -> Point:
+        return Point(point.x + by[0], point.y + by[1])
+
+    @endpoint
+    async def order(self, order: Order) -> Order:
+        order["count"] += 1
+        return order
+
+    @endpoint
+    async def big(self, number: int) -> int:
+        return number * number
+
+    @endpoint
+    async def sell(self, sku: str) -> None:
+        raise SoldOut(sku)
+
+    @endpoint
+    async def boom(self) -> None:
+        raise ValueError("boom")
+
+    @endpoint
+    async def lie(self) -> int:
+        return "not a number"  # type: ignore[return-value]
+
+    @endpoint
+    async def sleep_long(self) -> None:
+        await asyncio.sleep(3600)
+
+    @endpoint
+    async def ask_itself(self) -> int:
+        return await self.ask(Counter.add)
+
+    @endpoint
+    async def left(self, seconds: float) -> float:
+        return anyio.current_time() + seconds
+
+
+@pytest.fixture(params=[False, True], ids=["handed over", "serialized"])
+async def system(request: pytest.FixtureRequest) -> AsyncIterator[ActorSystem]:
+    async with ActorSystem(serialize_local=request.param) as system:
+        yield system
+
+
+async def test_an_endpoint_is_asked_by_ref_and_by_class(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter, start=10)
+    assert await counter.ask(Counter.add, by=5) == 15
+    assert await counter.ask(Counter.add, 2) == 17
+    assert await system.ask(Counter.add) == 18
+    assert await counter.ask(Counter.read) == 18
+
+
+async def test_a_method_is_a_plain_method_on_an_instance() -> None:
+    assert await Counter(5).add(1) == 6
+    assert Counter(5).read() == 5
+
+
+async def test_a_tell_returns_at_once_and_is_handled_in_order(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    for number in range(50):
+        assert counter.tell(Counter.note, number)
+    assert await counter.ask(Counter.noted) == list(range(50))
+
+
+async def test_messages_are_handled_one_at_a_time(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    answers = await asyncio.gather(*(counter.ask(Counter.slow_note, n) for n in range(10)))
+    assert answers == [list(range(n)) for n in range(10)]
+
+
+async def test_values_arrive_as_their_annotations_say(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    assert await counter.ask(Counter.move, Point(1, 2), (3, 4)) == Point(4, 6)
+    mine: Order = {"sku": "a", "count": 1}
+    assert await counter.ask(Counter.order, mine) == {"sku": "a", "count": 2}
+    assert mine["count"] == 1, "the actor got a copy"
+
+
+async def test_integers_of_any_size_travel(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    assert await counter.ask(Counter.big, 2**100) == 2**200
+
+
+async def test_a_sender_may_go_on_changing_what_it_sent(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    sent = [1]
+    counter.tell(Counter.note, sent)
+    sent.append(2)
+    assert await counter.ask(Counter.noted) == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"by": "x"}, r"Expected `int`, got `str` - at `\$\.by`"),
+        ({"by": None}, r"Expected `int`, got `(null|None)` - at `\$\.by`"),
+        ({"nope": 1}, r"has no parameter 'nope'; it takes by"),
+    ],
+)
+async def test_a_wrong_argument_is_a_400_that_names_it(
+    system: ActorSystem, arguments: dict[str, Any], message: str
+) -> None:
+    counter = await system.spawn(Counter)
+    with pytest.raises(BadRequest, match=message) as refused:
+        await counter.ask(Counter.add, **arguments)
+    assert refused.value.status == 400
+    assert await counter.ask(Counter.add) == 1
+
+
+async def test_a_missing_argument_is_a_400_that_names_it(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    with pytest.raises(BadRequest, match=r"Counter\.big needs `number` - at `\$\.number`"):
+        await counter.ask(Counter.big)  # type: ignore[call-arg]
+
+
+async def test_an_error_is_an_answer_with_type_status_fields_and_remote_trace(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter, 7)
+    with pytest.raises(SoldOut) as answered:
+        await counter.ask(Counter.sell, "a-1")
+    assert (answered.value.status, answered.value.sku) == (409, "a-1")
+    assert "in sell" in (answered.value.remote_trace or "")
+    assert await counter.ask(Counter.read) == 7, "the actor went on"
+
+
+async def test_a_crash_is_a_500_with_the_remote_trace_and_a_new_incarnation(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter, start=3)
+    await counter.ask(Counter.add)
+    with pytest.raises(ActorCrashed, match="ValueError: boom") as crashed:
+        await counter.ask(Counter.boom)
+    assert crashed.value.status == 500
+    assert 'raise ValueError("boom")' in (crashed.value.remote_trace or "")
+    assert await counter.ask(Counter.read) == 3
+
+
+async def test_messages_queued_behind_a_crash_are_answered_in_order(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    crash = asyncio.ensure_future(counter.ask(Counter.boom))
+    behind = [counter.ask(Counter.add) for _ in range(20)]
+    with pytest.raises(ActorCrashed):
+        await crash
+    assert await asyncio.gather(*behind) == list(range(1, 21))
+
+
+async def test_a_result_that_does_not_fit_is_an_error_of_the_method(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    with pytest.raises(MbactorError, match="Counter.lie .*annotation") as error:
+        await counter.ask(Counter.lie)
+    assert error.value.status == 500
+
+
+async def test_a_method_is_cancelled_at_the_deadline_of_its_caller(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    with pytest.raises(TimeoutError):
+        with anyio.fail_after(0.05):
+            await counter.ask(Counter.sleep_long)
+    assert await counter.ask(Counter.add) == 1
+
+
+async def test_an_ask_that_waits_too_long_in_the_mailbox_never_reaches_the_method(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    first = asyncio.ensure_future(_within(0.1, counter.ask, Counter.sleep_long))
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        await _within(0.02, counter.ask, Counter.add)
+    with pytest.raises(TimeoutError):
+        await first
+    assert await counter.ask(Counter.read) == 0
+
+
+async def _within(seconds: float, ask: Any, operation: Any) -> Any:
+    with anyio.fail_after(seconds):
+        return await ask(operation)
+
+
+async def test_asking_itself_is_a_deadlock_that_is_told_at_once(system: ActorSystem) -> None:
+    await system.spawn(Counter)
+    with pytest.raises(Deadlock, match=r"Counter\.ask_itself -> Counter\.add"):
+        await system.ask(Counter.ask_itself)
+
+
+class Hops(Actor):
+    host = "hops.example"
+    concurrency = 200
+
+    @endpoint
+    async def hop(self, left: int) -> int:
+        return 1 + await self.ask(Hops.hop, left - 1) if left else 0
+
+
+async def test_a_chain_of_asks_ends_at_64_calls(system: ActorSystem) -> None:
+    await system.spawn(Hops)
+    assert await system.ask(Hops.hop, 60) == 60
+    with pytest.raises(CallTooDeep, match="the limit is 64"):
+        await system.ask(Hops.hop, 100)
+
+
+class Small(Counter):
+    host = "small.example"
+    mailbox = Mailbox(capacity=2)
+
+
+async def test_a_full_mailbox_refuses_at_once(system: ActorSystem) -> None:
+    small = await system.spawn(Small)
+    asks = [asyncio.ensure_future(small.ask(Counter.add)) for _ in range(5)]
+    done = await asyncio.gather(*asks, return_exceptions=True)
+    full = [error for error in done if isinstance(error, MailboxFull)]
+    assert len(full) == 3
+    assert (full[0].status, full[0].taken, full[0].capacity) == (503, "no", 2)
+    assert small.statistics().rejected == 3
+    for _ in range(2):
+        assert small.tell(Counter.add)
+    assert small.tell(Counter.add) is False
+    assert system.dead_letters.total == 1
+    [letter] = system.dead_letters
+    assert (letter.method, "full" in letter.reason) == ("add", True)
+
+
+async def test_nobody_there_is_known_at_once(system: ActorSystem) -> None:
+    with pytest.raises(NoSuchActor, match=r"nobody serves https://counter\.example/add") as nobody:
+        await system.ask(Counter.add)
+    assert (nobody.value.status, nobody.value.taken) == (404, "no")
+
+
+class Nameless(Actor):
+    @endpoint
+    async def hello(self) -> str:
+        return self.id
+
+
+async def test_a_class_without_host_is_asked_through_its_ref_only(system: ActorSystem) -> None:
+    ref = await system.spawn(Nameless)
+    assert (await ref.ask(Nameless.hello)).startswith("id-")
+    with pytest.raises(DeclarationError, match="Nameless has no host.*through its ref"):
+        await system.ask(Nameless.hello)
+
+
+class Doubler(Counter):
+    host = "doubler.example"
+
+    @endpoint
+    async def add(self, by: int = 1) -> int:
+        self.total += 2 * by
+        return self.total
+
+
+async def test_an_inherited_operation_addresses_the_class_it_was_taken_from(system: ActorSystem) -> None:
+    await system.spawn(Counter)
+    doubler = await system.spawn(Doubler)
+    assert await system.ask(Doubler.read) == 0
+    assert await system.ask(Doubler.add, 2) == 4
+    assert await system.ask(Counter.add, 2) == 2
+    assert await doubler.ask(Counter.add, 2) == 8, "the instance's own method"
+
+
+async def test_an_address_is_reached_without_its_class(system: ActorSystem) -> None:
+    await system.spawn(Counter)
+    response = await system.request("POST", "https://counter.example/add", {"by": 4})
+    assert (response.status, response.json()) == (200, 4)
+    response = await system.request("GET", "https://counter.example/add?by=3")
+    assert response.json() == 7
+    with pytest.raises(BadRequest, match="`by`"):
+        await system.request("GET", "https://counter.example/add?by=x")
+    with pytest.raises(BadRequest, match=r"\$\.by"):
+        await system.request("POST", "https://counter.example/add", b'{"by": "x"}')
+    with pytest.raises(NoSuchActor, match="no such path"):
+        await system.request("POST", "https://counter.example/nope")
+
+
+class Getter(Actor):
+    host = "getter.example"
+
+    @endpoint(method="GET", path="/value", port=444)
+    async def value(self, when: dt.datetime | None = None) -> str:
+        return "none" if when is None else when.isoformat()
+
+
+async def test_method_path_and_port_are_declared(system: ActorSystem) -> None:
+    await system.spawn(Getter)
+    assert (await system.request("GET", "https://getter.example:444/value")).json() == "none"
+    with pytest.raises(MethodNotAllowed, match="it takes GET"):
+        await system.request("POST", "https://getter.example:444/value")
+    with pytest.raises(NoSuchActor):
+        await system.request("GET", "https://getter.example/value")
+    moment = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    assert await system.ask(Getter.value, moment) == moment.isoformat()
+
+
+class Hooked(Actor):
+    events: list[str] = []
+
+    def __init__(self, mood: str = "good") -> None:
+        self.mood = mood
+
+    async def on_start(self) -> None:
+        if self.mood == "ignore":
+            raise Ignore
+        if self.mood == "bad":
+            raise RuntimeError("no")
+        self.events.append(f"start {self.id[:3]}")
+
+    async def on_stop(self, exit: Exit) -> None:
+        self.events.append(f"stop {exit.kind}")
+
+    @endpoint
+    async def end(self) -> str:
+        self.stop()
+        return "bye"
+
+    @endpoint
+    async def crash(self) -> None:
+        raise RuntimeError("x")
+
+    @endpoint
+    async def nap(self) -> None:
+        await asyncio.sleep(3600)
+
+
+async def test_hooks_run_around_each_incarnation(system: ActorSystem) -> None:
+    Hooked.events.clear()
+    ref = await system.spawn(Hooked)
+    with pytest.raises(ActorCrashed):
+        await ref.ask(Hooked.crash)
+    await _until(lambda: Hooked.events.count("start id-") == 2)
+    await ref.stop()
+    assert Hooked.events == ["start id-", "stop failed", "start id-", "stop shutdown"]
+
+
+async def _until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_an_actor_that_asks_not_to_be_started_is_left_out_without_an_error(system: ActorSystem) -> None:
+    assert await system.spawn(child(Hooked, args={"mood": "ignore"})) is None
+
+
+async def test_a_failed_start_is_raised_to_who_spawned(system: ActorSystem) -> None:
+    with pytest.raises(MbactorError, match="RuntimeError: no"):
+        await system.spawn(Hooked, "bad")
+
+
+async def test_stop_answers_what_waits_and_kill_does_not_wait(system: ActorSystem) -> None:
+    Hooked.events.clear()
+    ref = await system.spawn(child(Hooked, restart="temporary"))
+    running = asyncio.ensure_future(ref.ask(Hooked.nap))
+    waiting = asyncio.ensure_future(ref.ask(Hooked.end))
+    await _until(lambda: Hooked.events == ["start id-"])
+    await asyncio.sleep(0)
+    await ref.kill()
+    with pytest.raises(ActorCrashed):
+        await running
+    with pytest.raises(ActorStopped):
+        await waiting
+    with pytest.raises(ActorStopped):
+        await ref.ask(Hooked.end)
+    assert Hooked.events == ["start id-"], "on_stop does not run after a kill"
+
+
+async def test_an_actor_may_end_itself_cleanly(system: ActorSystem) -> None:
+    Hooked.events.clear()
+    ref = await system.spawn(child(Hooked, restart="transient"))
+    assert await ref.ask(Hooked.end) == "bye"
+    await _until(lambda: Hooked.events[-1:] == ["stop normal"])
+    with pytest.raises(ActorStopped):
+        await ref.ask(Hooked.end)
+
+
+class Background(Actor):
+    def __init__(self) -> None:
+        self.ticks = 0
+        self.cancelled = False
+
+    @endpoint
+    async def begin(self, *, fail: bool) -> None:
+        self.spawn_task(self._work(fail=fail))
+
+    async def _work(self, *, fail: bool) -> None:
+        if fail:
+            raise RuntimeError("in the background")
+        await asyncio.sleep(3600)
+
+    @endpoint
+    async def incarnation(self) -> str:
+        return self.id
+
+
+async def test_a_failing_background_task_is_a_crash_of_its_actor(system: ActorSystem) -> None:
+    ref = await system.spawn(Background)
+    first = await ref.ask(Background.incarnation)
+    await ref.ask(Background.begin, fail=True)
+    async with asyncio.timeout(5):
+        while await ref.ask(Background.incarnation) == first:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_running_background_task_ends_with_its_actor(system: ActorSystem) -> None:
+    ref = await system.spawn(Background)
+    before = asyncio.all_tasks()
+    await ref.ask(Background.begin, fail=False)
+    await ref.stop()
+    left = {task for task in asyncio.all_tasks() - before if not task.done()}
+    assert not [task for task in left if "background" in task.get_name()]
+
+
+async def test_nothing_is_left_when_a_system_has_stopped() -> None:
+    before = asyncio.all_tasks()
+    async with ActorSystem() as system:
+        refs = [await system.spawn(Counter) for _ in range(20)]
+        await asyncio.gather(*(ref.ask(Counter.add) for ref in refs))
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= before
+
+
+async def test_two_local_systems_do_not_see_each_other() -> None:
+    async with ActorSystem() as one, ActorSystem() as other:
+        await one.spawn(Counter)
+        assert await one.ask(Counter.add) == 1
+        with pytest.raises(NoSuchActor):
+            await other.ask(Counter.add)
+
+
+async def test_two_systems_on_one_bus_reach_each_other() -> None:
+    from mbactor.transport import LocalBus
+
+    bus = LocalBus()
+    async with ActorSystem("one", transport=bus) as one, ActorSystem("two", transport=bus) as two:
+        await one.spawn(Counter, start=1)
+        assert await two.ask(Counter.add, by=2) == 3
+        assert await two.ask(Counter.big, 2**80) == 2**160
+        assert (await two.request("POST", "https://counter.example/add", {"by": 1})).json() == 4
+        assert two.tell(Counter.add, by=6)
+        with pytest.raises(SoldOut) as sold:
+            await two.ask(Counter.sell, "b")
+        assert sold.value.sku == "b"
+        with pytest.raises(ActorCrashed, match="boom"):
+            await two.ask(Counter.boom)
+        with pytest.raises(TimeoutError):
+            with anyio.fail_after(0.05):
+                await two.ask(Counter.sleep_long)
+        with pytest.raises(BadRequest, match=r"\$\.by"):
+            await two.ask(Counter.add, by="x")  # type: ignore[arg-type]
+
+
+async def test_an_unresolvable_annotation_is_named() -> None:
+    class Broken(Actor):
+        @endpoint
+        async def do(self, what: "Missing") -> None:  # type: ignore[name-defined]  # noqa: F821
+            ...
+
+    async with ActorSystem() as system:
+        with pytest.raises(DeclarationError, match=r"Broken\.do: annotation 'Missing' cannot be resolved"):
+            await system.spawn(Broken)
+
+
+async def test_a_type_that_cannot_travel_is_named() -> None:
+    class Thing: ...
+
+    class Broken(Actor):
+        @endpoint
+        async def do(self, what: Thing) -> None: ...
+
+    async with ActorSystem() as system:
+        with pytest.raises(DeclarationError, match=r"Broken\.do: parameter 'what' has type Thing, which cannot travel"):
+            await system.spawn(Broken)
+
+
+async def test_the_budget_of_a_call_is_the_smallest_around_it() -> None:
+    class Outer(Actor):
+        host = "outer.example"
+
+        @endpoint
+        async def patient(self) -> str:
+            try:
+                with anyio.fail_after(60):
+                    await self.ask(Counter.sleep_long)
+            except BudgetSpent:
+                return "spent"
+            return "?"
+
+    async with ActorSystem() as system:
+        await system.spawn(Counter)
+        await system.spawn(Outer)
+        begun = anyio.current_time()
+        with pytest.raises(TimeoutError):
+            with anyio.fail_after(0.1):
+                await system.ask(Outer.patient)
+        assert anyio.current_time() - begun < 5
+        assert await system.ask(Counter.add) == 1, "the inner actor was cancelled too"

@@ -1,0 +1,77 @@
+"""The README is true: its snippets run and print what it says, its commands are those that are tested."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.process import ROOT
+
+README = (ROOT / "README.md").read_text()
+FENCES = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+SNIPPETS = [body for language, body in FENCES if language == "python"]
+COMMANDS = [line for language, body in FENCES if language == "sh" for line in body.splitlines()]
+SETUP = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && "
+
+
+def test_the_readme_has_its_snippets_and_commands() -> None:
+    assert SNIPPETS
+    assert COMMANDS
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_a_python_snippet_runs_and_prints_what_the_readme_says(snippet: str, tmp_path: Path) -> None:
+    done = _run([sys.executable, "-c", snippet], tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = next(body for language, body in FENCES if language == "text")
+    assert done.stdout == expected
+    assert not done.stderr
+
+
+def test_the_first_two_commands_are_the_documented_set_up() -> None:
+    """`.ci/run` runs the second one in a fresh environment; the first differs in its last word only."""
+    runs = [line.removeprefix(SETUP) for line in COMMANDS if line.startswith(SETUP)]
+    assert runs == [".venv/bin/mbactor run examples/credit_approval/topology.yaml", ".venv/bin/pytest"]
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if re.match(r"\.venv/bin/mbactor (check|tree|schema)", c)])
+def test_a_short_command_ends_well(line: str) -> None:
+    done = _run([sys.executable, "-m", "mbactor", *line.split()[1:]], ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_every_command_is_of_a_kind_that_is_tested() -> None:
+    """Set-up lines by `.ci/run`, the served example and its curl line by tests/cli, the rest here and in the benchmarks' tests."""
+    known = (SETUP, ".venv/bin/mbactor ", "OTEL_TRACES_EXPORTER=console .venv/bin/mbactor run ", "curl -s localhost:8080/credit.example/apply ")
+    assert [line for line in COMMANDS if not line.startswith(known)] == []
+
+
+def test_the_topology_in_the_readme_is_right(tmp_path: Path) -> None:
+    from mbactor.supervisor.topology import load
+
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "orders.py").write_text(
+        "from mbactor import Actor\nclass Orders(Actor):\n    def __init__(self, start: int = 0) -> None: ...\n"
+    )
+    text = next(body for language, body in FENCES if language == "yaml")
+    (tmp_path / "topology.yaml").write_text(text)
+    topology = load(tmp_path / "topology.yaml", {})
+    assert [child.id for child in topology.supervisor.children] == ["orders-1", "orders-2", "pipelines", "gateway"]
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(((?!http)[^)]+)\)", README))))
+def test_every_link_leads_somewhere(target: str) -> None:
+    short = ROOT / "mbactor"
+    places = [ROOT / target, *(short / package / target for package in ("transport", "supervisor"))]
+    assert any(place.exists() for place in places)
+
+
+def _run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
