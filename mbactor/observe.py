@@ -40,7 +40,7 @@ EVENTS: Mapping[str, str] = {
     "foreman.trouble": "the store could not be reached and is tried again: error",
     "gateway.serving": "the gateway accepts connections: url",
 }
-"""Every event name and the fields that come with it. Spans: inbound, outbound, http, step, store."""
+"""Every event name and the fields that come with it. Spans: inbound, http, step."""
 
 
 class Span:
@@ -87,7 +87,10 @@ class _NoSpan:
 
 
 class Observer(Protocol):
-    """Listens to the stream. Called on the thread where the thing happens; must be quick and not raise."""
+    """Listens to the stream. Called on the thread where the thing happens; must be quick and not raise.
+
+    One that only wants events has an attribute `wants_spans = False`: then spans, and trace ids, are not made for its sake.
+    """
 
     def on_event(self, name: str, fields: Mapping[str, Any]) -> None: ...
     def on_start(self, span: Span) -> None: ...
@@ -99,24 +102,32 @@ _TRACEPARENT = re.compile(
 )
 _HERE = "the work at hand"
 _observers: tuple[Observer, ...] = ()
+_tracers: tuple[Observer, ...] = ()
 _NO_SPAN = _NoSpan()
 current_trace: ContextVar[str | None] = ContextVar("mbactor_trace", default=None)
 """The traceparent of the work at hand; None outside any trace."""
 
 
 def active() -> bool:
-    """Whether anybody listens: a span costs nothing otherwise."""
+    """Whether anybody listens to events."""
     return bool(_observers)
 
 
+def tracing() -> bool:
+    """Whether anybody listens to spans: they cost nothing otherwise."""
+    return bool(_tracers)
+
+
 def add_observer(observer: Observer) -> None:
-    global _observers
+    global _observers, _tracers
     _observers = (*_observers, observer)
+    _tracers = tuple(o for o in _observers if getattr(o, "wants_spans", True))
 
 
 def remove_observer(observer: Observer) -> None:
-    global _observers
+    global _observers, _tracers
     _observers = tuple(o for o in _observers if o is not observer)
+    _tracers = tuple(o for o in _observers if getattr(o, "wants_spans", True))
 
 
 @contextmanager
@@ -165,14 +176,14 @@ class span:  # noqa: N801 - reads as a word: `with observe.span(...)`
 
     def __init__(self, kind: str, name: str, /, *, parent: str | None = _HERE, **fields: Any) -> None:
         self._span: Span | None = None
-        if _observers:
+        if _tracers:
             self._span = Span(kind, name, current_trace.get() if parent is _HERE else parent, fields)
 
     def __enter__(self) -> Span | _NoSpan:
         opened = self._span
         if opened is None:
             return _NO_SPAN
-        for observer in _observers:
+        for observer in _tracers:
             try:
                 observer.on_start(opened)
             except Exception as error:
@@ -187,7 +198,7 @@ class span:  # noqa: N801 - reads as a word: `with observe.span(...)`
             return
         opened.ended = time.perf_counter()
         opened.error = opened.error or error
-        for observer in _observers:
+        for observer in _tracers:
             try:
                 observer.on_end(opened)
             except Exception as failure:

@@ -65,6 +65,8 @@ class LogObserver:
     lines and stops nothing.
     """
 
+    wants_spans = False
+
     def __init__(
         self,
         stream: TextIO | None = None,

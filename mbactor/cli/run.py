@@ -14,7 +14,7 @@ import click
 from mbactor import observe
 from mbactor.errors import MbactorError
 from mbactor.kernel.settings import Settings, environment
-from mbactor.observers import LogObserver
+from mbactor.observers import LogObserver, telemetry_from_environment
 from mbactor.supervisor.system import ActorSystem
 from mbactor.supervisor.tree import render
 
@@ -44,15 +44,19 @@ def serve(topology: Topology, *, log_level: str, log_format: str) -> int:
 
 
 def _start_telemetry() -> Callable[[], None]:
+    """Listen for OpenTelemetry where its variables ask for it; what flushes it at the end."""
     variables = environment()
     if not Settings.from_environment(variables).telemetry:
         return lambda: None
-    from mbactor import telemetry  # imports the OpenTelemetry SDK
-
-    started = telemetry.from_environment(variables)
-    for observer in started.observers:
+    observers = telemetry_from_environment(variables)
+    for observer in observers:
         observe.add_observer(observer)
-    return started.shutdown
+
+    def shutdown() -> None:
+        for observer in observers:
+            observer.shutdown()
+
+    return shutdown
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
@@ -141,6 +145,8 @@ class _Signals:
 
 class _Addresses:
     """Hears where the gateways of the tree serve."""
+
+    wants_spans = False
 
     def __init__(self) -> None:
         self.urls: list[str] = []

@@ -79,8 +79,8 @@ class _HistoryChart:
 
     def arrows(self) -> Iterator[str]:
         heads, tails = _ends_of(self.steps)
-        for head in heads:
-            yield f"    _start --> {self.ids[head.step_key]}"
+        for first in heads:
+            yield f"    _start --> {self.ids[first.step_key]}"
         for (source, target), gap in self.edges(self.steps).items():
             ids = f"{self.ids[source]} -->", self.ids[target]
             yield f'    {ids[0]}|"{duration_text(gap)}"| {ids[1]}' if gap is not None else f"    {ids[0]} {ids[1]}"

@@ -63,9 +63,6 @@ class Actor:
     async def on_stop(self, exit: Exit) -> None:
         """Runs at the end of each incarnation whose `on_start` had returned, after a crash too, not after a kill."""
 
-    async def on_undelivered(self, operation: str, error: MbactorError) -> None:
-        """Runs when a tell of this actor was refused by a mailbox."""
-
     # --- to others --------------------------------------------------------------------------------------
 
     def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:

@@ -189,8 +189,12 @@ class Worker:
             cell.watch_deadline(call.deadline)
         route = call.route
         try:
-            invoke = route.observed if observe.active() else route.plain
-            value = await invoke(self.incarnation.actor, call)
+            if observe.tracing():
+                # A worker's task has the trace of whoever woke it first.
+                observe.current_trace.set(call.trace)
+                value = await route.observed(self.incarnation.actor, call)
+            else:
+                value = await route.plain(self.incarnation.actor, call)
             if not self.cancelled:
                 call.answer(value)
         except MbactorError as error:

@@ -145,7 +145,7 @@ class Node:
         except MbactorError as error:
             future.set_exception(error)
             return future
-        if observe.active():
+        if observe.tracing():
             call.trace = observe.traceparent() or call.trace
         call.arrived = now
         self.deadlines.add(deadline, call, now)
@@ -159,7 +159,7 @@ class Node:
         caller = current.get()
         route = _route(cell, operation)
         call = self._local_call(route, route.signature.bind(args, kwargs), math.inf, None, caller)
-        if observe.active():
+        if observe.tracing():
             call.trace = observe.traceparent() or call.trace
         call.arrived = asyncio.get_running_loop().time()
         return cell.accept(call)

@@ -289,11 +289,16 @@ class Runner:
         work = self._work
         assert work is not None
         work.cancel()
+        work.add_done_callback(partial(self._broken_off, id))
         shutdown = self.children[id][0].shutdown
         if shutdown is not None:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(shutdown + GRACE, self._abandon, id, work)
             work.add_done_callback(lambda _: timer.cancel())
+
+    def _broken_off(self, id: str, work: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first step ends without a report of its own.
+        self._report(work, NotStarted(id, asyncio.CancelledError(), _now()))
 
     def _abandon(self, id: str, work: asyncio.Task[None]) -> None:
         observe.emit("actor.abandoned", actor=id, method="on_start")

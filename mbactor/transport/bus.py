@@ -48,6 +48,7 @@ class Bus(Protocol):
 
     def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> Subscription:
         """Receive what is published to `subject` from now on. ValueError for a malformed subject."""
+        ...
 
     async def flush(self) -> None:
         """Returns when all that was published and subscribed before has reached the bus."""

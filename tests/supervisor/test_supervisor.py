@@ -111,6 +111,17 @@ async def test_a_stop_while_on_start_is_under_way_starts_no_child() -> None:
     assert yard.log == ["start own", "stop own"]
 
 
+async def test_a_stop_before_the_first_step_of_a_start_ends_it_too() -> None:
+    yard = Yard()
+    supervisor = yard.bound(Supervisor(children=[leaf("a", shutdown=None)]))
+    starting = asyncio.create_task(supervisor.start())
+    await asyncio.sleep(0)
+    await supervisor.stop()
+    with pytest.raises(Unavailable):
+        await starting
+    assert yard.log == []
+
+
 async def test_cancelling_the_first_start_stops_what_is_up() -> None:
     yard = Yard()
     yard.slow_starts["c"] = asyncio.Event()
@@ -226,6 +237,7 @@ async def test_a_start_that_cannot_be_broken_off_is_abandoned_and_stopped_when_i
 
     class Stubborn(Part):
         async def start(self) -> None:
+            yard.log.append("stubborn")
             while not gate.is_set():
                 with contextlib.suppress(asyncio.CancelledError):
                     await gate.wait()
@@ -235,15 +247,17 @@ async def test_a_start_that_cannot_be_broken_off_is_abandoned_and_stopped_when_i
     nowhere: Any = None
     supervisor.bind(nowhere, "top", build=lambda spec, _: Stubborn(spec, yard))
     starting = asyncio.create_task(supervisor.start())
-    await asyncio.sleep(0)
-    with observe.observing(events):
-        await supervisor.stop()
-    with pytest.raises(Unavailable):
-        await starting
+    try:
+        await until(lambda: yard.log == ["stubborn"])
+        with observe.observing(events):
+            await supervisor.stop()
+        with pytest.raises(Unavailable):
+            await starting
+    finally:
+        gate.set()
     assert [name for name, _ in events.seen] == ["actor.abandoned"]
-    gate.set()
     await until(lambda: yard.log[-1] == "stop a")
-    assert yard.log == ["starting a", "start a", "stopping a 0", "stop a"]
+    assert yard.log == ["stubborn", "starting a", "start a", "stopping a 0", "stop a"]
 
 
 async def test_children_that_a_new_incarnation_no_longer_has_are_closed() -> None:

@@ -267,7 +267,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ),
         ("- include: none.yaml", "there is no file"),
         ("- include: plain.yaml", "plain.yaml:1:1: 'text' given, a list of children or `children:` expected"),
-        ("- include: broken.yaml", "broken.yaml:1:2: not YAML"),
+        ("- include: broken.yaml", "broken.yaml:2:1: not YAML"),
         ("- include: [x]", "include: a list given, the path of a file expected"),
         ("- include: tree.yaml\n  id: x", "unknown key"),
         ("- actor: shop_for_test:Orders\n  id: ${A", "a closing brace expected"),

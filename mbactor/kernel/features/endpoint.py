@@ -11,27 +11,27 @@ from mbactor.transport.address import ANY_METHOD
 
 A = TypeVar("A")
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 
-class Endpoint(Feature, Generic[A, P, R]):
+class Endpoint(Feature, Generic[P, R]):
     """What `@endpoint` makes of a method."""
 
     @overload
-    def __get__(self, instance: None, owner: type) -> Operation[A, P, R]: ...
+    def __get__(self, instance: None, owner: type[A]) -> Operation[A, P, R]: ...
     @overload
-    def __get__(self, instance: A, owner: type) -> Callable[P, Any]: ...
+    def __get__(self, instance: object, owner: type) -> Callable[P, R]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
         return super().__get__(instance, owner)
 
 
-class AsyncEndpoint(Endpoint[A, P, R]):
+class AsyncEndpoint(Feature, Generic[P, R]):
     """What `@endpoint` makes of an `async def` method."""
 
     @overload
-    def __get__(self, instance: None, owner: type) -> Operation[A, P, R]: ...
+    def __get__(self, instance: None, owner: type[A]) -> Operation[A, P, R]: ...
     @overload
-    def __get__(self, instance: A, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: object, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
         return super().__get__(instance, owner)
 
@@ -43,17 +43,17 @@ class _Decorator:
         self._settings = settings
 
     @overload
-    def __call__(self, function: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], /) -> AsyncEndpoint[A, P, R]: ...
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncEndpoint[P, R]: ...
     @overload
-    def __call__(self, function: Callable[Concatenate[A, P], R], /) -> Endpoint[A, P, R]: ...
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Endpoint[P, R]: ...
     def __call__(self, function: Callable[..., Any], /) -> Any:
         return AsyncEndpoint(function, local_names=locals_where_defined(2), **self._settings)
 
 
 @overload
-def endpoint(function: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], /) -> AsyncEndpoint[A, P, R]: ...
+def endpoint(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncEndpoint[P, R]: ...
 @overload
-def endpoint(function: Callable[Concatenate[A, P], R], /) -> Endpoint[A, P, R]: ...
+def endpoint(function: Callable[Concatenate[Any, P], R], /) -> Endpoint[P, R]: ...
 @overload
 def endpoint(*, method: str = ANY_METHOD, path: str | None = None, port: int | None = None) -> _Decorator: ...
 def endpoint(
