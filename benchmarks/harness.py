@@ -1,8 +1,8 @@
 """How a figure is measured: a case and its floor in turn, several times, the median of each and of their ratio.
 
 A pass of the case is followed by a pass of its floor, so that a slow second of the machine hits both and their ratio
-hardly moves; one pass of each comes first and does not count. What is measured is a plain mapping from names to numbers, for one pass often
-gives more than one figure.
+hardly moves; one pass of each comes first and does not count. What is measured is a plain mapping from names to
+numbers, for one pass often gives more than one figure.
 """
 
 from __future__ import annotations

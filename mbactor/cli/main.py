@@ -30,7 +30,9 @@ def main() -> None:
 
 @main.command()
 @FILE
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
 @click.option(
     "--log-format",
     type=click.Choice(["auto", "text", "json"]),

@@ -17,7 +17,7 @@ from mbactor.kernel.ref import ActorRef, At
 from mbactor.mailbox import Mailbox
 
 if TYPE_CHECKING:
-    from mbactor.kernel.cell import Incarnation
+    from mbactor.kernel.incarnation import Incarnation
     from mbactor.kernel.client import Response
 
 P = ParamSpec("P")

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mbactor import observe
 from mbactor.errors import ActorCrashed, ActorRestarting, ActorStopped, BudgetSpent, Deadlock, MailboxFull, MbactorError
 from mbactor.kernel.context import Call, current
-from mbactor.kernel.exit import KILLED, NORMAL, SHUTDOWN, Exit
+from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.feature import Route, routes_of
 from mbactor.kernel.gate import Gate
+from mbactor.kernel.incarnation import Incarnation
 from mbactor.kernel.ref import ActorRef
 from mbactor.mailbox import Mailbox, MailboxQueue, MailboxStatistics
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 ASIDE_LIMIT = 64
 """Tasks, workflows and web methods of one actor that run at once, beside its serial gate."""
-GRACE = 1.0
-"""Seconds a cancelled method has before it is abandoned."""
 LONG_PAUSE = 1.0
 """In a backoff longer than this the mailbox refuses instead of queueing."""
 
@@ -41,7 +40,7 @@ class Cell:
 
     __slots__ = (
         "_aside", "_bound", "_paused", "_timer", "address", "args", "cls", "config", "current", "id", "incarnation",
-        "kwargs", "node", "on_closed", "on_exit", "replica", "routes", "served", "shutdown", "state", "timer_at", "work",
+        "kwargs", "node", "terminate", "on_exit", "replica", "routes", "served", "shutdown", "state", "timer_at", "work",
     )  # fmt: skip
 
     def __init__(
@@ -71,7 +70,7 @@ class Cell:
         self.incarnation = 0
         self.current: Incarnation | None = None
         self.on_exit: Callable[[Exit], None] | None = None
-        self.on_closed: Callable[[Exit], None] | None = None
+        self.terminate: Callable[[], Awaitable[None]] | None = None
         self._paused = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.timer_at = math.inf
@@ -112,7 +111,7 @@ class Cell:
             self._aside = Gate(self, ASIDE_LIMIT, MailboxQueue(self._bound, _arrived))
         return self._aside
 
-    def _gates(self) -> tuple[Gate, ...]:
+    def gates(self) -> tuple[Gate, ...]:
         return (self.work,) if self._aside is None else (self.work, self._aside)
 
     def _refuse(self, call: Call, error: MbactorError) -> bool:
@@ -146,21 +145,19 @@ class Cell:
         self.state = "running"
         self.node.register(self)
         observe.emit("actor.started", actor=self.address, incarnation=self.incarnation)
-        for gate in self._gates():
+        for gate in self.gates():
             gate.open()
-        if begun.ending is not None:
-            begun.end_by_itself(begun.ending)
+        begun.started()
 
     async def stop(self, timeout: float | None, exit: Exit = SHUTDOWN) -> Exit:
-        """Stop the running incarnation; the mailbox is kept. `timeout` None waits for ever, 0 kills."""
+        """Stop the running incarnation; the mailbox is kept. `timeout` None waits for ever, 0 kills.
+
+        Asked again while it stops, with less time, it stops sooner.
+        """
         running = self.current
         if running is None:
             return exit
-        self.state = "stopping"
-        ended = await running.end(exit, timeout)
-        if self.state == "stopping":
-            self.state = "down"
-        return ended
+        return await running.end(exit, timeout)
 
     def pause(self, seconds: float) -> None:
         """The next start is that far away: above a second, messages are refused instead of queued."""
@@ -175,18 +172,30 @@ class Cell:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for gate in self._gates():
+        for gate in self.gates():
             gate.retire()
             for call in gate.queue.drain():
                 self._refuse(call, ActorStopped(self.address))
-        if self.on_closed is not None:
-            self.on_closed(exit)
 
-    async def end(self, exit: Exit, timeout: float | None) -> None:
-        """What `ref.stop()` and `ref.kill()` do: stop, then let the supervisor judge the end."""
-        ended = await self.stop(timeout, exit)
-        if self.on_exit is not None and self.state == "down":
-            self.on_exit(Exit("normal") if ended.clean else ended)
+    async def end(self, timeout: float | None) -> None:
+        """What `ref.stop()` and `ref.kill()` do: an end for good, whatever its restart type."""
+        call = current.get()
+        if call is not None and any(worker.call is call for gate in self.gates() for worker in gate.workers):
+            raise Deadlock(f"{call.route.name} waits for the end of its own actor; call self.stop() instead")
+        if timeout == 0:
+            await self.stop(0)
+        if self.terminate is not None:
+            await self.terminate()
+        else:
+            self.close(await self.stop(timeout))
+
+    def told(self, ended: Exit) -> None:
+        """It is down, and nobody but itself wanted that: its supervisor is told, once."""
+        if self.state == "down" and self.current is None:
+            if self.on_exit is not None:
+                self.on_exit(ended)
+            else:
+                self.close(ended)
 
     # --- failures and deadlines ------------------------------------------------------------------------------
 
@@ -204,7 +213,7 @@ class Cell:
 
     def call_off(self, call: Call) -> None:
         """Nobody wants the answer any more: cancel the method, where it runs."""
-        for gate in self._gates():
+        for gate in self.gates():
             for worker in gate.workers:
                 if worker.call is call:
                     worker.cancel(BudgetSpent(f"{call.route.name} was called off"))
@@ -220,145 +229,10 @@ class Cell:
         now = asyncio.get_running_loop().time()
         self._timer, self.timer_at = None, math.inf
         nearest = math.inf
-        for gate in self._gates():
+        for gate in self.gates():
             nearest = min(nearest, gate.cancel_overdue(now))
         if nearest < math.inf:
             self.watch_deadline(nearest)
-
-
-class Incarnation:
-    """One life of an actor, from its construction to the end of `on_stop`."""
-
-    __slots__ = ("_tasks", "actor", "cell", "ending", "id", "number")
-    actor: Actor
-
-    def __init__(self, cell: Cell, number: int) -> None:
-        self.cell = cell
-        self.number = number
-        self.id = f"id-{secrets.token_hex(5)}"
-        self.ending: Exit | None = None
-        self._tasks: set[asyncio.Task[Any]] | None = None
-
-    def check_current(self) -> None:
-        """An incarnation that was left behind may not act in its successor's name."""
-        if self.cell.current is not self:
-            raise ActorStopped(f"{self.cell.address} (incarnation {self.number})")
-
-    def finish(self) -> None:
-        """`self.stop()`: a clean end after the message in hand."""
-        self.end_by_itself(NORMAL)
-
-    def spawn_task(self, work: Coroutine[Any, Any, Any], name: str | None) -> asyncio.Task[Any]:
-        tasks = self._tasks = self._tasks if self._tasks is not None else set()
-        task = asyncio.get_running_loop().create_task(_rootwise(work), name=name or f"{self.cell.address} background")
-        tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
-
-    def _task_done(self, task: asyncio.Task[Any]) -> None:
-        if self._tasks is not None:
-            self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None and self.cell.current is self:
-            self.cell.crashed(task.exception() or RuntimeError(), None, task.get_name())
-
-    def cancel_tasks(self) -> list[asyncio.Task[Any]]:
-        tasks = list(self._tasks or ())
-        for task in tasks:
-            task.cancel()
-        return tasks
-
-    def end_by_itself(self, exit: Exit) -> None:
-        """Begin the end of this incarnation; the supervisor is told when it is over."""
-        cell = self.cell
-        if cell.state == "starting":
-            self.ending = self.ending or exit
-        elif cell.state == "running" and cell.current is self:
-            cell.state = "stopping"
-            for gate in cell._gates():  # noqa: SLF001 - one machine in two classes
-                gate.halt()
-            cell.node.background(self._end_and_tell(exit), f"{cell.address} ending")
-
-    async def _end_and_tell(self, exit: Exit) -> None:
-        cell = self.cell
-        timeout = cell.shutdown if exit.clean else GRACE
-        ended = await self.end(exit, timeout, hurry=not exit.clean)
-        if cell.state == "stopping":
-            cell.state = "down"
-            if cell.on_exit is not None:
-                cell.on_exit(ended)
-            else:
-                cell.close(ended)
-
-    async def end(self, exit: Exit, timeout: float | None, *, hurry: bool = False) -> Exit:
-        """Finish or cancel what runs, run `on_stop`, end background tasks. How it really ended."""
-        loop = asyncio.get_running_loop()
-        until = math.inf if timeout is None else loop.time() + timeout
-        killed = not await self._workers_ended(exit, 0 if hurry else until - loop.time()) and not hurry
-        killed = killed or timeout == 0
-        if not killed:
-            limit = None if timeout is None else max(until - loop.time(), GRACE if hurry else 0)
-            killed = not await self._run_on_stop(exit, limit)
-        background = self.cancel_tasks()
-        if background:
-            await asyncio.wait(background, timeout=GRACE)
-        ended = exit if not killed or not exit.clean else KILLED
-        if self.cell.current is self:
-            self.cell.current = None
-        observe.emit("actor.stopped", actor=self.cell.address, incarnation=self.number, exit=str(ended))
-        return ended
-
-    async def _workers_ended(self, exit: Exit, seconds: float) -> bool:
-        """Let running calls end; after `seconds` cancel them, after the grace abandon them. False if cancelled."""
-        mine = asyncio.current_task()
-        workers = [w for gate in self.cell._gates() for w in gate.retire() if w.task is not mine]  # noqa: SLF001
-        if not workers:
-            return True
-        tasks: set[asyncio.Task[None]] = {w.task for w in workers}
-        if seconds > 0:
-            _, tasks = await asyncio.wait(tasks, timeout=None if seconds == math.inf else seconds)
-            if not tasks:
-                return True
-        in_time = True
-        for worker in workers:
-            if worker.task in tasks and worker.call is not None:
-                in_time = False
-                text = f"{self.cell.address} ended ({exit}) while it handled this"
-                worker.cancel(ActorCrashed(text))
-        _, left = await asyncio.wait(tasks, timeout=GRACE)
-        for worker in workers:
-            if worker.task in left:
-                worker.abandon()
-        return in_time
-
-    async def _run_on_stop(self, exit: Exit, limit: float | None) -> bool:
-        """False when it overran. A failure in it is reported and stops nothing."""
-        if type(self.actor).on_stop is _no_on_stop():
-            return True
-        task = asyncio.get_running_loop().create_task(
-            _rootwise(self.actor.on_stop(exit)), name=f"{self.cell.address} on_stop"
-        )
-        _, running = await asyncio.wait({task}, timeout=limit)
-        if running:
-            task.cancel()
-            _, running = await asyncio.wait({task}, timeout=GRACE)
-            if running:
-                observe.emit("actor.abandoned", actor=self.cell.address, method="on_stop")
-            return False
-        if not task.cancelled() and task.exception() is not None:
-            observe.emit("actor.stop_failed", actor=self.cell.address, error=task.exception())
-        return True
-
-
-def _no_on_stop() -> Any:
-    from mbactor.kernel.actor import Actor  # the class that declares the hook imports this module's neighbours
-
-    return Actor.on_stop
-
-
-async def _rootwise(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run work as the root of a new path: it is nobody's call."""
-    current.set(None)
-    return await work
 
 
 def _arrived(call: Call) -> float:

@@ -19,7 +19,8 @@ from mbactor.kernel.context import Call, current
 from mbactor.mailbox import MailboxQueue
 
 if TYPE_CHECKING:
-    from mbactor.kernel.cell import Cell, Incarnation
+    from mbactor.kernel.cell import Cell
+    from mbactor.kernel.incarnation import Incarnation
 
 FAIR_RUN = 64
 """Messages a worker runs before it lets the loop serve others."""

@@ -10,7 +10,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from mbactor import observe
 from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, MbactorError, NoSuchActor
@@ -28,6 +28,7 @@ from mbactor.transport.deadlines import Deadlines
 from mbactor.transport.message import JSON, Envelope, Message
 from mbactor.transport.requester import Requester
 
+T = TypeVar("T")
 _LINGER = 1.0
 
 
@@ -363,11 +364,12 @@ class Node:
 
     # --- background -------------------------------------------------------------------------------------------
 
-    def background(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+    def background(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run the runtime's own work; `close` waits for it."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def linger(self, worker: Worker) -> None:
         """A worker was started: see to it that it goes when there is nothing to do."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from mbactor.kernel.exit import SHUTDOWN
 from mbactor.kernel.feature import Operation
 
 if TYPE_CHECKING:
@@ -57,12 +56,12 @@ class ActorRef(Generic[A]):
         return self._cell.node.tell_cell(self._cell, operation, args, kwargs)
 
     async def stop(self) -> None:
-        """End the actor cleanly: the message in hand is finished, `on_stop` runs."""
-        await self._cell.end(SHUTDOWN, timeout=self._cell.shutdown)
+        """End the actor for good: the message in hand is finished, `on_stop` runs, and it is not restarted."""
+        await self._cell.end(self._cell.shutdown)
 
     async def kill(self) -> None:
-        """End the actor now: the message in hand is cancelled, `on_stop` does not run."""
-        await self._cell.end(SHUTDOWN, timeout=0)
+        """End the actor for good, now: the message in hand is cancelled, `on_stop` does not run."""
+        await self._cell.end(0)
 
     def statistics(self) -> MailboxStatistics:
         """The mailbox at this moment."""

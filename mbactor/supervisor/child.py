@@ -5,7 +5,7 @@ A cell (one actor) and a supervisor both keep it, so a tree nests to any depth.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,8 @@ class Child(Protocol):
 
     on_exit: Callable[[Exit], None] | None
     """Called on the loop, once, when the running incarnation ended by itself; never for `stop()`."""
+    terminate: Callable[[], Awaitable[None]] | None
+    """Set by the supervisor: what ends the child for good, on somebody's request."""
     incarnation: int
 
     @property
@@ -73,6 +75,7 @@ class SupervisorChild:
         self.spec = spec
         self.path = path
         self.on_exit: Callable[[Exit], None] | None = None
+        self.terminate: Callable[[], Awaitable[None]] | None = None
         self.incarnation = 0
         self._node = node
         self._build = build

@@ -194,5 +194,8 @@ class _LineOwner:
     async def attempt(self, child: Child, id: str, *, again: bool) -> BaseException | None:
         return await self._supervisor.attempt(child, id, again=again)
 
+    async def terminate_child(self, child: Any) -> None:
+        await self._supervisor.terminate_child(child)
+
     async def wind_up(self, exit: Exit) -> None:
         pass

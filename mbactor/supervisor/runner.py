@@ -65,6 +65,7 @@ class Owner(Protocol):
 
     async def attempt(self, child: Child, id: str, *, again: bool) -> BaseException | None: ...
     async def wind_up(self, exit: Exit) -> None: ...
+    async def terminate_child(self, child: Any) -> None: ...
 
 
 class Runner:
@@ -245,6 +246,7 @@ class Runner:
 
     async def _start_child(self, id: str, child: Child, *, again: bool) -> None:
         child.on_exit = partial(self._exited, id, child)
+        child.terminate = partial(self._owner.terminate_child, id)
         mine = self._enter()
         error: BaseException | None
         try:

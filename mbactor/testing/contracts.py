@@ -62,7 +62,9 @@ async def _named(rule: Callable[[Bus], Awaitable[None]], bus: Bus) -> None:
     try:
         await rule(bus)
     except (AssertionError, TimeoutError) as error:
-        raise AssertionError(f"{type(bus).__name__} breaks {rule.__name__.strip('_').replace('_', ' ')!r}: {error}") from error
+        raise AssertionError(
+            f"{type(bus).__name__} breaks {rule.__name__.strip('_').replace('_', ' ')!r}: {error}"
+        ) from error
 
 
 async def _delivers_bytes_in_order(bus: Bus) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+from mbactor.kernel.actor import Actor
 from mbactor.kernel.feature import Feature, Operation
 from mbactor.kernel.schema import locals_where_defined
 from mbactor.transport.address import ANY_METHOD
@@ -20,7 +21,7 @@ class Endpoint(Feature, Generic[P, R]):
     @overload
     def __get__(self, instance: None, owner: type[A]) -> Operation[A, P, R]: ...
     @overload
-    def __get__(self, instance: object, owner: type) -> Callable[P, R]: ...
+    def __get__(self, instance: Actor, owner: type) -> Callable[P, R]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
         return super().__get__(instance, owner)
 
@@ -31,7 +32,7 @@ class AsyncEndpoint(Feature, Generic[P, R]):
     @overload
     def __get__(self, instance: None, owner: type[A]) -> Operation[A, P, R]: ...
     @overload
-    def __get__(self, instance: object, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: Actor, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
         return super().__get__(instance, owner)
 

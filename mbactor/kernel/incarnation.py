@@ -1,0 +1,187 @@
+"""`Incarnation`: one life of an actor, from its construction to the end of `on_stop`.
+
+The address and the mailbox belong to the cell and stay; what an incarnation started ends with it. One that could
+not be ended in time is abandoned: what it still does is refused, because it is no longer its cell's current one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from mbactor import observe
+from mbactor.errors import ActorCrashed, ActorStopped
+from mbactor.kernel.context import current
+from mbactor.kernel.exit import KILLED, NORMAL, Exit
+
+if TYPE_CHECKING:
+    from mbactor.kernel.actor import Actor
+    from mbactor.kernel.cell import Cell
+
+GRACE = 1.0
+"""Seconds that what was cancelled has to end before it is abandoned."""
+
+
+class Incarnation:
+    """Runs for a cell; ends by itself, or when the cell is told to stop."""
+
+    __slots__ = ("_end", "_sooner", "_tasks", "_until", "_wanted", "actor", "cell", "id", "number")
+    actor: Actor
+
+    def __init__(self, cell: Cell, number: int) -> None:
+        self.cell = cell
+        self.number = number
+        self.id = f"id-{secrets.token_hex(5)}"
+        self._wanted: Exit | None = None
+        self._end: asyncio.Task[Exit] | None = None
+        self._until = math.inf
+        self._sooner: asyncio.Event | None = None
+        self._tasks: set[asyncio.Task[Any]] | None = None
+
+    def check_current(self) -> None:
+        """An incarnation that was left behind may not act in its successor's name."""
+        if self.cell.current is not self:
+            raise ActorStopped(f"{self.cell.address} (incarnation {self.number})")
+
+    # --- background work --------------------------------------------------------------------------------------
+
+    def spawn_task(self, work: Coroutine[Any, Any, Any], name: str | None) -> asyncio.Task[Any]:
+        """Run work that ends with this incarnation; its exception is a crash of the actor."""
+        tasks = self._tasks = self._tasks if self._tasks is not None else set()
+        task = asyncio.get_running_loop().create_task(_rootwise(work), name=name or f"{self.cell.address} background")
+        tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        if self._tasks is not None:
+            self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self.cell.current is self:
+            self.cell.crashed(error, None, task.get_name())
+
+    def cancel_tasks(self) -> list[asyncio.Task[Any]]:
+        """Cancel all background work."""
+        tasks = list(self._tasks or ())
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """`self.stop()`: a clean end after the message in hand."""
+        self.end_by_itself(NORMAL)
+
+    def started(self) -> None:
+        """It runs; an end that was wanted while it started begins now."""
+        if self._wanted is not None:
+            self.end_by_itself(self._wanted)
+
+    def end_by_itself(self, exit: Exit) -> None:
+        """Begin the end of this incarnation; the supervisor is told when it is over."""
+        cell = self.cell
+        if cell.state == "starting":
+            self._wanted = self._wanted or exit
+        elif cell.state == "running" and cell.current is self:
+            self._begin_end(exit, cell.shutdown, hurry=not exit.clean)
+            cell.node.background(self._tell_end(), f"{cell.address} ending")
+
+    async def _tell_end(self) -> None:
+        assert self._end is not None
+        self.cell.told(await self._end)
+
+    async def end(self, exit: Exit, timeout: float | None) -> Exit:
+        """Stop it, for whoever supervises it: `timeout` None waits for ever, 0 kills. How it really ended."""
+        if self._end is None:
+            self._begin_end(exit, timeout, hurry=False)
+        elif timeout is not None:
+            self._until = min(self._until, asyncio.get_running_loop().time() + timeout)
+            if self._sooner is not None:
+                self._sooner.set()
+        assert self._end is not None
+        return await asyncio.shield(self._end)
+
+    def _begin_end(self, exit: Exit, timeout: float | None, *, hurry: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self._until = math.inf if timeout is None else loop.time() + timeout
+        self._sooner = asyncio.Event()
+        self.cell.state = "stopping"
+        for gate in self.cell.gates():
+            gate.halt()
+        self._end = self.cell.node.background(self._run_end(exit, hurry=hurry), f"{self.cell.address} ending")
+
+    async def _run_end(self, exit: Exit, *, hurry: bool) -> Exit:
+        """Finish or cancel what runs, run `on_stop`, end background tasks."""
+        cut = not await self._end_workers(exit, hurry=hurry) and not hurry
+        if not cut and self._left() > 0:
+            cut = not await self._run_on_stop(exit)
+        else:
+            cut = True
+        background = self.cancel_tasks()
+        if background:
+            await asyncio.wait(background, timeout=GRACE)
+        ended = KILLED if cut and exit.clean else exit
+        if self.cell.current is self:
+            self.cell.current = None
+            if self.cell.state == "stopping":
+                self.cell.state = "down"
+        observe.emit("actor.stopped", actor=self.cell.address, incarnation=self.number, exit=str(ended))
+        return ended
+
+    async def _end_workers(self, exit: Exit, *, hurry: bool) -> bool:
+        """Let running calls end; cancel them when the time is over, after the grace abandon them. False if cancelled."""
+        workers = [worker for gate in self.cell.gates() for worker in gate.retire()]
+        if not workers:
+            return True
+        tasks: set[asyncio.Task[Any]] = {worker.task for worker in workers}
+        if not hurry:
+            tasks = await self._wait(tasks)
+        late = [worker for worker in workers if worker.task in tasks and worker.call is not None]
+        for worker in late:
+            worker.cancel(ActorCrashed(f"{self.cell.address} ended ({exit}) while it handled this"))
+        if tasks:
+            _, tasks = await asyncio.wait(tasks, timeout=GRACE)
+        for worker in workers:
+            if worker.task in tasks:
+                worker.abandon()
+        return not late
+
+    async def _run_on_stop(self, exit: Exit) -> bool:
+        """False when it overran. A failure in it is reported and stops nothing."""
+        task = asyncio.get_running_loop().create_task(
+            _rootwise(self.actor.on_stop(exit)), name=f"{self.cell.address} on_stop"
+        )
+        if await self._wait({task}):
+            task.cancel()
+            _, running = await asyncio.wait({task}, timeout=GRACE)
+            if running:
+                observe.emit("actor.abandoned", actor=self.cell.address, method="on_stop")
+            return False
+        if not task.cancelled() and task.exception() is not None:
+            observe.emit("actor.stop_failed", actor=self.cell.address, error=task.exception())
+        return True
+
+    def _left(self) -> float:
+        return self._until - asyncio.get_running_loop().time()
+
+    async def _wait(self, tasks: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+        """Until they are done, or the time (which may be cut short meanwhile) is over; those that are not done."""
+        assert self._sooner is not None
+        while tasks and (left := self._left()) > 0:
+            self._sooner.clear()
+            sooner = asyncio.ensure_future(self._sooner.wait())
+            timeout = None if left == math.inf else left
+            done, _ = await asyncio.wait({*tasks, sooner}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            sooner.cancel()
+            tasks = tasks - done
+        return tasks
+
+
+async def _rootwise(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run work as the root of a new path: it is nobody's call."""
+    current.set(None)
+    return await work
