@@ -46,8 +46,8 @@ def imports_of(path: Path) -> list[tuple[str, bool]]:
 
     def visit(node: ast.AST, *, run_time: bool) -> None:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            for inner in node.body:
-                visit(inner, run_time=False)
+            for statement in node.body:
+                visit(statement, run_time=False)
             return
         if isinstance(node, ast.Import):
             found.extend((alias.name, run_time) for alias in node.names)

@@ -21,20 +21,8 @@ from mbactor.foreman.engine import Engine
 from mbactor.foreman.keys import new_token
 from mbactor.foreman.model.flow import Flow, finish
 from mbactor.foreman.plan import Plan, Run, decide, fail
-from mbactor.foreman.step import (
-    HandOff,
-    Head,
-    Held,
-    budget_of,
-    carrier,
-    execute,
-    failed,
-    load,
-    postponed,
-    settlement,
-    successors,
-    was_refused,
-)
+from mbactor.foreman.settlement import HandOff, failed, postponed, settlement, successors
+from mbactor.foreman.step import Head, Held, budget_of, carrier, execute, load, was_refused
 from mbactor.foreman.store.store import (
     Child,
     Claim,

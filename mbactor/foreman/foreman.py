@@ -23,7 +23,7 @@ from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.store import Store
 from mbactor.foreman.worker import Sweeper, Worker
 from mbactor.kernel.exit import Exit
-from mbactor.supervisor.child import Build, build_child
+from mbactor.supervisor.children import Build, build_child
 from mbactor.supervisor.spec import child
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.transport.address import Address

@@ -1,4 +1,4 @@
-"""One step's life: load -> execute -> decide -> settle. Everything here but `execute` is pure.
+"""One step's life: load -> execute, and then `plan` decides and `settlement` writes. All but `execute` is pure.
 
 A `Held` is a step in memory with the lease that makes it ours. What a completing step is followed by is inserted in the
 same transaction already leased to the same worker and goes on from memory: no claim, no read.
@@ -8,41 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from mbactor import errors
 from mbactor.errors import ActorStopped, NoSuchActor, Unavailable
 from mbactor.foreman.host import Host
-from mbactor.foreman.keys import Key, new_token, new_tokens
+from mbactor.foreman.keys import Key
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.reducers import fold
-from mbactor.foreman.model.state import Fields, apply, decode_fields, encode_fields
+from mbactor.foreman.model.state import Fields, apply, decode_fields
 from mbactor.foreman.model.transition import Node
-from mbactor.foreman.parks import decode_parks, parks_waiting, payloads_with
-from mbactor.foreman.plan import Plan
+from mbactor.foreman.parks import decode_parks
 from mbactor.foreman.store.store import (
-    Arrival,
-    Child,
-    FlowEnd,
     FlowRow,
-    Inserted,
     Json,
-    Lease,
     Material,
     NewStep,
-    Settle,
     StepRow,
 )
-
-SNAPSHOT_CHAIN = 16
-"""A small state is written down again after so many steps of deltas."""
-SNAPSHOT_SMALL = 4_096
-LONGEST_CHAIN = 256
-"""However large the state is: reading it back never walks further."""
 
 
 class Head:
@@ -219,206 +205,3 @@ def was_refused(error: BaseException | None) -> bool:
 
 def budget_of(held: Held) -> float:
     return held.head.graph.node(held.node).time_budget or held.head.time_budget
-
-
-# --- settle --------------------------------------------------------------------------------------------
-
-
-class HandOff(msgspec.Struct, frozen=True, gc=False):
-    """How many of the steps that follow this worker may keep, and under which lease."""
-
-    lease: Lease
-    limit: int
-
-
-def postponed(held: Held, pause: float) -> Settle:
-    """The task was not taken: the step goes back as it was, due after the pause."""
-    return _settle(held, "pending", held.before, delay=pause, refused=True, parks=held.parks)
-
-
-def settlement(held: Held, plan: Plan, hand_off: HandOff, child: Child | None = None) -> Settle:
-    """The write that carries the plan out."""
-    match plan.kind:
-        case "advance" | "fan_out" | "fan_in":
-            return _onward(held, plan, hand_off)
-        case "arrive":
-            assert held.spawn_id is not None
-            lease = hand_off.lease if hand_off.limit and not plan.delay else None
-            fan_in = _new(held, plan.fan_in, new_token(), delay=plan.delay, lease=lease)
-            return _completed(held, plan, arrival=Arrival(held.spawn_id, held.depth, fan_in=fan_in))
-        case "complete":
-            final = encode_fields(apply(held.state or {}, plan.changes))
-            return _completed(held, plan, end=FlowEnd("completed", final, delete=held.head.delete_on_completion))
-        case "fail":
-            return failed(held, plan)
-        case "retry":
-            return _settle(held, "pending", plan.changes, attempt=held.attempt + 1, delay=plan.delay)
-        case "park":
-            return _parked(held, plan, child)
-
-
-def failed(held: Held, plan: Plan) -> Settle:
-    """The step failed: so did its branch, or on the trunk its flow."""
-    error = encode_error(plan.error)
-    if held.spawn_id is not None:
-        arrival = Arrival(held.spawn_id, held.depth, failed=True)
-        return _settle(held, "failed", plan.changes, error=error, arrival=arrival, parks=held.parks)
-    end = FlowEnd("failed", error=error)
-    return _settle(held, "failed", plan.changes, error=error, end=end, parks=held.parks)
-
-
-def _parked(held: Held, plan: Plan, child: Child | None) -> Settle:
-    assert plan.park is not None
-    parks = parks_waiting(decode_parks(held.parks), plan.park)
-    if plan.park.kind == "interrupt":
-        payloads = payloads_with(held.payloads, bytes(plan.park.payload))
-        return _settle(held, "interrupted", plan.changes, parks=parks, payloads=payloads)
-    assert child is not None
-    return _settle(held, "running", plan.changes, parks=parks, child=child)
-
-
-def _onward(held: Held, plan: Plan, hand_off: HandOff) -> Settle:
-    kept = 0 if plan.delay else hand_off.limit
-    if plan.kind == "fan_in":
-        lease = hand_off.lease if kept else None
-        new = _new(held, plan.fan_in, new_token(), cohort_id=held.step_id, delay=plan.delay, lease=lease, chain=0)
-        return _completed(held, plan, successors=(new,))
-    if plan.kind == "advance":
-        lease = hand_off.lease if kept else None
-        live = apply(held.state or {}, plan.changes)
-        if not _snapshot_due(held, plan, live):
-            new = _new(held, plan.targets[0].node, new_token(), delay=plan.delay, lease=lease)
-        else:
-            new = _new(
-                held,
-                plan.targets[0].node,
-                new_token(),
-                delay=plan.delay,
-                lease=lease,
-                state=encode_fields(live),
-                chain=0,
-            )
-        return _completed(held, plan, successors=(new,))
-    return _branches(held, plan, hand_off.lease, kept)
-
-
-def _branches(held: Held, plan: Plan, lease: Lease, kept: int) -> Settle:
-    # A snapshot is written once, on the spawning step, and not on each of its branches.
-    due = held.cohort_id is None and _snapshot_due(held, plan, held.state or {})
-    tokens = new_tokens(len(plan.targets))
-    successors = tuple(
-        _new(
-            held, target.node, token, added=encode_fields(target.added) if target.added else None,
-            spawn_id=held.step_id, ordinal=ordinal, delay=plan.delay, lease=lease if ordinal < kept else None,
-            chain=1 if due else held.chain + 1,
-        )
-        for ordinal, (target, token) in enumerate(zip(plan.targets, tokens, strict=True))
-    )  # fmt: skip
-    state = encode_fields(held.state or {}) if due else None
-    return _completed(
-        held,
-        plan,
-        successors=successors,
-        cohort_size=plan.cohort_size,
-        arrivals=plan.arrivals,
-        depth=held.depth,
-        state=state,
-    )
-
-
-def _snapshot_due(held: Held, plan: Plan, live: Fields) -> bool:
-    if held.chain + 1 < SNAPSHOT_CHAIN:
-        return False
-    if held.chain + 1 >= LONGEST_CHAIN:
-        return True
-    size = sum(len(raw) + len(name) for name, raw in live.items())
-    # A large document that hardly changes is not written down again and again: deltas must have outgrown it.
-    return size <= SNAPSHOT_SMALL or held.weight + _weight(plan.changes) >= size
-
-
-def _weight(changes: Fields) -> int:
-    return sum(len(raw) + len(name) for name, raw in changes.items())
-
-
-def _new(
-    held: Held,
-    node: str,
-    token: str,
-    *,
-    chain: int | None = None,
-    spawn_id: int | None = None,
-    ordinal: int | None = None,
-    **fields: Any,
-) -> NewStep:
-    # A step that was folded from a cohort writes its input down when it ends: the chain begins there.
-    below = 1 if held.cohort_id is not None else held.chain + 1
-    return NewStep(
-        node,
-        token,
-        held.depth + 1,
-        held.head.priority,
-        chain=below if chain is None else chain,
-        spawn_id=held.spawn_id if spawn_id is None else spawn_id,
-        ordinal=held.ordinal if ordinal is None else ordinal,
-        **fields,
-    )
-
-
-def _completed(held: Held, plan: Plan, **fields: Any) -> Settle:
-    error = encode_error(plan.handled) if plan.handled is not None else None
-    return _settle(held, "completed", plan.changes, error=error, parks=held.parks, **fields)
-
-
-def _settle(
-    held: Held, status: str, changes: Fields, *, attempt: int | None = None, state: Json | None = None, **fields: Any
-) -> Settle:
-    if held.cohort_id is not None and held.state is not None:
-        state = encode_fields(held.state)
-    return Settle(
-        held.step_id,
-        held.head.id,
-        held.lease_number,
-        status,
-        encode_fields(changes) if changes else None,
-        attempt=held.attempt if attempt is None else attempt,
-        state=state,
-        payloads=fields.pop("payloads", held.payloads),
-        **fields,
-    )
-
-
-def successors(held: Held, plan: Plan, inserted: Sequence[Inserted], shard: int, now: float) -> list[Held]:
-    """The steps that the write handed to this worker, with their input in memory where it is known."""
-    following = []
-    for index, (new, step_id) in enumerate((one.step, one.step_id) for one in inserted):
-        if new.lease is None:
-            continue
-        state = None
-        if plan.kind in {"advance", "fan_out"} and new.cohort_id is None:
-            state = apply(held.state or {}, {**plan.changes, **(plan.targets[index].added or {})})
-        key = str(Key(shard, step_id, new.token))
-        one = Held(held.head, key, step_id, new, state, now)
-        one.weight = 0 if new.chain <= 1 else held.weight + _weight(plan.changes)
-        one.streak = held.streak + 1
-        following.append(one)
-    return following
-
-
-def encode_error(error: BaseException | None) -> Json | None:
-    """The error as it stands in a row: text without control characters, and fields only where they are JSON."""
-    if error is None:
-        return None
-    wire = errors.to_wire(error)
-    for name in ("error", "trace"):
-        if name in wire:
-            wire[name] = printable(str(wire[name]))
-    try:
-        return msgspec.json.encode(wire)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
-        return msgspec.json.encode({**wire, "fields": {}})
-
-
-def printable(text: str) -> str:
-    """The text with each control character but newline and tab, and each half surrogate, replaced."""
-    clean = "".join("\ufffd" if ord(c) < 32 and c not in "\n\t" else c for c in text)
-    return clean.encode("utf-8", "replace").decode()

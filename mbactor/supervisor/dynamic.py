@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mbactor.durations import Duration
 from mbactor.errors import AlreadyPresent, AlreadyStarted, ChildRunning, InvalidSpec, NoSuchChild, Unavailable
 from mbactor.kernel.exit import SHUTDOWN, Exit
-from mbactor.supervisor.child import Build, Child, ChildRow, build_child
+from mbactor.supervisor.children import Build, Child, ChildRow, build_child
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mbactor import observe
 from mbactor.errors import Deadlock, Ignore, Unavailable
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
-from mbactor.supervisor.child import Build, Child, ChildRow, SupervisorChild
+from mbactor.supervisor.children import Build, Child, ChildRow, SupervisorChild
 from mbactor.supervisor.policy import decide
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.state import (

@@ -128,6 +128,10 @@ def child(
             f"child {name!r}: significant: True given with restart 'permanent'; "
             "only a transient or temporary child can end by itself, which is what significance is about"
         )
+    if config:
+        raise InvalidSpec(
+            f"child {name!r}: config: {next(iter(config))!r} given, and {target.__name__} declares no such property"
+        )
     arguments = dict(args or {})
     _check_arguments(name, target, positional, arguments)
     return ChildSpec(

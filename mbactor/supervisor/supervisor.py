@@ -21,7 +21,7 @@ from mbactor.durations import Duration
 from mbactor.errors import InvalidSpec, MbactorError, NoSuchChild, Unavailable
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.seams import checkpoint
-from mbactor.supervisor.child import Build, Child, ChildCount, ChildRow, build_child
+from mbactor.supervisor.children import Build, Child, ChildCount, ChildRow, build_child
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec
 from mbactor.supervisor.state import DeleteChild, Phase, RestartChild, StartChild, TerminateChild

@@ -13,7 +13,7 @@ from typing import Any
 
 from mbactor.durations import text_of
 from mbactor.errors import InvalidSpec
-from mbactor.supervisor.child import ChildRow
+from mbactor.supervisor.children import ChildRow
 from mbactor.supervisor.spec import ChildSpec, Kind, Restart, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import anyio
 
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
 from mbactor.kernel.node import Node
-from mbactor.supervisor.child import Child
+from mbactor.supervisor.children import Child
 from mbactor.supervisor.spec import ChildSpec
 from mbactor.supervisor.supervisor import Supervisor
 
@@ -24,6 +24,7 @@ class Part:
         self.yard = yard
         self.incarnation = 0
         self.on_exit: Callable[[Exit], None] | None = None
+        self.terminate: Callable[[], Awaitable[None]] | None = None
         self.running = False
 
     @property

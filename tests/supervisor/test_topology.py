@@ -105,7 +105,6 @@ def test_a_whole_file_becomes_specifications(folder: Path) -> None:
               shutdown: 500ms
               backoff: {initial: 100ms, maximum: 10s, jitter: 0}
               mailbox: {capacity: 10, overflow: drop_oldest}
-              config: {max_items: 20, deep: {on: on}}
               args: {start: 10, every: 5s, tags: [on, 012, 1]}
             - supervisor: pipelines
               strategy: one_for_all
@@ -123,7 +122,7 @@ def test_a_whole_file_becomes_specifications(folder: Path) -> None:
     first = spec.children[0]
     assert (first.restart, first.shutdown, first.backoff) == ("transient", 0.5, Backoff(0.1, 10, jitter=0))
     assert first.mailbox == Mailbox(capacity=10, overflow="drop_oldest")
-    assert first.config == {"max_items": 20, "deep": {"on": "on"}}
+    assert first.config is None
     assert first.args == {"start": 10, "every": "5s", "tags": ["on", "012", "1"]}
     nested = spec.children[2]
     assert (nested.target, nested.kind, nested.shutdown) == (Supervisor, "supervisor", None)
@@ -246,6 +245,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ("- actor: shop_for_test:Orders\n  mailbox: {capacity: 0}", "mailbox.capacity: '0' given"),
         ("- actor: shop_for_test:Orders\n  mailbox: {overflow: no}", "mailbox: mailbox overflow 'no'"),
         ("- actor: shop_for_test:Orders\n  config: 5", "config: '5' given, a mapping expected"),
+        ("- actor: shop_for_test:Orders\n  config: {items: 5}", "config: 'items' given, and Orders declares no such property"),
         ("- actor: shop_for_test:Orders\n  significant: true", "significant: True given with restart 'permanent'"),
         ("- actor: shop_for_test:Orders\n  id: a b", "id: 'a b' given"),
         (
@@ -292,10 +292,10 @@ def test_replicas_are_counted_among_the_ids(folder: Path) -> None:
 
 @pytest.mark.parametrize("word", ["on", "yes", "012", "1e3", "1:30", "2024-01-01", "0x1f", "null_", "'5'", "no"])
 def test_a_text_stays_the_text_it_was_written_as(folder: Path, word: str) -> None:
-    text = f"- actor: shop_for_test:Orders\n  id: {word}\n  args: {{channel: {word}}}\n  config: {{any: {word}}}"
+    text = f"- actor: shop_for_test:Orders\n  id: {word}\n  args: {{channel: {word}}}"
     (spec,) = children(folder, text).children
     plain = word.strip("'")
-    assert (spec.id, spec.args, spec.config) == (plain, {"channel": plain}, {"any": plain})
+    assert (spec.id, spec.args) == (plain, {"channel": plain})
 
 
 def test_arguments_become_what_the_annotation_says(folder: Path) -> None:
@@ -313,12 +313,12 @@ def test_interpolation_takes_the_type_of_the_field_and_brings_in_no_structure(fo
         - actor: shop_for_test:Orders
           replicas: ${N:-2}
           shutdown: ${STOP:-infinity}
-          config: {key: "${KEY}", literal: "$${KEY}"}
+          args: {channel: "${KEY}", tags: ["$${KEY}"]}
     """
     spec = children(folder, text, {"KEY": "{a: 1}\nb: 2", "N": "3"})
     assert [one.id for one in spec.children] == ["orders-1", "orders-2", "orders-3"]
     assert spec.children[0].shutdown is None
-    assert spec.children[0].config == {"key": "{a: 1}\nb: 2", "literal": "${KEY}"}
+    assert spec.children[0].args == {"channel": "{a: 1}\nb: 2", "tags": ["${KEY}"]}
 
 
 def test_a_variable_without_value_and_default_is_an_error_with_its_position(folder: Path) -> None:

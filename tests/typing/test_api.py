@@ -62,7 +62,7 @@ async def use_a_system(system: ActorSystem) -> None:
     assert_type(counter.tell(Counter.add, 1), bool)
     assert_type(counter.statistics(), MailboxStatistics)
     assert_type(await system.ask(Counter.add, by=1), int)
-    await system.spawn(Counter, start="x")  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await system.spawn(Counter, start="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     counter.ask(Counter.add, to=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     sub = await system.spawn(Sub)
     assert_type(await sub.ask(Counter.add), int)

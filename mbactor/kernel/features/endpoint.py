@@ -10,29 +10,29 @@ from mbactor.kernel.feature import Feature, Operation
 from mbactor.kernel.schema import locals_where_defined
 from mbactor.transport.address import ANY_METHOD
 
-A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
 P = ParamSpec("P")
-R = TypeVar("R", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 
-class Endpoint(Feature, Generic[P, R]):
+class Endpoint(Feature, Generic[A_co, P, R_co]):
     """What `@endpoint` makes of a method."""
 
     @overload
-    def __get__(self, instance: None, owner: type[A]) -> Operation[A, P, R]: ...
+    def __get__(self, instance: None, owner: type) -> Operation[A_co, P, R_co]: ...
     @overload
-    def __get__(self, instance: Actor, owner: type) -> Callable[P, R]: ...
+    def __get__(self, instance: Actor, owner: type) -> Callable[P, R_co]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
         return super().__get__(instance, owner)
 
 
-class AsyncEndpoint(Feature, Generic[P, R]):
+class AsyncEndpoint(Feature, Generic[A_co, P, R_co]):
     """What `@endpoint` makes of an `async def` method."""
 
     @overload
-    def __get__(self, instance: None, owner: type[A]) -> Operation[A, P, R]: ...
+    def __get__(self, instance: None, owner: type) -> Operation[A_co, P, R_co]: ...
     @overload
-    def __get__(self, instance: Actor, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: Actor, owner: type) -> Callable[P, Coroutine[Any, Any, R_co]]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
         return super().__get__(instance, owner)
 
@@ -44,17 +44,21 @@ class _Decorator:
         self._settings = settings
 
     @overload
-    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncEndpoint[P, R]: ...
+    def __call__(  # type: ignore[overload-overlap]  # the narrower one, an async def, comes first
+        self, function: Callable[Concatenate[A_co, P], Coroutine[Any, Any, R_co]], /
+    ) -> AsyncEndpoint[A_co, P, R_co]: ...
     @overload
-    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Endpoint[P, R]: ...
+    def __call__(self, function: Callable[Concatenate[A_co, P], R_co], /) -> Endpoint[A_co, P, R_co]: ...
     def __call__(self, function: Callable[..., Any], /) -> Any:
         return AsyncEndpoint(function, local_names=locals_where_defined(2), **self._settings)
 
 
 @overload
-def endpoint(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncEndpoint[P, R]: ...
+def endpoint(  # type: ignore[overload-overlap]  # the narrower one, an async def, comes first
+    function: Callable[Concatenate[A_co, P], Coroutine[Any, Any, R_co]], /
+) -> AsyncEndpoint[A_co, P, R_co]: ...
 @overload
-def endpoint(function: Callable[Concatenate[Any, P], R], /) -> Endpoint[P, R]: ...
+def endpoint(function: Callable[Concatenate[A_co, P], R_co], /) -> Endpoint[A_co, P, R_co]: ...
 @overload
 def endpoint(*, method: str = ANY_METHOD, path: str | None = None, port: int | None = None) -> _Decorator: ...
 def endpoint(
