@@ -17,28 +17,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mbactor.errors import ActorCrashed as ActorCrashed
-    from mbactor.errors import ActorStopped as ActorStopped
-    from mbactor.errors import BadRequest as BadRequest
-    from mbactor.errors import BudgetSpent as BudgetSpent
-    from mbactor.errors import Ignore as Ignore
-    from mbactor.errors import MailboxFull as MailboxFull
-    from mbactor.errors import MbactorError as MbactorError
-    from mbactor.errors import NoSuchActor as NoSuchActor
-    from mbactor.errors import Unavailable as Unavailable
-    from mbactor.kernel import Actor as Actor
-    from mbactor.kernel import ActorRef as ActorRef
-    from mbactor.kernel import DeadLetter as DeadLetter
-    from mbactor.kernel import Exit as Exit
-    from mbactor.kernel import Response as Response
-    from mbactor.kernel import endpoint as endpoint
-    from mbactor.mailbox import Mailbox as Mailbox
-    from mbactor.mailbox import MailboxStatistics as MailboxStatistics
-    from mbactor.supervisor import ActorSystem as ActorSystem
-    from mbactor.supervisor import Backoff as Backoff
-    from mbactor.supervisor import DynamicSupervisor as DynamicSupervisor
-    from mbactor.supervisor import Supervisor as Supervisor
-    from mbactor.supervisor import child as child
+    from mbactor.errors import (
+        ActorCrashed,
+        ActorStopped,
+        BadRequest,
+        BudgetSpent,
+        Ignore,
+        MailboxFull,
+        MbactorError,
+        NoSuchActor,
+        Unavailable,
+    )
+    from mbactor.kernel import Actor, ActorRef, DeadLetter, Exit, Response, endpoint
+    from mbactor.mailbox import Mailbox, MailboxStatistics
+    from mbactor.supervisor import ActorSystem, Backoff, DynamicSupervisor, Supervisor, child
+
+__all__ = [
+    "Actor",
+    "ActorCrashed",
+    "ActorRef",
+    "ActorStopped",
+    "ActorSystem",
+    "Backoff",
+    "BadRequest",
+    "BudgetSpent",
+    "DeadLetter",
+    "DynamicSupervisor",
+    "Exit",
+    "Ignore",
+    "Mailbox",
+    "MailboxFull",
+    "MailboxStatistics",
+    "MbactorError",
+    "NoSuchActor",
+    "Response",
+    "Supervisor",
+    "Unavailable",
+    "child",
+    "endpoint",
+]
 
 _HOME = {
     "Actor": "mbactor.kernel",

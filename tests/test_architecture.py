@@ -54,7 +54,11 @@ def imports_of(path: Path) -> list[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found.append((node.module or "", run_time))
-            found.extend((f"{node.module}.{alias.name}", run_time) for alias in node.names if (node.module or "").startswith("mbactor"))
+            found.extend(
+                (f"{node.module}.{alias.name}", run_time)
+                for alias in node.names
+                if (node.module or "").startswith("mbactor")
+            )
         for inner in ast.iter_child_nodes(node):
             visit(inner, run_time=run_time)
 
@@ -90,7 +94,9 @@ def test_the_engine_knows_no_actors(path: Path) -> None:
         return
     for module, _ in imports_of(path):
         assert package_of(module) not in {"kernel", "supervisor"}, f"{relative(path)} imports {module}"
-        assert module.removeprefix("mbactor.foreman.").split(".")[0] not in OF_THE_TREE, f"{relative(path)} imports {module}"
+        assert module.removeprefix("mbactor.foreman.").split(".")[0] not in OF_THE_TREE, (
+            f"{relative(path)} imports {module}"
+        )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)

@@ -13,7 +13,16 @@ from mbactor.durations import seconds, seconds_of_text, text_of
 
 @pytest.mark.parametrize(
     ("given_", "expected"),
-    [("5s", 5), ("1m30s", 90), ("250ms", 0.25), ("2h", 7200), ("1d", 86400), ("10us", 1e-5), ("1 h 5 m", 3900), (3, 3.0)],
+    [
+        ("5s", 5),
+        ("1m30s", 90),
+        ("250ms", 0.25),
+        ("2h", 7200),
+        ("1d", 86400),
+        ("10us", 1e-5),
+        ("1 h 5 m", 3900),
+        (3, 3.0),
+    ],
 )
 def test_a_duration_is_read(given_: str | int, expected: float) -> None:
     assert seconds(given_) == pytest.approx(expected)

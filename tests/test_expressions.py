@@ -33,9 +33,7 @@ names = st.sampled_from(["a", "b", "a.x", "b.y.z", "_c", "roles.admin", "roles.5
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="`"), max_size=8).filter(
     lambda text: any(quote not in text for quote in "'\"`")
 )
-literals = st.one_of(
-    st.integers(), st.floats(allow_nan=False, allow_infinity=False), words, st.booleans()
-).map(Literal)
+literals = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), words, st.booleans()).map(Literal)
 operands = st.one_of(names, literals)
 
 

@@ -48,7 +48,12 @@ def test_a_short_command_ends_well(line: str) -> None:
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
     """Set-up lines by `.ci/run`, the served example and its curl line by tests/cli, the rest here and in the benchmarks' tests."""
-    known = (SETUP, ".venv/bin/mbactor ", "OTEL_TRACES_EXPORTER=console .venv/bin/mbactor run ", "curl -s localhost:8080/credit.example/apply ")
+    known = (
+        SETUP,
+        ".venv/bin/mbactor ",
+        "OTEL_TRACES_EXPORTER=console .venv/bin/mbactor run ",
+        "curl -s localhost:8080/credit.example/apply ",
+    )
     assert [line for line in COMMANDS if not line.startswith(known)] == []
 
 

@@ -33,7 +33,9 @@ async def test_a_task_is_a_method_like_any_other() -> None:
 
 async def test_a_task_with_signals_is_given_a_flow() -> None:
     flow = Flow.of({})
-    assert await Credit().decide(flow, amount=5, limit=10, sumScore=3) == Decision(approved=True, decided_by="the rules")
+    assert await Credit().decide(flow, amount=5, limit=10, sumScore=3) == Decision(
+        approved=True, decided_by="the rules"
+    )
     with pytest.raises(Parked):
         await Credit().decide(flow, amount=11, limit=10, sumScore=3)
 

@@ -110,7 +110,8 @@ def _failed(error: MbactorError) -> int:
 
 
 def _gave_up(exit: Exit) -> int:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} the root supervisor ended: {exit}", err=True)
+    told = exit if exit.error is None else exit.error
+    click.echo(f"{click.style('error:', fg='red', bold=True)} the tree is down: {told}", err=True)
     return 1
 
 

@@ -13,21 +13,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mbactor.foreman.api import Flows as Flows
-    from mbactor.foreman.features import task as task
-    from mbactor.foreman.features import workflow as workflow
-    from mbactor.foreman.foreman import Foreman as Foreman
-    from mbactor.foreman.model.flow import Flow as Flow
-    from mbactor.foreman.model.flow import Parked as Parked
-    from mbactor.foreman.model.graph import END as END
-    from mbactor.foreman.model.graph import Graph as Graph
-    from mbactor.foreman.model.outcome import FlowOptions as FlowOptions
-    from mbactor.foreman.model.outcome import FlowOutcome as FlowOutcome
-    from mbactor.foreman.model.outcome import FlowPage as FlowPage
-    from mbactor.foreman.model.outcome import FlowSummary as FlowSummary
-    from mbactor.foreman.model.outcome import StepRecord as StepRecord
-    from mbactor.foreman.model.reducers import Reducer as Reducer
-    from mbactor.foreman.model.reducers import reducer as reducer
+    from mbactor.foreman.api import Flows
+    from mbactor.foreman.features import task, workflow
+    from mbactor.foreman.foreman import Foreman
+    from mbactor.foreman.model.flow import Flow, Parked
+    from mbactor.foreman.model.graph import END, Graph
+    from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, FlowSummary, StepRecord
+    from mbactor.foreman.model.reducers import Reducer, reducer
+
+__all__ = [
+    "END",
+    "Flow",
+    "FlowOptions",
+    "FlowOutcome",
+    "FlowPage",
+    "FlowSummary",
+    "Flows",
+    "Foreman",
+    "Graph",
+    "Parked",
+    "Reducer",
+    "StepRecord",
+    "reducer",
+    "task",
+    "workflow",
+]
 
 _HOME = {
     "END": "mbactor.foreman.model.graph",

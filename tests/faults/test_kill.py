@@ -14,7 +14,7 @@ import pytest
 
 from tests.process import PATIENCE, serving
 
-WORK = '''
+WORK = """
 import asyncio
 from mbactor import Actor, endpoint
 from mbactor.foreman import END, Flow, FlowOutcome, Flows, Graph, task, workflow
@@ -78,7 +78,7 @@ class Work(Actor):
         graph.set_fan_in(Work.last)
         graph.add_transition(Work.last, END)
         return graph
-'''
+"""
 
 TREE = """
 version: 1
@@ -141,7 +141,12 @@ def _check(client: httpx.Client, url: str, keys: dict[int, str], folder: Path) -
         assert outcome["status"] == "completed", outcome
         assert outcome["state"] == {"number": number, "sumDone": 3, "result": number * 2}, outcome
         nodes = ask("nodes", flow_key=key)
-        assert sorted(nodes) == [["first", "completed"], ["last", "completed"], ["left", "completed"], ["right", "completed"]]
+        assert sorted(nodes) == [
+            ["first", "completed"],
+            ["last", "completed"],
+            ["left", "completed"],
+            ["right", "completed"],
+        ]
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(ended, keys.items()))

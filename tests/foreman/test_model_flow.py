@@ -205,9 +205,7 @@ def test_set_changes_needs_named_fields_and_storable_values() -> None:
 
 def test_the_carrier_says_what_run_it_is() -> None:
     at = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    flow = Flow.of(
-        {}, flow_key="1-2-a", step_key="1-3-b", attempt=2, step_created_at=at, baggage={"tenant": "x"}
-    )
+    flow = Flow.of({}, flow_key="1-2-a", step_key="1-3-b", attempt=2, step_created_at=at, baggage={"tenant": "x"})
     assert (flow.flow_key, flow.step_key, flow.attempt, flow.step_created_at) == ("1-2-a", "1-3-b", 2, at)
     assert flow.baggage == {"tenant": "x"}
     assert "1-2-a" not in repr(flow)
@@ -252,9 +250,7 @@ def test_awaiting_sleep_is_an_error_that_says_so() -> None:
         asyncio.run(task(Flow.of()))
 
 
-@pytest.mark.parametrize(
-    ("attempt", "expected"), [(0, 1.0), (1, 2.0), (3, 8.0), (10, 60.0), (5000, 60.0)]
-)
+@pytest.mark.parametrize(("attempt", "expected"), [(0, 1.0), (1, 2.0), (3, 8.0), (10, 60.0), (5000, 60.0)])
 def test_the_delay_of_a_retry_grows_up_to_its_maximum(attempt: int, expected: float) -> None:
     flow = Flow.of({}, attempt=attempt)
     assert flow.retry("1s", 2, "1m")
@@ -544,7 +540,12 @@ def test_after_the_run_the_carrier_refuses_everything_but_reading(late: Task) ->
 
 
 values = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+    ),
     lambda inner: st.lists(inner, max_size=3),
     max_leaves=4,
 )
@@ -572,7 +573,12 @@ def test_the_carrier_survives_the_wire(
     flow.update(written)
     there = Flow.from_wire(flow.to_wire())
     assert there.to_wire() == flow.to_wire()
-    assert (dict(there), there.changes, there.attempt, there.baggage) == (dict(flow), flow.changes, attempt, flow.baggage)
+    assert (dict(there), there.changes, there.attempt, there.baggage) == (
+        dict(flow),
+        flow.changes,
+        attempt,
+        flow.baggage,
+    )
     assert [there.interrupt() for _ in answers] == answers
 
 

@@ -14,7 +14,11 @@ def queue_of(capacity: int, overflow: str = "reject") -> MailboxQueue[int]:
     return MailboxQueue(Mailbox(capacity, overflow), since=float)  # type: ignore[arg-type]
 
 
-@given(st.lists(st.integers(0, 2), max_size=60), st.integers(1, 5), st.sampled_from(["reject", "drop_oldest", "drop_newest"]))
+@given(
+    st.lists(st.integers(0, 2), max_size=60),
+    st.integers(1, 5),
+    st.sampled_from(["reject", "drop_oldest", "drop_newest"]),
+)
 def test_every_item_is_taken_waiting_refused_or_evicted_and_order_is_kept(
     steps: list[int], capacity: int, overflow: str
 ) -> None:

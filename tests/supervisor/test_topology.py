@@ -245,7 +245,10 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ("- actor: shop_for_test:Orders\n  mailbox: {capacity: 0}", "mailbox.capacity: '0' given"),
         ("- actor: shop_for_test:Orders\n  mailbox: {overflow: no}", "mailbox: mailbox overflow 'no'"),
         ("- actor: shop_for_test:Orders\n  config: 5", "config: '5' given, a mapping expected"),
-        ("- actor: shop_for_test:Orders\n  config: {items: 5}", "config: 'items' given, and Orders declares no such property"),
+        (
+            "- actor: shop_for_test:Orders\n  config: {items: 5}",
+            "config: 'items' given, and Orders declares no such property",
+        ),
         ("- actor: shop_for_test:Orders\n  significant: true", "significant: True given with restart 'permanent'"),
         ("- actor: shop_for_test:Orders\n  id: a b", "id: 'a b' given"),
         (

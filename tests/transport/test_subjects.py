@@ -115,7 +115,12 @@ def test_a_bad_host_is_refused(host: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "path"),
-    [("verify_credit", "verify-credit"), ("VerifyCredit", "verify-credit"), ("HTTPServer", "http-server"), ("add", "add")],
+    [
+        ("verify_credit", "verify-credit"),
+        ("VerifyCredit", "verify-credit"),
+        ("HTTPServer", "http-server"),
+        ("add", "add"),
+    ],
 )
 def test_names_become_kebab_case(name: str, path: str) -> None:
     assert kebab(name) == path
