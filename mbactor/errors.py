@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 Taken = Literal["no", "unknown", "yes"]
 """Whether the actor's code may have seen the message: only a `no` may be repeated without thought."""
@@ -34,8 +34,6 @@ class MbactorError(Exception):
     remote_trace: str | None = None
     """The traceback at the place where it was raised, when that was in another actor."""
 
-    _types: ClassVar[dict[str, type[MbactorError]]] = {}
-
     def __init__(self, message: str, *, status: int | None = None, **fields: Any) -> None:
         super().__init__(message)
         self.message = message
@@ -48,7 +46,7 @@ class MbactorError(Exception):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        MbactorError._types[_name_of(cls)] = cls
+        _types[_name_of(cls)] = cls
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for what is not there: tells type checkers that fields are attributes.
@@ -73,6 +71,9 @@ class MbactorError(Exception):
         error.taken = taken
         error.remote_trace = remote_trace
         return error
+
+
+_types: dict[str, type[MbactorError]] = {}
 
 
 def _name_of(cls: type) -> str:
@@ -104,7 +105,7 @@ def to_wire(error: BaseException) -> dict[str, Any]:
 
 def from_wire(wire: Mapping[str, Any]) -> MbactorError:
     """The error that `to_wire` wrote, as the nearest type this process knows."""
-    cls = MbactorError._types.get(wire.get("type", ""), MbactorError)
+    cls = _types.get(wire.get("type", ""), MbactorError)
     return cls.restore(
         wire.get("error", "unknown error"),
         wire.get("statusCode", 500),

@@ -89,7 +89,7 @@ class _NoSpan:
 class Observer(Protocol):
     """Listens to the stream. Called on the thread where the thing happens; must be quick and not raise.
 
-    One that only wants events has an attribute `wants_spans = False`: then spans, and trace ids, are not made for its sake.
+    One that only wants events has an attribute `wants_spans = False`: then no spans, and no trace ids, are made for it.
     """
 
     def on_event(self, name: str, fields: Mapping[str, Any]) -> None: ...

@@ -226,8 +226,8 @@ def _write_result(signature: Signature, flow: Flow, result: Any) -> None:
     raw = encode_value(result, f"the result of {signature.name}")
     if not bytes(raw).startswith(b"{"):
         raise MbactorError(
-            f"{signature.name} returned {type(result).__name__}; a task returns fields (a Struct, TypedDict, dataclass or"
-            " dict) or None"
+            f"{signature.name} returned {type(result).__name__}; a task returns fields (a Struct, TypedDict, dataclass"
+            " or dict) or None"
         )
     for name, value in decode_fields(raw).items():
         flow[name] = value

@@ -90,7 +90,7 @@ class Foreman(Supervisor):
             child(ForemanApi, id="api", args={"engine": engine}),
         ]
 
-    async def on_stop(self, exit: Exit) -> None:
+    async def on_stop(self, exit: Exit) -> None:  # noqa: ARG002
         if self._engine is not None:
             await self._engine.close()
         if self._store is not None:

@@ -14,6 +14,7 @@ class Host(Protocol):
 
     async def load_graph(self, workflow: str, baggage: Mapping[str, Any]) -> Graph:
         """The graph of the workflow at this URL. Its error is the error of whoever creates the flow."""
+        ...
 
     async def execute_task(self, task_url: str, flow: Flow, time_budget: float) -> None:
         """Run the task once: it reads and changes `flow` and sets its signals.

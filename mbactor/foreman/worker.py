@@ -23,7 +23,7 @@ class Worker(Actor):
         await self._dispatcher.release()
         self.spawn_task(self._dispatcher.run(), name="claim and run steps")
 
-    async def on_stop(self, exit: Exit) -> None:
+    async def on_stop(self, exit: Exit) -> None:  # noqa: ARG002
         await self._dispatcher.drain()
 
 

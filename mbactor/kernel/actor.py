@@ -17,8 +17,8 @@ from mbactor.kernel.ref import ActorRef, At
 from mbactor.mailbox import Mailbox
 
 if TYPE_CHECKING:
-    from mbactor.kernel.incarnation import Incarnation
     from mbactor.kernel.client import Response
+    from mbactor.kernel.incarnation import Incarnation
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,8 +118,8 @@ class Actor:
         incarnation = self._incarnation
         if incarnation is None:
             raise MbactorError(
-                f"{type(self).__name__} is not running as an actor: this works from on_start to on_stop, not in __init__"
-                " and not on an instance made by hand"
+                f"{type(self).__name__} is not running as an actor: this works from on_start to on_stop, not in"
+                " __init__ and not on an instance made by hand"
             )
         incarnation.check_current()
         return incarnation

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mbactor import observe
-from mbactor.errors import ActorCrashed, ActorRestarting, ActorStopped, BudgetSpent, Deadlock, MailboxFull, MbactorError
+from mbactor.errors import ActorRestarting, ActorStopped, BudgetSpent, Deadlock, MailboxFull, MbactorError
 from mbactor.kernel.context import Call, current
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.feature import Route, routes_of
@@ -39,8 +39,28 @@ class Cell:
     """Runs one actor, incarnation after incarnation. Everything happens on one event loop."""
 
     __slots__ = (
-        "_aside", "_bound", "_paused", "_timer", "address", "args", "cls", "config", "current", "id", "incarnation",
-        "kwargs", "node", "terminate", "on_exit", "replica", "routes", "served", "shutdown", "state", "timer_at", "work",
+        "_aside",
+        "_bound",
+        "_paused",
+        "_timer",
+        "address",
+        "args",
+        "cls",
+        "config",
+        "current",
+        "id",
+        "incarnation",
+        "kwargs",
+        "node",
+        "on_exit",
+        "replica",
+        "routes",
+        "served",
+        "shutdown",
+        "state",
+        "terminate",
+        "timer_at",
+        "work",
     )  # fmt: skip
 
     def __init__(
@@ -163,7 +183,7 @@ class Cell:
         """The next start is that far away: above a second, messages are refused instead of queued."""
         self._paused = seconds
 
-    def close(self, exit: Exit) -> None:
+    def close(self, exit: Exit) -> None:  # noqa: ARG002 - the contract of a child
         """End for good: asks that wait get ActorStopped, the rest become dead letters."""
         if self.state == "closed":
             return

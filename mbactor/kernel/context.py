@@ -40,7 +40,8 @@ class Call:
     """
 
     __slots__ = (
-        "arrived", "baggage", "budget", "deadline", "future", "id", "identity", "kwargs", "path", "route", "sender", "trace",
+        "arrived", "baggage", "budget", "deadline", "future", "id", "identity", "kwargs", "path", "route", "sender",
+        "trace",
     )  # fmt: skip
 
     def __init__(

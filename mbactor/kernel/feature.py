@@ -176,7 +176,7 @@ class Routes:
                 self._add(Route(feature, cls))
 
     def find(self, address: Address) -> Route:
-        """The route of an address. NoSuchActor (404) for an unknown path, MethodNotAllowed (405) for the wrong method."""
+        """The route of an address: NoSuchActor for an unknown path, MethodNotAllowed for the wrong method."""
         methods = self._by_path.get((address.port, address.path))
         if methods is None:
             raise NoSuchActor(str(address), "the actor has no such path")

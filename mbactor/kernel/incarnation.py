@@ -117,10 +117,7 @@ class Incarnation:
     async def _run_end(self, exit: Exit, *, hurry: bool) -> Exit:
         """Finish or cancel what runs, run `on_stop`, end background tasks."""
         cut = not await self._end_workers(exit, hurry=hurry) and not hurry
-        if not cut and self._left() > 0:
-            cut = not await self._run_on_stop(exit)
-        else:
-            cut = True
+        cut = cut or self._left() <= 0 or not await self._run_on_stop(exit)
         background = self.cancel_tasks()
         if background:
             await asyncio.wait(background, timeout=GRACE)
@@ -133,7 +130,7 @@ class Incarnation:
         return ended
 
     async def _end_workers(self, exit: Exit, *, hurry: bool) -> bool:
-        """Let running calls end; cancel them when the time is over, after the grace abandon them. False if cancelled."""
+        """Let running calls end; cancel them when the time is over, after the grace abandon them. False if any was."""
         workers = [worker for gate in self.cell.gates() for worker in gate.retire()]
         if not workers:
             return True

@@ -107,7 +107,8 @@ class Signature:
 
     def _bad_result(self, value: Any, error: Exception) -> MbactorError:
         return MbactorError(
-            f"{self.name} returned {type(value).__name__}, which does not fit its annotation {_shown(self.returns)}: {error}"
+            f"{self.name} returned {type(value).__name__}, which does not fit its annotation"
+            f" {_shown(self.returns)}: {error}"
         )
 
     def _travelled(self, parameter: Parameter, value: Any) -> Any:
@@ -200,7 +201,8 @@ def _check_type(type_: Any, where: str) -> None:
         raise DeclarationError(f"{where} has type {_shown(type_)}, which cannot travel: {error}") from error
     if isinstance(info, msgspec.inspect.CustomType):
         raise DeclarationError(
-            f"{where} has type {_shown(type_)}, which cannot travel; use a msgspec.Struct, dataclass, TypedDict or plain type"
+            f"{where} has type {_shown(type_)}, which cannot travel; use a msgspec.Struct, dataclass, TypedDict or"
+            " plain type"
         )
 
 

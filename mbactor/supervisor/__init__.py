@@ -1,8 +1,8 @@
 """Many actors, kept running.
 
-`policy.py` decides (pure), with its tables in `rules.py` and its values in `spec.py` and `state.py`; `runner.py` carries
-out what it decides. `supervisor.py` and `dynamic.py` are what users extend and call. `topology.py` reads a tree from a
-file, `tree.py` shows one, `system.py` is the root of a process.
+`policy.py` decides (pure), with its tables in `rules.py` and its values in `spec.py` and `state.py`; `runner.py`
+carries out what it decides. `supervisor.py` and `dynamic.py` are what users extend and call. `topology.py` reads a
+tree from a file, `tree.py` shows one, `system.py` is the root of a process.
 """
 
 from mbactor.supervisor.dynamic import DynamicSupervisor

@@ -67,8 +67,8 @@ def check_host(host: str, owner: str) -> str:
         or host.endswith(".all")
     ):
         raise DeclarationError(
-            f"{owner}.host = {host!r}: expected lower-case letters, digits and hyphens in segments between dots, at most"
-            " 252 characters, not beginning with 'id-' or 'loc-', not 'all'"
+            f"{owner}.host = {host!r}: expected lower-case letters, digits and hyphens in segments between dots, at"
+            " most 252 characters, not beginning with 'id-' or 'loc-', not 'all'"
         )
     return host
 

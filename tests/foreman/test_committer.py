@@ -34,6 +34,20 @@ pytestmark = pytest.mark.anyio
 class Slowed:
     """A store whose commits wait for the test, and whose trouble the test decides."""
 
+    shard = 1
+    graph: Any
+    flow: Any
+    flows: Any
+    statuses: Any
+    step: Any
+    nodes_at: Any
+    steps: Any
+    materials: Any
+    cohort: Any
+    interrupted: Any
+    called: Any
+    close: Any
+
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
         self.batches: list[list[Operation]] = []

@@ -369,7 +369,8 @@ async def test_list_pages_newest_first_with_filters(world: World) -> None:
     assert [flow.flow_key for flow in (await world.engine.list(workflow="a")).flows] == keys[4::-2]
     (created,) = (await world.engine.list(status="created")).flows
     assert (created.flow_key, created.task, created.workflow_name) == (keys[5], "start", "b")
-    for wrong in ({"status": "done"}, {"cursor": "x"}, {"limit": 0}):
+    mistakes: list[dict[str, Any]] = [{"status": "done"}, {"cursor": "x"}, {"limit": 0}]
+    for wrong in mistakes:
         with pytest.raises(BadRequest):
             await world.engine.list(**wrong)
 

@@ -252,7 +252,7 @@ async def test_drain_gives_back_what_a_claim_on_its_way_brings_in() -> None:
         await world.graph(line("task"), task=ok)
         keys = [await world.engine.create("line") for _ in range(20)]
         one = world.work("one")
-        while one.free == 0:  # noqa: ASYNC110 - a few turns of the loop
+        while one.free == 0:
             await asyncio.sleep(0)
         draining = asyncio.create_task(one.drain(5))
         await draining

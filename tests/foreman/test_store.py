@@ -168,7 +168,7 @@ async def test_offload_runs_a_function_in_a_thread_and_counts_it_until_it_return
     await asyncio.gather(running, return_exceptions=True)
     assert offload.outstanding() == 1
     go.set()
-    while offload.outstanding():  # noqa: ASYNC110 - a thread ends
+    while offload.outstanding():
         await asyncio.sleep(0.001)
 
 

@@ -108,7 +108,7 @@ class World:
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(20):
-            while not await condition():  # noqa: ASYNC110 - the condition is in the database
+            while not await condition():
                 await asyncio.sleep(0.002)
 
     async def check(self) -> None:

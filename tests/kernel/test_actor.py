@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import anyio
 import msgspec
@@ -371,7 +371,7 @@ async def test_method_path_and_port_are_declared(system: ActorSystem) -> None:
 
 
 class Hooked(Actor):
-    events: list[str] = []
+    events: ClassVar[list[str]] = []
 
     def __init__(self, mood: str = "good") -> None:
         self.mood = mood
@@ -530,7 +530,7 @@ async def test_two_systems_on_one_bus_reach_each_other() -> None:
 async def test_an_unresolvable_annotation_is_named() -> None:
     class Broken(Actor):
         @endpoint
-        async def do(self, what: "Missing") -> None:  # type: ignore[name-defined]  # noqa: F821
+        async def do(self, what: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821
             ...
 
     async with ActorSystem() as system:

@@ -185,7 +185,7 @@ async def client(at: World) -> AsyncIterator[httpx.AsyncClient]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the condition is somebody else's
+        while not condition():
             await asyncio.sleep(0)
 
 
@@ -480,7 +480,7 @@ async def test_file_paths_are_left_out_and_addresses_kept(text: str, expected: s
 class Faulty(Gateway):
     """Has a mistake of its own."""
 
-    async def _ask(self, *_: Any) -> Any:
+    async def _ask(self, *_: Any, **__: Any) -> Any:
         raise KeyError("secret")
 
 

@@ -118,5 +118,5 @@ def timers() -> list[Any]:
 
 async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - conditions of any kind, without an event of their own
+        while not condition():
             await asyncio.sleep(0.001)

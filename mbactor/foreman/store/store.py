@@ -372,9 +372,11 @@ class Store(Protocol):
 
     async def commit(self, batch: Sequence[Operation]) -> Committed:
         """Apply the batch in one durable transaction, or nothing of it (`StoreTrouble`, `Unstorable`)."""
+        ...
 
     async def graph(self, graph_hash: str) -> Json | None:
         """The frozen graph's JSON."""
+        ...
 
     async def flow(self, flow_id: int) -> FlowRow | None: ...
 
@@ -382,26 +384,33 @@ class Store(Protocol):
 
     async def statuses(self, flow_ids: Sequence[int]) -> dict[int, str]:
         """The status of each of these flows; one that is not there is absent."""
+        ...
 
     async def step(self, step_id: int) -> StepRow | None: ...
 
     async def nodes_at(self, flow_ids: Sequence[int]) -> dict[int, str]:
         """The node of each flow that is at exactly one."""
+        ...
 
     async def steps(self, flow_id: int) -> list[StepRow]:
         """All steps of a flow, by depth and id."""
+        ...
 
     async def materials(self, step_ids: Sequence[int]) -> dict[int, Material]:
         """What the inputs of these steps are folded from; a step that is gone is absent."""
+        ...
 
     async def cohort(self, spawn_id: int) -> Material | None:
         """What the fold of a cohort is made of, whether or not it is complete."""
+        ...
 
     async def interrupted(self, flow_id: int) -> list[StepRow]:
         """The steps of the flow, and of the flows it called, that wait for an answer, earliest first."""
+        ...
 
     async def called(self, flow_id: int) -> list[FlowRow]:
         """The flows that steps of this flow called."""
+        ...
 
     async def close(self) -> None:
         """Finish what is under way and close. Idempotent."""
