@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from mbactor.durations import Duration, seconds
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.api import ForemanApi
@@ -116,7 +118,7 @@ class ActorHost:
         address = Address.parse(task_url)
         handed = self._node.hand_over(address, {"flow": flow}, time_budget)
         if handed is None:
-            async with asyncio.timeout(time_budget):
+            with anyio.fail_after(time_budget):
                 response = await self._node.request("POST", task_url, flow.to_wire())
             flow.apply_result(response.body)
             return

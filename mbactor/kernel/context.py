@@ -27,6 +27,8 @@ BUDGET_CAP = 900.0
 """No ask waits longer than this."""
 CLEAN_UP_BUDGET = 5.0
 """Seconds for asks made in a shielded clean-up after the deadline has passed."""
+SCOPE_MARGIN = 0.002
+"""An ask ends that much before the cancel scope around it, so that the asker learns what it waited for."""
 MAX_DEPTH = 64
 """Calls a chain of asks may have."""
 
@@ -110,5 +112,5 @@ def deadline_of_ask(caller: Call | None, now: float) -> float:
     handled = caller.deadline if caller is not None else math.inf
     if handled <= now and scope > now:
         handled = now + CLEAN_UP_BUDGET
-    nearest = min(scope, handled)
+    nearest = min(scope - min(SCOPE_MARGIN, (scope - now) / 10) if scope < math.inf else scope, handled)
     return now + DEFAULT_BUDGET if nearest == math.inf else min(nearest, now + BUDGET_CAP)

@@ -1,0 +1,332 @@
+"""The Foreman in the tree: flows through actors, workers that are restarted, and the client's promises."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from mbactor import Actor, ActorSystem, BadRequest, BudgetSpent, MbactorError, NoSuchActor, endpoint, seams
+from mbactor.errors import FlowConflict, FlowNotFound, InvalidGraph, InvalidKey, InvalidSpec, InvalidState
+from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task, workflow
+
+pytestmark = pytest.mark.anyio
+
+
+class Verdict(msgspec.Struct):
+    good: bool
+    note: str = ""
+
+
+class Work(Actor):
+    host = "work.example"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    @endpoint
+    async def next_number(self) -> int:
+        self.asked += 1
+        return self.asked
+
+    @task
+    async def begin(self, number: int) -> Verdict:
+        return Verdict(good=number > 0)
+
+    @task
+    async def ask_the_actor(self) -> dict[str, int]:
+        return {"asked": await self.ask(Work.next_number)}
+
+    @task
+    def in_a_thread(self, number: int) -> dict[str, Any]:
+        return {"thread": threading.current_thread() is not threading.main_thread(), "double": number * 2}
+
+    @task
+    def in_a_thread_with_signals(self, flow: Flow) -> None:
+        flow["answer"] = flow.interrupt({"why": "asked in a thread"})
+
+    @task
+    async def fails(self) -> None:
+        raise ValueError("no luck")
+
+    @task
+    async def answers_409(self) -> None:
+        raise MbactorError("taken", status=409, by="Ada")
+
+    @task
+    async def returns_a_list(self) -> list[int]:
+        return [1]
+
+    @task
+    async def slow(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    @workflow
+    def straight(self) -> Graph:
+        graph = Graph("Straight")
+        graph.add_transition_chain(Work.begin, Work.ask_the_actor, Work.in_a_thread, END)
+        return graph
+
+    @workflow
+    def in_thread(self) -> Graph:
+        return _one(Work.in_a_thread_with_signals)
+
+    @workflow
+    def failing(self) -> Graph:
+        return _one(Work.fails)
+
+    @workflow
+    def refusing(self) -> Graph:
+        return _one(Work.answers_409)
+
+    @workflow
+    def listing(self) -> Graph:
+        return _one(Work.returns_a_list)
+
+    @workflow
+    def waiting(self) -> Graph:
+        graph = _one(Work.slow)
+        graph.set_time_budget(Work.slow, "100ms")
+        return graph
+
+    @workflow
+    def sleeping(self) -> Graph:
+        graph = Graph("Sleeping")
+        graph.add_transition_chain(Work.sleep_first, Work.ask_the_actor, END)
+        return graph
+
+    @task
+    async def sleep_first(self, flow: Flow) -> None:
+        flow.sleep("1h")
+
+    @workflow
+    def broken(self) -> Graph:
+        graph = Graph("Broken")
+        graph.add_transition_fan_out(Work.begin, Work.fails, Work.slow)
+        graph.add_transition(Work.fails, END)
+        graph.add_transition("lonely", END)
+        return graph
+
+    @workflow
+    def no_graph(self) -> Graph:
+        return "a graph"  # type: ignore[return-value]
+
+
+def _one(node: Any) -> Graph:
+    graph = Graph("One")
+    graph.add_transition(node, END)
+    return graph
+
+
+@pytest.fixture(params=[False, True], ids=["handed over", "serialized"])
+async def system(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ActorSystem]:
+    async with ActorSystem(serialize_local=request.param) as system:
+        await system.spawn(Foreman, database=f"sqlite:///{tmp_path}/flows.db", workers=2, lease=1)
+        await system.spawn(Work)
+        yield system
+
+
+async def test_tasks_are_methods_of_actors_and_may_ask_them(system: ActorSystem) -> None:
+    outcome = await Flows(system).run(Work.straight, {"number": 2**70})
+    assert outcome.status == "completed"
+    assert outcome.state == {
+        "number": 2**70, "good": True, "note": "", "asked": 1, "thread": True, "double": 2**71,
+    }  # fmt: skip
+
+
+async def test_a_plain_def_task_may_park_in_its_thread(system: ActorSystem) -> None:
+    flows = Flows(system)
+    outcome = await flows.run(Work.in_thread)
+    assert outcome.interrupts[0][1] == {"why": "asked in a thread"}
+    await flows.resume(outcome.flow_key, [1, None])
+    outcome = await flows.wait(outcome.flow_key)
+    assert outcome.state == {"answer": [1, None]}
+
+
+async def test_a_failing_task_fails_its_flow_with_the_error_and_the_actor_goes_on(system: ActorSystem) -> None:
+    flows = Flows(system)
+    outcome = await flows.run(Work.failing)
+    assert outcome.status == "failed"
+    assert "ValueError: no luck" in str(outcome.failure)
+    refused = await flows.run(Work.refusing)
+    assert (refused.failure and refused.failure.status) == 409
+    assert await system.ask(Work.next_number) == 1
+
+
+async def test_a_task_that_returns_no_fields_fails_by_name(system: ActorSystem) -> None:
+    outcome = await Flows(system).run(Work.listing)
+    assert "returns_a_list returned list; a task returns fields" in str(outcome.failure)
+
+
+async def test_a_missing_field_fails_the_step_by_name(system: ActorSystem) -> None:
+    outcome = await Flows(system).run(Work.straight, {})
+    assert "Work.begin needs the field `number`" in str(outcome.failure)
+    outcome = await Flows(system).run(Work.straight, {"number": "x"})
+    assert "the field `number` of the state does not fit" in str(outcome.failure)
+    assert "Expected `int`, got `str`" in str(outcome.failure)
+
+
+async def test_a_task_that_overruns_its_budget_fails_with_408(system: ActorSystem) -> None:
+    outcome = await Flows(system).run(Work.waiting, {"seconds": 60})
+    assert outcome.status == "failed"
+    assert (outcome.failure and outcome.failure.status) == 408
+
+
+async def test_what_cannot_be_created_is_refused_and_leaves_nothing(system: ActorSystem) -> None:
+    flows = Flows(system)
+    with pytest.raises(InvalidGraph) as invalid:
+        await flows.create(Work.broken)
+    problems = "\n".join(invalid.value.problems)
+    assert "begin" in problems
+    assert "lonely" in problems
+    with pytest.raises(InvalidState, match="NaN|nan"):
+        await flows.create(Work.straight, {"number": float("nan")})
+    with pytest.raises(InvalidState):
+        await flows.create(Work.straight, [1, 2])
+    with pytest.raises(MbactorError, match="returned str; a workflow returns a Graph"):
+        await flows.create(Work.no_graph)
+    with pytest.raises(NoSuchActor):
+        await flows.create("https://nobody.example:428/nothing")
+    with pytest.raises(BadRequest, match="priority"):
+        await flows.create(Work.straight, {}, FlowOptions(priority=-1))
+    assert (await flows.list()).flows == []
+
+
+async def test_a_created_flow_waits_for_start(system: ActorSystem) -> None:
+    flows = Flows(system)
+    key = await flows.create(Work.straight, {"number": 1}, start=False)
+    assert (await flows.snapshot(key)).status == "created"
+    assert (await flows.poll(key, "10ms")).status == "created"
+    await flows.start(key)
+    assert (await flows.wait(key)).status == "completed"
+    with pytest.raises(FlowConflict):
+        await flows.start(key)
+
+
+async def test_creating_again_with_the_same_idempotency_key_is_the_same_flow(system: ActorSystem) -> None:
+    flows = Flows(system)
+    options = FlowOptions(idempotency_key="order-17")
+    keys = await asyncio.gather(*(flows.create(Work.straight, {"number": n}, options) for n in range(5)))
+    assert len(set(keys)) == 1
+
+
+async def test_unknown_and_malformed_keys_are_told_apart(system: ActorSystem) -> None:
+    flows = Flows(system)
+    key = await flows.create(Work.straight, {"number": 1})
+    with pytest.raises(FlowNotFound):
+        await flows.snapshot(key[:-1] + ("0" if key[-1] != "0" else "1"))
+    with pytest.raises(InvalidKey):
+        await flows.snapshot("nonsense")
+
+
+async def test_a_wait_that_ends_by_the_budget_tells_the_key_and_the_flow_goes_on(system: ActorSystem) -> None:
+    flows = Flows(system)
+    with pytest.raises(BudgetSpent) as spent:
+        with anyio.fail_after(0.5):
+            await flows.run(Work.sleeping)
+    assert (await flows.snapshot(spent.value.flow_key)).status == "running"
+
+
+async def test_a_cancelled_flow_is_cancelled_with_its_reason(system: ActorSystem) -> None:
+    flows = Flows(system)
+    key = (await flows.run(Work.in_thread)).flow_key
+    await flows.cancel(key, "no longer wanted")
+    outcome = await flows.wait(key)
+    assert (outcome.status, outcome.cancel_reason) == ("cancelled", "no longer wanted")
+    with pytest.raises(FlowConflict):
+        await flows.resume(key, {})
+
+
+async def test_history_tells_what_ran_and_step_shows_one(system: ActorSystem) -> None:
+    flows = Flows(system)
+    key = (await flows.run(Work.straight, {"number": 1})).flow_key
+    history = await flows.history(key)
+    assert [(step.node, step.status) for step in history] == [
+        ("begin", "completed"), ("ask_the_actor", "completed"), ("in_a_thread", "completed"),
+    ]  # fmt: skip
+    step = await flows.step(history[0].step_key)
+    assert step.changes == {"good": True, "note": ""}
+
+
+async def test_a_deleted_flow_is_gone(system: ActorSystem) -> None:
+    flows = Flows(system)
+    key = (await flows.run(Work.straight, {"number": 1})).flow_key
+    await flows.delete(key)
+    with pytest.raises(FlowNotFound):
+        await flows.snapshot(key)
+
+
+class Late(Actor):
+    host = "late.example"
+
+    @task
+    async def come(self) -> dict[str, bool]:
+        return {"came": True}
+
+
+class Early(Actor):
+    host = "early.example"
+
+    @workflow
+    def meeting(self) -> Graph:
+        return _one(Late.come)
+
+
+async def test_a_task_whose_actor_is_not_there_yet_is_offered_again(system: ActorSystem) -> None:
+    await system.spawn(Early)
+    flows = Flows(system)
+    key = await flows.create(Early.meeting)
+    assert (await flows.poll(key, "50ms")).status == "running"
+    await system.spawn(Late)
+    outcome = await flows.wait(key)
+    assert outcome.state == {"came": True}
+    assert [step.attempt for step in await flows.history(key)] == [0]
+
+
+async def test_a_worker_that_crashes_is_restarted_and_its_steps_go_on(system: ActorSystem) -> None:
+    flows = Flows(system)
+    crashes = 2
+
+    async def crash(**_: Any) -> None:
+        nonlocal crashes
+        if crashes:
+            crashes -= 1
+            raise RuntimeError("a fault of the worker")
+
+    with seams.armed("foreman.execute.before", crash):
+        keys = [await flows.create(Work.straight, {"number": n}) for n in range(1, 20)]
+        outcomes = [await flows.wait(key) for key in keys]
+    assert crashes == 0
+    assert [outcome.status for outcome in outcomes] == ["completed"] * 19
+
+
+async def test_a_foreman_that_is_stopped_keeps_its_flows_for_the_next(tmp_path: Path) -> None:
+    async with ActorSystem() as system:
+        await system.spawn(Work)
+        await system.spawn(Foreman, database=f"sqlite:///{tmp_path}/flows.db", workers=1)
+        key = (await Flows(system).run(Work.in_thread)).flow_key
+    async with ActorSystem() as system:
+        await system.spawn(Foreman, database=f"sqlite:///{tmp_path}/flows.db", workers=1)
+        await system.spawn(Work)
+        flows = Flows(system)
+        await flows.resume(key, "yes")
+        assert (await flows.wait(key)).state == {"answer": "yes"}
+
+
+@pytest.mark.parametrize("database", ["postgresql://localhost/x", "nonsense", "sqlite:///", "sqlite:///no/such/folder/x.db"])
+async def test_a_database_that_cannot_be_used_is_a_failed_start(database: str) -> None:
+    async with ActorSystem() as system:
+        with pytest.raises(MbactorError, match="database"):
+            await system.spawn(Foreman, database=database)
+
+
+@pytest.mark.parametrize("name", ["workers", "slots"])
+async def test_a_foreman_without_workers_or_slots_is_refused(name: str) -> None:
+    with pytest.raises(InvalidSpec, match=name):
+        Foreman(**{name: 0})  # type: ignore[arg-type]
