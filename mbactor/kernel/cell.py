@@ -112,6 +112,8 @@ class Cell:
         if self._paused > LONG_PAUSE:
             return self._refuse(call, ActorRestarting(self.address, self._paused))
         gate = self._aside_gate() if call.route.feature.aside else self.work
+        if gate.shut and self.node.stopping:
+            return self._refuse(call, ActorStopped(self.address))
         if call.path and gate.limit == 1 and gate.busy_with(call.path):
             return self._refuse(call, Deadlock(_cycle(call)))
         accepted = gate.queue.offer(call)
@@ -129,10 +131,12 @@ class Cell:
     def _aside_gate(self) -> Gate:
         if self._aside is None:
             self._aside = Gate(self, ASIDE_LIMIT, MailboxQueue(self._bound, _arrived))
+            self._aside.shut = self.state != "running"
         return self._aside
 
     def gates(self) -> tuple[Gate, ...]:
-        return (self.work,) if self._aside is None else (self.work, self._aside)
+        """The gates in the order in which they are shut: what runs aside may still ask the actor itself."""
+        return (self.work,) if self._aside is None else (self._aside, self.work)
 
     def _refuse(self, call: Call, error: MbactorError) -> bool:
         if call.told:

@@ -29,12 +29,13 @@ FAIR_RUN = 64
 class Gate:
     """Messages pass it in order, `limit` at once."""
 
-    __slots__ = ("cell", "limit", "parked", "queue", "workers")
+    __slots__ = ("cell", "limit", "parked", "queue", "shut", "workers")
 
     def __init__(self, cell: Cell, limit: int, queue: MailboxQueue[Call]) -> None:
         self.cell = cell
         self.limit = limit
         self.queue = queue
+        self.shut = True
         self.workers: list[Worker] = []
         self.parked: list[Worker] = []
 
@@ -42,16 +43,18 @@ class Gate:
         """There is a message: wake a worker, or start one."""
         if self.parked:
             self.parked.pop().wake()
-        elif len(self.workers) < self.limit and self.cell.state == "running":
+        elif len(self.workers) < self.limit and not self.shut:
             self._add_worker()
 
     def open(self) -> None:
         """A new incarnation runs: start workers for what waits."""
+        self.shut = False
         for _ in range(min(len(self.queue), self.limit - len(self.workers))):
             self._add_worker()
 
     def halt(self) -> None:
         """No worker takes another message."""
+        self.shut = True
         for worker in self.workers:
             worker.retired = True
 
@@ -199,6 +202,8 @@ class Worker:
             if not self.cancelled:
                 call.answer(value)
         except MbactorError as error:
+            # Whatever the method met further down: this message was taken.
+            error.taken = "yes"
             call.fail(error)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()

@@ -20,6 +20,7 @@ from mbactor.kernel.exit import KILLED, NORMAL, Exit
 if TYPE_CHECKING:
     from mbactor.kernel.actor import Actor
     from mbactor.kernel.cell import Cell
+    from mbactor.kernel.gate import Gate
 
 GRACE = 1.0
 """Seconds that what was cancelled has to end before it is abandoned."""
@@ -110,13 +111,15 @@ class Incarnation:
         self._until = math.inf if timeout is None else loop.time() + timeout
         self._sooner = asyncio.Event()
         self.cell.state = "stopping"
-        for gate in self.cell.gates():
+        for gate in self.cell.gates() if hurry else self.cell.gates()[:1]:
             gate.halt()
         self._end = self.cell.node.background(self._run_end(exit, hurry=hurry), f"{self.cell.address} ending")
 
     async def _run_end(self, exit: Exit, *, hurry: bool) -> Exit:
         """Finish or cancel what runs, run `on_stop`, end background tasks."""
-        cut = not await self._end_workers(exit, hurry=hurry) and not hurry
+        cut = False
+        for gate in self.cell.gates():
+            cut = not await self._end_workers(gate, exit, hurry=hurry) and not hurry or cut
         cut = cut or self._left() <= 0 or not await self._run_on_stop(exit)
         background = self.cancel_tasks()
         if background:
@@ -126,12 +129,14 @@ class Incarnation:
             self.cell.current = None
             if self.cell.state == "stopping":
                 self.cell.state = "down"
+            if self.cell.node.stopping:
+                self.cell.close(ended)
         observe.emit("actor.stopped", actor=self.cell.address, incarnation=self.number, exit=str(ended))
         return ended
 
-    async def _end_workers(self, exit: Exit, *, hurry: bool) -> bool:
+    async def _end_workers(self, gate: Gate, exit: Exit, *, hurry: bool) -> bool:
         """Let running calls end; cancel them when the time is over, after the grace abandon them. False if any was."""
-        workers = [worker for gate in self.cell.gates() for worker in gate.retire()]
+        workers = gate.retire()
         if not workers:
             return True
         tasks: set[asyncio.Task[Any]] = {worker.task for worker in workers}

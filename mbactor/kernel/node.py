@@ -65,12 +65,15 @@ class Node:
         self.dead_letters = DeadLetters()
         self.deadlines = Deadlines(_out_of_time)
         self.served: dict[str, Served] = {}
+        self.stopping = False
+        """Everything is being stopped: what is down will not come back."""
         self._lingering: set[Worker] = set()
         self._linger_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         """Connect the bus and listen for answers."""
+        self.stopping = False
         await self.bus.connect()
         self.requester.open()
 

@@ -88,6 +88,7 @@ class ActorSystem:
         if self._ended is None:
             return
         observe.emit("system.stopping", system=self.name)
+        self.node.stopping = True
         await self._spawned.stop(None)
         self._spawned.close(SHUTDOWN)
         if self._tree is not None:
