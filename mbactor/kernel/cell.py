@@ -42,6 +42,7 @@ class Cell:
         "_aside",
         "_bound",
         "_paused",
+        "_serial",
         "_timer",
         "address",
         "args",
@@ -60,7 +61,6 @@ class Cell:
         "state",
         "terminate",
         "timer_at",
-        "work",
     )  # fmt: skip
 
     def __init__(
@@ -94,9 +94,8 @@ class Cell:
         self._paused = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.timer_at = math.inf
-        bound = mailbox or cls.mailbox
-        self.work = Gate(self, cls.concurrency, MailboxQueue(bound, _arrived))
-        self._bound = bound
+        self._bound = mailbox or cls.mailbox
+        self._serial: Gate | None = None
         self._aside: Gate | None = None
 
     @property
@@ -111,7 +110,7 @@ class Cell:
             return self._refuse(call, ActorStopped(self.address))
         if self._paused > LONG_PAUSE:
             return self._refuse(call, ActorRestarting(self.address, self._paused))
-        gate = self._aside_gate() if call.route.feature.aside else self.work
+        gate = (self._aside or self._aside_gate()) if call.route.feature.aside else (self._serial or self.work)
         if gate.shut and self.node.stopping:
             return self._refuse(call, ActorStopped(self.address))
         if call.path and gate.limit == 1 and gate.busy_with(call.path):
@@ -128,15 +127,22 @@ class Cell:
         """The mailbox of the serial gate."""
         return self.work.queue.statistics(asyncio.get_running_loop().time())
 
+    @property
+    def work(self) -> Gate:
+        """The serial gate, made when the first message comes: an actor that was never asked has no queue."""
+        if self._serial is None:
+            self._serial = Gate(self, self.cls.concurrency, MailboxQueue(self._bound, _arrived))
+            self._serial.shut = self.state != "running"
+        return self._serial
+
     def _aside_gate(self) -> Gate:
-        if self._aside is None:
-            self._aside = Gate(self, ASIDE_LIMIT, MailboxQueue(self._bound, _arrived))
-            self._aside.shut = self.state != "running"
+        self._aside = Gate(self, ASIDE_LIMIT, MailboxQueue(self._bound, _arrived))
+        self._aside.shut = self.state != "running"
         return self._aside
 
-    def gates(self) -> tuple[Gate, ...]:
+    def gates(self) -> list[Gate]:
         """The gates in the order in which they are shut: what runs aside may still ask the actor itself."""
-        return (self.work,) if self._aside is None else (self._aside, self.work)
+        return [gate for gate in (self._aside, self._serial) if gate is not None]
 
     def _refuse(self, call: Call, error: MbactorError) -> bool:
         if call.told:

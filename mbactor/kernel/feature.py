@@ -92,15 +92,19 @@ class Feature:
         if port is not None:
             self.port = port
         self.local_names = local_names
+        self._operations: dict[type, Operation[Any, ..., Any]] = {}
         self.__doc__ = function.__doc__
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            return Operation(self, owner)
-        return types.MethodType(self.function, instance)
+        if instance is not None:
+            return types.MethodType(self.function, instance)
+        found = self._operations.get(owner)
+        if found is None:
+            found = self._operations[owner] = Operation(self, owner)
+        return found
 
     def address(self, host: str) -> Address:
         """Where it is reached at a host; one that takes any method is asked with POST."""

@@ -119,7 +119,7 @@ class Incarnation:
         """Finish or cancel what runs, run `on_stop`, end background tasks."""
         cut = False
         for gate in self.cell.gates():
-            cut = not await self._end_workers(gate, exit, hurry=hurry) and not hurry or cut
+            cut = (not await self._end_workers(gate, exit, hurry=hurry) and not hurry) or cut
         cut = cut or self._left() <= 0 or not await self._run_on_stop(exit)
         background = self.cancel_tasks()
         if background:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from mbactor.errors import BadRequest, DeclarationError
@@ -34,26 +35,32 @@ class Address:
     port: int = DEFAULT_PORT
     replica: str | None = None
 
-    @classmethod
-    def parse(cls, url: str, method: str = "POST") -> Address:
+    @staticmethod
+    def parse(url: str, method: str = "POST") -> Address:
         """The address of a URL; BadRequest says what is wrong with it. The query is not part of it."""
-        parts = urlsplit(url if "//" in url else f"//{url}")
-        try:
-            port = parts.port or DEFAULT_PORT
-        except ValueError as error:
-            raise BadRequest(f"{url!r} has no valid port: {error}") from None
-        host = (parts.hostname or "").lower()
-        replica, _, rest = host.partition(".")
-        if not replica.startswith("id-"):
-            replica, rest = "", host
-        if not _HOST.fullmatch(rest):
-            raise BadRequest(f"{url!r} has no valid host; expected https://host[:port]/path")
-        return cls(rest, parts.path or "/", method.upper(), port, replica or None)
+        return _parsed(url, method)
 
     def __str__(self) -> str:
         host = f"{self.replica}.{self.host}" if self.replica else self.host
         port = "" if self.port == DEFAULT_PORT else f":{self.port}"
         return f"https://{host}{port}{self.path}"
+
+
+@lru_cache(maxsize=4096)
+def _parsed(url: str, method: str) -> Address:
+    # The same few URLs come again with every step of a flow.
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    try:
+        port = parts.port or DEFAULT_PORT
+    except ValueError as error:
+        raise BadRequest(f"{url!r} has no valid port: {error}") from None
+    host = (parts.hostname or "").lower()
+    replica, _, rest = host.partition(".")
+    if not replica.startswith("id-"):
+        replica, rest = "", host
+    if not _HOST.fullmatch(rest):
+        raise BadRequest(f"{url!r} has no valid host; expected https://host[:port]/path")
+    return Address(rest, parts.path or "/", method.upper(), port, replica or None)
 
 
 def check_host(host: str, owner: str) -> str:

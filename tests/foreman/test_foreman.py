@@ -319,7 +319,9 @@ async def test_a_foreman_that_is_stopped_keeps_its_flows_for_the_next(tmp_path: 
         assert (await flows.wait(key)).state == {"answer": "yes"}
 
 
-@pytest.mark.parametrize("database", ["postgresql://localhost/x", "nonsense", "sqlite:///", "sqlite:///no/such/folder/x.db"])
+@pytest.mark.parametrize(
+    "database", ["postgresql://localhost/x", "nonsense", "sqlite:///", "sqlite:///no/such/folder/x.db"]
+)
 async def test_a_database_that_cannot_be_used_is_a_failed_start(database: str) -> None:
     async with ActorSystem() as system:
         with pytest.raises(MbactorError, match="database"):
