@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
+import msgspec
+
 Taken = Literal["no", "unknown", "yes"]
 """Whether the actor's code may have seen the message: only a `no` may be repeated without thought."""
 
@@ -92,15 +94,35 @@ def to_wire(error: BaseException) -> dict[str, Any]:
     if not isinstance(error, MbactorError):
         error = ActorCrashed.because(error)
     wire = {
-        "error": error.message,
+        "error": _printable(error.message),
         "statusCode": error.status,
         "type": _name_of(type(error)),
         "taken": error.taken,
-        "fields": error.fields,
+        "fields": {name: _plain(value) for name, value in error.fields.items()},
     }
     if trace is not None:
-        wire["trace"] = trace
+        wire["trace"] = _printable(trace)
     return wire
+
+
+def text_of(error: BaseException) -> str:
+    """The error's text, also of one that has trouble telling it."""
+    try:
+        return _printable(str(error))
+    except Exception as trouble:  # noqa: BLE001 - somebody else's __str__
+        return f"<{type(error).__name__} whose text raised {type(trouble).__name__}>"
+
+
+def _printable(text: Any) -> str:
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it; what has no such form as its repr."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=repr))
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        return repr(value)
 
 
 def from_wire(wire: Mapping[str, Any]) -> MbactorError:
@@ -236,7 +258,7 @@ class ActorCrashed(MbactorError):
 
     @classmethod
     def because(cls, error: BaseException) -> ActorCrashed:
-        text = str(error)
+        text = text_of(error)
         return cls(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 

@@ -94,7 +94,7 @@ class BusCall(BytesCall):
     def fail(self, error: BaseException) -> None:
         if self.told:
             wire = to_wire(error)
-            body = msgspec.json.encode(wire, enc_hook=str)
+            body = msgspec.json.encode(wire)
             self._send(Envelope("error", str(self.id), status=wire["statusCode"], content_type=JSON), body)
 
     def _send(self, envelope: Envelope, body: bytes) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mbactor.errors import text_of
+
 ExitKind = Literal["normal", "shutdown", "failed", "killed", "gave_up"]
 
 
@@ -32,7 +34,7 @@ class Exit:
     def __str__(self) -> str:
         if self.error is None:
             return self.kind
-        text = str(self.error)
+        text = text_of(self.error)
         return f"{self.kind}: {type(self.error).__name__}" + (f": {text}" if text else "")
 
 

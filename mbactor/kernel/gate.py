@@ -173,6 +173,11 @@ class Worker:
             if not self.served % FAIR_RUN:
                 await asyncio.sleep(0)
 
+    def _is_cancelled(self) -> bool:
+        """Whether somebody cancels the worker, as opposed to a method that raises CancelledError by itself."""
+        task = asyncio.current_task()
+        return self.scope.cancel_called or (task is not None and task.cancelling() > 0)
+
     async def _park(self, loop: asyncio.AbstractEventLoop) -> None:
         self.waiting = loop.create_future()
         self.gate.parked.append(self)
@@ -205,11 +210,10 @@ class Worker:
             # Whatever the method met further down: this message was taken.
             error.taken = "yes"
             call.fail(error)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if self.scope.cancel_called or (task is not None and task.cancelling()):
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and self._is_cancelled():
                 raise
-            cell.crashed(error, call, route.feature.name)
-        except Exception as error:
             cell.crashed(error, call, route.feature.name)
         self.call = None

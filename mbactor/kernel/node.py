@@ -120,11 +120,16 @@ class Node:
         if served is not None:
             return self.tell_cell(served.next(), operation, args, kwargs)
         route = routes_of(operation.owner).by_name[operation.feature.name]
-        address = self._address(host, operation)
-        body, content_type = route.signature.encode(route.signature.bind(args, kwargs))
-        self.requester.send(
-            self._source(current.get()), address, Message(self._envelope("tell", None, content_type), body)
-        )
+        address, caller = self._address(host, operation), current.get()
+        sender = caller.route.address if caller is not None else None
+        bound = route.signature.bind(args, kwargs)
+        body, content_type = route.signature.encode(bound)
+
+        def lost(error: MbactorError) -> None:
+            self.dead_letters.add(str(address), operation.feature.name, bound, sender, str(error))
+
+        message = Message(self._envelope("tell", None, content_type), body)
+        self.requester.send(self._source(caller), address, message, lost)
         return True
 
     def ask_cell(
@@ -348,7 +353,8 @@ class Node:
         now = asyncio.get_running_loop().time()
         envelope = message.envelope
         deadline = math.inf if envelope.budget is None else now + envelope.budget
-        reply = delivery.reply if delivery.reply and _own_inbox(delivery) else None
+        wanted = envelope.op == "ask" and delivery.reply and _own_inbox(delivery)
+        reply = delivery.reply if wanted else None
         respond = None if reply is None else lambda answer: self.bus.publish(reply, answer.to_bytes())
         call = BusCall(route, message, deadline, respond)
         call.arrived = now

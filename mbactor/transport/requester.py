@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from itertools import count
 from typing import cast
 
@@ -15,6 +16,9 @@ from mbactor.transport.bus import Bus, Delivery, Subscription
 from mbactor.transport.codec import decode
 from mbactor.transport.deadlines import Deadlines
 from mbactor.transport.message import Message
+
+_NOBODY_WITHIN = 2.0
+"""Seconds for which a bus may take to say that nobody was there for a message without an answer."""
 
 
 class _Waiting(asyncio.Future[Message]):
@@ -66,9 +70,11 @@ class Requester:
         self._deadlines.add(deadline, waiting, loop.time())
         return waiting
 
-    def send(self, source: str, address: Address, message: Message) -> None:
-        """Publish without waiting for anything."""
-        self._bus.publish(subjects.request_subject(self._plane, source, address), message.to_bytes())
+    def send(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
+        """Publish without waiting; `lost` is called when the bus says that nobody was there."""
+        now = asyncio.get_running_loop().time()
+        waiting = self.request(source, address, message, now + _NOBODY_WITHIN)
+        waiting.add_done_callback(lambda done: _tell_loss(done, lost))
 
     def _receive(self, delivery: Delivery) -> None:
         waiting = self._waiting.get(delivery.subject.rpartition(".")[2], None)
@@ -93,6 +99,12 @@ class Requester:
 
     def _expired(self, waiting: _Waiting) -> None:
         _settle(waiting, BudgetSpent(f"{waiting.address} did not answer within the time budget"))
+
+
+def _tell_loss(done: asyncio.Future[Message], lost: Callable[[MbactorError], None]) -> None:
+    error = None if done.cancelled() else done.exception()
+    if isinstance(error, NoSuchActor):
+        lost(error)
 
 
 def _settle(waiting: _Waiting, error: MbactorError) -> None:

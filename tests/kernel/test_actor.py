@@ -572,3 +572,48 @@ async def test_the_budget_of_a_call_is_the_smallest_around_it() -> None:
                 await system.ask(Outer.patient)
         assert anyio.current_time() - begun < 5
         assert await system.ask(Counter.add) == 1, "the inner actor was cancelled too"
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Odd(Actor):
+    host = "odd.example"
+
+    @endpoint
+    async def misbehave(self, how: str) -> Any:
+        if how == "unspeakable":
+            raise Unspeakable
+        if how == "cancelled":
+            raise asyncio.CancelledError
+        if how == "group":
+            raise BaseExceptionGroup("both", [ValueError("one"), asyncio.CancelledError()])
+        if how == "fields":
+            raise MbactorError("odd", status=418, thing=object(), nested={1: {2}}, text="\ud800")
+        if how == "surrogate":
+            raise ValueError("\ud800")
+        return "fine"
+
+
+@pytest.mark.parametrize("how", ["unspeakable", "cancelled", "group", "fields", "surrogate"])
+async def test_whatever_a_method_raises_its_asker_is_answered_and_the_actor_goes_on(
+    system: ActorSystem, how: str
+) -> None:
+    odd = await system.spawn(Odd)
+    with pytest.raises(MbactorError) as raised:
+        await odd.ask(Odd.misbehave, how)
+    assert raised.value.status == (418 if how == "fields" else 500)
+    assert await odd.ask(Odd.misbehave, "fine") == "fine"
+    with pytest.raises(MbactorError):
+        await system.request("POST", "https://odd.example/misbehave", {"how": how})
+    assert (await system.request("POST", "https://odd.example/misbehave", {"how": "fine"})).json() == "fine"
+
+
+async def test_a_tell_to_nobody_is_a_dead_letter(system: ActorSystem) -> None:
+    system.tell(Odd.misbehave, "fine")
+    await _until(lambda: system.dead_letters.total == 1)
+    [letter] = system.dead_letters
+    assert letter.arguments == {"how": "fine"}
+    assert "nobody serves" in letter.reason
