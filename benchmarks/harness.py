@@ -151,7 +151,7 @@ def event_loops() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The event loops there are, by name, and how one is made."""
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
     if find_spec("uvloop") is not None:
-        import uvloop
+        import uvloop  # pyright: ignore[reportMissingImports]
 
         loops["uvloop"] = uvloop.new_event_loop
     return loops

@@ -62,7 +62,7 @@ def _start_telemetry() -> Callable[[], None]:
 def _run(work: Coroutine[Any, Any, int]) -> int:
     """On uvloop where it is installed."""
     try:
-        import uvloop
+        import uvloop  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError:
         return asyncio.run(work)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
