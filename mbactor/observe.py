@@ -38,6 +38,7 @@ EVENTS: Mapping[str, str] = {
     "flow.stopped": "a flow came to rest: flow, workflow, status",
     "step.recovered": "a step's lease had expired: count",
     "foreman.trouble": "the store could not be reached and is tried again: error",
+    "gateway.unreachable": "an address answered that an actor it needs is not there: path, error",
     "gateway.serving": "the gateway accepts connections: url",
 }
 """Every event name and the fields that come with it. Spans: inbound, http, step."""

@@ -50,6 +50,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "flow.stopped": ("debug", "flow came to rest"),
     "step.recovered": ("warning", "expired steps were taken back"),
     "foreman.trouble": ("warning", "store could not be reached, trying again"),
+    "gateway.unreachable": ("warning", "an actor that is needed is not there"),
     "gateway.serving": ("info", "gateway is listening"),
 }
 """How serious an event is, and what a person is told."""

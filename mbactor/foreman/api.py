@@ -11,9 +11,9 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import msgspec
 
 from mbactor.durations import Duration, seconds
-from mbactor.errors import BudgetSpent
+from mbactor.errors import BadRequest, BudgetSpent, NoSuchActor
 from mbactor.foreman.engine import Engine
-from mbactor.foreman.model.graph import WorkflowReference
+from mbactor.foreman.features import WorkflowReference
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
 from mbactor.foreman.model.state import decode_fields, encode_fields, initial_state
 from mbactor.foreman.model.status import FlowStatus
@@ -122,13 +122,23 @@ class Flows:
 
         `state` is anything shaped like a JSON object: a mapping, a Struct, a dataclass, or None.
         """
-        url = workflow if isinstance(workflow, str) else workflow.url
+        url = _url_of(workflow)
         given = encode_fields(initial_state(state))
-        return await self._asker.ask(ForemanApi.create, workflow=url, state=given, options=options, start=start)
+        return await self._ask(ForemanApi.create, workflow=url, state=given, options=options, start=start)
+
+    async def _ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await self._asker.ask(operation, *args, **kwargs)
+        except NoSuchActor as error:
+            if HOST in error.address:
+                raise NoSuchActor(
+                    error.address, "no Foreman runs here; spawn(Foreman, database=...) or put one into the topology"
+                ) from None
+            raise
 
     async def start(self, flow_key: str) -> None:
         """Start a flow that was created with `start=False`."""
-        await self._asker.ask(ForemanApi.start, flow_key=flow_key)
+        await self._ask(ForemanApi.start, flow_key=flow_key)
 
     async def run(
         self, workflow: WorkflowReference | str, state: Any = None, options: FlowOptions | None = None
@@ -142,7 +152,7 @@ class Flows:
     async def wait(self, flow_key: str) -> FlowOutcome:
         """Wait until the flow stops. BudgetSpent, with `.flow_key`, when the caller's time budget ends first."""
         try:
-            return await self._asker.ask(ForemanApi.wait, flow_key=flow_key)
+            return await self._ask(ForemanApi.wait, flow_key=flow_key)
         except BudgetSpent as error:
             raise BudgetSpent(
                 f"flow {flow_key} had not stopped when the time budget was spent; it goes on", flow_key=flow_key
@@ -150,19 +160,19 @@ class Flows:
 
     async def poll(self, flow_key: str, within: Duration = "10s") -> FlowOutcome:
         """Wait until the flow stops, at most `within`; then the outcome so far."""
-        return await self._asker.ask(ForemanApi.poll, flow_key=flow_key, within=seconds(within))
+        return await self._ask(ForemanApi.poll, flow_key=flow_key, within=seconds(within))
 
     async def snapshot(self, flow_key: str) -> FlowOutcome:
         """The outcome so far, at once."""
-        return await self._asker.ask(ForemanApi.snapshot, flow_key=flow_key)
+        return await self._ask(ForemanApi.snapshot, flow_key=flow_key)
 
     async def history(self, flow_key: str) -> list[StepRecord]:
         """What ran, step by step."""
-        return await self._asker.ask(ForemanApi.history, flow_key=flow_key)
+        return await self._ask(ForemanApi.history, flow_key=flow_key)
 
     async def step(self, step_key: str) -> StepRecord:
         """One step, with its state, changes and interrupts."""
-        return await self._asker.ask(ForemanApi.step, step_key=step_key)
+        return await self._ask(ForemanApi.step, step_key=step_key)
 
     async def resume(self, flow_key: str, data: Any = msgspec.UNSET, step_key: str | None = None) -> None:
         """Answer an interrupt: the given step's, or the one that comes first in the outcome's `interrupts`.
@@ -170,11 +180,11 @@ class Flows:
         Any JSON value is an answer; none is `{}`.
         """
         answer = {} if data is msgspec.UNSET else data
-        await self._asker.ask(ForemanApi.resume, flow_key=flow_key, data=answer, step_key=step_key)
+        await self._ask(ForemanApi.resume, flow_key=flow_key, data=answer, step_key=step_key)
 
     async def cancel(self, flow_key: str, reason: str = "") -> None:
         """Stop a flow for good; its running tasks are cancelled."""
-        await self._asker.ask(ForemanApi.cancel, flow_key=flow_key, reason=reason)
+        await self._ask(ForemanApi.cancel, flow_key=flow_key, reason=reason)
 
     async def list(
         self,
@@ -185,9 +195,17 @@ class Flows:
         cursor: str = "",
     ) -> FlowPage:
         """Flows, newest first, a page at a time."""
-        url = workflow if workflow is None or isinstance(workflow, str) else workflow.url
-        return await self._asker.ask(ForemanApi.list, status=status, workflow=url, limit=limit, cursor=cursor)
+        url = None if workflow is None else _url_of(workflow)
+        return await self._ask(ForemanApi.list, status=status, workflow=url, limit=limit, cursor=cursor)
 
     async def delete(self, flow_key: str) -> None:
         """Remove a flow that has stopped, with all its steps."""
-        await self._asker.ask(ForemanApi.delete, flow_key=flow_key)
+        await self._ask(ForemanApi.delete, flow_key=flow_key)
+
+
+def _url_of(workflow: WorkflowReference | str) -> str:
+    if isinstance(workflow, str):
+        return workflow
+    if isinstance(workflow, WorkflowReference):
+        return workflow.url
+    raise BadRequest(f"{workflow!r} given, a workflow expected: a method decorated with @workflow, or its URL")

@@ -33,11 +33,8 @@ from mbactor.transport.address import TASK_PORT
 from mbactor.transport.message import JSON
 
 
-class TaskReference:
-    """A task or a workflow taken as a reference: `Credit.verify_credit`, `Credit.approval`.
-
-    A graph names its nodes, and `Flows` its workflows, by such references.
-    """
+class Reference:
+    """A task or a workflow taken from its class."""
 
     __slots__ = ("feature", "owner")
 
@@ -46,23 +43,35 @@ class TaskReference:
         self.owner = owner
 
     @property
-    def node_name(self) -> str:
-        """What a graph calls the node: the method's name."""
-        return self.feature.name
-
-    @property
     def url(self) -> str:
-        """Where it is reached."""
+        """Where it is reached. DeclarationError where its class has no host."""
         return str(self.feature.address(host_of(self.owner)))
 
     def __repr__(self) -> str:
         return f"{self.owner.__name__}.{self.feature.name}"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TaskReference) and (other.feature, other.owner) == (self.feature, self.owner)
+        return isinstance(other, Reference) and (other.feature, other.owner) == (self.feature, self.owner)
 
     def __hash__(self) -> int:
         return hash((self.feature, self.owner))
+
+
+class TaskReference(Reference):
+    """A task taken as a reference, `Credit.verify_credit`: what a graph names its nodes by."""
+
+    __slots__ = ()
+
+    @property
+    def node_name(self) -> str:
+        """What a graph calls the node: the method's name."""
+        return self.feature.name
+
+
+class WorkflowReference(Reference):
+    """A workflow taken as a reference, `Credit.approval`: what `Flows` and subgraphs name workflows by."""
+
+    __slots__ = ()
 
 
 class Task(Feature):
@@ -144,11 +153,11 @@ class Workflow(Feature):
         super().__init__(function, method="POST", local_names=local_names)
 
     @overload
-    def __get__(self, instance: None, owner: type) -> TaskReference: ...
+    def __get__(self, instance: None, owner: type) -> WorkflowReference: ...
     @overload
     def __get__(self, instance: object, owner: type) -> Callable[..., Any]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
-        return TaskReference(self, owner) if instance is None else types.MethodType(self.function, instance)
+        return WorkflowReference(self, owner) if instance is None else types.MethodType(self.function, instance)
 
     def signature(self, owner: type) -> Signature:
         return CarrierSignature(f"{owner.__name__}.{self.name}", [], Any)

@@ -53,13 +53,13 @@ class Foreman(Supervisor):
     ) -> None:
         super().__init__()
         for name, value in (("workers", workers), ("slots", slots)):
-            if value < 1:
+            if type(value) is not int or value < 1:
                 raise InvalidSpec(f"foreman: {name}: {value!r} given, a whole number >= 1 expected")
         self._database = database
         self._workers = workers
         self._slots = slots
-        self._budget = seconds(default_time_budget)
-        self._lease = seconds(lease)
+        self._budget = _duration("default_time_budget", default_time_budget)
+        self._lease = _duration("lease", lease)
         self._commit_each = commit_each
         self._engine: Engine | None = None
         self._store: Store | None = None
@@ -97,6 +97,16 @@ class Foreman(Supervisor):
             await self._engine.close()
         if self._store is not None:
             await self._store.close()
+
+
+def _duration(name: str, value: Duration) -> float:
+    try:
+        found = seconds(value)
+    except (ValueError, TypeError) as error:
+        raise InvalidSpec(f"foreman: {name}: {error}") from None
+    if found <= 0:
+        raise InvalidSpec(f"foreman: {name}: {value!r} given, more than 0 expected")
+    return found
 
 
 class ActorHost:

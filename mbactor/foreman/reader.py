@@ -50,7 +50,7 @@ class Reader:
             own = next((step for step in waiting if step.flow_id == row.id), None)
             outcome.state = decode_all(await self._reached(row, own))
         elif is_stopped(row.status):
-            outcome.error = _error(row.error)
+            outcome.error = _told(_error(row.error))
             outcome.state = decode_all(await self.final_state(row))
         return outcome
 
@@ -207,6 +207,11 @@ def _before(cursor: str, shard: int) -> int | None:
     if not separator or name != str(shard) or not (last.isascii() and last.isdigit()):
         raise BadRequest(f"cursor={cursor!r} is none; give the next_cursor of the page before")
     return int(last)
+
+
+def _told(error: dict[str, Any] | None) -> dict[str, Any] | None:
+    """An error as an outcome has it: outcomes go far, so the traceback stays with the step (`history`)."""
+    return None if error is None else {name: value for name, value in error.items() if name != "trace"}
 
 
 def _error(data: Json | None) -> dict[str, Any] | None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeV
 import anyio
 
 from mbactor.durations import Duration, seconds
-from mbactor.errors import MbactorError
 from mbactor.kernel.exit import Exit
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.log import Log
@@ -117,7 +116,7 @@ class Actor:
     def _alive(self) -> Incarnation:
         incarnation = self._incarnation
         if incarnation is None:
-            raise MbactorError(
+            raise RuntimeError(
                 f"{type(self).__name__} is not running as an actor: this works from on_start to on_stop, not in"
                 " __init__ and not on an instance made by hand"
             )

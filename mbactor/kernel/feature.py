@@ -33,7 +33,7 @@ class Operation(Generic[A_contra, P, R_co]):
     """A method of an actor class, taken as a reference: `Counter.add`.
 
     It carries the method's signature for type checkers and the class it was taken from, so `Sub.add` addresses
-    Sub even where `add` is inherited. Where a workflow's graph names a node, it names this operation.
+    Sub even where `add` is inherited.
     """
 
     __slots__ = ("feature", "owner")
@@ -42,10 +42,11 @@ class Operation(Generic[A_contra, P, R_co]):
         self.feature = feature
         self.owner = owner
 
-    @property
-    def node_name(self) -> str:
-        """The method's name: what a graph calls the node."""
-        return self.feature.name
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(
+            f"{self!r} is a reference: send it with ask({self!r}, ...) or tell({self!r}, ...), or call the method of an"
+            f" instance, {self.owner.__name__}(...).{self.feature.name}(...)"
+        )
 
     @property
     def url(self) -> str:
@@ -191,12 +192,33 @@ class Routes:
 
     def _add(self, route: Route) -> None:
         feature = route.feature
+        if feature.name in _RESERVED:
+            raise DeclarationError(f"{route.name}: every actor has a {feature.name!r} of its own; choose another name")
         methods = self._by_path.setdefault((feature.port, feature.path), {})
         other = methods.get(feature.method)
         if other is not None:
             raise DeclarationError(f"{route.name} and {other.name} are both reached at {feature.method} {feature.path}")
         self.by_name[feature.name] = methods[feature.method] = route
 
+
+_RESERVED = frozenset(
+    {
+        "ask",
+        "at",
+        "host",
+        "id",
+        "log",
+        "mailbox",
+        "on_start",
+        "on_stop",
+        "ref",
+        "request",
+        "sleep",
+        "spawn_task",
+        "stop",
+        "tell",
+    }
+)
 
 _routes: dict[type, Routes] = {}
 
@@ -207,6 +229,9 @@ def routes_of(cls: type[Actor]) -> Routes:
     if found is None:
         if cls.host is not None:
             check_host(cls.host, cls.__name__)
+        for hook in ("on_start", "on_stop"):
+            if not inspect.iscoroutinefunction(getattr(cls, hook)):
+                raise DeclarationError(f"{cls.__name__}.{hook} must be an `async def`")
         found = _routes[cls] = Routes(cls)
     return found
 

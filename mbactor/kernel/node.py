@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from mbactor import observe
-from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, MbactorError, NoSuchActor
+from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, DeclarationError, MbactorError, NoSuchActor
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.client import BusCall, BytesCall, Response, body_of
 from mbactor.kernel.context import MAX_DEPTH, Call, current, deadline_of_ask
@@ -102,7 +102,11 @@ class Node:
         host: str | None = None,
     ) -> asyncio.Future[Any]:
         """Send to any replica of a host; the future of the answer."""
-        host = host or host_of(operation.owner)
+        check_operation(operation)
+        try:
+            host = host or host_of(operation.owner)
+        except DeclarationError as error:
+            return _failed_already(error)
         served = self.served.get(host)
         if served is not None:
             return self.ask_cell(served.next(), operation, args, kwargs)
@@ -115,6 +119,7 @@ class Node:
         kwargs: dict[str, Any],
         host: str | None = None,
     ) -> bool:
+        check_operation(operation)
         host = host or host_of(operation.owner)
         served = self.served.get(host)
         if served is not None:
@@ -397,7 +402,23 @@ class Node:
             self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, self._let_go)
 
 
+def check_operation(operation: Any) -> None:
+    """TypeError for what is no reference to an endpoint, with what is meant instead."""
+    if not isinstance(operation, Operation):
+        raise TypeError(
+            f"{operation!r} given, a reference to an endpoint expected, such as Counter.add: a method of an actor"
+            " class, decorated with @endpoint and taken from the class. Tasks and workflows run through Flows"
+        )
+
+
+def _failed_already(error: MbactorError) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
+
+
 def _route(cell: Cell, operation: Operation[Any, ..., Any]) -> Route:
+    check_operation(operation)
     route = cell.routes.by_name.get(operation.feature.name)
     if route is None:
         raise NoSuchActor(cell.address, f"{cell.cls.__name__} has no {operation.feature.name}")

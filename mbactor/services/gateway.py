@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import anyio
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -37,6 +38,10 @@ MARGIN = 0.5
 _HOP_BY_HOP = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"})
 
 
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+"""0 is any free port."""
+
+
 class Gateway(Actor):
     """Lets HTTP clients ask actors.
 
@@ -58,7 +63,12 @@ class Gateway(Actor):
     """uvicorn's HTTP parser."""
 
     def __init__(
-        self, port: int = 8080, bind: str = "127.0.0.1", body_limit: int = BODY_LIMIT, *, show_traces: bool = False
+        self,
+        port: Port = 8080,
+        bind: str = "127.0.0.1",
+        body_limit: int = BODY_LIMIT,
+        *,
+        show_traces: bool = False,
     ) -> None:
         if not 0 <= port <= 65535:
             raise InvalidSpec(f"gateway port {port!r}: expected a number from 0 (any free port) to 65535")
@@ -138,6 +148,8 @@ class Gateway(Actor):
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except MbactorError as error:
+            if isinstance(error, NoSuchActor) and error.taken != "no":
+                observe.emit("gateway.unreachable", path=_shown(request), error=error)
             return _response(error_response(error, request.scope["raw_path"], show_trace=self.show_traces))
 
     async def _observed(self, request: Request) -> Response:

@@ -128,6 +128,8 @@ def passed_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 def error_response(error: MbactorError, raw_path: bytes, *, show_trace: bool) -> Response:
     """An error as the client gets it. `raw_path` is what the client asked for."""
     status = error.status if 400 <= error.status <= 599 else 500
+    if isinstance(error, NoSuchActor) and error.taken != "no":
+        status = 502  # the address answered, and what it asked in turn is not there
     document = {**_fields(error, status), **_what(error, status, raw_path)}
     if show_trace:
         document["trace"] = error.remote_trace or "".join(traceback.format_exception(error))
@@ -144,7 +146,8 @@ def _what(error: MbactorError, status: int, raw_path: bytes) -> dict[str, Any]:
     message = error.message
     if isinstance(error, NoSuchActor):
         # One answer for all that is not there, so that it does not tell what is inside.
-        message = f"nobody serves {raw_path[:PATH_LIMIT].decode('latin-1')}"
+        asked = raw_path[:PATH_LIMIT].decode("latin-1")
+        message = f"nobody serves {asked}" if status == 404 else f"{asked} needs an actor that nobody serves"
     elif status >= 500:
         message = without_files(message)
     message = message.encode("utf-8", "replace").decode()

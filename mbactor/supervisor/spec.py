@@ -270,4 +270,5 @@ def _check_arguments(name: str, target: type, positional: tuple[Any, ...], args:
         _signature_of(target).bind(*positional, **args)
     except TypeError as error:
         given = f"{dict(args)!r} given to {target.__qualname__}"
-        raise InvalidSpec(f"child {name!r}: args: {given}: {error}") from None
+        takes = ", ".join(_signature_of(target).parameters) or "nothing"
+        raise InvalidSpec(f"child {name!r}: args: {given}: {error}; it takes {takes}") from None

@@ -55,6 +55,7 @@ class ActorSystem:
         self._tree: Supervisor | None = None
         self._spawned = DynamicSupervisor()
         self._names: dict[str, int] = {}
+        self._serving = False
         self._ended: asyncio.Future[Exit] | None = None
 
     # --- life ---------------------------------------------------------------------------------------------
@@ -82,12 +83,16 @@ class ActorSystem:
             self._tree = None
             await self.stop()
             raise
+        self._serving = True
 
     async def stop(self) -> None:
         """Stop everything, the last started first. Idempotent."""
         if self._ended is None:
             return
-        observe.emit("system.stopping", system=self.name)
+        served = self._serving
+        self._serving = False
+        if served:
+            observe.emit("system.stopping", system=self.name)
         self.node.stopping = True
         await self._spawned.stop(None)
         self._spawned.close(SHUTDOWN)
@@ -97,7 +102,8 @@ class ActorSystem:
         await self.node.close()
         self._tree_ended(SHUTDOWN)
         self._ended = None
-        observe.emit("system.stopped", system=self.name)
+        if served:
+            observe.emit("system.stopped", system=self.name)
 
     async def wait(self) -> Exit:
         """Returns once the tree has ended by itself (it gave up, or its work is done), or the system was stopped."""

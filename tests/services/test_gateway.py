@@ -267,11 +267,16 @@ async def test_odd_letters_are_404_in_json_too(cls: type[Gateway], path: bytes) 
         assert b'"type":"NoSuchActor"' in answer
 
 
-async def test_an_inner_404_does_not_tell_what_is_inside() -> None:
-    async with world() as at, client(at) as http:
-        answer = await http.post("/shop.example/deep")
-        assert answer.status_code == 404
-        assert "inner" not in answer.text
+async def test_an_actor_that_is_missing_further_down_is_a_502_and_the_log_says_which() -> None:
+    seen = Seen()
+    with observe.observing(seen):
+        async with world() as at, client(at) as http:
+            answer = await http.post("/shop.example/deep")
+    assert answer.status_code == 502
+    assert answer.json()["error"] == "/shop.example/deep needs an actor that nobody serves"
+    assert "inner" not in answer.text
+    [told] = [fields["error"] for name, fields in seen.events if name == "gateway.unreachable"]
+    assert "inner" in str(told)
 
 
 INTERNAL = {"444": "internal", "417": "event", "428": "task", "888": "control", "666": "trusted"}

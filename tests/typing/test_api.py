@@ -9,7 +9,7 @@ import pytest
 
 from mbactor import Actor, ActorRef, ActorSystem, MailboxStatistics, Supervisor, child, endpoint
 from mbactor.foreman import Flow, FlowOutcome, Flows, Graph, StepRecord, task, workflow
-from mbactor.foreman.features import TaskReference
+from mbactor.foreman.features import TaskReference, WorkflowReference
 from mbactor.supervisor import ChildSpec
 
 pytestmark = pytest.mark.anyio
@@ -77,9 +77,10 @@ async def use_an_instance(counter: Counter) -> None:
 async def use_flows(system: ActorSystem) -> None:
     flows = Flows(system)
     assert_type(Counter.step, TaskReference)
-    assert_type(Counter.flow, TaskReference)
+    assert_type(Counter.flow, WorkflowReference)
     assert_type(await flows.create(Counter.flow, {"a": 1}), str)
     assert_type(await flows.run(Counter.flow), FlowOutcome)
+    await flows.run(Counter.step)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(await flows.history("key"), list[StepRecord])
 
 

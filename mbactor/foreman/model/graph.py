@@ -103,7 +103,14 @@ class Graph:
         self._add(source, target, "plain")
 
     def add_transition_when(self, source: AnyNode, target: AnyNode, when: str) -> None:
-        """Go to target when the expression holds on the state, whatever the other edges do."""
+        """Go to target when the expression holds on the state, whatever the other edges do.
+
+            graph.add_transition_when(Order.check, Order.review, "total > 1000 && customer.vip != TRUE")
+
+        Operators: == != < <= > >= =~ !~ (regular expression), && || ! and parentheses; literals are numbers, texts in
+        quotes, TRUE and FALSE. A name is a field, dots lead into it, `roles.admin` asks whether the list `roles`
+        holds "admin". A field that is not there is null: no number is above or below it.
+        """
         self._add(source, target, "when", when=when)
 
     def add_transition_switch(self, source: AnyNode, target: AnyNode, when: str) -> None:
@@ -117,7 +124,9 @@ class Graph:
     def add_transition_for_each(self, source: AnyNode, target: AnyNode, *, for_each: str, as_: str = "item") -> None:
         """A branch for each element of the array field `for_each`.
 
-        Each branch has `item`, `item_index` and `item_count` (or what `as_` says) in its state.
+        No element, or no such field, is no branch: the flow goes on at the fan-in, and fields that only branches
+        would have written are not there. Each branch has `item`, `item_index` and `item_count` (or what `as_` says) in
+        its state.
         """
         self._add(source, target, "for_each", for_each=for_each, as_=as_)
 

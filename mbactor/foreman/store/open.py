@@ -11,15 +11,17 @@ from __future__ import annotations
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store.store import Store
 
+EXPECTED = "sqlite:///relative/path.db, sqlite:////absolute/path.db, or sqlite:// (in memory)"
+
 
 async def open_store(url: str, shard: int = 1) -> Store:
     """Open the database and see to it that its tables are there. InvalidSpec (500) says what is wrong with the URL."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme != "sqlite" or (rest and not rest.startswith("/")) or rest == "/":
-        raise InvalidSpec(
-            f"database={url!r}: expected sqlite:///relative/path.db, sqlite:////absolute/path.db, "
-            "or sqlite:// (in memory)"
-        )
+        if scheme in {"postgresql", "postgres", "mysql"}:
+            # What else the URL holds may be a password.
+            raise InvalidSpec(f"database {scheme}://...: this version has SQLite only; expected {EXPECTED}")
+        raise InvalidSpec(f"database={url!r}: expected {EXPECTED}")
     if shard < 1:
         raise InvalidSpec(f"shard={shard}: expected 1 or more")
     from mbactor.foreman.store.sqlite import open_sqlite
