@@ -109,7 +109,9 @@ def text_of(error: BaseException) -> str:
     """The error's text, also of one that has trouble telling it."""
     try:
         return _printable(str(error))
-    except Exception as trouble:  # noqa: BLE001 - somebody else's __str__
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as trouble:  # noqa: BLE001 - somebody else's __str__
         return f"<{type(error).__name__} whose text raised {type(trouble).__name__}>"
 
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 
 from mbactor import observe
-from mbactor.errors import MbactorError, ReducerError
+from mbactor.errors import MbactorError
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.keys import new_token
 from mbactor.foreman.model.flow import Flow, finish
@@ -95,6 +95,10 @@ class Dispatcher:
 
     def take(self, held: Held) -> None:
         """Run a step that is leased to this worker."""
+        earlier = self._held.get(held.step_id)
+        if earlier is not None:
+            # Its lease was over before it was, and nobody else took the step.
+            _cancel(earlier)
         self._held[held.step_id] = held
         self._quiet.clear()
         while self._resting:
@@ -260,7 +264,8 @@ class Dispatcher:
         try:
             following = await self._step(held)
         finally:
-            self._held.pop(held.step_id, None)
+            if self._held.get(held.step_id) is held:
+                del self._held[held.step_id]
             if not following:
                 self._freed()
         for other in following[1:]:
@@ -308,7 +313,7 @@ class Dispatcher:
             return False
         try:
             load(held, material)
-        except ReducerError as error:
+        except MbactorError as error:  # a reducer that refuses, or a value that cannot be read
             await self._settle(held, None, failed(held, fail(error, held.before)))
             return False
         return True

@@ -17,6 +17,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any, overload
 
 import msgspec
@@ -27,7 +28,7 @@ from mbactor.foreman.model.flow import Flow, Parked, finish
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.state import decode_fields, decode_value, encode_value
 from mbactor.kernel.context import Call
-from mbactor.kernel.feature import Feature, Invoke, Route, host_of
+from mbactor.kernel.feature import Feature, Invoke, Route, begin_budget, host_of
 from mbactor.kernel.schema import Signature, locals_where_defined, signature_of
 from mbactor.transport.address import TASK_PORT
 from mbactor.transport.message import JSON
@@ -85,6 +86,7 @@ class Task(Feature):
     ) -> None:
         super().__init__(function, method="POST", local_names=local_names)
         self.aside = not serial
+        self.begins_late = not inspect.iscoroutinefunction(function)
 
     @overload
     def __get__(self, instance: None, owner: type) -> TaskReference: ...
@@ -108,12 +110,16 @@ class Task(Feature):
             try:
                 arguments = _arguments(signature, flow)
                 if threaded:
-                    result = await offload.run(_in_thread, function, actor, arguments)
+                    begun = partial(begin_budget, actor, call)
+                    result = await offload.run_begun(begun, _in_thread, function, actor, arguments)
                 else:
                     result = await function(actor, **arguments)
                 _write_result(signature, flow, result)
             except (Parked, BaseExceptionGroup) as raised:
                 error = raised
+            except SystemExit as raised:
+                # A library that exits would take every flow of the process with it, again at each recovery.
+                raise MbactorError(f"{signature.name} called sys.exit({raised.code!r})") from raised
             return Ran(error) if carried else _wire_result(flow, error)
 
         return invoke

@@ -6,6 +6,7 @@ and validated once.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -36,10 +37,11 @@ class Graphs:
         self._store = store
         self._host = host
         self._known: OrderedDict[str, Graph] = OrderedDict()
+        self._asked: dict[str, asyncio.Future[Graph]] = {}
 
     async def load(self, workflow: str, baggage: Mapping[str, Any]) -> FrozenGraph:
         """The graph that the host has for the workflow now. InvalidGraph where it cannot run."""
-        graph: Graph | None = await self._host.load_graph(workflow, baggage)
+        graph = await self._ask(workflow, baggage)
         if graph is None:
             raise FlowNotFound(f"workflow {workflow!r} has no graph")
         text = graph.to_json().encode()
@@ -48,6 +50,17 @@ class Graphs:
             graph.validate()
             self._keep(graph_hash, Graph.from_json(text))
         return FrozenGraph(graph_hash, text, self._known[graph_hash])
+
+    async def _ask(self, workflow: str, baggage: Mapping[str, Any]) -> Graph | None:
+        """The host's graph. Creations at the same moment, without baggage to tell them apart, share one question."""
+        if baggage:
+            return await self._host.load_graph(workflow, baggage)
+        asked = self._asked.get(workflow)
+        if asked is None:
+            asked = asyncio.ensure_future(self._host.load_graph(workflow, baggage))
+            self._asked[workflow] = asked
+            asked.add_done_callback(lambda _: self._asked.pop(workflow, None))
+        return await asyncio.shield(asked)
 
     async def get(self, graph_hash: str) -> Graph:
         """The frozen graph of a flow."""

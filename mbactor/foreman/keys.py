@@ -10,6 +10,7 @@ carry only the correlation id `{shard}-{id}`.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from typing import Literal, NamedTuple
 
@@ -39,9 +40,13 @@ class Key(NamedTuple):
 def parse_key(text: str, kind: KeyKind = "flow") -> Key:
     """The key in `text`; InvalidKey (400) where it is none. Whether it exists is for the store to say."""
     parts = str(text).split("-", 2)
-    if len(parts) != 3 or not (_is_number(parts[0]) and _is_number(parts[1])) or int(parts[0]) < 1:
+    numbers = len(parts) == 3 and _is_number(parts[0]) and _is_number(parts[1]) and int(parts[0]) >= 1
+    if not numbers or not _TOKEN.fullmatch(parts[2]):
         raise InvalidKey(f"{text!r} is no {kind} key; expected shard-id-token such as 1-42-0123456789abcdef")
     return Key(int(parts[0]), int(parts[1]), parts[2])
+
+
+_TOKEN = re.compile(r"[0-9a-f]{16}")
 
 
 def _is_number(text: str) -> bool:

@@ -248,6 +248,11 @@ class Cell:
                 if worker.call is call:
                     worker.cancel(BudgetSpent(f"{call.route.name} was called off"))
 
+    def watch_no_later_than(self, deadline: float) -> None:
+        """See to it that the timer fires at this deadline or before."""
+        if deadline < self.timer_at:
+            self.watch_deadline(deadline)
+
     def watch_deadline(self, deadline: float) -> None:
         """One timer a cell: at the earliest deadline of what runs."""
         self.timer_at = deadline

@@ -7,6 +7,7 @@ kernel may add features of its own: it subclasses `Feature` and overrides `handl
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import types
 from collections.abc import Awaitable, Callable
@@ -71,6 +72,8 @@ class Feature:
 
     port = DEFAULT_PORT
     aside = False
+    begins_late = False
+    """The method says itself when it begins (`begin_budget`): it may wait for a thread first."""
 
     def __init__(
         self,
@@ -129,6 +132,14 @@ class Feature:
             return function(actor, **(call.kwargs or call.arguments()))
 
         return invoke_plain
+
+
+def begin_budget(actor: Any, call: Call) -> None:
+    """The method begins now: its time budget counts from here."""
+    incarnation = actor._incarnation  # noqa: SLF001 - the machinery's own mark on the actor
+    if call.budget is not None and incarnation is not None:
+        call.deadline = asyncio.get_running_loop().time() + call.budget
+        incarnation.cell.watch_no_later_than(call.deadline)
 
 
 class Route:

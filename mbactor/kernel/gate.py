@@ -192,7 +192,7 @@ class Worker:
         cell = self.gate.cell
         self.call = call
         current.set(call)
-        if call.budget is not None:
+        if call.budget is not None and not call.route.feature.begins_late:
             call.deadline = asyncio.get_running_loop().time() + call.budget
         if call.deadline < cell.timer_at:
             cell.watch_deadline(call.deadline)

@@ -47,6 +47,10 @@ class Loud(Actor):
     async def crash(self) -> None:
         raise RuntimeError("a bad message")
 
+    @endpoint
+    async def leave(self) -> None:
+        raise SystemExit(3)
+
 
 class Crasher(Loud):
     host = "crasher.example"
@@ -280,3 +284,11 @@ def test_help_helps(tmp_path: Path, verb: tuple[str, ...]) -> None:
     done = command(*verb, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "Usage:" in done.stdout
+
+
+def test_a_method_that_exits_ends_the_process_and_nothing_keeps_it_alive(tmp_path: Path) -> None:
+    tree = TREE.replace("    - gateway", "    - foreman: {database: 'sqlite:///flows.db'}\n    - gateway")
+    with serving(write(tmp_path, tree), tmp_path) as served:
+        answer = httpx.post(f"{served.url}/loud.example/leave")
+        assert answer.status_code == 500
+        assert served.end() == 3, served.told()

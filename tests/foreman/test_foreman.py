@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import msgspec
 import pytest
 
-from mbactor import Actor, ActorSystem, BadRequest, BudgetSpent, MbactorError, NoSuchActor, endpoint, seams
+from mbactor import Actor, ActorSystem, BadRequest, BudgetSpent, MbactorError, NoSuchActor, clock, endpoint, seams
 from mbactor.errors import FlowConflict, FlowNotFound, InvalidGraph, InvalidKey, InvalidSpec, InvalidState
 from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task, workflow
 
@@ -332,3 +335,125 @@ async def test_a_database_that_cannot_be_used_is_a_failed_start(database: str) -
 async def test_a_foreman_without_workers_or_slots_is_refused(name: str) -> None:
     with pytest.raises(InvalidSpec, match=name):
         Foreman(**{name: 0})  # type: ignore[arg-type]
+
+
+class Awkward(Actor):
+    host = "awkward.example"
+    runs: ClassVar[list[str]] = []
+
+    @task
+    async def exits(self) -> None:
+        sys.exit(3)
+
+    @task
+    def exits_in_a_thread(self) -> None:
+        sys.exit(4)
+
+    @task
+    def runs_out(self) -> None:
+        next(iter([]))
+
+    @task
+    async def nests(self, flow: Flow, deep: int) -> None:
+        flow["x"] = msgspec.Raw(b"[" * deep + b"]" * deep)
+
+    @task
+    def blocks(self) -> dict[str, bool]:
+        time.sleep(0.05)
+        return {"done": True}
+
+    @task
+    async def takes_long(self) -> dict[str, bool]:
+        self.runs.append(self.id)
+        await anyio.sleep(1.5)
+        return {"done": True}
+
+    @workflow
+    def exit_flow(self) -> Graph:
+        return _one(Awkward.exits)
+
+    @workflow
+    def exit_thread_flow(self) -> Graph:
+        return _one(Awkward.exits_in_a_thread)
+
+    @workflow
+    def run_out_flow(self) -> Graph:
+        return _one(Awkward.runs_out)
+
+    @workflow
+    def nest_flow(self) -> Graph:
+        return _one(Awkward.nests)
+
+    @workflow
+    def block_flow(self) -> Graph:
+        return _one(Awkward.blocks)
+
+    @workflow
+    def long_flow(self) -> Graph:
+        return _one(Awkward.takes_long)
+
+
+@pytest.mark.parametrize(
+    ("flow", "told"),
+    [
+        (Awkward.exit_flow, r"called sys.exit\(3\)"),
+        (Awkward.exit_thread_flow, r"called sys.exit\(4\)"),
+        (Awkward.run_out_flow, "StopIteration"),
+        (Awkward.nest_flow, "nested 300 deep; the limit is 200"),
+    ],
+)
+async def test_a_task_that_would_take_the_process_with_it_fails_its_step_only(
+    system: ActorSystem, flow: Any, told: str
+) -> None:
+    await system.spawn(Awkward)
+    outcome = await Flows(system).run(flow, {"deep": 300})
+    assert outcome.status == "failed"
+    assert re.search(told, str(outcome.failure)), outcome.failure
+
+
+async def test_a_state_nested_too_deep_is_refused_at_the_door(system: ActorSystem) -> None:
+    await system.spawn(Awkward)
+    deep: Any = []
+    for _ in range(300):
+        deep = [deep]
+    with pytest.raises(InvalidState, match="the limit is 200"):
+        await Flows(system).create(Awkward.nest_flow, {"deep": deep})
+
+
+async def test_the_budget_of_a_plain_def_task_counts_from_its_start_not_from_its_wait_for_a_thread(
+    system: ActorSystem,
+) -> None:
+    await system.spawn(Awkward)
+    flows = Flows(system)
+    options = FlowOptions(time_budget=0.5)
+    keys = [await flows.create(Awkward.block_flow, {}, options) for _ in range(600)]
+    outcomes = [await flows.wait(key) for key in keys]
+    assert {outcome.status for outcome in outcomes} == {"completed"}
+
+
+async def test_a_clock_that_jumps_over_a_lease_makes_the_step_run_again_and_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ahead = 0.0
+    real = clock.unix
+    monkeypatch.setattr(clock, "unix", lambda: real() + ahead)
+    Awkward.runs.clear()
+    async with ActorSystem() as system:
+        await system.spawn(Awkward)
+        await system.spawn(Foreman, database=f"sqlite:///{tmp_path}/flows.db", workers=1, lease=1)
+        flows = Flows(system)
+        key = await flows.create(Awkward.long_flow)
+        for _ in range(3):
+            await anyio.sleep(0.4)
+            ahead += 10
+        assert (await flows.poll(key, "15s")).status == "completed"
+    assert 2 <= len(Awkward.runs) <= 4
+
+
+@pytest.mark.parametrize("key", ["1-1-zz", "1-1-\ud800", "1-1-" + "A" * 16, "1--1-" + "0" * 16])
+async def test_a_key_that_can_be_none_is_a_400_for_every_operation(system: ActorSystem, key: str) -> None:
+    flows = Flows(system)
+    for call in (flows.snapshot, flows.resume, flows.cancel, flows.delete, flows.wait):
+        with pytest.raises(MbactorError) as refused:
+            await call(key)
+        assert refused.value.status == 400

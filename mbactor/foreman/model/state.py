@@ -12,6 +12,7 @@ a string (PostgreSQL stores none), half a surrogate pair, and what msgspec canno
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,6 +26,11 @@ Fields = dict[str, msgspec.Raw]
 NULL = msgspec.Raw(b"null")
 """The tombstone: in a delta it deletes its field."""
 
+MAX_NESTING = 200
+"""Lists and objects within each other that a value may have."""
+
+_BRACKET = re.compile(rb"[\[\]{}]")
+_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _encoder = msgspec.json.Encoder()
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any_decoder = msgspec.json.Decoder()
@@ -43,7 +49,7 @@ def decode_fields(data: bytes | msgspec.Raw) -> Fields:
     """
     try:
         fields = _fields_decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidState(f"expected a JSON object, got {_excerpt(data)}: {error}") from None
     # A decoded Raw is a view that keeps the whole text alive: a state outlives the row it came from.
     return {name: raw.copy() for name, raw in fields.items()}
@@ -66,10 +72,23 @@ def encode_value(value: Any, where: str = "the value") -> msgspec.Raw:
             _any_decoder.decode(text)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise InvalidState(f"{where} cannot be stored: {error}") from None
+    _check_nesting(text, where)
     # msgspec writes NaN and infinity as null, so only a text with null in it can hide one.
     if b"null" in text or b"\\u0000" in text:
         _refuse_unstorable(value, where)
     return msgspec.Raw(text)
+
+
+def _check_nesting(text: bytes, where: str) -> None:
+    """A bound of its own: what the interpreter's stack allows here it may not allow where the value is read."""
+    if text.count(b"[") + text.count(b"{") <= MAX_NESTING:
+        return
+    depth = deepest = 0
+    for bracket in _BRACKET.finditer(_TEXT.sub(b"", text)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > MAX_NESTING:
+        raise InvalidState(f"{where} is nested {deepest} deep; the limit is {MAX_NESTING}")
 
 
 def decode_value(raw: msgspec.Raw, type: Any = Any) -> Any:
@@ -78,7 +97,7 @@ def decode_value(raw: msgspec.Raw, type: Any = Any) -> Any:
         if type is Any:
             return _any_decoder.decode(raw)
         return msgspec.json.decode(raw, type=type)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidState(f"{_excerpt(raw)} is not {_type_name(type)}: {error}") from None
 
 

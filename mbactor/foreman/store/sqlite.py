@@ -164,11 +164,14 @@ async def open_sqlite(path: str | None, shard: int = 1) -> SqliteStore:
 
 async def _connect(path: str) -> aiosqlite.Connection:
     connection = aiosqlite.connect(path, isolation_level=None, cached_statements=256)
+    # A process that ends without closing the store must not wait for a thread that nobody will tell to end.
+    connection._thread.daemon = True  # noqa: SLF001
     try:
         await connection
     except sqlite3.Error as error:
-        # Its thread has been told to end; the file was never opened.
+        # Its thread has been told to end, and would otherwise tell so to a loop that may be closed by then.
         await asyncio.sleep(0)
+        connection._thread.join()  # noqa: SLF001
         raise InvalidSpec(
             f"database {path!r} cannot be opened: {error}; expected a file that can be written, in a folder that exists"
         ) from error
