@@ -23,7 +23,7 @@ import anyio
 from benchmarks.harness import Bench, Figure, InvalidRun, Measured, Pass, Result, percentiles
 from mbactor import Actor, ActorSystem, MbactorError
 from mbactor.foreman import END, Flows, Foreman, Graph, task, workflow
-from mbactor.foreman.features import TaskReference
+from mbactor.foreman.features import WorkflowReference
 from mbactor.foreman.store.sqlite import SqliteStore
 
 LINEAR = 10
@@ -68,7 +68,7 @@ class Load:
     """What is run: a workflow, how many steps it has, how many flows of it are in flight."""
 
     case: str
-    workflow: TaskReference
+    workflow: WorkflowReference
     state: Mapping[str, Any]
     steps: int
     in_flight: int

@@ -14,13 +14,16 @@ from tests.process import ROOT
 
 README = (ROOT / "README.md").read_text()
 FENCES = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-SNIPPETS = [body for language, body in FENCES if language == "python"]
+PYTHON = [body for language, body in FENCES if language == "python"]
+TEST_FILES = {found[1]: body for body in PYTHON if (found := re.match(r"# (test_\w+\.py)\n", body))}
+SNIPPETS = [body for body in PYTHON if body not in TEST_FILES.values()]
 COMMANDS = [line for language, body in FENCES if language == "sh" for line in body.splitlines()]
 SETUP = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && "
 
 
 def test_the_readme_has_its_snippets_and_commands() -> None:
     assert SNIPPETS
+    assert TEST_FILES
     assert COMMANDS
 
 
@@ -31,6 +34,14 @@ def test_a_python_snippet_runs_and_prints_what_the_readme_says(snippet: str, tmp
     expected = next(body for language, body in FENCES if language == "text")
     assert done.stdout == expected
     assert not done.stderr
+
+
+@pytest.mark.parametrize("name", TEST_FILES)
+def test_a_test_file_passes(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(TEST_FILES[name])
+    done = _run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", name], tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
 
 
 def test_the_first_two_commands_are_the_documented_set_up() -> None:

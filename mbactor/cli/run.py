@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbactor import observe
+from mbactor import observe, offload
 from mbactor.errors import MbactorError
 from mbactor.kernel.settings import Settings, environment
 from mbactor.observers import LogObserver, telemetry_from_environment
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mbactor.supervisor.topology import Topology
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 1.0
+"""Seconds that what is left at the end has to react to its cancellation."""
 SAME_SIGNAL = 0.5
 """Seconds in which a repeated signal counts as the same one: a terminal and a wrapper may both deliver it."""
 
@@ -37,11 +39,17 @@ def serve(topology: Topology, *, log_level: str, log_format: str) -> int:
     except MbactorError as error:
         return _failed(error)
     try:
-        return _run(_serve(topology))
+        code, left = _run(_serve(topology))
     except KeyboardInterrupt:
         return 130
     finally:
         stop_telemetry()
+    if left:
+        # What was abandoned, or blocks a thread, would keep the process alive for as long as it likes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _start_telemetry() -> Callable[[], None]:
@@ -60,15 +68,32 @@ def _start_telemetry() -> Callable[[], None]:
     return shutdown
 
 
-def _run(work: Coroutine[Any, Any, int]) -> int:
-    """On uvloop where it is installed."""
+def _run(work: Coroutine[Any, Any, int]) -> tuple[int, bool]:
+    """The exit code, and whether something is left that does not end. On uvloop where it is installed."""
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with suppress(ImportError):
         import uvloop  # pyright: ignore[reportMissingImports]  # an extra
 
         factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
+    runner = asyncio.Runner(loop_factory=factory)
+    try:
+        code = runner.run(work)
+        left = runner.run(_left_behind())
+    except BaseException:
+        runner.close()
+        raise
+    if not left:
+        runner.close()
+    return code, left
+
+
+async def _left_behind() -> bool:
+    """Whether tasks that were cancelled, or threads, go on all the same."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    stubborn = (await asyncio.wait(tasks, timeout=GRACE))[1] if tasks else set()
+    return bool(stubborn) or offload.outstanding() > 0
 
 
 async def _serve(topology: Topology) -> int:

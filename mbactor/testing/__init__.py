@@ -1,1 +1,63 @@
-"""For tests of mbactor and of what is built with it. `contracts.py`: what every bus must do."""
+"""For tests of mbactor and of what is built with it.
+
+`plugin.py` has pytest's fixtures `mbactor`, `mbactor_probe`, `mbactor_recorder` and `mbactor_loop` (`short.py` gives
+them short names); `stage.py` runs a test on its loop, `loop.py` is that loop, in which time is virtual, and
+`waiting.py` says where tasks wait. `probe.py` stands in for actors, `recorder.py` keeps events and spans, `faults.py`
+strikes at seams, `contracts.py` says what every bus and every mailbox must do.
+
+This door loads a name when it is first used: pytest imports the package in every run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mbactor.testing import faults
+    from mbactor.testing.contracts import check_bus, check_mailbox
+    from mbactor.testing.loop import OutOfPatience, Standstill, VirtualTimeLoop
+    from mbactor.testing.probe import Probe, Probes, Received
+    from mbactor.testing.recorder import Event, Recorder
+
+__all__ = [
+    "Event",
+    "OutOfPatience",
+    "Probe",
+    "Probes",
+    "Received",
+    "Recorder",
+    "Standstill",
+    "VirtualTimeLoop",
+    "check_bus",
+    "check_mailbox",
+    "faults",
+]
+
+_HOME = {
+    "Event": "recorder",
+    "OutOfPatience": "loop",
+    "Probe": "probe",
+    "Probes": "probe",
+    "Received": "probe",
+    "Recorder": "recorder",
+    "Standstill": "loop",
+    "VirtualTimeLoop": "loop",
+    "check_bus": "contracts",
+    "check_mailbox": "contracts",
+}
+
+if not TYPE_CHECKING:  # a checker would take any name to be there
+
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
+
+        if name == "faults":
+            return import_module("mbactor.testing.faults")
+        if name not in _HOME:
+            raise AttributeError(f"module 'mbactor.testing' has no attribute {name!r}")
+        value = getattr(import_module(f"mbactor.testing.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *__all__])

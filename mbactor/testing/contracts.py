@@ -3,15 +3,22 @@
     async def test_bus() -> None:
         await check_bus(LocalBus)
 
+    def test_queue() -> None:
+        check_mailbox(MailboxQueue)
+
 A suite raises AssertionError with the rule that was broken.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from mbactor.errors import Unavailable
+from mbactor.mailbox import Lane, Mailbox, MailboxStatistics
+from mbactor.mailbox.overflow import OVERFLOWS
 from mbactor.transport.bus import Bus, Delivery
 
 _PATIENCE = 10.0
@@ -182,3 +189,134 @@ async def _a_closed_bus_says_so(bus: Bus) -> None:
     except Unavailable:
         return
     raise AssertionError("publish on a closed bus was accepted")
+
+
+# --- mailboxes ----------------------------------------------------------------------------------------------------
+
+
+class Queue(Protocol):
+    """What is asked of the queue behind a mailbox."""
+
+    def __len__(self) -> int: ...
+    def offer(self, item: int, lane: Lane = ...) -> bool | int: ...
+    def take(self) -> int | None: ...
+    def drain(self) -> list[int]: ...
+    def statistics(self, now: float) -> MailboxStatistics: ...
+
+
+MakeQueue = Callable[[Mailbox, Callable[[int], float]], Queue]
+"""Makes a queue with a bound; the function tells when an item was put in."""
+
+
+def check_mailbox(make: MakeQueue) -> None:
+    """Every rule of a mailbox's queue. Items are numbers above 1, so that none is taken for True or False."""
+    for rule in (
+        _first_in_is_first_out,
+        _higher_lanes_pass_lower_ones,
+        _only_the_work_lane_is_bounded,
+        _a_full_mailbox_refuses_or_evicts_its_head,
+        _a_drained_queue_is_empty_and_usable,
+        _statistics_tell_what_happened,
+        _nothing_is_lost_or_doubled,
+    ):
+        try:
+            rule(make)
+        except AssertionError as error:
+            name = getattr(make, "__name__", repr(make))
+            raise AssertionError(f"{name} breaks {rule.__name__.strip('_').replace('_', ' ')!r}: {error}") from error
+
+
+def _first_in_is_first_out(make: MakeQueue) -> None:
+    queue = make(Mailbox(1000), float)
+    for item in range(2, 300):
+        assert queue.offer(item) is True, f"{item} was refused below the bound"
+    taken = [queue.take() for _ in range(2, 300)]
+    assert taken == list(range(2, 300)), "the order changed"
+    assert queue.take() is None, "something was taken from an empty queue"
+
+
+def _higher_lanes_pass_lower_ones(make: MakeQueue) -> None:
+    queue = make(Mailbox(10), float)
+    for item, lane in ((2, Lane.WORK), (3, Lane.SYSTEM), (4, Lane.STOP), (5, Lane.KILL), (6, Lane.SYSTEM)):
+        queue.offer(item, lane)
+    taken = [queue.take() for _ in range(3)]
+    assert taken == [5, 4, 3], f"{taken} came first, [5, 4, 3] was expected"
+    queue.offer(7, Lane.KILL)
+    taken = [queue.take() for _ in range(3)]
+    assert taken == [7, 6, 2], f"{taken} came then, [7, 6, 2] was expected"
+
+
+def _only_the_work_lane_is_bounded(make: MakeQueue) -> None:
+    for overflow in OVERFLOWS:
+        queue = make(Mailbox(1, overflow), float)  # type: ignore[arg-type]  # one of the literal's own values
+        queue.offer(2)
+        for item in range(3, 20):
+            for lane in (Lane.KILL, Lane.STOP, Lane.SYSTEM):
+                assert queue.offer(item, lane) is True, f"lane {lane.name} is bounded"
+        assert queue.drain()[-1] == 2, "an urgent message took the place of work"
+
+
+def _a_full_mailbox_refuses_or_evicts_its_head(make: MakeQueue) -> None:
+    for overflow in OVERFLOWS:
+        queue = make(Mailbox(3, overflow), float)  # type: ignore[arg-type]  # one of the literal's own values
+        answers = [queue.offer(item) for item in range(2, 7)]
+        if overflow == "drop_oldest":
+            assert answers == [True, True, True, 2, 3], f"{overflow}: offers were answered {answers}"
+            kept = [4, 5, 6]
+        else:
+            assert answers == [True, True, True, False, False], f"{overflow}: offers were answered {answers}"
+            kept = [2, 3, 4]
+        assert len(queue) == 3, f"{overflow}: {len(queue)} wait in a mailbox of 3"
+        assert queue.drain() == kept, f"{overflow}: the wrong ones were kept"
+
+
+def _a_drained_queue_is_empty_and_usable(make: MakeQueue) -> None:
+    queue = make(Mailbox(2), float)
+    queue.offer(2)
+    queue.offer(3, Lane.STOP)
+    assert queue.drain() == [3, 2], "drained in another order than it would have been taken"
+    assert not len(queue), "something is left after drain"
+    assert queue.offer(4) is True, "refused after drain"
+    assert queue.take() == 4
+
+
+def _statistics_tell_what_happened(make: MakeQueue) -> None:
+    queue = make(Mailbox(2), float)
+    for item in (3, 5, 7):
+        queue.offer(item)
+    queue.offer(8, Lane.STOP)
+    full = queue.statistics(9.0)
+    assert (full.depth, full.highest, full.accepted, full.rejected) == (3, 2, 3, 1), f"{full}"
+    assert full.oldest_age == 6.0, f"the head waits since 3, it is 9, and {full.oldest_age} is told"
+    queue.drain()
+    empty = queue.statistics(9.0)
+    assert (empty.depth, empty.highest, empty.oldest_age) == (0, 2, 0.0), f"{empty}"
+    evicting = make(Mailbox(1, "drop_oldest"), float)
+    evicting.offer(2)
+    evicting.offer(3)
+    dropped = evicting.statistics(3.0)
+    assert (dropped.dropped, dropped.rejected) == (1, 0), f"{dropped}"
+
+
+def _nothing_is_lost_or_doubled(make: MakeQueue) -> None:
+    for overflow in OVERFLOWS:
+        for seed in range(20):
+            _conserved(make(Mailbox(1 + seed % 5, overflow), float), random.Random(seed), f"{overflow}, seed {seed}")  # type: ignore[arg-type]  # one of the literal's own values
+
+
+def _conserved(queue: Queue, chance: random.Random, where: str) -> None:
+    offered, seen = list[int](), list[int]()
+    for item in range(2, 200):
+        if chance.random() < 0.4:
+            taken = queue.take()
+            seen += [] if taken is None else [taken]
+            continue
+        offered.append(item)
+        answer = queue.offer(item, chance.choice((Lane.WORK, Lane.WORK, Lane.WORK, Lane.SYSTEM, Lane.KILL)))
+        if answer is False:
+            seen.append(item)
+        elif answer is not True:
+            seen.append(answer)
+        assert len(queue) + len(seen) == len(offered), f"{where}: {item} is neither waiting nor accounted for"
+    seen += queue.drain()
+    assert sorted(seen) == offered, f"{where}: items were lost or doubled"

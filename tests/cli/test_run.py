@@ -51,6 +51,14 @@ class Loud(Actor):
     async def leave(self) -> None:
         raise SystemExit(3)
 
+    @endpoint
+    async def stay(self) -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+
 
 class Crasher(Loud):
     host = "crasher.example"
@@ -292,3 +300,15 @@ def test_a_method_that_exits_ends_the_process_and_nothing_keeps_it_alive(tmp_pat
         answer = httpx.post(f"{served.url}/loud.example/leave")
         assert answer.status_code == 500
         assert served.end() == 3, served.told()
+
+
+def test_a_method_that_swallows_its_cancellation_does_not_keep_the_process_alive(tmp_path: Path) -> None:
+    tree = TREE.replace("      args: {name: second}\n", "      args: {name: second}\n      shutdown: 100ms\n")
+    tree = tree.replace("      args: {name: first}\n", "      args: {name: first}\n      shutdown: 100ms\n")
+    with serving(write(tmp_path, tree), tmp_path) as served:
+        url = served.url
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/loud.example/stay", timeout=0.3)
+        served.signal(signal.SIGTERM)
+        assert served.end() == 0, served.told()
+        assert "actor.abandoned" in "\n".join(served.errors)

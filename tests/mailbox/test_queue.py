@@ -8,10 +8,15 @@ from hypothesis import strategies as st
 
 from mbactor.errors import InvalidSpec
 from mbactor.mailbox import Lane, Mailbox, MailboxQueue
+from mbactor.testing.contracts import check_mailbox
 
 
 def queue_of(capacity: int, overflow: str = "reject") -> MailboxQueue[int]:
     return MailboxQueue(Mailbox(capacity, overflow), since=float)  # type: ignore[arg-type]
+
+
+def test_it_keeps_the_contract_of_a_mailbox() -> None:
+    check_mailbox(MailboxQueue)
 
 
 @given(

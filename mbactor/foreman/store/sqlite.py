@@ -109,9 +109,10 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
-        if self._reader is not self._writer:
-            await self._reader.close()
-        await self._writer.close()
+        with offload.busy():
+            if self._reader is not self._writer:
+                await self._reader.close()
+            await self._writer.close()
 
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -155,7 +156,8 @@ async def open_sqlite(path: str | None, shard: int = 1) -> SqliteStore:
         if reader is not writer:
             await run_in_driver(reader, lambda db: db.execute("PRAGMA query_only = ON").close())
     except BaseException as error:
-        await writer.close()
+        with offload.busy():
+            await writer.close()
         if isinstance(error, sqlite3.Error):
             raise InvalidSpec(f"database {path!r} cannot be used: {error}") from error
         raise
@@ -167,7 +169,8 @@ async def _connect(path: str) -> aiosqlite.Connection:
     # A process that ends without closing the store must not wait for a thread that nobody will tell to end.
     connection._thread.daemon = True  # noqa: SLF001
     try:
-        await connection
+        with offload.busy():
+            await connection
     except sqlite3.Error as error:
         # Its thread has been told to end, and would otherwise tell so to a loop that may be closed by then.
         await asyncio.sleep(0)

@@ -1,0 +1,170 @@
+"""A probe has the address and the signatures of a class, keeps what it is sent, and answers by script."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from mbactor import Actor, ActorCrashed, ActorSystem, BadRequest, BudgetSpent, MailboxFull, MbactorError, endpoint
+from mbactor.errors import DeclarationError
+from mbactor.foreman import Foreman, task
+from mbactor.mailbox import Mailbox
+from mbactor.testing import Probes
+
+
+class Letter(msgspec.Struct):
+    to: str
+    pages: int = 1
+
+
+class Mail(Actor):
+    host = "mail.example"
+    running = 0
+
+    def __init__(self, server: str) -> None:
+        raise AssertionError("nothing of the class's own code runs")
+
+    async def on_start(self) -> None:
+        raise AssertionError("nothing of the class's own code runs")
+
+    @endpoint
+    async def send(self, letter: Letter, urgent: bool = False) -> str:
+        raise AssertionError("nothing of the class's own code runs")
+
+    @endpoint
+    def forget(self, to: str) -> None:
+        raise AssertionError("nothing of the class's own code runs")
+
+
+class Shop(Actor):
+    @endpoint
+    async def sell(self, to: str) -> str:
+        self.tell(Mail.forget, to)
+        return await self.ask(Mail.send, Letter(to), urgent=True)
+
+
+class Work(Actor):
+    host = "work.example"
+
+    @task
+    async def step(self) -> None: ...
+
+
+async def test_a_probe_is_reached_by_class_and_keeps_what_it_gets(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    mail = await mbactor_probe(Mail)
+    mail.reply(Mail.send, "queued")
+    shop = await mbactor.spawn(Shop)
+    assert await shop.ask(Shop.sell, "ada") == "queued"
+    assert not (await mail.expect(Mail.forget, to="ada")).asked
+    sent = await mail.expect(Mail.send, letter=Letter("ada"))
+    assert (sent.asked, sent.arguments["urgent"]) == (True, True)
+    assert [str(one) for one in mail.received] == [
+        "forget(to='ada')",
+        "send(letter=Letter(to='ada', pages=1), urgent=True)",
+    ]
+    await mail.expect_none("1h")
+
+
+async def test_a_script_is_followed_and_its_last_reply_stays(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    mail = await mbactor_probe(Mail)
+
+    async def slow(letter: Letter, urgent: bool = False) -> str:
+        await asyncio.sleep(5)
+        return f"{letter.pages} pages, {urgent}"
+
+    mail.reply(Mail.send, "one", MbactorError("no stamps", status=402), slow, lambda letter, urgent=False: "last")
+    assert await mbactor.ask(Mail.send, Letter("a")) == "one"
+    with pytest.raises(MbactorError, match="no stamps"):
+        await mbactor.ask(Mail.send, Letter("a"))
+    assert await mbactor.ask(Mail.send, Letter("a", 3)) == "3 pages, False"
+    assert [await mbactor.ask(Mail.send, Letter("a")) for _ in range(2)] == ["last", "last"]
+    await mbactor.ask(Mail.forget, "a")
+
+
+async def test_a_scripted_crash_is_a_crash_and_the_probe_goes_on(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    mail = await mbactor_probe(Mail)
+    mail.reply(Mail.send, ValueError("torn"), "mended")
+    with pytest.raises(ActorCrashed, match="torn"):
+        await mbactor.ask(Mail.send, Letter("a"))
+    assert await mbactor.ask(Mail.send, Letter("a")) == "mended"
+    assert len(mail.received) == 2
+
+
+async def test_a_script_that_hangs_costs_the_asker_its_budget(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    mail = await mbactor_probe(Mail)
+
+    async def for_ever(letter: Letter, urgent: bool = False) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    mail.reply(Mail.send, for_ever)
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(BudgetSpent):
+        await mbactor.ask(Mail.send, Letter("a"))
+    assert asyncio.get_running_loop().time() - began == pytest.approx(20, abs=0.01)
+
+
+async def test_without_a_script_only_a_method_without_a_result_answers(
+    mbactor: ActorSystem, mbactor_probe: Probes
+) -> None:
+    await mbactor_probe(Mail)
+    await mbactor.ask(Mail.forget, "a")
+    with pytest.raises(MbactorError, match=r"Mail has no reply to send: say probe.reply\(Mail.send, ...\)"):
+        await mbactor.ask(Mail.send, Letter("a"))
+
+
+async def test_wrong_arguments_are_the_same_400_as_with_the_class(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    mail = await mbactor_probe(Mail)
+    wrong: Any = {"letter": {"to": 5}}
+    with pytest.raises(BadRequest, match=r"\$.letter.to"):
+        await mbactor.ask(Mail.send, **wrong)
+    assert not mail.received
+
+
+async def test_expect_says_what_came_instead(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    mail = await mbactor_probe(Mail)
+    mbactor.tell(Mail.forget, "ada")
+    with pytest.raises(AssertionError, match=r"Mail got forget\(to='ada'\), forget\(to='bob'\) was expected"):
+        await mail.expect(Mail.forget, to="bob")
+    with pytest.raises(AssertionError, match=r"Mail got nothing within 3h, any message\(\) was expected"):
+        await mail.expect(within="3h")
+    mbactor.tell(Mail.forget, "eve")
+    with pytest.raises(AssertionError, match=r"Mail got forget\(to='eve'\), nothing was expected"):
+        await mail.expect_none()
+
+
+async def test_fish_passes_what_it_does_not_look_for(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    mail = await mbactor_probe(Mail)
+    for name in ("ada", "bob", "eve"):
+        mbactor.tell(Mail.forget, name)
+    assert (await mail.fish(Mail.forget, to="bob")).arguments == {"to": "bob"}
+    with pytest.raises(AssertionError, match=r"no forget\(to='zoe'\) within 1m; it got forget\(to='eve'\)"):
+        await mail.fish(Mail.forget, within="1m", to="zoe")
+
+
+async def test_a_probe_takes_the_options_of_a_child(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    mail = await mbactor_probe(Mail, id="small", mailbox=Mailbox(1))
+    release = asyncio.Event()
+
+    async def held(letter: Letter, urgent: bool = False) -> str:
+        await release.wait()
+        return "sent"
+
+    mail.reply(Mail.send, held)
+    asks = [asyncio.ensure_future(mbactor.ask(Mail.send, Letter("a")))]
+    await mail.expect(Mail.send)
+    asks += [asyncio.ensure_future(mbactor.ask(Mail.send, Letter("a"))) for _ in range(2)]
+    with pytest.raises(MailboxFull):
+        await asks[2]
+    release.set()
+    assert await asyncio.gather(*asks[:2]) == ["sent", "sent"]
+    assert mail.ref.id == "small"
+
+
+async def test_a_class_with_tasks_is_refused_with_what_to_do(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    with pytest.raises(DeclarationError, match=r"Work.step is a task or a workflow: a probe stands in for endpoints"):
+        await mbactor_probe(Work)
+    await mbactor.spawn(Foreman)
