@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +49,7 @@ def run(file: Path, log_level: str, log_format: str) -> None:
     process at once. Exit code 0 after a clean stop, 1 when the root supervisor gave up or the tree did not start,
     2 for a faulty file.
     """
+    _end_quietly_until_something_runs()
     from mbactor.cli.run import serve
 
     sys.exit(serve(load(file), log_level=log_level, log_format=log_format))
@@ -103,6 +106,12 @@ def load(file: Path) -> Topology:
         counted = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         click.echo(f"{file}: {counted}, nothing was started", err=True)
         sys.exit(2)
+
+
+def _end_quietly_until_something_runs() -> None:
+    """A signal before the tree is being started has nothing to stop; the running tree replaces these handlers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
 
 
 def _counted(topology: Topology) -> str:
