@@ -42,8 +42,11 @@ class MbactorError(Exception):
         self.fields = fields
         if status is not None:
             self.status = status
+        self._tell(fields)
+
+    def _tell(self, fields: Mapping[str, Any]) -> None:
         for name, value in fields.items():
-            if not hasattr(type(self), name):
+            if name not in _OWN and not hasattr(type(self), name):
                 setattr(self, name, value)
 
     def __init_subclass__(cls) -> None:
@@ -55,7 +58,8 @@ class MbactorError(Exception):
         raise AttributeError(f"{type(self).__name__} has no field {name!r}")
 
     def __str__(self) -> str:
-        return self.message
+        # Also of a subclass that forgot the constructor of its base.
+        return str(self.__dict__.get("message") or Exception.__str__(self) or type(self).__name__)
 
     @classmethod
     def restore(
@@ -69,12 +73,16 @@ class MbactorError(Exception):
     ) -> Self:
         """The error as it was raised elsewhere, without calling the subclass's own constructor."""
         error = cls.__new__(cls)
-        MbactorError.__init__(error, message, status=status, **fields)
+        MbactorError.__init__(error, message, status=status)
+        error.fields = dict(fields)
+        error._tell(fields)  # noqa: SLF001 - its own class
         error.taken = taken
         error.remote_trace = remote_trace
         return error
 
 
+_OWN = frozenset({"message", "fields", "status", "taken", "remote_trace", "args"})
+"""What a field may be called, and is then found in `fields` only."""
 _types: dict[str, type[MbactorError]] = {}
 
 
@@ -93,19 +101,21 @@ def to_wire(error: BaseException) -> dict[str, Any]:
         trace = "".join(traceback.format_exception(error))
     if not isinstance(error, MbactorError):
         error = ActorCrashed.because(error)
+    # A subclass may have forgotten the constructor of its base.
+    fields, status = getattr(error, "fields", None), getattr(error, "status", 500)
     wire = {
-        "error": _printable(error.message),
-        "statusCode": error.status,
+        "error": _printable(getattr(error, "message", None) or error_text(error)),
+        "statusCode": status if type(status) is int else 500,
         "type": _name_of(type(error)),
         "taken": error.taken,
-        "fields": {name: _plain(value) for name, value in error.fields.items()},
+        "fields": {str(name): _plain(value) for name, value in fields.items()} if isinstance(fields, dict) else {},
     }
     if trace is not None:
         wire["trace"] = _printable(trace)
     return wire
 
 
-def text_of(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """The error's text, also of one that has trouble telling it."""
     try:
         return _printable(str(error))
@@ -130,13 +140,12 @@ def _plain(value: Any) -> Any:
 def from_wire(wire: Mapping[str, Any]) -> MbactorError:
     """The error that `to_wire` wrote, as the nearest type this process knows."""
     cls = _types.get(wire.get("type", ""), MbactorError)
-    return cls.restore(
-        wire.get("error", "unknown error"),
-        wire.get("statusCode", 500),
-        wire.get("fields") or {},
-        taken=wire.get("taken", "yes"),
-        remote_trace=wire.get("trace"),
-    )
+    message, status, fields = wire.get("error", "unknown error"), wire.get("statusCode", 500), wire.get("fields") or {}
+    taken, trace = wire.get("taken", "yes"), wire.get("trace")
+    try:
+        return cls.restore(message, status, fields, taken=taken, remote_trace=trace)
+    except (TypeError, AttributeError):  # a class that cannot be made again without its own constructor
+        return MbactorError.restore(message, status, fields, taken=taken, remote_trace=trace)
 
 
 # --- the message could not be delivered ------------------------------------------------------------
@@ -260,7 +269,7 @@ class ActorCrashed(MbactorError):
 
     @classmethod
     def because(cls, error: BaseException) -> ActorCrashed:
-        text = text_of(error)
+        text = error_text(error)
         return cls(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 

@@ -25,7 +25,7 @@ from structlog.processors import JSONRenderer
 
 from mbactor import clock, observe
 from mbactor.durations import text_of
-from mbactor.errors import MbactorError
+from mbactor.errors import MbactorError, error_text
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -200,7 +200,7 @@ def _plain(key: str, value: Any) -> Any:
 
 
 def _error_text(error: BaseException) -> str:
-    text = str(error)
+    text = error_text(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

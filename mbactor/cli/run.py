@@ -6,13 +6,15 @@ import asyncio
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbactor import observe, offload
+from mbactor import observe
 from mbactor.errors import MbactorError
 from mbactor.kernel.settings import Settings, environment
 from mbactor.observers import LogObserver, telemetry_from_environment
@@ -93,7 +95,8 @@ async def _left_behind() -> bool:
     for task in tasks:
         task.cancel()
     stubborn = (await asyncio.wait(tasks, timeout=GRACE))[1] if tasks else set()
-    return bool(stubborn) or offload.outstanding() > 0
+    threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    return bool(stubborn) or bool(threads)
 
 
 async def _serve(topology: Topology) -> int:
@@ -148,6 +151,7 @@ class _Signals:
     def __init__(self, stopped: asyncio.Event) -> None:
         self._stopped = stopped
         self._caught_at = 0.0
+        self._over_at = 0.0
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -156,8 +160,15 @@ class _Signals:
 
     def __exit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
+        self._over_at = time.monotonic()
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
+            signal.signal(number, self._late)
+
+    def _late(self, number: int, _: object) -> None:
+        """Everything is down: the same signal, delivered twice, changes nothing; an impatient one ends it."""
+        if time.monotonic() - self._over_at > SAME_SIGNAL:
+            os._exit(128 + number)
 
     def _caught(self, number: int) -> None:
         now = asyncio.get_running_loop().time()

@@ -107,7 +107,12 @@ class Actor:
         """Run work in the background of this incarnation: its exception is a crash of the actor, the incarnation's
         end cancels it.
         """
-        return self._alive().spawn_task(work, name)
+        try:
+            incarnation = self._alive()
+        except BaseException:
+            work.close()
+            raise
+        return incarnation.spawn_task(work, name)
 
     async def sleep(self, duration: Duration) -> None:
         """Wait, while others go on; a serial actor handles no other message meanwhile."""

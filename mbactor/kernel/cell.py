@@ -11,10 +11,11 @@ import asyncio
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from mbactor import observe
-from mbactor.errors import ActorRestarting, ActorStopped, BudgetSpent, Deadlock, MailboxFull, MbactorError
+from mbactor.errors import ActorRestarting, ActorStopped, BudgetSpent, Deadlock, MailboxFull, MbactorError, NoSuchChild
 from mbactor.kernel.context import Call, current
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.feature import Route, routes_of
@@ -214,8 +215,11 @@ class Cell:
             raise Deadlock(f"{call.route.name} waits for the end of its own actor; call self.stop() instead")
         if timeout == 0:
             await self.stop(0)
+        if self.state == "closed":
+            return
         if self.terminate is not None:
-            await self.terminate()
+            with suppress(NoSuchChild):  # it has ended meanwhile
+                await self.terminate()
         else:
             self.close(await self.stop(timeout))
 
@@ -229,17 +233,17 @@ class Cell:
 
     # --- failures and deadlines ------------------------------------------------------------------------------
 
-    def crashed(self, error: BaseException, call: Call | None, where: str) -> None:
+    def crashed(self, error: BaseException, call: Call | None, where: str, by: Incarnation) -> None:
         """Something raised what is no answer. Told or not, restart or go on, is decided here."""
-        told = call is not None and call.told
+        told = call is not None and call.asked
         if call is not None:
             call.fail(error)
         aside = call is not None and call.route.feature.aside
         policy = self.cls.on_error or ("resume" if self.cls.concurrency > 1 else "restart")
         ends = not aside and (policy != "resume" or call is None)
         observe.emit("actor.crashed", actor=self.address, method=where, error=error, told=told)
-        if ends and self.current is not None:
-            self.current.end_by_itself(Exit("failed", error, told=told and policy != "fail"))
+        if ends and self.current is by:
+            by.end_by_itself(Exit("failed", error, told=told and policy != "fail"))
 
     def call_off(self, call: Call) -> None:
         """Nobody wants the answer any more: cancel the method, where it runs."""

@@ -79,6 +79,10 @@ class BusCall(BytesCall):
         self._answered = False
 
     @property
+    def asked(self) -> bool:
+        return self._respond is not None
+
+    @property
     def told(self) -> bool:
         return self._respond is not None and not self._answered
 

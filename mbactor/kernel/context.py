@@ -83,6 +83,11 @@ class Call:
         """Whether an error would reach somebody who waits for the answer."""
         return self.future is not None and not self.future.done()
 
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked, however that ended: an error of it is their affair, not the supervisor's."""
+        return self.future is not None
+
     def done(self) -> bool:
         """Whether the asker has its answer."""
         return self.future is None or self.future.done()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mbactor.errors import text_of
+from mbactor.errors import error_text
 
 ExitKind = Literal["normal", "shutdown", "failed", "killed", "gave_up"]
 
@@ -34,7 +34,7 @@ class Exit:
     def __str__(self) -> str:
         if self.error is None:
             return self.kind
-        text = text_of(self.error)
+        text = error_text(self.error)
         return f"{self.kind}: {type(self.error).__name__}" + (f": {text}" if text else "")
 
 

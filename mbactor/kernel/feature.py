@@ -17,6 +17,7 @@ from mbactor import observe
 from mbactor.errors import DeclarationError, MethodNotAllowed, NoSuchActor
 from mbactor.kernel.context import Call
 from mbactor.kernel.schema import Signature, signature_of
+from mbactor.mailbox import Mailbox
 from mbactor.transport.address import ANY_METHOD, DEFAULT_PORT, METHODS, Address, check_host, kebab
 
 if TYPE_CHECKING:
@@ -240,11 +241,21 @@ def routes_of(cls: type[Actor]) -> Routes:
     if found is None:
         if cls.host is not None:
             check_host(cls.host, cls.__name__)
+        _check_settings(cls)
         for hook in ("on_start", "on_stop"):
             if not inspect.iscoroutinefunction(getattr(cls, hook)):
                 raise DeclarationError(f"{cls.__name__}.{hook} must be an `async def`")
         found = _routes[cls] = Routes(cls)
     return found
+
+
+def _check_settings(cls: type[Actor]) -> None:
+    if type(cls.concurrency) is not int or cls.concurrency < 1:
+        raise DeclarationError(f"{cls.__name__}.concurrency = {cls.concurrency!r}: a whole number >= 1 expected")
+    if cls.on_error not in {None, "restart", "resume", "fail"}:
+        raise DeclarationError(f"{cls.__name__}.on_error = {cls.on_error!r}: 'restart', 'resume' or 'fail' expected")
+    if type(cls.mailbox) is not Mailbox:
+        raise DeclarationError(f"{cls.__name__}.mailbox = {cls.mailbox!r}: a Mailbox expected")
 
 
 def host_of(owner: type) -> str:

@@ -107,7 +107,10 @@ class Worker:
         self.quiet = -1
         self.waiting: asyncio.Future[None] | None = None
         self.scope: anyio.CancelScope
-        self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._live(), name=gate.cell.address)
+        # In the context of the actor's start, not of whoever happened to send the first message.
+        self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(
+            self._live(), name=gate.cell.address, context=incarnation.context.copy()
+        )
 
     def wake(self) -> None:
         if self.waiting is not None and not self.waiting.done():
@@ -128,7 +131,7 @@ class Worker:
 
     def leave_if_idle(self) -> bool:
         """Called about once a second: a worker that ran nothing since the last time goes."""
-        if self.waiting is None or self.served != self.quiet:
+        if self.waiting is None or self.waiting.done() or self.served != self.quiet:
             self.quiet = self.served
             return False
         self.retired = True
@@ -145,14 +148,20 @@ class Worker:
                 self.cancelled = False
                 with anyio.CancelScope() as self.scope:
                     await self._serve()
-                self.call = None
+                self._answer_cut()
         finally:
             self.gate.cell.node.linger_no_more(self)
-            if self.call is not None:
-                self.call.fail(ActorCrashed(f"{self.gate.cell.address} was cancelled while it handled this"))
-                self.call = None
+            self._answer_cut()
             if self in self.gate.workers:
                 self.gate.workers.remove(self)
+            if not self.gate.shut and len(self.gate.queue):
+                self.gate.kick()
+
+    def _answer_cut(self) -> None:
+        """The message in hand was cut off: nobody is left waiting for it."""
+        call, self.call = self.call, None
+        if call is not None:
+            call.fail(ActorCrashed(f"{self.gate.cell.address} was cancelled while it handled this"))
 
     async def _serve(self) -> None:
         queue, loop = self.gate.queue, asyncio.get_running_loop()
@@ -170,6 +179,8 @@ class Worker:
                 continue
             await self._run(call)
             self.served += 1
+            if self.scope.cancel_called:
+                return  # a cancellation that the method swallowed must not reach the next message
             if not self.served % FAIR_RUN:
                 await asyncio.sleep(0)
 
@@ -210,10 +221,12 @@ class Worker:
             # Whatever the method met further down: this message was taken.
             error.taken = "yes"
             call.fail(error)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and self._is_cancelled():
                 raise
-            cell.crashed(error, call, route.feature.name)
+            # What a cancelled method ends with is no crash: its asker has had the answer.
+            if not self.cancelled:
+                cell.crashed(error, call, route.feature.name, self.incarnation)
         self.call = None

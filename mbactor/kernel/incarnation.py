@@ -7,6 +7,7 @@ not be ended in time is abandoned: what it still does is refused, because it is 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import secrets
 from collections.abc import Coroutine
@@ -29,12 +30,26 @@ GRACE = 1.0
 class Incarnation:
     """Runs for a cell; ends by itself, or when the cell is told to stop."""
 
-    __slots__ = ("_end", "_sooner", "_tasks", "_until", "_wanted", "actor", "cell", "id", "number")
+    __slots__ = (
+        "_closed",
+        "_end",
+        "_sooner",
+        "_tasks",
+        "_until",
+        "_wanted",
+        "actor",
+        "cell",
+        "context",
+        "id",
+        "number",
+    )
     actor: Actor
 
     def __init__(self, cell: Cell, number: int) -> None:
         self.cell = cell
         self.number = number
+        self.context = contextvars.copy_context()
+        self._closed = False
         self.id = f"id-{secrets.token_hex(5)}"
         self._wanted: Exit | None = None
         self._end: asyncio.Task[Exit] | None = None
@@ -51,6 +66,9 @@ class Incarnation:
 
     def spawn_task(self, work: Coroutine[Any, Any, Any], name: str | None) -> asyncio.Task[Any]:
         """Run work that ends with this incarnation; its exception is a crash of the actor."""
+        if self._closed:
+            work.close()
+            raise ActorStopped(f"{self.cell.address} (incarnation {self.number})")
         tasks = self._tasks = self._tasks if self._tasks is not None else set()
         task = asyncio.get_running_loop().create_task(_rootwise(work), name=name or f"{self.cell.address} background")
         tasks.add(task)
@@ -62,10 +80,11 @@ class Incarnation:
             self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and self.cell.current is self:
-            self.cell.crashed(error, None, task.get_name())
+            self.cell.crashed(error, None, task.get_name(), self)
 
     def cancel_tasks(self) -> list[asyncio.Task[Any]]:
-        """Cancel all background work."""
+        """Cancel all background work; no more is begun."""
+        self._closed = True
         tasks = list(self._tasks or ())
         for task in tasks:
             task.cancel()

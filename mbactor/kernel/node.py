@@ -13,7 +13,15 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from mbactor import observe
-from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, DeclarationError, MbactorError, NoSuchActor
+from mbactor.errors import (
+    BadRequest,
+    BudgetSpent,
+    CallTooDeep,
+    DeclarationError,
+    MbactorError,
+    NoSuchActor,
+    Unavailable,
+)
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.client import BusCall, BytesCall, Response, body_of
 from mbactor.kernel.context import MAX_DEPTH, Call, current, deadline_of_ask
@@ -65,6 +73,7 @@ class Node:
         self.dead_letters = DeadLetters()
         self.deadlines = Deadlines(_out_of_time)
         self.served: dict[str, Served] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.stopping = False
         """Everything is being stopped: what is down will not come back."""
         self._lingering: set[Worker] = set()
@@ -74,6 +83,7 @@ class Node:
     async def open(self) -> None:
         """Connect the bus and listen for answers."""
         self.stopping = False
+        self._loop = asyncio.get_running_loop()
         await self.bus.connect()
         self.requester.open()
 
@@ -81,6 +91,7 @@ class Node:
         """End the requester and the bus; wait for what runs in the background."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+        self._loop = None
         self.requester.close()
         self.deadlines.close()
         await self.bus.close()
@@ -91,6 +102,14 @@ class Node:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=1)
+
+    def check_running(self) -> asyncio.AbstractEventLoop:
+        """The node's loop. Unavailable where it is not running, or is asked from another loop's thread."""
+        if self._loop is None:
+            raise Unavailable("the system is not running; use it in an `async with` block")
+        if self._loop is not asyncio.get_running_loop():
+            raise Unavailable("an actor system belongs to the event loop that started it, and this is another one")
+        return self._loop
 
     # --- asking by class or host ------------------------------------------------------------------------
 
@@ -104,8 +123,9 @@ class Node:
         """Send to any replica of a host; the future of the answer."""
         check_operation(operation)
         try:
+            self.check_running()
             host = host or host_of(operation.owner)
-        except DeclarationError as error:
+        except (DeclarationError, Unavailable) as error:
             return _failed_already(error)
         served = self.served.get(host)
         if served is not None:
@@ -120,6 +140,7 @@ class Node:
         host: str | None = None,
     ) -> bool:
         check_operation(operation)
+        self.check_running()
         host = host or host_of(operation.owner)
         served = self.served.get(host)
         if served is not None:
@@ -205,16 +226,18 @@ class Node:
         future: asyncio.Future[Response] = loop.create_future()
         caller, now = current.get(), loop.time()
         try:
+            self.check_running()
             url, _, found = url.partition("?")
+            body = body_of(body)
             address = Address.parse(url, method)
             deadline = deadline_of_ask(caller, now)
             cell, route = self._find(address)
             if cell is None or route is None:
-                return self._request_remote(address, body_of(body), query or found, headers or {}, deadline)
+                return self._request_remote(address, body, query or found, headers or {}, deadline)
         except MbactorError as error:
             future.set_exception(error)
             return future
-        call = BytesCall(route, body_of(body), JSON, query or found, deadline, future, caller)
+        call = BytesCall(route, body, JSON, query or found, deadline, future, caller)
         call.trace = observe.traceparent() or call.trace
         call.arrived = now
         self.deadlines.add(deadline, call, now)

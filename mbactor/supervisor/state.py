@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mbactor.errors import MbactorError
+from mbactor.errors import MbactorError, error_text
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.supervisor.spec import ChildSpec
 
@@ -22,7 +22,7 @@ class StartFailed(MbactorError):
     """A child could not be started; `child` names it, `__cause__` says why, nested for nested supervisors."""
 
     def __init__(self, child: str, cause: BaseException) -> None:
-        text = str(cause)
+        text = error_text(cause)
         kind = type(cause).__name__
         reason = text if isinstance(cause, StartFailed) else f"{kind}: {text}" if text else kind
         super().__init__(f"child {child!r} failed to start: {reason}", child=child)

@@ -13,6 +13,7 @@ and to leave neither task nor timer behind.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -205,7 +206,9 @@ class Supervisor:
             if again:
                 await checkpoint("supervisor.restart.before", child=id)
             await child.start()
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
+            raise
+        except BaseException as error:
             return error
         return None
 

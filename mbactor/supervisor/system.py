@@ -77,7 +77,7 @@ class ActorSystem:
             if self._tree_spec is not None:
                 self._tree = Supervisor.from_spec(self._tree_spec)
                 self._tree.bind(self.node, self.name)
-                self._tree.on_exit = self._tree_ended
+                self._tree.on_exit = self._tree_down
                 await self._tree.start()
         except BaseException:
             self._tree = None
@@ -111,6 +111,12 @@ class ActorSystem:
             raise MbactorError("the system is not running: use it in an `async with` block")
         return await asyncio.shield(self._ended)
 
+    def _tree_down(self, exit: Exit) -> None:
+        """It ended by itself and will not come back: whoever waits for one of its actors is told."""
+        if self._tree is not None:
+            self._tree.close(exit)
+        self._tree_ended(exit)
+
     def _tree_ended(self, exit: Exit) -> None:
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(exit)
@@ -132,6 +138,7 @@ class ActorSystem:
         It has a restart budget of its own; when that is spent it ends as "gave up" and the system goes on.
         StartFailed where it does not start.
         """
+        self.node.check_running()
         if isinstance(target, ChildSpec):
             if args or kwargs:
                 raise InvalidSpec("spawn: arguments were given beside a child specification; put them into its `args`")

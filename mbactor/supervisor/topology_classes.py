@@ -20,7 +20,7 @@ from typing import Any, Union
 import msgspec
 
 from mbactor.durations import seconds_of_text
-from mbactor.errors import InvalidSpec
+from mbactor.errors import InvalidSpec, error_text
 from mbactor.supervisor.spec import kind_of
 from mbactor.supervisor.topology_fields import Section, did_you_mean
 from mbactor.supervisor.yaml_positions import Entry
@@ -69,8 +69,10 @@ def _import(name: str) -> ModuleType:
             folders = ", ".join(folder or "." for folder in sys.path[:2])
             raise ValueError(f"there is no module {name!r} (looked in {folders} and the installed packages)") from None
         raise ValueError(f"module {name!r} cannot be imported: {error}") from error
-    except Exception as error:
-        raise ValueError(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also of a module that exits at its import
+        raise ValueError(f"module {name!r} cannot be imported: {type(error).__name__}: {error_text(error)}") from error
 
 
 def arguments(

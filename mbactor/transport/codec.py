@@ -37,6 +37,8 @@ def decode(body: bytes | memoryview, content_type: str, type_: Any = Any) -> Any
         return msgspec.json.decode(body, type=type_)
     except msgspec.ValidationError as error:
         raise BadRequest(str(error)) from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is no {content_type}: {error}") from None
 

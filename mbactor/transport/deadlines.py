@@ -31,6 +31,7 @@ class Deadlines:
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
+        self._compact_at = 0.0
 
     def add(self, deadline: float, item: Any, now: float) -> None:
         self._young.append((deadline, item))
@@ -58,6 +59,11 @@ class Deadlines:
             if not item.done():
                 heapq.heappush(self._old, (deadline, next(self._order), item))
         now = asyncio.get_running_loop().time()
+        if now >= self._compact_at:
+            # What is answered behind one that still waits would keep its result alive for as long.
+            self._compact_at = now + 4 * _SWEEP
+            self._old = [entry for entry in self._old if not entry[2].done()]
+            heapq.heapify(self._old)
         while self._old and (self._old[0][0] <= now or self._old[0][2].done()):
             _, _, item = heapq.heappop(self._old)
             if not item.done():

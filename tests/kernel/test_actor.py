@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import datetime as dt
+import time
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar, TypedDict
 
@@ -28,6 +30,7 @@ from mbactor import (
     endpoint,
 )
 from mbactor.errors import CallTooDeep, Deadlock, DeclarationError, MethodNotAllowed
+from mbactor.supervisor import SupervisorSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -617,3 +620,169 @@ async def test_a_tell_to_nobody_is_a_dead_letter(system: ActorSystem) -> None:
     [letter] = system.dead_letters
     assert letter.arguments == {"how": "fine"}
     assert "nobody serves" in letter.reason
+
+
+class Forgetful(MbactorError):
+    def __init__(self, order_id: int) -> None:
+        self.order_id = order_id
+
+
+class Rude(Actor):
+    host = "rude.example"
+
+    @endpoint
+    async def swallow(self) -> str:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            return "fallback"
+        return "?"
+
+    @endpoint
+    async def turn_into_an_error(self) -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise ConnectionError("lost") from None
+
+    @endpoint
+    async def forget(self) -> None:
+        raise Forgetful(7)
+
+    @endpoint
+    async def reserved(self) -> None:
+        raise MbactorError("odd", fields={"message": 1})
+
+    @endpoint
+    async def exits(self) -> None:
+        raise GeneratorExit
+
+    @endpoint
+    async def pause(self, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return self.id
+
+    @endpoint
+    async def who(self) -> str:
+        return VARIABLE.get()
+
+
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nobody's")
+
+
+async def test_a_cancellation_that_a_method_swallows_does_not_reach_the_next_message(system: ActorSystem) -> None:
+    rude = await system.spawn(Rude)
+    first = asyncio.ensure_future(_within(0.05, rude.ask, Rude.swallow))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(rude.ask(Rude.pause, 0.01))
+    with pytest.raises(TimeoutError):
+        await first
+    assert await second
+
+
+async def test_what_follows_a_cancellation_is_neither_a_crash_nor_charged(system: ActorSystem) -> None:
+    rude = await system.spawn(child(Rude))
+    before = await rude.ask(Rude.pause, 0)
+    for _ in range(6):
+        with pytest.raises(TimeoutError):
+            await _within(0.02, rude.ask, Rude.turn_into_an_error)
+    assert await rude.ask(Rude.pause, 0) == before
+
+
+@pytest.mark.parametrize("method", [Rude.forget, Rude.reserved, Rude.exits])
+async def test_an_error_that_hardly_travels_is_answered_and_the_queue_goes_on(system: ActorSystem, method: Any) -> None:
+    rude = await system.spawn(Rude)
+    failing, waiting = asyncio.ensure_future(rude.ask(method)), rude.ask(Rude.pause, 0)
+    with pytest.raises(MbactorError):
+        await failing
+    assert await waiting
+
+
+async def test_a_method_does_not_see_the_context_of_whoever_asked_first(system: ActorSystem) -> None:
+    rude = await system.spawn(Rude)
+
+    async def ask_as(who: str) -> str:
+        VARIABLE.set(who)
+        return await rude.ask(Rude.who)
+
+    assert await asyncio.create_task(ask_as("alice")) == "nobody's"
+    assert await asyncio.create_task(ask_as("bob")) == "nobody's"
+
+
+async def test_a_body_nested_too_deep_is_a_400(system: ActorSystem) -> None:
+    rude = await system.spawn(Rude)
+    before = await rude.ask(Rude.pause, 0)
+    with pytest.raises(BadRequest, match="too deeply"):
+        await system.request("POST", "https://rude.example/pause", b'{"zzz":' + b"[" * 3000 + b"]" * 3000 + b"}")
+    assert await rude.ask(Rude.pause, 0) == before
+
+
+async def test_a_message_that_comes_as_a_worker_is_about_to_go_is_not_left_behind(system: ActorSystem) -> None:
+    loop = asyncio.get_running_loop()
+    rude = await system.spawn(Rude)
+    await rude.ask(Rude.pause, 0)
+    timer = system.node._linger_timer
+    assert timer is not None
+    got: list[asyncio.Future[str]] = []
+    loop.call_at(timer.when() + 0.99, lambda: got.append(asyncio.ensure_future(rude.ask(Rude.pause, 0))))
+    loop.call_at(timer.when() + 0.95, time.sleep, 0.1)
+    await _until(lambda: bool(got))
+    assert await _within(2, lambda _: got[0], None)
+
+
+async def test_actors_of_a_tree_that_gave_up_say_so() -> None:
+    class Dies(Actor):
+        host = "dies.example"
+
+        @endpoint
+        async def die(self) -> None:
+            await asyncio.sleep(0.01)
+            raise ValueError("dead")
+
+    tree = SupervisorSpec(max_restarts=0, children=[child(Dies)])
+    async with ActorSystem(tree=tree) as system:
+        system.tell(Dies.die)
+        queued = asyncio.ensure_future(system.ask(Dies.die))
+        assert (await system.wait()).kind == "gave_up"
+        with pytest.raises(ActorStopped):
+            await queued
+        with pytest.raises(NoSuchActor):
+            await system.ask(Dies.die)
+
+
+@pytest.mark.parametrize("failure", [GeneratorExit(), BaseExceptionGroup("g", [GeneratorExit()]), Unspeakable()])
+async def test_whatever_on_start_raises_is_a_failed_start(failure: BaseException) -> None:
+    class Fails(Actor):
+        async def on_start(self) -> None:
+            raise failure
+
+    async with ActorSystem() as system:
+        with pytest.raises(MbactorError, match="fails"):
+            await system.spawn(Fails)
+
+
+async def test_a_system_that_does_not_run_says_so() -> None:
+    system = ActorSystem()
+    with pytest.raises(MbactorError, match="not running"):
+        await system.ask(Rude.who)
+    with pytest.raises(MbactorError, match="not running"):
+        system.tell(Rude.who)
+    with pytest.raises(MbactorError, match="not running"):
+        await system.spawn(Rude)
+
+
+async def test_stopping_twice_is_stopping_once(system: ActorSystem) -> None:
+    rude = await system.spawn(Rude)
+    await rude.stop()
+    await rude.stop()
+    await rude.kill()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("concurrency", 0), ("concurrency", "4"), ("on_error", "x"), ("mailbox", 5)]
+)
+async def test_a_setting_of_a_class_that_cannot_be_is_named(name: str, value: Any) -> None:
+    cls = type("Wrong", (Actor,), {name: value})
+    async with ActorSystem() as system:
+        with pytest.raises(DeclarationError, match=rf"Wrong\.{name}"):
+            await system.spawn(cls)
