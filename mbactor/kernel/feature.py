@@ -159,7 +159,10 @@ class Route:
 
     def encode_result(self, value: Any, content_type: str) -> tuple[bytes, str]:
         """The method's result as bytes, in the content type of the request where it can be."""
-        return self.signature.encode_result(value, content_type)
+        signature = self.signature
+        if type(value) not in signature.returns_exact:
+            value = signature.returned(value)
+        return signature.encode_result(value, content_type)
 
 
 def observed(route: Route, handler: Invoke) -> Invoke:

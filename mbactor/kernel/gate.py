@@ -117,9 +117,13 @@ class Worker:
             self.waiting.set_result(None)
 
     def cancel(self, error: MbactorError) -> None:
-        """Answer the asker now, then cancel the method."""
-        if self.call is not None:
-            self.call.fail(error)
+        """Answer the asker now, then cancel the method. A message nobody asked an answer for is a dead letter."""
+        call = self.call
+        if call is not None and call.asked:
+            call.fail(error)
+        elif call is not None:
+            letters, cell = self.gate.cell.node.dead_letters, self.gate.cell
+            letters.add(cell.address, call.route.feature.name, call.kwargs, call.sender, str(error))
         self.cancelled = True
         self.scope.cancel()
 

@@ -23,7 +23,7 @@ from mbactor.errors import (
     Unavailable,
 )
 from mbactor.kernel.cell import Cell
-from mbactor.kernel.client import BusCall, BytesCall, Response, body_of
+from mbactor.kernel.client import BusCall, BytesCall, Response, SerializedCall, body_of
 from mbactor.kernel.context import MAX_DEPTH, Call, current, deadline_of_ask
 from mbactor.kernel.dead_letters import DeadLetters
 from mbactor.kernel.feature import Operation, Route, host_of, routes_of
@@ -211,10 +211,7 @@ class Node:
             return Call(route, bound, deadline, future, caller)
         body, content_type = route.signature.encode(bound)
         message = Message.from_bytes(Message(Envelope("ask", "0", content_type=content_type), body).to_bytes())
-        inner = future and asyncio.get_running_loop().create_future()
-        if inner is not None and future is not None:
-            inner.add_done_callback(lambda answered: _hand_over(answered, future, route))
-        return BytesCall(route, message.body, message.envelope.content_type, "", deadline, inner, caller)
+        return SerializedCall(route, message.body, message.envelope.content_type, "", deadline, future, caller)
 
     # --- asking by address --------------------------------------------------------------------------------
 
@@ -236,6 +233,9 @@ class Node:
                 return self._request_remote(address, body, query or found, headers or {}, deadline)
         except MbactorError as error:
             future.set_exception(error)
+            return future
+        except (TypeError, ValueError) as error:
+            future.set_exception(BadRequest(f"{method} {url!r} cannot be sent: {error}"))
             return future
         call = BytesCall(route, body, JSON, query or found, deadline, future, caller)
         call.trace = observe.traceparent() or call.trace
@@ -472,12 +472,6 @@ def _failed(future: asyncio.Future[Any], outer: asyncio.Future[Any]) -> bool:
         outer.set_exception(error)
         return True
     return False
-
-
-def _hand_over(answered: asyncio.Future[Response], outer: asyncio.Future[Any], route: Route) -> None:
-    if not _failed(answered, outer):
-        response = answered.result()
-        _decode_into(outer, response.body, response.headers["content-type"], route)
 
 
 def _decode_into(outer: asyncio.Future[Any], body: bytes, content_type: str, route: Route) -> None:

@@ -28,6 +28,8 @@ Unset = Literal["unset"]
 STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
 RESTARTS: Final[tuple[str, ...]] = get_args(Restart)
 AUTO_SHUTDOWNS: Final[tuple[str, ...]] = get_args(AutoShutdown)
+MOST_REPLICAS = 10_000
+"""More than this in one supervisor is a slip of the pen."""
 _ID = re.compile(r"[^\s/]+")
 
 
@@ -122,6 +124,8 @@ def child(
     _one_of(f"child {name!r}: restart", restart, RESTARTS)
     if not _is_whole(replicas, 1):
         raise InvalidSpec(f"child {name!r}: replicas: {replicas!r} given, a whole number >= 1 expected")
+    if replicas > MOST_REPLICAS:
+        raise InvalidSpec(f"child {name!r}: replicas: {replicas!r} given, at most {MOST_REPLICAS} expected")
     if backoff is not None and not isinstance(backoff, Backoff):
         raise InvalidSpec(f"child {name!r}: backoff: {backoff!r} given, a Backoff or None expected")
     if significant and restart == "permanent":

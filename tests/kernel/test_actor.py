@@ -786,3 +786,35 @@ async def test_a_setting_of_a_class_that_cannot_be_is_named(name: str, value: An
     async with ActorSystem() as system:
         with pytest.raises(DeclarationError, match=rf"Wrong\.{name}"):
             await system.spawn(cls)
+
+
+async def test_a_result_that_does_not_fit_is_an_error_over_bytes_too(system: ActorSystem) -> None:
+    await system.spawn(Counter)
+    with pytest.raises(MbactorError, match="Counter.lie") as error:
+        await system.request("POST", "https://counter.example/lie")
+    assert error.value.status == 500
+
+
+async def test_a_tell_in_hand_at_a_kill_is_a_dead_letter(system: ActorSystem) -> None:
+    rude = await system.spawn(Rude)
+    rude.tell(Rude.pause, 3600)
+    await _until(lambda: rude.statistics().accepted == 1 and rude.statistics().depth == 0)
+    await rude.kill()
+    assert [letter.method for letter in system.dead_letters] == ["pause"]
+
+
+async def test_an_ask_that_was_cancelled_while_it_waited_never_runs(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    asked = [asyncio.ensure_future(counter.ask(Counter.add)) for _ in range(5)]
+    for one in asked:
+        one.cancel()
+    await asyncio.sleep(0)
+    assert await counter.ask(Counter.read) <= 1
+
+
+@pytest.mark.parametrize(
+    ("url", "body"), [("https://[x/ok", None), ("https://a.example/ok", object()), ("https://\ud800/x", 1)]
+)
+async def test_a_request_that_cannot_be_sent_is_a_400_when_awaited(system: ActorSystem, url: str, body: Any) -> None:
+    with pytest.raises(BadRequest):
+        await system.request("POST", url, body)
