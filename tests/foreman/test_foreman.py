@@ -457,3 +457,47 @@ async def test_a_key_that_can_be_none_is_a_400_for_every_operation(system: Actor
         with pytest.raises(MbactorError) as refused:
             await call(key)
         assert refused.value.status == 400
+
+
+class Meeting(Actor):
+    """Two tasks of one actor that each wait for the other."""
+
+    host = "meeting.example"
+
+    def __init__(self) -> None:
+        self.both = asyncio.Barrier(2)
+
+    @endpoint
+    async def meet(self) -> str:
+        return (await Flows(self).run(Meeting.appointment)).status
+
+    @task
+    async def arrange(self) -> None: ...
+
+    @task
+    async def left(self) -> None:
+        await self.both.wait()
+
+    @task
+    async def right(self) -> None:
+        await self.both.wait()
+
+    @task
+    async def leave(self) -> None: ...
+
+    @workflow
+    def appointment(self) -> Graph:
+        graph = Graph("Appointment")
+        graph.add_transition_fan_out(Meeting.arrange, Meeting.left, Meeting.right)
+        graph.add_transition(Meeting.left, Meeting.leave)
+        graph.add_transition(Meeting.right, Meeting.leave)
+        graph.set_fan_in(Meeting.leave)
+        graph.add_transition(Meeting.leave, END)
+        return graph
+
+
+async def test_branches_of_one_actor_run_in_parallel_beside_the_endpoint_that_waits_for_them(
+    system: ActorSystem,
+) -> None:
+    await system.spawn(Meeting)
+    assert await system.ask(Meeting.meet) == "completed"
