@@ -213,22 +213,6 @@ class ActorStopped(MbactorError):
         self.address = address
 
 
-class NotAcknowledged(MbactorError):
-    """No sign of life came within the acknowledgement window: the message may or may not have been taken."""
-
-    status = 504
-    taken: Taken = "unknown"
-
-    def __init__(self, address: str, window: float) -> None:
-        super().__init__(
-            f"{address} did not acknowledge within {window:.3f} s; it may still have taken the message",
-            address=address,
-            window=window,
-        )
-        self.address = address
-        self.window = window
-
-
 class AddressTooLong(MbactorError):
     """The address does not fit in a bus subject."""
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mbactor.observe import EVENTS
+from mbactor.seams import SEAMS
+
 ROOT = Path(__file__).parent.parent / "mbactor"
 LEAVES = {
     "errors", "observe", "observers", "telemetry", "clock", "seams", "expressions", "durations", "offload",
@@ -148,3 +151,27 @@ def test_an_actor_and_a_system_need_no_driver_web_or_telemetry_package() -> None
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not done.stdout.split()
+
+
+def _calls(function: str) -> list[str]:
+    """The first argument of each call of a function, where that is a text."""
+    names = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
+                continue
+            called = node.func
+            name = (
+                called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+            )
+            if name == function and isinstance(node.args[0].value, str):
+                names.append(node.args[0].value)
+    return names
+
+
+def test_every_seam_is_passed_at_exactly_one_place() -> None:
+    assert sorted(_calls("checkpoint")) == sorted(SEAMS)
+
+
+def test_every_event_is_listed_and_every_listed_event_is_told() -> None:
+    assert set(_calls("emit")) == set(EVENTS)

@@ -209,7 +209,7 @@ def task(function: Callable[..., Any] | None = None, /, *, serial: bool = False)
 
 
 def workflow(function: Callable[..., Any], /) -> Workflow:
-    """Declare a workflow: a method that builds and returns its `Graph`. It is asked for once a flow."""
+    """Declare a workflow: a method that builds and returns its `Graph`. It is asked for when flows are created."""
     return Workflow(function, local_names=locals_where_defined(2))
 
 

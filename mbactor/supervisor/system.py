@@ -84,6 +84,7 @@ class ActorSystem:
             await self.stop()
             raise
         self._serving = True
+        observe.emit("system.serving", system=self.name)
 
     async def stop(self) -> None:
         """Stop everything, the last started first. Idempotent."""
