@@ -263,8 +263,30 @@ class Deadlock(MbactorError):
     status = 508
 
     def __init__(self, cycle: str) -> None:
-        super().__init__(f"deadlock: {cycle}; use tell, or raise the actor's concurrency", cycle=cycle)
+        super().__init__(f"deadlock: {cycle}; use tell, make the actor reentrant, or raise its concurrency", cycle=cycle)
         self.cycle = cycle
+
+
+class Unauthenticated(MbactorError):
+    """The endpoint requires something of the end user, and the message acts for nobody. It was not run."""
+
+    status = 401
+    taken: Taken = "no"
+
+    def __init__(self, name: str, requires: str) -> None:
+        super().__init__(f"{name} requires {requires}, and the message acts for nobody", name=name, requires=requires)
+
+
+class Forbidden(MbactorError):
+    """The claims of the end user do not satisfy what the endpoint requires. The message was not run."""
+
+    status = 403
+    taken: Taken = "no"
+
+    def __init__(self, name: str, requires: str) -> None:
+        super().__init__(
+            f"{name} requires {requires}, which the claims of the end user do not satisfy", name=name, requires=requires
+        )
 
 
 class CallTooDeep(MbactorError):
@@ -287,6 +309,30 @@ class InvalidSpec(MbactorError, ValueError):
 
 class Ignore(Exception):
     """Raised in `on_start`: leave this child unstarted, without an error (OTP's `ignore`)."""
+
+
+# --- names -------------------------------------------------------------------------------------------------
+
+
+class NameTaken(MbactorError):
+    """Another actor is registered under this name on this node; `holder` is its address."""
+
+    status = 409
+
+    def __init__(self, name: str, holder: str) -> None:
+        super().__init__(f"the name {name!r} belongs to {holder}; release it first", name=name, holder=holder)
+        self.name = name
+        self.holder = holder
+
+
+class NoSuchName(MbactorError, KeyError):
+    """No actor is registered under this name on this node."""
+
+    status = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no actor is registered as {name!r} on this node", name=name)
+        self.name = name
 
 
 # --- supervisors' run-time calls -----------------------------------------------------------------------

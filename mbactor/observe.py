@@ -28,6 +28,7 @@ EVENTS: Mapping[str, str] = {
     "actor.crashed": "a method raised: actor, method, error, told, trace",
     "actor.stop_failed": "on_stop raised: actor, error, trace",
     "actor.abandoned": "a method that would not stop was left behind: actor, method",
+    "message.failed": "a method that was told, not asked, answered with an error: actor, method, error",
     "message.dead": "a message could not be delivered: address, method, sender, reason",
     "supervisor.restarting": "a child is about to be restarted: supervisor, child, delay, restarts, reason",
     "supervisor.gave_up": "the restart budget is spent: supervisor, child, reason",
@@ -103,7 +104,8 @@ _TRACEPARENT = re.compile(
 )
 _HERE = "the work at hand"
 _observers: tuple[Observer, ...] = ()
-_tracers: tuple[Observer, ...] = ()
+tracers: tuple[Observer, ...] = ()
+"""Those who listen to spans. Read on the path of every message, so it is a name of the module and not a call."""
 _NO_SPAN = _NoSpan()
 current_trace: ContextVar[str | None] = ContextVar("mbactor_trace", default=None)
 """The traceparent of the work at hand; None outside any trace."""
@@ -116,19 +118,19 @@ def active() -> bool:
 
 def tracing() -> bool:
     """Whether anybody listens to spans: they cost nothing otherwise."""
-    return bool(_tracers)
+    return bool(tracers)
 
 
 def add_observer(observer: Observer) -> None:
-    global _observers, _tracers
+    global _observers, tracers
     _observers = (*_observers, observer)
-    _tracers = tuple(o for o in _observers if getattr(o, "wants_spans", True))
+    tracers = tuple(o for o in _observers if getattr(o, "wants_spans", True))
 
 
 def remove_observer(observer: Observer) -> None:
-    global _observers, _tracers
+    global _observers, tracers
     _observers = tuple(o for o in _observers if o is not observer)
-    _tracers = tuple(o for o in _observers if getattr(o, "wants_spans", True))
+    tracers = tuple(o for o in _observers if getattr(o, "wants_spans", True))
 
 
 @contextmanager
@@ -177,14 +179,14 @@ class span:  # noqa: N801 - reads as a word: `with observe.span(...)`
 
     def __init__(self, kind: str, name: str, /, *, parent: str | None = _HERE, **fields: Any) -> None:
         self._span: Span | None = None
-        if _tracers:
+        if tracers:
             self._span = Span(kind, name, current_trace.get() if parent is _HERE else parent, fields)
 
     def __enter__(self) -> Span | _NoSpan:
         opened = self._span
         if opened is None:
             return _NO_SPAN
-        for observer in _tracers:
+        for observer in tracers:
             try:
                 observer.on_start(opened)
             except Exception as error:
@@ -199,7 +201,7 @@ class span:  # noqa: N801 - reads as a word: `with observe.span(...)`
             return
         opened.ended = time.perf_counter()
         opened.error = opened.error or error
-        for observer in _tracers:
+        for observer in tracers:
             try:
                 observer.on_end(opened)
             except Exception as failure:

@@ -28,7 +28,8 @@ from mbactor.foreman.model.flow import Flow, Parked, finish
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.state import decode_fields, decode_value, encode_value
 from mbactor.kernel.context import Call
-from mbactor.kernel.feature import Feature, Invoke, Route, begin_budget, host_of
+from mbactor.kernel.feature import Feature, Invoke, begin_budget, host_of
+from mbactor.kernel.routes import Route
 from mbactor.kernel.schema import Signature, locals_where_defined, signature_of
 from mbactor.transport.address import TASK_PORT
 from mbactor.transport.message import JSON

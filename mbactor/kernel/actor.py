@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, ParamSpec, Self, TypeVar
 
 import anyio
 
 from mbactor.durations import Duration, seconds
+from mbactor.errors import DeclarationError
 from mbactor.kernel.exit import Exit
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.log import Log
-from mbactor.kernel.ref import ActorRef, At
+from mbactor.kernel.ref import ActorRef, Answer, At
+from mbactor.kernel.timers import Timer
+from mbactor.kernel.worker import Stashed
 from mbactor.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from mbactor.kernel.client import Response
+    from mbactor.kernel.dead_letters import DeadLetter
     from mbactor.kernel.incarnation import Incarnation
+    from mbactor.kernel.names import Names
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 OnError = Literal["restart", "resume", "fail"]
+
+
+def _does_nothing(hook: F) -> F:
+    """Marks the hooks of `Actor` itself: what a class has not written need not be called."""
+    hook.does_nothing = True  # type: ignore[attr-defined]
+    return hook
 
 
 class Actor:
@@ -48,25 +60,48 @@ class Actor:
     mailbox: ClassVar[Mailbox] = Mailbox()
     concurrency: ClassVar[int] = 1
     """How many messages may be handled at once."""
+    reentrant: ClassVar[bool] = False
+    """Whether an ask that comes back to the actor while that waits for it is handled at once, beside the waiting method,
+    instead of failing as a deadlock: the state may then change under an `await`."""
     on_error: ClassVar[OnError | None] = None
     """What an unexpected exception does: `restart` (the default of a serial actor), `resume` (the default where
     `concurrency` is above 1), `fail` (a restart that is always charged to the supervisor's budget)."""
 
     _incarnation: Incarnation | None = None
 
+    # --- hooks ------------------------------------------------------------------------------------------
+
+    @_does_nothing
     async def on_start(self) -> None:
         """Runs before the first message of each incarnation. An exception is a failed start; `Ignore` leaves the
         actor unstarted without an error.
         """
 
+    @_does_nothing
     async def on_stop(self, exit: Exit) -> None:
         """Runs at the end of each incarnation whose `on_start` had returned, after a crash too, not after a kill."""
 
+    @_does_nothing
+    async def on_exit(self, ref: ActorRef[Any], exit: Exit) -> None:
+        """A watched actor has ended for good. Runs as a message, before those that wait."""
+
+    @_does_nothing
+    async def on_undelivered(self, letter: DeadLetter) -> None:
+        """A message this actor told could not be delivered. Runs as a message, before those that wait."""
+
+    @_does_nothing
+    async def on_receive_timeout(self) -> None:
+        """No message came for as long as `set_receive_timeout` says. Once, until another message was handled."""
+
     # --- to others --------------------------------------------------------------------------------------
 
-    def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        """Ask any replica of the operation's class: `await self.ask(Counter.add, by=1)`."""
-        return self._alive().cell.node.ask(operation, args, kwargs)
+    def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Answer[R]:
+        """Ask any replica of the operation's class: `await self.ask(Counter.add, by=1)`.
+
+        In a thread (`@endpoint(thread=True)`): `self.ask(Counter.add, by=1).result()`.
+        """
+        answer: Answer[R] = self._alive().cell.node.ask(operation, args, kwargs)
+        return answer
 
     def tell(self, operation: Operation[Any, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Tell any replica of the operation's class. False when it was refused here."""
@@ -90,6 +125,11 @@ class Actor:
         return ActorRef(self._alive().cell)
 
     @property
+    def refs(self) -> Names:
+        """The names of this node's actors: `self.refs.register("till", self.ref)`, `self.refs["till"].ask(...)`."""
+        return self._alive().cell.node.refs
+
+    @property
     def id(self) -> str:
         """Names this incarnation; the next has another."""
         return self._alive().id
@@ -103,6 +143,49 @@ class Actor:
         """End cleanly once the message in hand is finished."""
         self._alive().finish()
 
+    # --- messages for later ----------------------------------------------------------------------------------
+
+    def stash(self) -> NoReturn:
+        """Keep the message in hand for later, and leave the method: it begins again after `unstash_all`.
+
+            if not self.ready:
+                self.stash()
+
+        Its asker goes on waiting, within its time budget. As many are kept as the mailbox may hold (MailboxFull to
+        the asker beyond). What is stashed when the incarnation ends is handled first by the next.
+        """
+        self._alive()
+        raise Stashed
+
+    def unstash_all(self) -> int:
+        """Handle what was stashed next, in the order in which it came. How many messages there were."""
+        return self._alive().cell.unstash()
+
+    def send_after(
+        self, delay: Duration, operation: Operation[Any, P, Any], *args: P.args, **kwargs: P.kwargs
+    ) -> Timer:
+        """Tell itself later: `self.send_after("5s", Counter.flush)`. Ends with this incarnation, if not cancelled before."""
+        return self._timer(seconds(delay), None, operation, args, kwargs)
+
+    def send_every(
+        self, period: Duration, operation: Operation[Any, P, Any], *args: P.args, **kwargs: P.kwargs
+    ) -> Timer:
+        """Tell itself again and again, a period from now first. A time at which the message before still waits in the
+        mailbox is skipped. Ends with this incarnation, if not cancelled before.
+        """
+        every = seconds(period)
+        if every <= 0:
+            raise ValueError(f"send_every: a period of {period!r} given, more than 0 expected")
+        return self._timer(every, every, operation, args, kwargs)
+
+    def set_receive_timeout(self, duration: Duration | None) -> None:
+        """Have `on_receive_timeout` run when no message came for so long; None switches it off."""
+        incarnation = self._alive()
+        incarnation.cell.idle_after = None if duration is None else seconds(duration)
+        incarnation.watch_idleness(incarnation.cell.idle_after)
+
+    # --- background work --------------------------------------------------------------------------------------
+
     def spawn_task(self, work: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
         """Run work in the background of this incarnation: its exception is a crash of the actor, the incarnation's
         end cancels it.
@@ -114,9 +197,66 @@ class Actor:
             raise
         return incarnation.spawn_task(work, name)
 
+    def pipe_to_self(
+        self,
+        work: Awaitable[R],
+        operation: Operation[Any, [R], Any],
+        *,
+        failed: Operation[Any, [str], Any] | None = None,
+    ) -> asyncio.Task[Any]:
+        """Await something in the background and tell itself the result: `self.pipe_to_self(fetch(), Cache.fetched)`.
+
+        The actor goes on meanwhile, and the result comes through its mailbox, so the state needs no lock. An exception
+        is told to `failed` as a text; without that it is a crash of the actor. `MailboxFull` never loses the result:
+        it waits for room.
+        """
+        return self.spawn_task(self._piped(work, operation, failed), name=f"piped to {operation!r}")
+
+    async def _piped(self, work: Awaitable[Any], operation: Any, failed: Any) -> None:
+        try:
+            result = await work
+        except Exception as error:
+            if failed is None:
+                raise
+            await self.ref.tell_wait(failed, f"{type(error).__name__}: {error}")
+        else:
+            await self.ref.tell_wait(operation, result)
+
     async def sleep(self, duration: Duration) -> None:
         """Wait, while others go on; a serial actor handles no other message meanwhile."""
         await anyio.sleep(seconds(duration))
+
+    # --- watching ---------------------------------------------------------------------------------------------
+
+    def watch(self, ref: ActorRef[Any]) -> None:
+        """Have `on_exit(ref, exit)` run once when that actor has ended for good; at once where it has ended already.
+
+        Restarts are not told. The watch is this incarnation's: the next one watches again in its `on_start`.
+        """
+        self._alive().watch(ref.cell)
+
+    def unwatch(self, ref: ActorRef[Any]) -> None:
+        """No notice of that actor comes any more, not even one that is on its way."""
+        self._alive().unwatch(ref.cell)
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _timer(
+        self,
+        delay: float,
+        every: float | None,
+        operation: Operation[Any, ..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Timer:
+        incarnation = self._alive()
+        if not isinstance(operation, Operation):
+            raise TypeError(f"{operation!r} given, a reference to an endpoint of this actor expected")
+        route = incarnation.cell.routes.by_name.get(operation.feature.name)
+        if route is None:
+            raise DeclarationError(f"{type(self).__name__} has no {operation.feature.name}: timers tell the actor itself")
+        bound = route.signature.bind(args, kwargs)
+        return Timer(incarnation, route, bound, delay, every)
 
     def _alive(self) -> Incarnation:
         incarnation = self._incarnation

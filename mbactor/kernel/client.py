@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mbactor.errors import MbactorError, to_wire
 from mbactor.kernel.context import Call
-from mbactor.kernel.feature import Route
 from mbactor.transport.codec import decode, encode
 from mbactor.transport.message import JSON, Envelope, Message
+
+if TYPE_CHECKING:
+    from mbactor.kernel.cell import Cell
+    from mbactor.kernel.routes import Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,99 +30,83 @@ class Response:
         return msgspec.json.decode(self.body) if self.body else None
 
 
-class BytesCall(Call):
+class BytesCall(Call, eq=False, kw_only=True):
     """A call whose arguments came as bytes and whose result leaves as bytes, of the same content type."""
 
-    __slots__ = ("body", "content_type", "query")
-
-    def __init__(
-        self,
-        route: Route,
-        body: bytes,
-        content_type: str,
-        query: str,
-        deadline: float,
-        future: asyncio.Future[Any] | None,
-        caller: Call | None,
-    ) -> None:
-        super().__init__(route, None, deadline, future, caller)
-        self.body = body
-        self.content_type = content_type
-        self.query = query
+    body: bytes = b""
+    content_type: str = JSON
+    query: str = ""
 
     def arguments(self) -> dict[str, Any]:
+        if self.kwargs is not None:
+            return self.kwargs  # type: ignore[no-any-return]
         return self.route.signature.decode(self.body, self.content_type, self.query)
 
-    def answer(self, value: Any) -> None:
-        if self.future is not None and not self.future.done():
-            try:
-                body, content_type = self.route.encode_result(value, self.content_type)
-            except MbactorError as error:
-                self.fail(error)
-            else:
-                self.future.set_result(Response(200, body, {"content-type": content_type}))
+    def answer(self, value: Any) -> bool:
+        if self.future is None or self.future.done():
+            return self.future is None
+        try:
+            body, content_type = self.route.encode_result(value, self.content_type)
+            self.future.set_result(self._result(body, content_type))
+        except MbactorError as error:
+            self.fail(error)
+        return True
+
+    def _result(self, body: bytes, content_type: str) -> Any:
+        return Response(200, body, {"content-type": content_type})
 
 
-class SerializedCall(BytesCall):
+class SerializedCall(BytesCall, eq=False, kw_only=True):
     """A call within the process that goes through bytes all the same, both ways."""
 
-    __slots__ = ()
-
-    def answer(self, value: Any) -> None:
-        if self.future is not None and not self.future.done():
-            try:
-                body, content_type = self.route.encode_result(value, self.content_type)
-                result = decode(body, content_type, self.route.signature.returns)
-            except MbactorError as error:
-                self.fail(error)
-            else:
-                self.future.set_result(result)
+    def _result(self, body: bytes, content_type: str) -> Any:
+        return decode(body, content_type, self.route.signature.returns)
 
 
-class BusCall(BytesCall):
+class BusCall(BytesCall, eq=False, kw_only=True):
     """A call that came over the bus; the answer is published to the asker's inbox."""
 
-    __slots__ = ("_answered", "_respond")
-
-    def __init__(
-        self, route: Route, message: Message, deadline: float, respond: Callable[[Message], None] | None
-    ) -> None:
+    @classmethod
+    def of(
+        cls, route: Route, cell: Cell, message: Message, publish: Callable[[str, bytes], None], reply: str | None
+    ) -> BusCall:
+        """The call that a message makes; one without a reply subject is a tell."""
         envelope = message.envelope
-        super().__init__(route, message.body, envelope.content_type, envelope.query, deadline, None, None)
-        self.path = envelope.path
-        self.trace = envelope.trace
-        self.identity = envelope.identity
-        self.baggage = envelope.baggage or None
-        self._respond = respond
-        self._answered = False
+        call = cls(route, None, cell, body=message.body, content_type=envelope.content_type, query=envelope.query)
+        call.trace = envelope.trace
+        call.baggage = envelope.baggage or None
+        if reply is not None:
+            publishing: Any = Publishing(publish, reply)
+            call.future = publishing
+        return call
 
-    @property
-    def asked(self) -> bool:
-        return self._respond is not None
-
-    @property
-    def told(self) -> bool:
-        return self._respond is not None and not self._answered
-
-    def answer(self, value: Any) -> None:
-        if self.told:
-            try:
-                body, content_type = self.route.encode_result(value, self.content_type)
-            except MbactorError as error:
-                self.fail(error)
-            else:
-                self._send(Envelope("reply", str(self.id), content_type=content_type), body)
+    def _result(self, body: bytes, content_type: str) -> Any:
+        return Message(Envelope("reply", str(self.id), content_type=content_type), body)
 
     def fail(self, error: BaseException) -> None:
-        if self.told:
+        if self.future is not None and not self.future.done():
             wire = to_wire(error)
-            body = msgspec.json.encode(wire)
-            self._send(Envelope("error", str(self.id), status=wire["statusCode"], content_type=JSON), body)
+            envelope = Envelope("error", str(self.id), status=wire["statusCode"], content_type=JSON)
+            answer: Any = Message(envelope, msgspec.json.encode(wire))
+            self.future.set_result(answer)
 
-    def _send(self, envelope: Envelope, body: bytes) -> None:
+
+class Publishing:
+    """Stands where the future of a local ask would: what it is set to is published."""
+
+    __slots__ = ("_answered", "_publish", "_reply")
+
+    def __init__(self, publish: Callable[[str, bytes], None], reply: str) -> None:
+        self._publish = publish
+        self._reply = reply
+        self._answered = False
+
+    def done(self) -> bool:
+        return self._answered
+
+    def set_result(self, answer: Message) -> None:
         self._answered = True
-        if self._respond is not None:
-            self._respond(Message(envelope, body))
+        self._publish(self._reply, answer.to_bytes())
 
 
 def body_of(value: Any) -> bytes:

@@ -9,70 +9,64 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import anyio
+import anyio.lowlevel
+import msgspec
 
 from mbactor.errors import MbactorError, from_wire, to_wire
 
 if TYPE_CHECKING:
-    from mbactor.kernel.feature import Route
+    from mbactor.kernel.cell import Cell
+    from mbactor.kernel.routes import Route
 
 DEFAULT_BUDGET = 20.0
 """Seconds an ask has where nothing else limits it."""
 BUDGET_CAP = 900.0
 """No ask waits longer than this."""
 CLEAN_UP_BUDGET = 5.0
-"""Seconds for asks made in a shielded clean-up after the deadline has passed."""
+"""Seconds for asks made in a shielded clean-up that has no deadline of its own."""
 SCOPE_MARGIN = 0.002
 """An ask ends that much before the cancel scope around it, so that the asker learns what it waited for."""
 MAX_DEPTH = 64
 """Calls a chain of asks may have."""
 
 _ids = count(1)
+Claims = Mapping[str, Any]
+"""The verified claims of the end user a message acts for."""
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One message on its way through an actor: an ask (with a future), or a tell (without).
 
-    `budget` is set where the time counts from the start of the method rather than from the asking.
+    `caller` is the call that made it, until that one has ended; `asks` are those it made itself, as far as they may
+    still wait. `budget` is set where the time counts from the start of the method rather than from the asking.
+    A message made for one incarnation only, such as a timer's, carries its number.
+
+    A Struct, because one is made for each message: a class with `__init__` takes three times as long.
     """
 
-    __slots__ = (
-        "arrived", "baggage", "budget", "deadline", "future", "id", "identity", "kwargs", "path", "route", "sender",
-        "trace",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        route: Route,
-        kwargs: Any,
-        deadline: float,
-        future: asyncio.Future[Any] | None,
-        caller: Call | None,
-    ) -> None:
-        self.route = route
-        self.kwargs = kwargs
-        self.deadline = deadline
-        self.future = future
-        self.id = next(_ids)
-        self.arrived = 0.0
-        self.budget: float | None = None
-        if caller is None:
-            self.path: tuple[Any, ...] = ()
-            self.trace: str | None = None
-            self.identity: str | None = None
-            self.baggage: Mapping[str, str] | None = None
-            self.sender: str | None = None
-        else:
-            self.path = (*caller.path, caller) if future is not None else ()
-            self.trace = caller.trace
-            self.identity = caller.identity
-            self.baggage = caller.baggage
-            self.sender = caller.route.address
+    route: Route
+    kwargs: Any
+    cell: Cell
+    deadline: float = math.inf
+    future: asyncio.Future[Any] | None = None
+    caller: Call | None = None
+    identity: Claims | None = None
+    trace: str | None = None
+    baggage: Mapping[str, str] | None = None
+    arrived: float = 0.0
+    depth: int = 0
+    asks: Any = None
+    budget: float | None = None
+    incarnation: int = 0
+    key: Any = None
+    refused: bool = False
+    number: int = 0
+    via: tuple[Any, ...] = ()
 
     def arguments(self) -> dict[str, Any]:
         """What the method is called with. BadRequest where that came as bytes and does not fit."""
@@ -88,34 +82,131 @@ class Call:
         """Whether somebody asked, however that ended: an error of it is their affair, not the supervisor's."""
         return self.future is not None
 
+    @property
+    def id(self) -> int:
+        """A number that no other call of this process has."""
+        if not self.number:
+            self.number = next(_ids)
+        return self.number
+
+    @property
+    def sender(self) -> str | None:
+        """Which method of which address made it, for people; None where it came from outside any actor."""
+        return self.caller.route.address if self.caller is not None else None
+
     def done(self) -> bool:
         """Whether the asker has its answer."""
         return self.future is None or self.future.done()
 
-    def answer(self, value: Any) -> None:
-        """Give the method's result to whoever asked."""
+    def answer(self, value: Any) -> bool:
+        """Give the method's result to whoever asked. False where that came too late."""
         future = self.future
-        if future is not None and not future.done():
-            try:
-                future.set_result(self.route.signature.returned(value))
-            except MbactorError as error:
-                self.fail(error)
+        if future is None:
+            return True
+        if future.done():
+            return False
+        try:
+            signature = self.route.signature
+            future.set_result(value if type(value) in signature.returns_exact else signature.returned(value))
+        except MbactorError as error:
+            self.fail(error)
+        return True
 
     def fail(self, error: BaseException) -> None:
         """Give the asker an error, as the type and with the trace it has here."""
         if self.future is not None and not self.future.done():
             self.future.set_exception(from_wire(to_wire(error)))
 
+    def path(self) -> tuple[Any, ...]:
+        """The asks it is made for, outermost first: running calls of this process, texts for those of others."""
+        found: list[Any] = []
+        call = self.caller if self.asked else None
+        while call is not None:
+            found.append(call)
+            found.extend(reversed(call.via))
+            call = call.caller if call.asked else None
+        return (*self.via, *reversed(found))
+
+    def note(self, ask: Any) -> None:
+        """Remember an ask made while this call runs; those that have their answers are forgotten."""
+        asks = self.asks
+        if asks is None or (type(asks) is not list and asks.done()):
+            self.asks = ask
+        elif type(asks) is list:
+            if len(asks) > 2 * sum(not one.done() for one in asks[-64:]) + 64:
+                asks[:] = [one for one in asks if not one.done()]
+            asks.append(ask)
+        else:
+            self.asks = [asks, ask]
+
+    def pending(self) -> list[Any]:
+        """The asks it made that wait for their answers."""
+        asks = self.asks if type(self.asks) is list else [self.asks] if self.asks is not None else []
+        return [one for one in asks if not one.done()]
+
+
+class Hooked:
+    """A hook that runs, and the task in which it does."""
+
+    __slots__ = ("call", "task")
+
+    def __init__(self, call: Call, task: asyncio.Task[Any] | None) -> None:
+        self.call = call
+        self.task = task
+
 
 current: ContextVar[Call | None] = ContextVar("mbactor_call", default=None)
 """The message this code runs for; None at a root."""
+acting: ContextVar[Claims | None] = ContextVar("mbactor_identity", default=None)
+"""The end user for whom code outside of any actor acts."""
+
+
+def _scope_deadline() -> Callable[[], float]:
+    """anyio's own question without the look for the backend that it begins with: a third of what that costs."""
+    backend: Any = anyio.lowlevel.current_token().backend_class
+    found: Callable[[], float] = backend.current_effective_deadline
+    return found
+
+
+_effective_deadline: Callable[[], float] | None = None
 
 
 def deadline_of_ask(caller: Call | None, now: float) -> float:
-    """When an ask made now ends, by the loop's clock."""
-    scope = anyio.current_effective_deadline() if asyncio.current_task() is not None else math.inf
+    """When an ask made now ends, by the loop's clock.
+
+    Where the caller's deadline would cut it short, a scope that shields the asking code counts instead: its own
+    deadline, or the time for a clean-up where it has none.
+    """
+    global _effective_deadline
+    if _effective_deadline is None:
+        _effective_deadline = _scope_deadline()
+    scope = _effective_deadline()
     handled = caller.deadline if caller is not None else math.inf
-    if handled <= now and scope > now:
-        handled = now + CLEAN_UP_BUDGET
-    nearest = min(scope - min(SCOPE_MARGIN, (scope - now) / 10) if scope < math.inf else scope, handled)
+    if scope == math.inf == handled:
+        return now + DEFAULT_BUDGET
+    if handled - now < CLEAN_UP_BUDGET or handled < scope < math.inf:
+        handled = _unless_shielded(caller, handled, scope, now)
+    if scope < math.inf:
+        scope -= min(SCOPE_MARGIN, (scope - now) / 10)
+    nearest = min(scope, handled)
     return now + DEFAULT_BUDGET if nearest == math.inf else min(nearest, now + BUDGET_CAP)
+
+
+def _unless_shielded(caller: Call | None, handled: float, scope: float, now: float) -> float:
+    """The caller's deadline, or what counts instead of it within a shield."""
+    if handled > now and not _shielded(caller, handled):
+        return handled
+    if scope <= now:
+        return handled
+    return math.inf if scope < math.inf else now + CLEAN_UP_BUDGET
+
+
+def _shielded(caller: Call | None, handled: float) -> bool:
+    """Whether the running code is shielded from its worker's scope: asked by lending that scope the deadline."""
+    worker = caller.cell.worker_of(caller) if caller is not None else None
+    if worker is None or worker.task is not asyncio.current_task() or worker.scope.cancel_called:
+        return False
+    worker.scope.deadline = handled
+    shielded = _effective_deadline is not None and _effective_deadline() > handled
+    worker.scope.deadline = math.inf
+    return shielded

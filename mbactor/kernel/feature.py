@@ -1,8 +1,9 @@
-"""What an actor class declares: features, collected once into routes.
+"""What an actor class declares: features.
 
 A feature is a descriptor on the class. Taken from the class it is an `Operation`, the typed reference that
 `ask` and `tell` are given; taken from an instance it is the plain method, for unit tests. A package above the
-kernel may add features of its own: it subclasses `Feature` and overrides `handler`.
+kernel may add features of its own: it subclasses `Feature` and overrides `handler`. `routes.py` makes what runs of
+the features of a class.
 """
 
 from __future__ import annotations
@@ -13,15 +14,14 @@ import types
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from mbactor import observe
-from mbactor.errors import DeclarationError, MethodNotAllowed, NoSuchActor
+from mbactor.errors import DeclarationError, MbactorError
+from mbactor.expressions import Expression, parse
 from mbactor.kernel.context import Call
 from mbactor.kernel.schema import Signature, signature_of
-from mbactor.mailbox import Mailbox
-from mbactor.transport.address import ANY_METHOD, DEFAULT_PORT, METHODS, Address, check_host, kebab
+from mbactor.transport.address import ANY_METHOD, DEFAULT_PORT, METHODS, Address, kebab
 
 if TYPE_CHECKING:
-    from mbactor.kernel.actor import Actor
+    from mbactor.kernel.routes import Route
 
 A_contra = TypeVar("A_contra", contravariant=True)
 P = ParamSpec("P")
@@ -35,7 +35,7 @@ class Operation(Generic[A_contra, P, R_co]):
     """A method of an actor class, taken as a reference: `Counter.add`.
 
     It carries the method's signature for type checkers and the class it was taken from, so `Sub.add` addresses
-    Sub even where `add` is inherited.
+    Sub even where `add` is inherited. There is one for each class and method, so it is compared by identity.
     """
 
     __slots__ = ("feature", "owner")
@@ -58,23 +58,23 @@ class Operation(Generic[A_contra, P, R_co]):
     def __repr__(self) -> str:
         return f"{self.owner.__name__}.{self.feature.name}"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Operation) and other.feature is self.feature and other.owner is self.owner
-
-    def __hash__(self) -> int:
-        return hash((self.feature, self.owner))
-
 
 class Feature:
     """A declared method: where it is reached and how it is run.
 
-    `aside` features do not pass the actor's serial gate: up to 64 of them run at once beside it.
+    `aside` features do not pass the actor's serial gate: up to 64 of them run at once beside it. One with a
+    `concurrency` has a gate of its own.
     """
 
     port = DEFAULT_PORT
     aside = False
     begins_late = False
     """The method says itself when it begins (`begin_budget`): it may wait for a thread first."""
+    threaded = False
+    """The method runs in a thread: it cannot be cancelled."""
+    concurrency: int | None = None
+    key: str | None = None
+    requires: Expression | None = None
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class Feature:
         method: str = ANY_METHOD,
         path: str | None = None,
         port: int | None = None,
+        requires: str | None = None,
         local_names: dict[str, Any] | None = None,
     ) -> None:
         if method.upper() not in METHODS | {ANY_METHOD}:
@@ -96,6 +97,8 @@ class Feature:
             raise DeclarationError(f"{function.__qualname__}: path {path!r}: expected a path that begins with '/'")
         if port is not None:
             self.port = port
+        if requires is not None:
+            self.requires = _parsed(requires, function)
         self.local_names = local_names
         self._operations: dict[type, Operation[Any, ..., Any]] = {}
         self.__doc__ = function.__doc__
@@ -125,14 +128,20 @@ class Feature:
         if inspect.iscoroutinefunction(function):
 
             async def invoke(actor: Any, call: Call) -> Any:
-                return await function(actor, **(call.kwargs or call.arguments()))
+                return await function(actor, **(call.arguments() if call.kwargs is None else call.kwargs))
 
             return invoke
 
         async def invoke_plain(actor: Any, call: Call) -> Any:
-            return function(actor, **(call.kwargs or call.arguments()))
+            return function(actor, **(call.arguments() if call.kwargs is None else call.kwargs))
 
         return invoke_plain
+
+    @property
+    def direct(self) -> Callable[..., Awaitable[Any]] | None:
+        """The method itself, where awaiting it with its arguments is all that a handler would do."""
+        plain = type(self).handler is Feature.handler and inspect.iscoroutinefunction(self.function)
+        return self.function if plain else None
 
 
 def begin_budget(actor: Any, call: Call) -> None:
@@ -141,124 +150,6 @@ def begin_budget(actor: Any, call: Call) -> None:
     if call.budget is not None and incarnation is not None:
         call.deadline = asyncio.get_running_loop().time() + call.budget
         incarnation.cell.watch_no_later_than(call.deadline)
-
-
-class Route:
-    """One feature of one actor class, ready to run. `plain` runs the method, `observed` within a span."""
-
-    __slots__ = ("address", "feature", "name", "observed", "owner", "plain", "signature")
-
-    def __init__(self, feature: Feature, owner: type[Actor]) -> None:
-        self.feature = feature
-        self.owner = owner
-        self.name = f"{owner.__name__}.{feature.name}"
-        self.address = f"{owner.host or owner.__name__}{feature.path}"
-        self.signature = feature.signature(owner)
-        self.plain = feature.handler(self)
-        self.observed = observed(self, self.plain)
-
-    def encode_result(self, value: Any, content_type: str) -> tuple[bytes, str]:
-        """The method's result as bytes, in the content type of the request where it can be."""
-        signature = self.signature
-        if type(value) not in signature.returns_exact:
-            value = signature.returned(value)
-        return signature.encode_result(value, content_type)
-
-
-def observed(route: Route, handler: Invoke) -> Invoke:
-    """The handler inside an `inbound` span that continues the caller's trace."""
-
-    async def observe_call(actor: Any, call: Call) -> Any:
-        with observe.span(
-            "inbound",
-            route.name,
-            parent=call.trace,
-            actor=actor.host or type(actor).__name__,
-            method=route.feature.name,
-        ):
-            call.trace = observe.traceparent()
-            return await handler(actor, call)
-
-    return observe_call
-
-
-class Routes:
-    """All routes of a class: by method name, and by port and path for what comes by address."""
-
-    __slots__ = ("_by_path", "by_name")
-
-    def __init__(self, cls: type[Actor]) -> None:
-        self.by_name: dict[str, Route] = {}
-        self._by_path: dict[tuple[int, str], dict[str, Route]] = {}
-        for name in dir(cls):
-            feature = inspect.getattr_static(cls, name)
-            if isinstance(feature, Feature):
-                self._add(Route(feature, cls))
-
-    def find(self, address: Address) -> Route:
-        """The route of an address: NoSuchActor for an unknown path, MethodNotAllowed for the wrong method."""
-        methods = self._by_path.get((address.port, address.path))
-        if methods is None:
-            raise NoSuchActor(str(address), "the actor has no such path")
-        route = methods.get(address.method) or methods.get(ANY_METHOD)
-        if route is None:
-            raise MethodNotAllowed(str(address), address.method, tuple(methods))
-        return route
-
-    def _add(self, route: Route) -> None:
-        feature = route.feature
-        if feature.name in _RESERVED:
-            raise DeclarationError(f"{route.name}: every actor has a {feature.name!r} of its own; choose another name")
-        methods = self._by_path.setdefault((feature.port, feature.path), {})
-        other = methods.get(feature.method)
-        if other is not None:
-            raise DeclarationError(f"{route.name} and {other.name} are both reached at {feature.method} {feature.path}")
-        self.by_name[feature.name] = methods[feature.method] = route
-
-
-_RESERVED = frozenset(
-    {
-        "ask",
-        "at",
-        "host",
-        "id",
-        "log",
-        "mailbox",
-        "on_start",
-        "on_stop",
-        "ref",
-        "request",
-        "sleep",
-        "spawn_task",
-        "stop",
-        "tell",
-    }
-)
-
-_routes: dict[type, Routes] = {}
-
-
-def routes_of(cls: type[Actor]) -> Routes:
-    """The routes of a class, resolved at the first call. DeclarationError where something cannot work."""
-    found = _routes.get(cls)
-    if found is None:
-        if cls.host is not None:
-            check_host(cls.host, cls.__name__)
-        _check_settings(cls)
-        for hook in ("on_start", "on_stop"):
-            if not inspect.iscoroutinefunction(getattr(cls, hook)):
-                raise DeclarationError(f"{cls.__name__}.{hook} must be an `async def`")
-        found = _routes[cls] = Routes(cls)
-    return found
-
-
-def _check_settings(cls: type[Actor]) -> None:
-    if type(cls.concurrency) is not int or cls.concurrency < 1:
-        raise DeclarationError(f"{cls.__name__}.concurrency = {cls.concurrency!r}: a whole number >= 1 expected")
-    if cls.on_error not in {None, "restart", "resume", "fail"}:
-        raise DeclarationError(f"{cls.__name__}.on_error = {cls.on_error!r}: 'restart', 'resume' or 'fail' expected")
-    if type(cls.mailbox) is not Mailbox:
-        raise DeclarationError(f"{cls.__name__}.mailbox = {cls.mailbox!r}: a Mailbox expected")
 
 
 def host_of(owner: type) -> str:
@@ -270,3 +161,10 @@ def host_of(owner: type) -> str:
             f" one: host = '{kebab(owner.__name__)}.example'"
         )
     return host
+
+
+def _parsed(requires: str, function: Callable[..., Any]) -> Expression:
+    try:
+        return parse(requires)
+    except MbactorError as error:
+        raise DeclarationError(f"{function.__qualname__}: requires {requires!r}: {error}") from error

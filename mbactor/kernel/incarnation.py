@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
 from mbactor.errors import ActorCrashed, ActorStopped
-from mbactor.kernel.context import current
+from mbactor.kernel.context import Call, Hooked, current
 from mbactor.kernel.exit import KILLED, NORMAL, Exit
+from mbactor.kernel.ref import ActorRef
+from mbactor.kernel.timers import Timer
+from mbactor.kernel.worker import GRACE, Worker
 
 if TYPE_CHECKING:
     from mbactor.kernel.actor import Actor
     from mbactor.kernel.cell import Cell
     from mbactor.kernel.gate import Gate
-
-GRACE = 1.0
-"""Seconds that what was cancelled has to end before it is abandoned."""
 
 
 class Incarnation:
@@ -33,15 +33,18 @@ class Incarnation:
     __slots__ = (
         "_closed",
         "_end",
+        "_id",
+        "_idle",
         "_sooner",
         "_tasks",
         "_until",
         "_wanted",
+        "_watched",
         "actor",
         "cell",
         "context",
-        "id",
         "number",
+        "timers",
     )
     actor: Actor
 
@@ -49,18 +52,31 @@ class Incarnation:
         self.cell = cell
         self.number = number
         self.context = contextvars.copy_context()
+        self.timers: set[Timer] | None = None
         self._closed = False
-        self.id = f"id-{secrets.token_hex(5)}"
+        self._id: str | None = None
         self._wanted: Exit | None = None
         self._end: asyncio.Task[Exit] | None = None
         self._until = math.inf
         self._sooner: asyncio.Event | None = None
         self._tasks: set[asyncio.Task[Any]] | None = None
+        self._watched: dict[Cell, Call | None] | None = None
+        self._idle: asyncio.TimerHandle | None = None
+
+    @property
+    def id(self) -> str:
+        if self._id is None:
+            self._id = f"id-{secrets.token_hex(5)}"
+        return self._id
 
     def check_current(self) -> None:
         """An incarnation that was left behind may not act in its successor's name."""
         if self.cell.current is not self:
             raise ActorStopped(f"{self.cell.address} (incarnation {self.number})")
+
+    def holds_anything(self) -> bool:
+        """Whether its end has anything to clear away."""
+        return bool(self._tasks or self.timers or self._watched or self._idle or self._end)
 
     # --- background work --------------------------------------------------------------------------------------
 
@@ -70,9 +86,15 @@ class Incarnation:
             work.close()
             raise ActorStopped(f"{self.cell.address} (incarnation {self.number})")
         tasks = self._tasks = self._tasks if self._tasks is not None else set()
-        task = asyncio.get_running_loop().create_task(_rootwise(work), name=name or f"{self.cell.address} background")
+        call = Call(self.cell.routes.background, {}, self.cell)
+        task = asyncio.get_running_loop().create_task(
+            _rooted(work, call), name=name or f"{self.cell.address} background"
+        )
         tasks.add(task)
         task.add_done_callback(self._task_done)
+        spawning = current.get()
+        if spawning is not None and spawning.cell is self.cell:
+            spawning.note(Background(call, task))
         return task
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
@@ -89,6 +111,72 @@ class Incarnation:
         for task in tasks:
             task.cancel()
         return tasks
+
+    def release(self) -> None:
+        """Timers and watches end with the incarnation that made them."""
+        for timer in tuple(self.timers or ()):
+            timer.cancel()
+        for cell in self._watched or ():
+            if cell.watchers is not None:
+                cell.watchers.pop(self, None)
+        self._watched = None
+        self.watch_idleness(None)
+        self.cell.idle_after = None
+
+    # --- watching ------------------------------------------------------------------------------------------------
+
+    def watch(self, cell: Cell) -> None:
+        """`on_exit` is due once when the cell has ended for good; at once where it has."""
+        watched = self._watched = self._watched if self._watched is not None else {}
+        if cell in watched:
+            return
+        watched[cell] = None
+        if cell.ended is not None:
+            self.has_ended(cell, cell.ended)
+        else:
+            cell.watchers = cell.watchers if cell.watchers is not None else {}
+            cell.watchers[self] = None
+
+    def unwatch(self, cell: Cell) -> None:
+        """No notice comes any more, not even one that waits in the mailbox."""
+        notice = self._watched.pop(cell, None) if self._watched else None
+        if cell.watchers is not None:
+            cell.watchers.pop(self, None)
+        if notice is not None and self.cell.main is not None:
+            self.cell.main.queue.withdraw(notice)
+
+    def has_ended(self, cell: Cell, exit: Exit) -> None:
+        """A watched actor has ended for good."""
+        if self.cell.current is self and self._watched is not None and cell in self._watched:
+            self._watched[cell] = self.cell.notice("on_exit", ref=ActorRef(cell), exit=exit)
+
+    # --- idleness -------------------------------------------------------------------------------------------------
+
+    def watch_idleness(self, after: float | None) -> None:
+        """Ring after so long without a message; None: not any more."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if after is not None:
+            served = self._served()
+            self._idle = asyncio.get_running_loop().call_later(after, self._been_idle, after, served)
+
+    def _been_idle(self, after: float, served: int) -> None:
+        self._idle = None
+        if self.cell.current is not self:
+            return
+        if self._served() == served and not self._busy():
+            self.cell.notice("on_receive_timeout")
+        elif not self._busy():
+            self.watch_idleness(after)
+
+    def _served(self) -> int:
+        main = self.cell.main
+        return main.queue.accepted if main is not None else 0
+
+    def _busy(self) -> bool:
+        main = self.cell.main
+        return main is not None and (len(main.queue) > 0 or any(worker.call is not None for worker in main.workers))
 
     # --- the end -------------------------------------------------------------------------------------------------
 
@@ -130,7 +218,9 @@ class Incarnation:
         self._until = math.inf if timeout is None else loop.time() + timeout
         self._sooner = asyncio.Event()
         self.cell.state = "stopping"
-        for gate in self.cell.gates() if hurry else self.cell.gates()[:1]:
+        gates = self.cell.gates()
+        aside = [gate for gate in gates if gate is not self.cell.main]
+        for gate in gates if hurry else aside or gates:
             gate.halt()
         self._end = self.cell.node.background(self._run_end(exit, hurry=hurry), f"{self.cell.address} ending")
 
@@ -139,18 +229,25 @@ class Incarnation:
         cut = False
         for gate in self.cell.gates():
             cut = (not await self._end_workers(gate, exit, hurry=hurry) and not hurry) or cut
+        self.release()
         cut = cut or self._left() <= 0 or not await self._run_on_stop(exit)
         background = self.cancel_tasks()
         if background:
             await asyncio.wait(background, timeout=GRACE)
-        ended = KILLED if cut and exit.clean else exit
-        if self.cell.current is self:
-            self.cell.current = None
-            if self.cell.state == "stopping":
-                self.cell.state = "down"
-            if self.cell.node.stopping:
-                self.cell.close(ended)
-        observe.emit("actor.stopped", actor=self.cell.address, incarnation=self.number, exit=str(ended))
+        return self._down(KILLED if cut and exit.clean else exit)
+
+    def _down(self, ended: Exit) -> Exit:
+        cell = self.cell
+        self.release()  # what on_stop has set
+        cell.note_exit(ended)
+        if cell.current is self:
+            cell.current = None
+            cell.unstash()
+            if cell.state == "stopping":
+                cell.state = "down"
+            if cell.node.stopping:
+                cell.close(ended)
+        observe.emit("actor.stopped", actor=cell.address, incarnation=self.number, exit=str(ended))
         return ended
 
     async def _end_workers(self, gate: Gate, exit: Exit, *, hurry: bool) -> bool:
@@ -166,22 +263,28 @@ class Incarnation:
             worker.cancel(ActorCrashed(f"{self.cell.address} ended ({exit}) while it handled this"))
         if tasks:
             _, tasks = await asyncio.wait(tasks, timeout=GRACE)
-        for worker in workers:
-            if worker.task in tasks:
-                worker.abandon()
+        _abandon([worker for worker in workers if worker.task in tasks])
         return not late
 
     async def _run_on_stop(self, exit: Exit) -> bool:
         """False when it overran. A failure in it is reported and stops nothing."""
+        if self.cell.routes.stops_plainly:
+            return True
+        call = Call(self.cell.routes.hooks["on_stop"], {}, self.cell)
         task = asyncio.get_running_loop().create_task(
-            _rootwise(self.actor.on_stop(exit)), name=f"{self.cell.address} on_stop"
+            _rooted(self.actor.on_stop(exit), call), name=f"{self.cell.address} on_stop"
         )
-        if await self._wait({task}):
-            task.cancel()
-            _, running = await asyncio.wait({task}, timeout=GRACE)
-            if running:
-                observe.emit("actor.abandoned", actor=self.cell.address, method="on_stop")
-            return False
+        self.cell.hook = Hooked(call, task)
+        try:
+            if await self._wait({task}):
+                task.cancel()
+                _, running = await asyncio.wait({task}, timeout=GRACE)
+                if running:
+                    self.cell.node.abandoned += 1
+                    observe.emit("actor.abandoned", actor=self.cell.address, method="on_stop")
+                return False
+        finally:
+            self.cell.hook = None
         if not task.cancelled() and task.exception() is not None:
             observe.emit("actor.stop_failed", actor=self.cell.address, error=task.exception())
         return True
@@ -202,7 +305,25 @@ class Incarnation:
         return tasks
 
 
-async def _rootwise(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run work as the root of a new path: it is nobody's call."""
-    current.set(None)
+class Background:
+    """Work that a call has begun beside itself: what it asks, the call waits for where it awaits the work."""
+
+    __slots__ = ("call", "task")
+
+    def __init__(self, call: Call, task: asyncio.Task[Any]) -> None:
+        self.call = call
+        self.task = task
+
+    def done(self) -> bool:
+        return self.task.done()
+
+
+def _abandon(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.abandon()
+
+
+async def _rooted(work: Coroutine[Any, Any, Any], call: Call) -> Any:
+    """Run work as the root of a new path: it is the actor's, and nobody's call."""
+    current.set(call)
     return await work

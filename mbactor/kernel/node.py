@@ -1,42 +1,39 @@
-"""`Node`: what all actors of one process share: the bus, the directory of hosts, dead letters, sweeps.
+"""`Node`: what all actors of one process share: the directory of hosts, names, dead letters, sweeps.
 
 Asks and tells start here. An address that is served in this process is reached directly; any other goes over
-the bus.
+the bus (`remote.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import secrets
-from collections.abc import Coroutine, Mapping
+from asyncio import get_running_loop
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future as ThreadFuture
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from mbactor import observe
-from mbactor.errors import (
-    BadRequest,
-    BudgetSpent,
-    CallTooDeep,
-    DeclarationError,
-    MbactorError,
-    NoSuchActor,
-    Unavailable,
-)
+from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, DeclarationError, MbactorError, Unavailable
 from mbactor.kernel.cell import Cell
-from mbactor.kernel.client import BusCall, BytesCall, Response, SerializedCall, body_of
-from mbactor.kernel.context import MAX_DEPTH, Call, current, deadline_of_ask
+from mbactor.kernel.client import BytesCall, Response, SerializedCall, body_of
+from mbactor.kernel.context import MAX_DEPTH, Call, acting, current, deadline_of_ask
 from mbactor.kernel.dead_letters import DeadLetters
-from mbactor.kernel.feature import Operation, Route, host_of, routes_of
-from mbactor.kernel.gate import Worker
-from mbactor.transport import subjects
+from mbactor.kernel.feature import Operation, host_of
+from mbactor.kernel.names import Names
+from mbactor.kernel.remote import Remote
+from mbactor.kernel.routes import Route
+from mbactor.kernel.worker import Worker
 from mbactor.transport.address import Address
-from mbactor.transport.bus import Bus, Delivery, Subscription
-from mbactor.transport.codec import decode
+from mbactor.transport.bus import Bus
 from mbactor.transport.deadlines import Deadlines
 from mbactor.transport.message import JSON, Envelope, Message
-from mbactor.transport.requester import Requester
 
 T = TypeVar("T")
+Arguments = tuple[Any, ...]
 _LINGER = 1.0
 
 
@@ -65,17 +62,23 @@ class Node:
 
     def __init__(self, name: str, bus: Bus, *, plane: str = "mbactor", serialize_local: bool = False) -> None:
         self.name = name
-        self.bus = bus
         self.plane = plane
         self.serialize_local = serialize_local
         self.id = "id-" + secrets.token_hex(5)
-        self.requester = Requester(bus, plane, self.id)
+        self.remote = Remote(self, bus)
         self.dead_letters = DeadLetters()
+        self.refs = Names()
+        self.cells: WeakValueDictionary[str, Cell] = WeakValueDictionary()
+        """Those that can be meant by a replica's id: in an address, or in a ref that has travelled."""
         self.deadlines = Deadlines(_out_of_time)
         self.served: dict[str, Served] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.late = 0
+        """Answers that came when nobody waited for them any more; they were dropped."""
+        self.abandoned = 0
+        """Methods that did not end when they were cancelled, and were left behind."""
         self.stopping = False
         """Everything is being stopped: what is down will not come back."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lingering: set[Worker] = set()
         self._linger_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -84,17 +87,19 @@ class Node:
         """Connect the bus and listen for answers."""
         self.stopping = False
         self._loop = asyncio.get_running_loop()
-        await self.bus.connect()
-        self.requester.open()
+        await self.remote.open()
+        nodes.append(self)
 
     async def close(self) -> None:
         """End the requester and the bus; wait for what runs in the background."""
         while self._tasks:
             await asyncio.wait(self._tasks)
         self._loop = None
-        self.requester.close()
+        if self in nodes:
+            nodes.remove(self)
         self.deadlines.close()
-        await self.bus.close()
+        await self.remote.close()
+        self.dead_letters.close()
         if self._linger_timer is not None:
             self._linger_timer.cancel()
         tasks = [worker.task for worker in self._lingering]
@@ -107,80 +112,72 @@ class Node:
         """The node's loop. Unavailable where it is not running, or is asked from another loop's thread."""
         if self._loop is None:
             raise Unavailable("the system is not running; use it in an `async with` block")
-        if self._loop is not asyncio.get_running_loop():
+        if self._loop is not get_running_loop():
             raise Unavailable("an actor system belongs to the event loop that started it, and this is another one")
         return self._loop
 
     # --- asking by class or host ------------------------------------------------------------------------
 
     def ask(
-        self,
-        operation: Operation[Any, ..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        host: str | None = None,
-    ) -> asyncio.Future[Any]:
+        self, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any], host: str | None = None
+    ) -> Any:
         """Send to any replica of a host; the future of the answer."""
         check_operation(operation)
         try:
             self.check_running()
             host = host or host_of(operation.owner)
         except (DeclarationError, Unavailable) as error:
-            return _failed_already(error)
+            return failed_already(error)
+        except RuntimeError:
+            return self._from_thread(lambda: self.ask(operation, args, kwargs, host))
         served = self.served.get(host)
         if served is not None:
             return self.ask_cell(served.next(), operation, args, kwargs)
-        return self._ask_remote(host, operation, args, kwargs)
+        return self.remote.ask(host, None, operation, args, kwargs)
 
     def tell(
-        self,
-        operation: Operation[Any, ..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        host: str | None = None,
+        self, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any], host: str | None = None
     ) -> bool:
         check_operation(operation)
-        self.check_running()
+        try:
+            self.check_running()
+        except RuntimeError:
+            return self._told_from_thread(lambda: self.tell(operation, args, kwargs, host))
         host = host or host_of(operation.owner)
         served = self.served.get(host)
         if served is not None:
             return self.tell_cell(served.next(), operation, args, kwargs)
-        route = routes_of(operation.owner).by_name[operation.feature.name]
-        address, caller = self._address(host, operation), current.get()
-        sender = caller.route.address if caller is not None else None
-        bound = route.signature.bind(args, kwargs)
-        body, content_type = route.signature.encode(bound)
-
-        def lost(error: MbactorError) -> None:
-            self.dead_letters.add(str(address), operation.feature.name, bound, sender, str(error))
-
-        message = Message(self._envelope("tell", None, content_type), body)
-        self.requester.send(self._source(caller), address, message, lost)
-        return True
+        return self.remote.tell(host, None, operation, args, kwargs)
 
     def ask_cell(
-        self, cell: Cell, operation: Operation[Any, ..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> asyncio.Future[Any]:
-        """Send to one actor of this process."""
-        loop = asyncio.get_running_loop()
+        self, cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]
+    ) -> Any:
+        """Send to one actor of this process; the future of the answer."""
+        try:
+            loop = get_running_loop()
+        except RuntimeError:
+            return self._from_thread(lambda: self.ask_cell(cell, operation, args, kwargs))
         future: asyncio.Future[Any] = loop.create_future()
         caller = current.get()
         now = loop.time()
         try:
-            route = _route(cell, operation)
+            route = cell.routes.by_operation.get(operation) or _route(cell, operation)
             bound = route.signature.bind(args, kwargs)
             deadline = deadline_of_ask(caller, now)
-            call = self._local_call(route, bound, deadline, future, caller)
-            if len(call.path) > MAX_DEPTH:
-                raise CallTooDeep(
-                    f"{route.name} would be call number {len(call.path)} in a chain; the limit is {MAX_DEPTH}"
-                )
             if deadline <= now:
                 raise BudgetSpent(f"{route.name} was not sent: the time budget was already spent")
+            if self.serialize_local:
+                call: Call = _serialized(route, bound, cell, deadline, future)
+            else:
+                call = Call(route, bound, cell, deadline, future)
+            if caller is not None:
+                _of_caller(call, caller)
+            else:
+                call.identity = acting.get()
         except MbactorError as error:
             future.set_exception(error)
             return future
-        if observe.tracing():
+        if observe.tracers:
             call.trace = observe.traceparent() or call.trace
         call.arrived = now
         self.deadlines.add(deadline, call, now)
@@ -188,30 +185,70 @@ class Node:
         return future
 
     def tell_cell(
-        self, cell: Cell, operation: Operation[Any, ..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]
     ) -> bool:
         """Send to one actor of this process and forget. BadRequest is raised at once."""
-        caller = current.get()
-        route = _route(cell, operation)
-        call = self._local_call(route, route.signature.bind(args, kwargs), math.inf, None, caller)
-        if observe.tracing():
-            call.trace = observe.traceparent() or call.trace
-        call.arrived = asyncio.get_running_loop().time()
-        return cell.accept(call)
+        try:
+            now = get_running_loop().time()
+        except RuntimeError:
+            return self._told_from_thread(lambda: self.tell_cell(cell, operation, args, kwargs))
+        return cell.accept(self._tell(cell, operation, args, kwargs, now))
 
-    def _local_call(
-        self,
-        route: Route,
-        bound: dict[str, Any],
-        deadline: float,
-        future: asyncio.Future[Any] | None,
-        caller: Call | None,
+    def tell_cell_wait(
+        self, cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]
+    ) -> Any:
+        """As `tell_cell`, when there is room; the future of that."""
+        try:
+            now = get_running_loop().time()
+        except RuntimeError:
+            return self._from_thread(lambda: self.tell_cell_wait(cell, operation, args, kwargs))
+        try:
+            budget = deadline_of_ask(current.get(), now) - now
+            return cell.accept_waiting(self._tell(cell, operation, args, kwargs, now), budget)
+        except MbactorError as error:
+            return failed_already(error)
+
+    def _tell(
+        self, cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any], now: float
     ) -> Call:
-        if not self.serialize_local:
-            return Call(route, bound, deadline, future, caller)
-        body, content_type = route.signature.encode(bound)
-        message = Message.from_bytes(Message(Envelope("ask", "0", content_type=content_type), body).to_bytes())
-        return SerializedCall(route, message.body, message.envelope.content_type, "", deadline, future, caller)
+        route = cell.routes.by_operation.get(operation) or _route(cell, operation)
+        bound = route.signature.bind(args, kwargs)
+        if self.serialize_local:
+            call: Call = _serialized(route, bound, cell, math.inf, None)
+        else:
+            call = Call(route, bound, cell)
+        caller = current.get()
+        if caller is not None:
+            call.caller = caller
+            call.identity, call.trace, call.baggage = caller.identity, caller.trace, caller.baggage
+        else:
+            call.identity = acting.get()
+        if observe.tracers:
+            call.trace = observe.traceparent() or call.trace
+        call.arrived = now
+        return call
+
+    # --- from a thread ----------------------------------------------------------------------------------------
+
+    def _from_thread(self, send: Callable[[], Any]) -> Answer:
+        """Let the loop send; the answer can be waited for in the thread by `result()`."""
+        loop = self._loop
+        if loop is None:
+            raise Unavailable("the system is not running; use it in an `async with` block")
+        answer = Answer()
+
+        def begin() -> None:
+            future: asyncio.Future[Any] = asyncio.ensure_future(send())
+            future.add_done_callback(lambda done: _pass_on(done, answer))
+
+        loop.call_soon_threadsafe(begin, context=contextvars.copy_context())
+        return answer
+
+    def _told_from_thread(self, tell: Callable[[], bool]) -> bool:
+        async def told() -> bool:
+            return tell()
+
+        return bool(self._from_thread(told).result())
 
     # --- asking by address --------------------------------------------------------------------------------
 
@@ -230,14 +267,18 @@ class Node:
             deadline = deadline_of_ask(caller, now)
             cell, route = self._find(address)
             if cell is None or route is None:
-                return self._request_remote(address, body, query or found, headers or {}, deadline)
+                return self.remote.request(address, body, query or found, headers or {}, deadline)
         except MbactorError as error:
             future.set_exception(error)
             return future
         except (TypeError, ValueError) as error:
             future.set_exception(BadRequest(f"{method} {url!r} cannot be sent: {error}"))
             return future
-        call = BytesCall(route, body, JSON, query or found, deadline, future, caller)
+        call = BytesCall(route, None, cell, deadline, future, body=body, content_type=JSON, query=query or found)
+        if caller is not None:
+            _of_caller(call, caller)
+        else:
+            call.identity = acting.get()
         call.trace = observe.traceparent() or call.trace
         call.arrived = now
         self.deadlines.add(deadline, call, now)
@@ -255,7 +296,7 @@ class Node:
             return None
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        call = Call(route, arguments, math.inf, future, None)
+        call = Call(route, arguments, cell, math.inf, future)
         call.budget = budget
         call.trace = observe.traceparent()
         call.arrived = loop.time()
@@ -275,76 +316,7 @@ class Node:
                 return None, None
         return cell, cell.routes.find(address)
 
-    def _request_remote(
-        self, address: Address, body: bytes, query: str, headers: Mapping[str, str], deadline: float
-    ) -> asyncio.Future[Response]:
-        loop = asyncio.get_running_loop()
-        outer: asyncio.Future[Response] = loop.create_future()
-        envelope = self._envelope("ask", deadline - loop.time(), JSON, query=query, headers=dict(headers))
-        inner = self.requester.request(self._source(current.get()), address, Message(envelope, body), deadline)
-
-        def answered(future: asyncio.Future[Message]) -> None:
-            if not _failed(future, outer):
-                message = future.result()
-                outer.set_result(
-                    Response(message.envelope.status, message.body, {"content-type": message.envelope.content_type})
-                )
-
-        inner.add_done_callback(answered)
-        return outer
-
-    def _ask_remote(
-        self, host: str, operation: Operation[Any, ..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        outer: asyncio.Future[Any] = loop.create_future()
-        caller, now = current.get(), loop.time()
-        try:
-            route = routes_of(operation.owner).by_name[operation.feature.name]
-            address = self._address(host, operation)
-            deadline = deadline_of_ask(caller, now)
-            body, content_type = route.signature.encode(route.signature.bind(args, kwargs))
-            envelope = self._envelope("ask", deadline - now, content_type)
-            inner = self.requester.request(self._source(caller), address, Message(envelope, body), deadline)
-        except MbactorError as error:
-            outer.set_exception(error)
-            return outer
-
-        def answered(future: asyncio.Future[Message]) -> None:
-            if not _failed(future, outer):
-                _decode_into(outer, future.result().body, future.result().envelope.content_type, route)
-
-        inner.add_done_callback(answered)
-        return outer
-
-    def _envelope(self, op: Any, budget: float | None, content_type: str, **more: Any) -> Envelope:
-        caller = current.get()
-        path: tuple[str, ...] = ()
-        if caller is not None and op == "ask":
-            path = tuple(p if isinstance(p, str) else self._step(p) for p in (*caller.path, caller))
-        return Envelope(
-            op,
-            secrets.token_hex(4),
-            budget,
-            path,
-            observe.traceparent() or (caller.trace if caller else None),
-            caller.identity if caller else None,
-            dict(caller.baggage or {}) if caller else {},
-            content_type=content_type,
-            **more,
-        )
-
-    def _step(self, call: Call) -> str:
-        return f"{self.id}/{call.id}:{call.route.name}"
-
-    def _source(self, caller: Call | None) -> str:
-        return (caller.route.owner.host if caller is not None else None) or self.name
-
-    @staticmethod
-    def _address(host: str, operation: Operation[Any, ..., Any]) -> Address:
-        return operation.feature.address(host)
-
-    # --- being asked over the bus ---------------------------------------------------------------------------
+    # --- who is reached here ------------------------------------------------------------------------------------
 
     def register(self, cell: Cell) -> None:
         """Serve a cell's host, here and on the bus; it stays while the actor restarts."""
@@ -352,7 +324,7 @@ class Node:
         if host is None or cell.served is not None:
             return
         self.served.setdefault(host, Served()).cells.append(cell)
-        cell.served = [self._serve(cell, route) for route in cell.routes.by_name.values()]
+        cell.served = self.remote.serve(cell)
 
     def unregister(self, cell: Cell) -> None:
         subscriptions, cell.served = cell.served, None
@@ -366,38 +338,10 @@ class Node:
         if not served.cells:
             del self.served[host]
 
-    def _serve(self, cell: Cell, route: Route) -> Subscription:
-        feature = route.feature
-        address = Address(cell.cls.host or "", feature.path, feature.method, feature.port)
-        pattern = subjects.endpoint_pattern(self.plane, address)
-        return self.bus.subscribe(pattern, lambda delivery: self._receive(cell, route, delivery), queue=address.host)
-
-    def _receive(self, cell: Cell, route: Route, delivery: Delivery) -> None:
-        try:
-            message = Message.from_bytes(delivery.data)
-        except BadRequest as error:
-            self.dead_letters.add(cell.address, route.feature.name, None, None, str(error))
-            return
-        now = asyncio.get_running_loop().time()
-        envelope = message.envelope
-        deadline = math.inf if envelope.budget is None else now + envelope.budget
-        wanted = envelope.op == "ask" and delivery.reply and _own_inbox(delivery)
-        reply = delivery.reply if wanted else None
-        respond = None if reply is None else lambda answer: self.bus.publish(reply, answer.to_bytes())
-        call = BusCall(route, message, deadline, respond)
-        call.arrived = now
-        call.path = tuple(self._known(step) for step in envelope.path)
-        cell.accept(call)
-
-    def _known(self, step: str) -> Any:
-        """A step of a call path that this process made, as the running call it stands for."""
-        prefix = f"{self.id}/"
-        if step.startswith(prefix):
-            number = int(step[len(prefix) :].partition(":")[0])
-            for worker in self._lingering:
-                if worker.call is not None and worker.call.id == number:
-                    return worker.call
-        return step
+    def running_call(self, number: int) -> Call | None:
+        """The call that runs here under this number."""
+        calls = (worker.call for worker in self._lingering)
+        return next((call for call in calls if call is not None and call.number == number), None)
 
     # --- background -------------------------------------------------------------------------------------------
 
@@ -425,6 +369,17 @@ class Node:
             self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, self._let_go)
 
 
+nodes: list[Node] = []
+"""Those that are open in this process."""
+
+
+class Answer(ThreadFuture[Any]):
+    """The answer to an ask made in a thread: `result()` waits for it there."""
+
+    def __await__(self) -> Any:
+        raise RuntimeError("this ask was made in a thread, which cannot await: use .result()")
+
+
 def check_operation(operation: Any) -> None:
     """TypeError for what is no reference to an endpoint, with what is meant instead."""
     if not isinstance(operation, Operation):
@@ -434,7 +389,7 @@ def check_operation(operation: Any) -> None:
         )
 
 
-def _failed_already(error: MbactorError) -> asyncio.Future[Any]:
+def failed_already(error: MbactorError) -> asyncio.Future[Any]:
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     future.set_exception(error)
     return future
@@ -442,40 +397,39 @@ def _failed_already(error: MbactorError) -> asyncio.Future[Any]:
 
 def _route(cell: Cell, operation: Operation[Any, ..., Any]) -> Route:
     check_operation(operation)
-    route = cell.routes.by_name.get(operation.feature.name)
-    if route is None:
-        raise NoSuchActor(cell.address, f"{cell.cls.__name__} has no {operation.feature.name}")
-    return route
+    return cell.routes.of(operation)
+
+
+def _of_caller(call: Call, caller: Call) -> None:
+    """An ask made while a call is handled: one deeper on its path, for the same user."""
+    depth = caller.depth + 1
+    if depth > MAX_DEPTH:
+        raise CallTooDeep(f"{call.route.name} would be call number {depth} in a chain; the limit is {MAX_DEPTH}")
+    call.caller = caller
+    call.depth = depth
+    call.identity, call.trace, call.baggage = caller.identity, caller.trace, caller.baggage
+    caller.note(call)
+
+
+def _serialized(
+    route: Route, bound: dict[str, Any], cell: Cell, deadline: float, future: asyncio.Future[Any] | None
+) -> SerializedCall:
+    body, content_type = route.signature.encode(bound)
+    message = Message.from_bytes(Message(Envelope("ask", "0", content_type=content_type), body).to_bytes())
+    content_type = message.envelope.content_type
+    return SerializedCall(route, None, cell, deadline, future, body=message.body, content_type=content_type)
 
 
 def _out_of_time(call: Call) -> None:
     call.fail(BudgetSpent(f"{call.route.name} at {call.route.address} did not answer within its time budget"))
 
 
-def _own_inbox(delivery: Delivery) -> bool:
-    """A responder answers only to the verified source's own inbox."""
-    reply = (delivery.reply or "").split(".")
-    return len(reply) > 4 and reply[1] == "reply" and reply[4] == delivery.subject.split(".")[3]
-
-
-def _failed(future: asyncio.Future[Any], outer: asyncio.Future[Any]) -> bool:
-    """Pass a failure on; True when there is nothing more to do."""
-    if outer.done():
-        if not future.cancelled():
-            future.exception()
-        return True
-    if future.cancelled():
-        outer.cancel()
-        return True
-    error = future.exception()
-    if error is not None:
-        outer.set_exception(error)
-        return True
-    return False
-
-
-def _decode_into(outer: asyncio.Future[Any], body: bytes, content_type: str, route: Route) -> None:
-    try:
-        outer.set_result(decode(body, content_type, route.signature.returns) if body else None)
-    except BadRequest as error:
-        outer.set_exception(MbactorError(f"{route.name} answered what does not fit its annotation: {error}"))
+def _pass_on(done: asyncio.Future[Any], answer: Answer) -> None:
+    if answer.done():
+        return
+    if done.cancelled():
+        answer.cancel()
+    elif (error := done.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(done.result())

@@ -1,13 +1,24 @@
-"""Whom a message is for: `ActorRef` is one actor, whichever of its incarnations runs; `At` is any replica of a host."""
+"""Whom a message is for: `ActorRef` is one actor, whichever of its incarnations runs; `At` is any replica of a host.
+
+A ref travels: inside messages it is a text, `mbactor:<node>/<replica>/<host>/<id>`, and where it arrives a ref to the
+same actor again. In the process of the actor that is the actor itself; in another it is reached through the bus, by its
+host and replica.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
+from mbactor.errors import BadRequest, NoSuchActor, Unavailable
+from mbactor.kernel.context import current
 from mbactor.kernel.feature import Operation
+from mbactor.transport import codec
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from mbactor.kernel.cell import Cell
     from mbactor.kernel.node import Node
     from mbactor.mailbox import MailboxStatistics
@@ -15,19 +26,33 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+_SCHEME = "mbactor:"
+
+
+class Answer(Protocol[R_co]):
+    """What an ask returns: awaitable; in a thread of an actor, `result()` waits for it there."""
+
+    def __await__(self) -> Generator[Any, Any, R_co]: ...
+    def result(self) -> R_co: ...
 
 
 class ActorRef(Generic[A]):
     """Reaches one actor: `await ref.ask(Counter.add, by=5)`, `ref.tell(Counter.add, 1)`.
 
     It survives restarts; once the actor has ended for good, asks fail with ActorStopped and tells become dead
-    letters. Refs of the same actor are equal.
+    letters. Refs of the same actor are equal. It may be an argument or a result of a method, anywhere within a value.
     """
 
     __slots__ = ("_cell",)
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
+
+    @property
+    def cell(self) -> Cell:
+        """The machinery of the actor. Unavailable where that is in another process."""
+        return self._cell
 
     @property
     def id(self) -> str:
@@ -43,17 +68,31 @@ class ActorRef(Generic[A]):
         """For people: host (or class) and id."""
         return self._cell.address
 
-    def ask(self, operation: Operation[A, P, R], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+    def ask(self, operation: Operation[A, P, R], *args: P.args, **kwargs: P.kwargs) -> Answer[R]:
         """Send and return the awaitable of the answer.
 
         Raises, when awaited, what the method answered with; BudgetSpent when the time budget ends first;
-        MailboxFull, ActorRestarting or ActorStopped when the message was not taken.
+        MailboxFull, ActorRestarting or ActorStopped when the message was not taken. In a thread of an actor,
+        `.result()` waits for the answer.
         """
-        return self._cell.node.ask_cell(self._cell, operation, args, kwargs)
+        cell = self._cell
+        answer: Answer[R] = cell.node.ask_cell(cell, operation, args, kwargs)
+        return answer
 
     def tell(self, operation: Operation[A, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Send and forget. False when the mailbox refused it (it is a dead letter then)."""
-        return self._cell.node.tell_cell(self._cell, operation, args, kwargs)
+        cell = self._cell
+        return cell.node.tell_cell(cell, operation, args, kwargs)
+
+    def tell_wait(self, operation: Operation[A, P, Any], *args: P.args, **kwargs: P.kwargs) -> Awaitable[None]:
+        """As `tell`, but wait for room where the mailbox is full: `await ref.tell_wait(Counter.add, 1)`.
+
+        Waits within the caller's time budget; BudgetSpent (the message was not taken) when that ends first,
+        ActorStopped where the actor ends.
+        """
+        cell = self._cell
+        waiting: Awaitable[None] = cell.node.tell_cell_wait(cell, operation, args, kwargs)
+        return waiting
 
     async def stop(self) -> None:
         """End the actor for good: the message in hand is finished, `on_stop` runs, and it is not restarted."""
@@ -67,14 +106,96 @@ class ActorRef(Generic[A]):
         """The mailbox at this moment."""
         return self._cell.statistics()
 
+    @property
+    def url(self) -> str:
+        """How the ref is written where it travels."""
+        cell = self._cell
+        return f"{_SCHEME}{cell.node.id}/{cell.replica}/{cell.cls.host or '-'}/{cell.id}"
+
+    def __reduce__(self) -> Any:
+        return ref_of_url, (self.url,)
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ActorRef) and other._cell is self._cell
+        return isinstance(other, ActorRef) and other._identity() == self._identity()
 
     def __hash__(self) -> int:
-        return hash(id(self._cell))
+        return hash(self._identity())
 
     def __repr__(self) -> str:
         return f"ActorRef({self._cell.cls.__name__} {self.address})"
+
+    def _identity(self) -> Any:
+        return self._cell
+
+
+class RemoteRef(ActorRef[A]):
+    """A ref to an actor of another process: reached through the bus, by its host and replica."""
+
+    __slots__ = ("_host", "_id", "_node_id", "_replica")
+
+    def __init__(self, node_id: str, replica: str, host: str | None, id: str) -> None:
+        self._node_id = node_id
+        self._replica = replica
+        self._host = host
+        self._id = id
+
+    @property
+    def cell(self) -> Cell:
+        raise Unavailable(f"{self!r} is an actor of another process; it cannot be watched, named or stopped from here")
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def host(self) -> str | None:
+        return self._host
+
+    @property
+    def address(self) -> str:
+        return f"{self._host}#{self._id}" if self._host and self._host != self._id else self._id
+
+    @property
+    def url(self) -> str:
+        return f"{_SCHEME}{self._node_id}/{self._replica}/{self._host or '-'}/{self._id}"
+
+    def ask(self, operation: Operation[A, P, R], *args: P.args, **kwargs: P.kwargs) -> Answer[R]:
+        try:
+            host, node = self._reached()
+        except NoSuchActor as error:
+            return _failed(error)
+        answer: Any = node.remote.ask(host, self._replica, operation, args, kwargs)
+        return answer  # type: ignore[no-any-return]
+
+    def tell(self, operation: Operation[A, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
+        try:
+            host, node = self._reached()
+        except NoSuchActor:
+            return False
+        return node.remote.tell(host, self._replica, operation, args, kwargs)
+
+    async def tell_wait(self, operation: Operation[A, P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        self.tell(operation, *args, **kwargs)
+
+    async def stop(self) -> None:
+        _ = self.cell
+
+    async def kill(self) -> None:
+        _ = self.cell
+
+    def statistics(self) -> MailboxStatistics:
+        return self.cell.statistics()
+
+    def __repr__(self) -> str:
+        return f"ActorRef({self.address} on node {self._node_id})"
+
+    def _reached(self) -> tuple[str, Node]:
+        if self._host is None:
+            raise NoSuchActor(self._id, "its class has no host, so it is reached in its own process only")
+        return self._host, _node_here()
+
+    def _identity(self) -> Any:
+        return self._replica
 
 
 class At:
@@ -86,8 +207,50 @@ class At:
         self._node = node
         self._host = host
 
-    def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        return self._node.ask(operation, args, kwargs, host=self._host)
+    def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Answer[R]:
+        answer: Answer[R] = self._node.ask(operation, args, kwargs, host=self._host)
+        return answer
 
     def tell(self, operation: Operation[Any, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
         return self._node.tell(operation, args, kwargs, host=self._host)
+
+
+def ref_of_url(url: Any) -> ActorRef[Any]:
+    """The ref that was written so. BadRequest where the text is no ref."""
+    if not isinstance(url, str) or not url.startswith(_SCHEME) or url.count("/") < 3:  # noqa: PLR2004 - its four parts
+        raise BadRequest(f"{url!r} is no reference to an actor; expected {_SCHEME}<node>/<replica>/<host>/<id>")
+    node_id, replica, host, id = url.removeprefix(_SCHEME).split("/", 3)
+    from mbactor.kernel.node import nodes  # which imports this module
+
+    for node in nodes:
+        cell = node.cells.get(replica)
+        if cell is not None and node.id == node_id:
+            return ActorRef(cell)
+    return RemoteRef(node_id, replica, None if host == "-" else host, id)
+
+
+def _node_here() -> Node:
+    """The node for which this code runs."""
+    from mbactor.kernel.node import nodes  # which imports this module
+
+    caller = current.get()
+    if caller is not None:
+        return caller.cell.node
+    if len(nodes) != 1:
+        raise Unavailable(f"{len(nodes)} systems run in this process: a remote ref is asked from within an actor then")
+    return nodes[0]
+
+
+def _failed(error: NoSuchActor) -> Any:
+    from mbactor.kernel.node import failed_already  # which imports this module
+
+    return failed_already(error)
+
+
+def _decoded(url: Any) -> ActorRef[Any]:
+    with contextlib.suppress(BadRequest):
+        return ref_of_url(url)
+    raise ValueError(f"Expected a reference to an actor, got `{url!r}`")
+
+
+codec.extend(ActorRef, to_plain=lambda ref: ref.url, from_plain=_decoded)

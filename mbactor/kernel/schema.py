@@ -15,7 +15,7 @@ import sys
 import types
 import typing
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
@@ -23,7 +23,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from mbactor.errors import BadRequest, DeclarationError, MbactorError
-from mbactor.transport.codec import decode, encode, travel
+from mbactor.transport.codec import decode, encode, is_extended, travel
 from mbactor.transport.message import JSON, MSGPACK
 
 _SCALARS: frozenset[Any] = frozenset(
@@ -45,7 +45,7 @@ class Parameter:
 class Signature:
     """Binds the arguments of one method. Made once, at the first spawn or check of its class."""
 
-    __slots__ = ("_body", "_required", "given", "name", "names", "parameters", "returns", "returns_exact")
+    __slots__ = ("_body", "_exact", "_required", "given", "name", "names", "parameters", "returns", "returns_exact")
 
     def __init__(self, name: str, parameters: list[Parameter], returns: Any, given: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -54,6 +54,7 @@ class Signature:
         self.names = tuple(self.parameters)
         self.returns = returns
         self.returns_exact = _exact(returns)
+        self._exact = {p.name: p.exact for p in parameters}
         self._required = frozenset(p.name for p in parameters if p.required)
         fields = [(p.name, p.type | msgspec.UnsetType, msgspec.UNSET) for p in map(_unionable, parameters)]
         self._body = msgspec.defstruct("Arguments", fields, kw_only=True, gc=False)
@@ -62,13 +63,15 @@ class Signature:
         """The keyword arguments the method gets. BadRequest names the argument that does not fit."""
         if args:
             kwargs = self._named(args, kwargs)
-        for name, value in kwargs.items():
-            parameter = self.parameters.get(name)
-            if parameter is None:
-                raise BadRequest(f"{self.name} has no parameter {name!r}; it takes {self._listed()}")
-            if type(value) not in parameter.exact:
-                kwargs[name] = self._travelled(parameter, value)
-        if len(kwargs) < len(self.parameters):
+        exact = self._exact
+        try:
+            for name, value in kwargs.items():
+                if type(value) not in exact[name]:
+                    kwargs[name] = self._travelled(self.parameters[name], value)
+        except KeyError:
+            unknown = next(name for name in kwargs if name not in exact)
+            raise BadRequest(f"{self.name} has no parameter {unknown!r}; it takes {self._listed()}") from None
+        if len(kwargs) < len(exact):
             self._check_required(kwargs)
         return kwargs
 
@@ -159,17 +162,23 @@ def _from_text(name: str, values: list[str], type_: Any) -> Any:
 
 
 def signature_of(
-    function: Callable[..., Any], owner: type, local_names: Mapping[str, Any] | None, given: type | None = None
+    function: Callable[..., Any],
+    owner: type,
+    local_names: Mapping[str, Any] | None,
+    given: type | None = None,
+    *,
+    own: int = 1,
 ) -> Signature:
     """Read a method's signature. DeclarationError names the class, the method and the parameter.
 
-    Parameters annotated with the type `given` are not the caller's to pass: `Signature.given` lists them.
+    Parameters annotated with the type `given` are not the caller's to pass: `Signature.given` lists them. The first
+    `own` are not either: `self`.
     """
     name = f"{owner.__name__}.{function.__name__}"
     hints = _hints(function, name, local_names)
     parameters: list[Parameter] = []
     carried: list[str] = []
-    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+    for parameter in list(inspect.signature(function).parameters.values())[own:]:
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY}:
             raise DeclarationError(f"{name}: parameter {parameter.name!r} must be an ordinary named parameter")
         type_ = hints.get(parameter.name, Any)
@@ -199,11 +208,28 @@ def _check_type(type_: Any, where: str) -> None:
         info = msgspec.inspect.type_info(type_)
     except (TypeError, RecursionError) as error:
         raise DeclarationError(f"{where} has type {_shown(type_)}, which cannot travel: {error}") from error
-    if isinstance(info, msgspec.inspect.CustomType):
+    custom = next((one.cls for one in _inner_types(info) if isinstance(one, msgspec.inspect.CustomType)), None)
+    if custom is not None:
+        within = "" if custom is type_ else f", within {_shown(type_)}"
         raise DeclarationError(
-            f"{where} has type {_shown(type_)}, which cannot travel; use a msgspec.Struct, dataclass, TypedDict or"
-            " plain type"
+            f"{where} has type {_shown(custom)}{within}, which cannot travel; use a msgspec.Struct, dataclass,"
+            " TypedDict or plain type"
         )
+
+
+def _inner_types(info: msgspec.inspect.Type, seen: frozenset[int] = frozenset()) -> Iterator[msgspec.inspect.Type]:
+    """A type and all it is made of, but for those that may travel by themselves."""
+    if isinstance(info, msgspec.inspect.CustomType) and is_extended(info.cls):
+        return
+    yield info
+    if id(info) in seen:
+        return
+    for name in info.__struct_fields__:
+        value = getattr(info, name)
+        for inner in value if isinstance(value, tuple) else (value,):
+            field = getattr(inner, "type", inner) if isinstance(inner, msgspec.inspect.Field) else inner
+            if isinstance(field, msgspec.inspect.Type):
+                yield from _inner_types(field, seen | {id(info)})
 
 
 def _exact(type_: Any) -> frozenset[type]:
@@ -213,8 +239,8 @@ def _exact(type_: Any) -> frozenset[type]:
         if isinstance(type_, types.UnionType) or typing.get_origin(type_) is typing.Union
         else (type_,)
     )
-    plain = {type(None) if option is None else option for option in options}
-    return frozenset(plain) if plain <= _SCALARS else frozenset()
+    plain = {type(None) if option is None else typing.get_origin(option) or option for option in options}
+    return frozenset(plain) if all(one in _SCALARS or is_extended(one) for one in plain) else frozenset()
 
 
 def _unionable(parameter: Parameter) -> Parameter:

@@ -32,7 +32,7 @@ class Mailbox:
 class MailboxStatistics:
     """A mailbox at one moment: `depth` waiting now, `highest` depth ever, and how many messages were
     `accepted`, `rejected`, `expired` (their deadline passed while they waited) and `dropped`;
-    `oldest_age` is how long the head has waited, in seconds.
+    `oldest_age` is how long the head has waited, in seconds; `waiting` are the senders that wait for room.
     """
 
     depth: int
@@ -42,3 +42,4 @@ class MailboxStatistics:
     expired: int
     dropped: int
     oldest_age: float
+    waiting: int = 0

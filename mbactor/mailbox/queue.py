@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import IntEnum
 from typing import Generic, TypeVar
 
@@ -25,20 +26,30 @@ class Lane(IntEnum):
 class MailboxQueue(Generic[T]):
     """Holds what an actor has accepted and not begun. Not thread-safe: one event loop owns it.
 
-    `since` tells when an item was put in, by the same clock that `statistics(now)` is asked with.
+    `since` tells when an item was put in, by the same clock that `statistics(now)` is asked with. `admitted` is told
+    of an item that had to `wait` for room and has it now.
     """
 
-    __slots__ = ("_since", "_urgent", "_work", "accepted", "bound", "dropped", "expired", "highest", "rejected")
+    __slots__ = (
+        "_admitted", "_since", "_urgent", "_waiting", "_work", "accepted", "bound", "dropped", "expired", "highest",
+        "rejected",
+    )  # fmt: skip
 
-    def __init__(self, bound: Mailbox, since: Callable[[T], float]) -> None:
+    def __init__(
+        self, bound: Mailbox, since: Callable[[T], float], admitted: Callable[[T], None] | None = None
+    ) -> None:
         self.bound = bound
         self._since = since
+        self._admitted = admitted
         self._work: deque[T] = deque()
         self._urgent: tuple[deque[T], ...] | None = None
+        self._waiting: deque[T] | None = None
         self.highest = self.accepted = self.rejected = self.expired = self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._work) + (sum(map(len, self._urgent)) if self._urgent else 0)
+
+    # --- in -------------------------------------------------------------------------------------------------
 
     def offer(self, item: T, lane: Lane = Lane.WORK) -> bool | T:
         """True when the item was accepted, False when it was refused; the evicted item when that made room."""
@@ -47,37 +58,84 @@ class MailboxQueue(Generic[T]):
             self.accepted += 1
             return True
         depth = len(self._work)
-        evicted: bool | T = True
         if depth >= self.bound.capacity:
-            if room_for(self.bound.overflow, depth, self.bound.capacity) == "refuse":
-                self.rejected += 1
-                return False
-            evicted = self._work.popleft()
-            self.dropped += 1
-            depth -= 1
+            return self._offer_to_full(item)
         self._work.append(item)
         self.accepted += 1
         if depth >= self.highest:
             self.highest = depth + 1
+        return True
+
+    def wait(self, item: T) -> None:
+        """Keep an item that was refused for want of room; it is accepted, in its turn, as soon as there is some."""
+        if self._waiting is None:
+            self._waiting = deque()
+        self.rejected -= 1
+        self._waiting.append(item)
+
+    def withdraw(self, item: T) -> bool:
+        """Take an item out, wherever it stands; False where it is not here."""
+        for queue in (self._waiting, self._work, *(self._urgent or ())):
+            if queue is not None:
+                with suppress(ValueError):
+                    queue.remove(item)
+                    return True
+        return False
+
+    def put_back(self, items: Iterable[T]) -> None:
+        """Put items that had been taken before everything else, in their order. They pass the bound."""
+        self._work.extendleft(reversed(list(items)))
+
+    def _offer_to_full(self, item: T) -> bool | T:
+        depth = len(self)
+        if room_for(self.bound.overflow, depth, self.bound.capacity) == "refuse":
+            self.rejected += 1
+            return False
+        evicted = self._evict()
+        self.dropped += 1
+        self._work.append(item)
+        self.accepted += 1
         return evicted
+
+    def _evict(self) -> T:
+        return self._work.popleft()
+
+    # --- out ------------------------------------------------------------------------------------------------
 
     def take(self) -> T | None:
         """The next item, or None when there is none."""
-        if self._urgent:
+        if self._urgent is not None:
             for lane in self._urgent:
                 if lane:
                     return lane.popleft()
-        return self._work.popleft() if self._work else None
+        if not self._work:
+            return None
+        item = self._work.popleft()
+        if self._waiting:
+            self._admit()
+        return item
+
+    def release(self, item: T) -> bool:  # noqa: ARG002 - means something only where items have keys
+        """An item that was taken has been dealt with. True where another may be taken now because of it."""
+        return False
+
+    def release_all(self) -> None:
+        """Nothing that was taken is in flight any more."""
+
+    def items(self) -> list[T]:
+        """What waits in lane WORK, the next first; a copy."""
+        return list(self._work)
 
     def drain(self) -> list[T]:
         """Everything that waits, in the order it would have been taken; the queue is empty afterwards."""
-        items = []
+        items: list[T] = []
         while (item := self.take()) is not None:
             items.append(item)
+            self.release(item)
         return items
 
     def statistics(self, now: float) -> MailboxStatistics:
-        oldest = now - self._since(self._work[0]) if self._work else 0.0
+        oldest = self._oldest()
         return MailboxStatistics(
             depth=len(self),
             highest=self.highest,
@@ -85,8 +143,22 @@ class MailboxQueue(Generic[T]):
             rejected=self.rejected,
             expired=self.expired,
             dropped=self.dropped,
-            oldest_age=max(0.0, oldest),
+            oldest_age=0.0 if oldest is None else max(0.0, now - oldest),
+            waiting=len(self._waiting) if self._waiting else 0,
         )
+
+    def _oldest(self) -> float | None:
+        return self._since(self._work[0]) if self._work else None
+
+    def _admit(self) -> None:
+        """There is room: the one that has waited longest is accepted."""
+        assert self._waiting is not None
+        while self._waiting and len(self._work) < self.bound.capacity:
+            item = self._waiting.popleft()
+            self._work.append(item)
+            self.accepted += 1
+            if self._admitted is not None:
+                self._admitted(item)
 
     def _lane(self, lane: Lane) -> deque[T]:
         if self._urgent is None:

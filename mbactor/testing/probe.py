@@ -23,7 +23,8 @@ from mbactor.errors import DeclarationError, MbactorError
 from mbactor.kernel import ActorRef, Operation
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.context import Call
-from mbactor.kernel.feature import Feature, Invoke, Route
+from mbactor.kernel.feature import Feature, Invoke
+from mbactor.kernel.routes import HOOKS, Route
 from mbactor.kernel.schema import Signature
 from mbactor.supervisor import ActorSystem, child
 from mbactor.supervisor.spec import kebab_case
@@ -87,7 +88,7 @@ class _Probed(Feature):
 
     def handler(self, route: Route) -> Invoke:
         async def invoke(_: Any, call: Call) -> Any:
-            arguments = call.kwargs or call.arguments()
+            arguments = call.arguments() if call.kwargs is None else call.kwargs
             return await self._record.take(route, arguments, asked=call.told)
 
         return invoke
@@ -190,8 +191,7 @@ def _stand_in(cls: type[A], record: _Record) -> type[A]:
     names = [name for name in dir(cls) if isinstance(inspect.getattr_static(cls, name), Feature)]
     members: dict[str, Any] = {
         "__init__": lambda _: None,
-        "on_start": Actor.on_start,
-        "on_stop": Actor.on_stop,
+        **{name: getattr(Actor, name) for name in HOOKS},
         "__module__": cls.__module__,
     }
     for name in names:

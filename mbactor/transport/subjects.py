@@ -61,6 +61,11 @@ def endpoint_pattern(plane: str, address: Address) -> str:
     return _request(plane, "*", str(address.port) if address.port else "*", address)
 
 
+def instance_pattern(plane: str, host: str, replica: str) -> str:
+    """What one replica of a host subscribes to, to be addressed directly: any source, port, method and path."""
+    return f"{plane}.*.*.*.{host_token(host)}.{escape(replica)}.>"
+
+
 def _request(plane: str, source: str, port: str, address: Address) -> str:
     trust = "danger" if address.port == TRUSTED_PORT else "safe"
     path = ".".join(escape(segment) for segment in address.path.removeprefix("/").split("/"))

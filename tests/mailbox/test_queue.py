@@ -77,5 +77,5 @@ def test_a_capacity_that_is_no_positive_number_is_refused(capacity: int) -> None
 
 
 def test_an_unknown_overflow_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InvalidSpec, match="'explode': expected one of reject, drop_oldest, drop_newest"):
+    with pytest.raises(InvalidSpec, match="'explode': expected one of reject, wait, drop_oldest, drop_newest"):
         Mailbox(overflow="explode")  # type: ignore[arg-type]

@@ -83,4 +83,4 @@ def test_bounds_are_those_of_the_declaration() -> None:
         return MailboxQueue(bound, float)
 
     check_mailbox(make)
-    assert {one.overflow for one in made} == {"reject", "drop_oldest", "drop_newest"}
+    assert {one.overflow for one in made} == {"reject", "wait", "drop_oldest", "drop_newest"}

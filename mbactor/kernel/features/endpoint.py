@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+import anyio
+
+from mbactor import offload
+from mbactor.errors import DeclarationError
 from mbactor.kernel.actor import Actor
-from mbactor.kernel.feature import Feature, Operation
-from mbactor.kernel.schema import locals_where_defined
+from mbactor.kernel.context import Call
+from mbactor.kernel.feature import Feature, Invoke, Operation
+from mbactor.kernel.routes import Route
+from mbactor.kernel.schema import Signature, locals_where_defined, signature_of
 from mbactor.transport.address import ANY_METHOD
 
 A_co = TypeVar("A_co", covariant=True)
@@ -15,7 +23,28 @@ P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Endpoint(Feature, Generic[A_co, P, R_co]):
+class Declared(Feature):
+    """What is common to all endpoints: how many of them run at once, and who may call."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        concurrency: int | None = None,
+        key: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(function, **settings)
+        name = function.__qualname__
+        if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
+            raise DeclarationError(f"{name}: concurrency {concurrency!r}: a whole number >= 1 expected")
+        if key is not None and not isinstance(key, str):
+            raise DeclarationError(f"{name}: key {key!r}: the name of a parameter expected")
+        self.concurrency = concurrency
+        self.key = key
+
+
+class Endpoint(Declared, Generic[A_co, P, R_co]):
     """What `@endpoint` makes of a method."""
 
     @overload
@@ -26,7 +55,7 @@ class Endpoint(Feature, Generic[A_co, P, R_co]):
         return super().__get__(instance, owner)
 
 
-class AsyncEndpoint(Feature, Generic[A_co, P, R_co]):
+class AsyncEndpoint(Declared, Generic[A_co, P, R_co]):
     """What `@endpoint` makes of an `async def` method."""
 
     @overload
@@ -37,11 +66,40 @@ class AsyncEndpoint(Feature, Generic[A_co, P, R_co]):
         return super().__get__(instance, owner)
 
 
+class ThreadEndpoint(Endpoint[A_co, P, R_co]):
+    """What `@endpoint(thread=True)` makes of a plain method: it runs in a worker thread."""
+
+    threaded = True
+
+    def handler(self, route: Route) -> Invoke:  # noqa: ARG002 - the signature of all features
+        function = self.function
+
+        async def invoke(actor: Any, call: Call) -> Any:
+            arguments = call.arguments() if call.kwargs is None else call.kwargs
+            # A thread cannot be stopped: whoever waits for it has its answer at the deadline, the actor waits on.
+            with anyio.CancelScope(shield=True):
+                return await offload.run(partial(function, actor, **arguments))
+
+        return invoke
+
+
+class ProcessEndpoint(Endpoint[A_co, P, R_co]):
+    """What `@endpoint(process=True)` makes of a static method: it runs in a worker process."""
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self.function if instance is not None else super().__get__(instance, owner)
+
+    def signature(self, owner: type) -> Signature:
+        return signature_of(self.function, owner, self.local_names, own=0)
+
+
 class _Decorator:
     """`@endpoint(...)` with settings: decorates either kind of method."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], *, thread: bool, process: bool) -> None:
         self._settings = settings
+        self._thread = thread
+        self._process = process
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # the narrower one, an async def, comes first
@@ -49,8 +107,10 @@ class _Decorator:
     ) -> AsyncEndpoint[A_co, P, R_co]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[A_co, P], R_co], /) -> Endpoint[A_co, P, R_co]: ...
-    def __call__(self, function: Callable[..., Any], /) -> Any:
-        return AsyncEndpoint(function, local_names=locals_where_defined(2), **self._settings)
+    @overload
+    def __call__(self, function: staticmethod[P, R_co], /) -> Endpoint[Any, P, R_co]: ...
+    def __call__(self, function: Any, /) -> Any:
+        return _declared(function, self._settings, thread=self._thread, process=self._process)
 
 
 @overload
@@ -60,7 +120,17 @@ def endpoint(  # type: ignore[overload-overlap]  # the narrower one, an async de
 @overload
 def endpoint(function: Callable[Concatenate[A_co, P], R_co], /) -> Endpoint[A_co, P, R_co]: ...
 @overload
-def endpoint(*, method: str = ANY_METHOD, path: str | None = None, port: int | None = None) -> _Decorator: ...
+def endpoint(
+    *,
+    method: str = ANY_METHOD,
+    path: str | None = None,
+    port: int | None = None,
+    requires: str | None = None,
+    concurrency: int | None = None,
+    key: str | None = None,
+    thread: bool = False,
+    process: bool = False,
+) -> _Decorator: ...
 def endpoint(
     function: Callable[..., Any] | None = None,
     /,
@@ -68,17 +138,63 @@ def endpoint(
     method: str = ANY_METHOD,
     path: str | None = None,
     port: int | None = None,
+    requires: str | None = None,
+    concurrency: int | None = None,
+    key: str | None = None,
+    thread: bool = False,
+    process: bool = False,
 ) -> Any:
     """Declare a method that is called by message.
 
         @endpoint
         async def add(self, by: int = 1) -> int: ...
 
+        @endpoint(concurrency=16, key="order_id", requires="roles.buyer && !suspended")
+        async def place(self, order_id: str) -> Order: ...
+
+        @endpoint(process=True)
+        @staticmethod
+        def checksum(data: bytes) -> str: ...
+
     Arguments are decoded by their annotations (400 names the wrong field), the result is encoded by its own.
-    An `async def` method may await; a plain `def` runs inline and blocks the loop while it runs. `path` is by
-    default the name in kebab-case, on port 443; port 444 keeps it off the gateway. `method` is the one HTTP method
-    it answers to; any, by default.
+    `path` is by default the name in kebab-case, on port 443; port 444 keeps it off the gateway. `method` is the one
+    HTTP method it answers to; any, by default. `requires` is judged against the claims of the end user: 401 where
+    the message acts for nobody, 403 where it is false.
+
+    An `async def` method may await; a plain `def` runs inline and blocks the loop while it runs. With `thread=True` it
+    runs in a worker thread, where `self.ask(...).result()` waits for an answer; one that overruns its time budget
+    keeps the actor busy for a second, then its incarnation is left behind. With `process=True` it is a static method
+    that runs in a worker process; arguments and result cross as bytes, and a worker process that dies is a crash of
+    that call.
+
+    With `concurrency` so many messages of the endpoint run at once, beside the actor's others, with a queue of their
+    own; with `key` one at a time of those with the same value of that parameter, in order.
     """
+    settings = {
+        "method": method, "path": path, "port": port, "requires": requires, "concurrency": concurrency, "key": key,
+    }  # fmt: skip
     if function is not None:
-        return AsyncEndpoint(function, local_names=locals_where_defined(2))
-    return _Decorator({"method": method, "path": path, "port": port})
+        return _declared(function, settings, thread=False, process=False)
+    return _Decorator(settings, thread=thread, process=process)
+
+
+def _declared(function: Any, settings: dict[str, Any], *, thread: bool, process: bool) -> Feature:
+    local_names = locals_where_defined(3)
+    static = isinstance(function, staticmethod)
+    method = function.__func__ if static else function
+    name = getattr(method, "__qualname__", repr(method))
+    is_async = inspect.iscoroutinefunction(method)
+    if thread and process:
+        raise DeclarationError(f"{name}: thread and process were both given, one of them expected")
+    if static != process:
+        raise DeclarationError(
+            f"{name}: process=True runs a static method, without self: only arguments and result cross"
+            if process
+            else f"{name}: a static method was given; only @endpoint(process=True) takes one"
+        )
+    if (thread or process) and is_async:
+        raise DeclarationError(f"{name}: `async def` was given; a worker runs a plain `def`")
+    kind: type[Declared] = (
+        ThreadEndpoint if thread else ProcessEndpoint if process else AsyncEndpoint if is_async else Endpoint
+    )
+    return kind(method, local_names=local_names, **settings)

@@ -1,0 +1,245 @@
+"""`Remote`: a node's half that speaks over the bus: asks to other nodes, and asks of other nodes to this one."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mbactor import observe
+from mbactor.errors import BadRequest, MbactorError
+from mbactor.kernel.client import BusCall, Response
+from mbactor.kernel.context import Call, current, deadline_of_ask
+from mbactor.kernel.feature import Operation
+from mbactor.kernel.routes import Route, routes_of
+from mbactor.transport import subjects
+from mbactor.transport.address import Address
+from mbactor.transport.bus import Bus, Delivery, Subscription
+from mbactor.transport.codec import decode
+from mbactor.transport.message import JSON, Envelope, Message
+from mbactor.transport.requester import Requester
+
+if TYPE_CHECKING:
+    from mbactor.kernel.cell import Cell
+    from mbactor.kernel.node import Node
+
+
+class Sent:
+    """An ask on its way to another node, as far as its maker waits for it."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.future = future
+
+    def done(self) -> bool:
+        return self.future.done()
+
+
+class Remote:
+    """Sends over the bus for one node, and receives for its actors."""
+
+    def __init__(self, node: Node, bus: Bus) -> None:
+        self._node = node
+        self._bus = bus
+        self._requester = Requester(bus, node.plane, node.id)
+
+    async def open(self) -> None:
+        await self._bus.connect()
+        self._requester.open()
+
+    async def close(self) -> None:
+        self._requester.close()
+        await self._bus.close()
+
+    @property
+    def late(self) -> int:
+        """Answers from other nodes that came when nobody waited for them any more."""
+        return self._requester.late
+
+    # --- out --------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        host: str,
+        replica: str | None,
+        operation: Operation[Any, ..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        outer: asyncio.Future[Any] = loop.create_future()
+        caller, now = current.get(), loop.time()
+        try:
+            route = routes_of(operation.owner).by_name[operation.feature.name]
+            address = _address(operation, host, replica)
+            deadline = deadline_of_ask(caller, now)
+            body, content_type = route.signature.encode(route.signature.bind(args, kwargs))
+            envelope = self._envelope("ask", deadline - now, content_type)
+            inner = self._requester.request(self._source(caller), address, Message(envelope, body), deadline)
+        except MbactorError as error:
+            outer.set_exception(error)
+            return outer
+
+        def answered(future: asyncio.Future[Message]) -> None:
+            if not _failed(future, outer):
+                _decode_into(outer, future.result().body, future.result().envelope.content_type, route)
+
+        inner.add_done_callback(answered)
+        if caller is not None:
+            caller.note(Sent(outer))
+        return outer
+
+    def tell(
+        self,
+        host: str,
+        replica: str | None,
+        operation: Operation[Any, ..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> bool:
+        route = routes_of(operation.owner).by_name[operation.feature.name]
+        address, caller = _address(operation, host, replica), current.get()
+        bound = route.signature.bind(args, kwargs)
+        body, content_type = route.signature.encode(bound)
+        sender = caller.route.address if caller is not None else None
+        source = caller.cell if caller is not None else None
+
+        def lost(error: MbactorError) -> None:
+            letter = self._node.dead_letters.add(str(address), operation.feature.name, bound, sender, str(error))
+            if source is not None and source.routes.returns_letters:
+                source.notice("on_undelivered", letter=letter)
+
+        message = Message(self._envelope("tell", None, content_type), body)
+        self._requester.send(self._source(caller), address, message, lost)
+        return True
+
+    def request(
+        self, address: Address, body: bytes, query: str, headers: Mapping[str, str], deadline: float
+    ) -> asyncio.Future[Response]:
+        loop = asyncio.get_running_loop()
+        outer: asyncio.Future[Response] = loop.create_future()
+        envelope = self._envelope("ask", deadline - loop.time(), JSON, query=query, headers=dict(headers))
+        inner = self._requester.request(self._source(current.get()), address, Message(envelope, body), deadline)
+
+        def answered(future: asyncio.Future[Message]) -> None:
+            if not _failed(future, outer):
+                message = future.result()
+                outer.set_result(
+                    Response(message.envelope.status, message.body, {"content-type": message.envelope.content_type})
+                )
+
+        inner.add_done_callback(answered)
+        return outer
+
+    def _envelope(self, op: Any, budget: float | None, content_type: str, **more: Any) -> Envelope:
+        caller = current.get()
+        path: tuple[str, ...] = ()
+        if caller is not None and op == "ask":
+            path = tuple(p if isinstance(p, str) else self._step(p) for p in (*caller.path(), caller))
+        return Envelope(
+            op,
+            secrets.token_hex(4),
+            budget,
+            path,
+            observe.traceparent() or (caller.trace if caller else None),
+            None,  # who is acted for travels once there are tokens that prove it
+            dict(caller.baggage or {}) if caller else {},
+            content_type=content_type,
+            **more,
+        )
+
+    def _step(self, call: Call) -> str:
+        return f"{self._node.id}/{call.id}:{call.route.name}"
+
+    def _source(self, caller: Call | None) -> str:
+        return (caller.route.owner.host if caller is not None else None) or self._node.name
+
+    # --- in -----------------------------------------------------------------------------------------------------
+
+    def serve(self, cell: Cell) -> list[Subscription]:
+        """Receive for a cell's host, in turn with its other replicas, and for this replica by its id."""
+        host = cell.cls.host or ""
+        found = []
+        for route in cell.routes.by_name.values():
+            feature = route.feature
+            pattern = subjects.endpoint_pattern(
+                self._node.plane, Address(host, feature.path, feature.method, feature.port)
+            )
+            found.append(self._bus.subscribe(pattern, partial(self._receive, cell, route), queue=host))
+        pattern = subjects.instance_pattern(self._node.plane, host, cell.replica)
+        found.append(self._bus.subscribe(pattern, partial(self._receive, cell, None)))
+        return found
+
+    def _receive(self, cell: Cell, route: Route | None, delivery: Delivery) -> None:
+        try:
+            message = Message.from_bytes(delivery.data)
+        except BadRequest as error:
+            name = route.feature.name if route is not None else "?"
+            self._node.dead_letters.add(cell.address, name, None, None, str(error))
+            return
+        envelope = message.envelope
+        wanted = envelope.op == "ask" and delivery.reply and _own_inbox(delivery)
+        call = BusCall.of(route or _ANY, cell, message, self._bus.publish, delivery.reply if wanted else None)
+        try:
+            call.route = route or cell.routes.find(subjects.parse_request(delivery.subject).address)
+        except MbactorError as error:
+            call.fail(error)
+            return
+        now = asyncio.get_running_loop().time()
+        call.deadline = math.inf if envelope.budget is None else now + envelope.budget
+        call.arrived = now
+        call.depth = len(envelope.path)
+        call.via = tuple(self._known(step) for step in envelope.path)
+        if call.future is not None and call.deadline < math.inf:
+            self._node.deadlines.add(call.deadline, call, now)
+        cell.accept(call)
+
+    def _known(self, step: str) -> Any:
+        """A step of a call path that this process made, as the running call it stands for."""
+        prefix = f"{self._node.id}/"
+        if step.startswith(prefix):
+            number = step[len(prefix) :].partition(":")[0]
+            found = self._node.running_call(int(number)) if number.isdecimal() else None
+            return found or step
+        return step
+
+
+_ANY: Any = None
+
+
+def _address(operation: Operation[Any, ..., Any], host: str, replica: str | None) -> Address:
+    address = operation.feature.address(host)
+    return address if replica is None else Address(host, address.path, address.method, address.port, replica)
+
+
+def _own_inbox(delivery: Delivery) -> bool:
+    """A responder answers only to the verified source's own inbox."""
+    reply = (delivery.reply or "").split(".")
+    return len(reply) > 4 and reply[1] == "reply" and reply[4] == delivery.subject.split(".")[3]
+
+
+def _failed(future: asyncio.Future[Any], outer: asyncio.Future[Any]) -> bool:
+    """Pass a failure on; True when there is nothing more to do."""
+    if outer.done():
+        if not future.cancelled():
+            future.exception()
+        return True
+    if future.cancelled():
+        outer.cancel()
+        return True
+    error = future.exception()
+    if error is not None:
+        outer.set_exception(error)
+        return True
+    return False
+
+
+def _decode_into(outer: asyncio.Future[Any], body: bytes, content_type: str, route: Route) -> None:
+    try:
+        outer.set_result(decode(body, content_type, route.signature.returns) if body else None)
+    except BadRequest as error:
+        outer.set_exception(MbactorError(f"{route.name} answered what does not fit its annotation: {error}"))

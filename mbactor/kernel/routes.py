@@ -1,0 +1,204 @@
+"""What runs: the features of an actor class, each made ready once, at the first spawn or `check` of the class."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mbactor.errors import DeclarationError, MethodNotAllowed, NoSuchActor
+from mbactor.kernel.feature import Feature, Operation
+from mbactor.kernel.pipeline import INBOUND, assemble, observed
+from mbactor.kernel.schema import Signature
+from mbactor.mailbox import Mailbox
+from mbactor.transport.address import ANY_METHOD, Address, check_host
+
+if TYPE_CHECKING:
+    from mbactor.kernel.actor import Actor
+
+ASIDE_LIMIT = 64
+"""Tasks, workflows and web methods of one actor that run at once, beside its serial gate."""
+SERIAL, ASIDE = 0, 1
+HOOKS = ("on_start", "on_stop", "on_exit", "on_undelivered", "on_receive_timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """How one gate of a class lets messages pass: `limit` at once, and one of a key where `keyed`."""
+
+    name: str
+    limit: int
+    keyed: bool = False
+
+
+class Route:
+    """One feature of one actor class, ready to run.
+
+    `plain` runs the method, `observed` does so within a span. `direct` is the method itself where nothing stands
+    around it: awaiting it is all there is to do. `gate` says through which of the class's gates it passes.
+    """
+
+    __slots__ = ("address", "direct", "feature", "gate", "key", "name", "observed", "owner", "plain", "signature")
+
+    def __init__(self, feature: Feature, owner: type[Actor]) -> None:
+        self.feature = feature
+        self.owner = owner
+        self.gate = ASIDE if feature.aside else SERIAL
+        self.key = feature.key
+        self.name = f"{owner.__name__}.{feature.name}"
+        self.address = f"{owner.host or owner.__name__}{feature.path}"
+        self.signature = feature.signature(owner)
+        handler = feature.handler(self)
+        self.plain = assemble(self, handler, tuple(one for one in INBOUND if one is not observed))
+        self.observed = assemble(self, handler)
+        self.direct: Callable[..., Awaitable[Any]] | None = feature.direct if self.plain is handler else None
+
+    def encode_result(self, value: Any, content_type: str) -> tuple[bytes, str]:
+        """The method's result as bytes, in the content type of the request where it can be."""
+        signature = self.signature
+        if type(value) not in signature.returns_exact:
+            value = signature.returned(value)
+        return signature.encode_result(value, content_type)
+
+
+class Hook(Feature):
+    """Stands for a hook where a message would name its method: `Counter.on_start`."""
+
+    def __init__(self, function: Any, name: str) -> None:
+        super().__init__(function, path=f"/{name}")
+        self.name = name
+
+    def signature(self, owner: type) -> Signature:
+        return Signature(f"{owner.__name__}.{self.name}", [], Any)
+
+
+async def _background(self: Actor) -> None:
+    """Stands for what an actor does beside its messages."""
+
+
+class Routes:
+    """All routes of a class: by operation, by method name, and by port and path for what comes by address."""
+
+    __slots__ = (
+        "_by_path", "background", "by_name", "by_operation", "cls", "gates", "hooks", "returns_letters", "starts_plainly",
+        "stops_plainly",
+    )  # fmt: skip
+
+    def __init__(self, cls: type[Actor]) -> None:
+        self.cls = cls
+        self.by_name: dict[str, Route] = {}
+        self.by_operation: dict[Operation[Any, ..., Any], Route] = {}
+        self.gates: list[Lanes] = [Lanes("", cls.concurrency), Lanes("aside", ASIDE_LIMIT)]
+        self._by_path: dict[tuple[int, str], dict[str, Route]] = {}
+        for name in dir(cls):
+            feature = inspect.getattr_static(cls, name)
+            if isinstance(feature, Feature):
+                self._add(Route(feature, cls))
+        self.hooks = {name: Route(Hook(getattr(cls, name), name), cls) for name in HOOKS}
+        self.background = Route(Hook(_background, "background"), cls)
+        own = {name for name in HOOKS if not getattr(getattr(cls, name), "does_nothing", False)}
+        self.starts_plainly = "on_start" not in own
+        self.stops_plainly = "on_stop" not in own
+        self.returns_letters = "on_undelivered" in own
+
+    def of(self, operation: Operation[Any, ..., Any]) -> Route:
+        """The route of an operation, which may have been taken from a class above. NoSuchActor where there is none."""
+        route = self.by_name.get(operation.feature.name)
+        if route is None:
+            raise NoSuchActor(self.cls.host or self.cls.__name__, f"{self.cls.__name__} has no {operation.feature.name}")
+        self.by_operation[operation] = route
+        return route
+
+    def find(self, address: Address) -> Route:
+        """The route of an address: NoSuchActor for an unknown path, MethodNotAllowed for the wrong method."""
+        methods = self._by_path.get((address.port, address.path))
+        if methods is None:
+            raise NoSuchActor(str(address), "the actor has no such path")
+        route = methods.get(address.method) or methods.get(ANY_METHOD)
+        if route is None:
+            raise MethodNotAllowed(str(address), address.method, tuple(methods))
+        return route
+
+    def _add(self, route: Route) -> None:
+        feature = route.feature
+        if feature.name in _RESERVED:
+            raise DeclarationError(f"{route.name}: every actor has a {feature.name!r} of its own; choose another name")
+        methods = self._by_path.setdefault((feature.port, feature.path), {})
+        other = methods.get(feature.method)
+        if other is not None:
+            raise DeclarationError(f"{route.name} and {other.name} are both reached at {feature.method} {feature.path}")
+        self._choose_gate(route)
+        self.by_name[feature.name] = methods[feature.method] = route
+
+    def _choose_gate(self, route: Route) -> None:
+        feature = route.feature
+        if feature.concurrency is not None:
+            route.gate = len(self.gates)
+            self.gates.append(Lanes(feature.name, feature.concurrency, keyed=feature.key is not None))
+        elif feature.key is not None:
+            if self.gates[SERIAL].limit == 1:
+                raise DeclarationError(
+                    f"{route.name}: key {feature.key!r} says nothing while its messages run one at a time; give the"
+                    " endpoint or the class a concurrency above 1"
+                )
+            self.gates[SERIAL] = Lanes("", self.gates[SERIAL].limit, keyed=True)
+        if feature.key is not None and feature.key not in route.signature.parameters:
+            takes = ", ".join(route.signature.names) or "none"
+            raise DeclarationError(f"{route.name}: key {feature.key!r} is no parameter of it; it has {takes}")
+
+
+_routes: dict[type, Routes] = {}
+
+
+def routes_of(cls: type[Actor]) -> Routes:
+    """The routes of a class, resolved at the first call. DeclarationError where something cannot work."""
+    found = _routes.get(cls)
+    if found is None:
+        if cls.host is not None:
+            check_host(cls.host, cls.__name__)
+        _check_settings(cls)
+        for hook in HOOKS:
+            if not inspect.iscoroutinefunction(getattr(cls, hook)):
+                raise DeclarationError(f"{cls.__name__}.{hook} must be an `async def`")
+        found = _routes[cls] = Routes(cls)
+    return found
+
+
+def _check_settings(cls: type[Actor]) -> None:
+    if type(cls.concurrency) is not int or cls.concurrency < 1:
+        raise DeclarationError(f"{cls.__name__}.concurrency = {cls.concurrency!r}: a whole number >= 1 expected")
+    if cls.on_error not in {None, "restart", "resume", "fail"}:
+        raise DeclarationError(f"{cls.__name__}.on_error = {cls.on_error!r}: 'restart', 'resume' or 'fail' expected")
+    if type(cls.reentrant) is not bool:
+        raise DeclarationError(f"{cls.__name__}.reentrant = {cls.reentrant!r}: True or False expected")
+    if type(cls.mailbox) is not Mailbox:
+        raise DeclarationError(f"{cls.__name__}.mailbox = {cls.mailbox!r}: a Mailbox expected")
+
+
+_RESERVED = frozenset(
+    {
+        "ask",
+        "at",
+        "host",
+        "id",
+        "log",
+        "mailbox",
+        *HOOKS,
+        "pipe_to_self",
+        "ref",
+        "refs",
+        "request",
+        "send_after",
+        "send_every",
+        "set_receive_timeout",
+        "sleep",
+        "spawn_task",
+        "stash",
+        "stop",
+        "tell",
+        "unstash_all",
+        "unwatch",
+        "watch",
+    }
+)
