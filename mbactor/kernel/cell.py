@@ -159,15 +159,21 @@ class Cell:
             return self._refuse(call, self._why_not())
         if route.key is not None and not self._keyed(call):
             return False
-        accepted = gate.queue.offer(call)
-        if accepted is not True:
-            return self._overflowed(gate, call, accepted)
-        # `gate.kick`, in place.
-        if gate.parked:
-            gate.parked.pop().wake()
-        elif len(gate.workers) < gate.limit and not gate.shut:
-            gate._add_worker()  # noqa: SLF001 - as above
-        elif call.future is not None and (call.caller is not None or call.via) and gate.limit == 1:
+        # `queue.offer`, in place: every ask comes this way.
+        queue, work = gate.queue, gate.work
+        depth = len(work)
+        if depth < gate.room and queue.plain:
+            work.append(call)
+            queue.accepted += 1
+            if depth >= queue.highest:
+                queue.highest = depth + 1
+        else:
+            accepted = queue.offer(call)
+            if accepted is not True:
+                return self._overflowed(gate, call, accepted)
+        if gate.idle and gate.kick():
+            return True
+        if call.future is not None and (call.caller is not None or call.via) and gate.limit == 1:
             waits.suspect(call)
         return True
 
@@ -244,7 +250,7 @@ class Cell:
     def _made(self, number: int) -> Gate:
         gate = Gate(self, self.routes.gates[number])
         gate.shut = self.state != "running"
-        gate.taking = self.state != "closed" and self._paused <= LONG_PAUSE
+        gate.let_in(self.state != "closed" and self._paused <= LONG_PAUSE)
         return gate
 
     # --- messages that are not taken ------------------------------------------------------------------------
@@ -391,7 +397,7 @@ class Cell:
         self._paused = seconds
         if seconds > LONG_PAUSE:
             for gate in self.gates():
-                gate.taking = False
+                gate.let_in(False)
 
     def close(self, exit: Exit) -> None:
         """End for good: asks that wait get ActorStopped, the rest become dead letters, watchers are told."""
@@ -407,7 +413,7 @@ class Cell:
             self._timer = None
         for gate in self.gates():
             gate.retire()
-            gate.taking = False
+            gate.let_in(False)
             for call in gate.queue.drain():
                 self._refuse(call, ActorStopped(self.address))
         for call in self.stashed or ():

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio.lowlevel
 import msgspec
@@ -42,9 +44,11 @@ Claims = Mapping[str, Any]
 class Call(msgspec.Struct, eq=False):
     """One message on its way through an actor: an ask (with a future), or a tell (without).
 
-    `caller` is the call that made it, until that one has ended; `asks` are those it made itself, as far as they may
-    still wait. `budget` is set where the time counts from the start of the method rather than from the asking.
-    A message made for one incarnation only, such as a timer's, carries its number.
+    `caller` is what made it, until that has ended; `asks` are those it made itself, as far as they may still wait.
+    `context` is what its method, and the tasks that one begins, find as `current`: None says the call itself. Tells of
+    one route for nobody in particular share theirs, for there is nothing in it that tells them apart.
+    `budget` is set where the time counts from the start of the method rather than from the asking. A message made for
+    one incarnation only, such as a timer's, carries its number.
 
     A Struct, because one is made for each message: a class with `__init__` takes three times as long.
     """
@@ -52,13 +56,14 @@ class Call(msgspec.Struct, eq=False):
     route: Route
     kwargs: Any
     cell: Cell
+    arrived: float = 0.0
+    caller: Call | None = None
+    context: Call | None = None
     deadline: float = math.inf
     future: asyncio.Future[Any] | None = None
-    caller: Call | None = None
     identity: Claims | None = None
     trace: str | None = None
     baggage: Mapping[str, str] | None = None
-    arrived: float = 0.0
     depth: int = 0
     asks: Any = None
     budget: float | None = None
@@ -92,7 +97,7 @@ class Call(msgspec.Struct, eq=False):
     @property
     def sender(self) -> str | None:
         """Which method of which address made it, for people; None where it came from outside any actor."""
-        return self.caller.route.address if self.caller is not None else None
+        return self.caller.route.address if self.caller is not None and self.caller.cell is not None else None
 
     def done(self) -> bool:
         """Whether the asker has its answer."""
@@ -121,7 +126,7 @@ class Call(msgspec.Struct, eq=False):
         """The asks it is made for, outermost first: running calls of this process, texts for those of others."""
         found: list[Any] = []
         call = self.caller if self.asked else None
-        while call is not None:
+        while call is not None and call.cell is not None:
             found.append(call)
             found.extend(reversed(call.via))
             call = call.caller if call.asked else None
@@ -141,8 +146,9 @@ class Call(msgspec.Struct, eq=False):
 
     def pending(self) -> list[Any]:
         """The asks it made that wait for their answers."""
-        asks = self.asks if type(self.asks) is list else [self.asks] if self.asks is not None else []
-        return [one for one in asks if not one.done()]
+        asks = self.asks if self.context is None else self.context.asks
+        every = asks if type(asks) is list else [asks] if asks is not None else []
+        return [one for one in every if not one.done()]
 
 
 class Hooked:
@@ -155,10 +161,62 @@ class Hooked:
         self.task = task
 
 
+class Told(msgspec.Struct, eq=False, gc=False):
+    """A tell that meets nothing unusual: the fields that it has of its own, and what is so for all of its kind.
+
+    Half of what a `Call` costs. Nothing but the queue and its worker refers to it, so the garbage collector need not
+    know it.
+    """
+
+    route: Route
+    kwargs: Any
+    cell: Cell
+    arrived: float
+    caller: Call | None
+    context: Call
+
+    deadline: ClassVar[float] = math.inf
+    future: ClassVar[None] = None
+    identity: ClassVar[None] = None
+    trace: ClassVar[None] = None
+    budget: ClassVar[None] = None
+    asked: ClassVar[bool] = False
+    told: ClassVar[bool] = False
+    refused: ClassVar[bool] = False
+    incarnation: ClassVar[int] = 0
+    key: ClassVar[None] = None
+    via: ClassVar[tuple[()]] = ()
+
+    def arguments(self) -> dict[str, Any]:
+        return self.kwargs  # type: ignore[no-any-return]
+
+    @property
+    def sender(self) -> str | None:
+        return self.caller.route.address if self.caller is not None else None
+
+    def done(self) -> bool:
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        """Nobody asked."""
+
+    def pending(self) -> list[Any]:
+        return self.context.pending()
+
+
 current: ContextVar[Call | None] = ContextVar("mbactor_call", default=None)
 """The message this code runs for; None at a root."""
-acting: ContextVar[Claims | None] = ContextVar("mbactor_identity", default=None)
-"""The end user for whom code outside of any actor acts."""
+
+
+@contextmanager
+def acting_for(claims: Claims) -> Iterator[None]:
+    """Let what is asked and told in the block, outside of any actor, act for an end user with these claims."""
+    nowhere: Any = None
+    token = current.set(Call(nowhere, {}, nowhere, identity=MappingProxyType(dict(claims))))
+    try:
+        yield
+    finally:
+        current.reset(token)
 
 
 def _scope_deadline() -> Callable[[], float]:
@@ -203,7 +261,7 @@ def _unless_shielded(caller: Call | None, handled: float, scope: float, now: flo
 
 def _shielded(caller: Call | None, handled: float) -> bool:
     """Whether the running code is shielded from its worker's scope: asked by lending that scope the deadline."""
-    worker = caller.cell.worker_of(caller) if caller is not None else None
+    worker = caller.cell.worker_of(caller) if caller is not None and caller.cell is not None else None
     if worker is None or worker.task is not asyncio.current_task() or worker.scope.cancel_called:
         return False
     worker.scope.deadline = handled

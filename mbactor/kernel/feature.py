@@ -107,12 +107,12 @@ class Feature:
         self.name = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is not None:
-            return types.MethodType(self.function, instance)
-        found = self._operations.get(owner)
-        if found is None:
-            found = self._operations[owner] = Operation(self, owner)
-        return found
+        if instance is None:
+            try:
+                return self._operations[owner]
+            except KeyError:
+                return self._operations.setdefault(owner, Operation(self, owner))
+        return types.MethodType(self.function, instance)
 
     def address(self, host: str) -> Address:
         """Where it is reached at a host; one that takes any method is asked with POST."""
@@ -142,6 +142,15 @@ class Feature:
         """The method itself, where awaiting it with its arguments is all that a handler would do."""
         plain = type(self).handler is Feature.handler and inspect.iscoroutinefunction(self.function)
         return self.function if plain else None
+
+
+def check_operation(operation: Any) -> None:
+    """TypeError for what is no reference to an endpoint, with what is meant instead."""
+    if not isinstance(operation, Operation):
+        raise TypeError(
+            f"{operation!r} given, a reference to an endpoint expected, such as Counter.add: a method of an actor"
+            " class, decorated with @endpoint and taken from the class. Tasks and workflows run through Flows"
+        )
 
 
 def begin_budget(actor: Any, call: Call) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mbactor.errors import BudgetSpent
 from mbactor.kernel.context import Call
 from mbactor.kernel.routes import Lanes
+from mbactor.kernel.sending import Way
 from mbactor.kernel.worker import Worker
 from mbactor.mailbox import KeyedQueue, MailboxQueue
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 class Gate:
     """Messages pass it in order, `limit` at once."""
 
-    __slots__ = ("cell", "keyed", "limit", "name", "parked", "queue", "shut", "taking", "workers")
+    __slots__ = (
+        "cell", "idle", "keyed", "limit", "name", "parked", "queue", "quick", "room", "shut", "taking", "ways", "work",
+        "workers",
+    )  # fmt: skip
 
     def __init__(self, cell: Cell, lanes: Lanes) -> None:
         self.cell = cell
@@ -30,58 +35,93 @@ class Gate:
             if lanes.keyed
             else MailboxQueue(cell.bound, _arrived, _admitted)
         )
+        self.work = self.queue.work
+        self.room = cell.bound.capacity
+        self.quick: bool
+        """Whether messages may take the short way in: see `ActorRef.tell`."""
+        self.ways: dict[Any, Way] = {}
+        """The operations that do: with what a message of them needs."""
+        self.idle = True
+        """Whether a message has to wake or start a worker."""
         self.shut = True
         """Whether no worker may begin: the actor does not run."""
-        self.taking = True
-        """Whether messages are accepted; they are while the actor restarts."""
         self.workers: list[Worker] = []
         self.parked: list[Worker] = []
+        self.let_in(True)
+
+    def let_in(self, taking: bool) -> None:
+        """Accept messages, or refuse them; they are accepted while the actor restarts."""
+        self.taking = taking
+        self.quick = taking and not self.cell.node.serialize_local
+        if not self.quick:
+            self.ways.clear()
 
     @property
     def running(self) -> Call | None:
         """The one call it runs, where it lets one pass at a time: all others wait for that."""
         return self.workers[0].call if self.limit == 1 and self.workers else None
 
-    def kick(self) -> None:
-        """There is a message: wake a worker, or start one."""
+    def kick(self) -> bool:
+        """There is a message: wake a worker, or start one. False where all are busy, or may not begin."""
         if self.parked:
             self.parked.pop().wake()
         elif len(self.workers) < self.limit and not self.shut:
             self._add_worker()
+        else:
+            self.idle = False
+            return False
+        return True
 
     def admit(self, call: Call) -> None:
         """Run a message that waits here at once, beside the others."""
         incarnation = self.cell.current
         if incarnation is not None and not self.shut and self.queue.withdraw(call):
-            worker = Worker(self, incarnation, only=call)
+            alone = MailboxQueue(self.cell.bound, _arrived)
+            alone.offer(call)
+            worker = Worker(self, incarnation, alone)
             self.workers.append(worker)
             self.cell.node.linger(worker)
 
     def open(self) -> None:
         """A new incarnation runs: start workers for what waits."""
         self.shut = False
-        self.taking = True
+        self.idle = True
+        self.let_in(True)
         for _ in range(min(len(self.queue), self.limit - len(self.workers))):
             self._add_worker()
 
     def halt(self) -> None:
         """No worker takes another message."""
         self.shut = True
-        self.taking = not self.cell.node.stopping
+        self.let_in(not self.cell.node.stopping)
         for worker in self.workers:
             worker.retired = True
 
     def retire(self) -> list[Worker]:
         """Let the workers go: each ends after the message it runs. All there were."""
         self.halt()
+        self.idle = True
         workers, self.workers = self.workers, []
         parked, self.parked = self.parked, []
         for worker in parked:
             worker.wake()
         return workers
 
+    def lose(self, worker: Worker) -> None:
+        """A worker goes."""
+        if worker in self.parked:
+            self.parked.remove(worker)
+        if worker in self.workers:
+            self.workers.remove(worker)
+        self.idle = True
+
     def worker_of(self, call: Call) -> Worker | None:
-        return next((worker for worker in self.workers if worker.call is call), None)
+        """Who runs a call, or the calls of a context; of several, the one whose task asks."""
+        found = [one for one in self.workers if one.call is not None and call in {one.call, one.call.context}]
+        if len(found) > 1:
+            task = asyncio.current_task()
+            found = [one for one in found if one.task is task] or found
+        return found[0] if found else None
 
     def cancel_overdue(self, now: float) -> float:
         """Cancel what runs past its deadline; the next deadline of what goes on."""

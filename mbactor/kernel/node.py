@@ -7,33 +7,31 @@ the bus (`remote.py`).
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import math
 import secrets
-from asyncio import get_running_loop
+import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Future as ThreadFuture
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from mbactor import observe
-from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, DeclarationError, MbactorError, Unavailable
+from mbactor.errors import BadRequest, BudgetSpent, DeclarationError, MbactorError, Unavailable
 from mbactor.kernel.cell import Cell
-from mbactor.kernel.client import BytesCall, Response, SerializedCall, body_of
-from mbactor.kernel.context import MAX_DEPTH, Call, acting, current, deadline_of_ask
+from mbactor.kernel.client import BytesCall, Response, body_of
+from mbactor.kernel.context import Call, current, deadline_of_ask
 from mbactor.kernel.dead_letters import DeadLetters
-from mbactor.kernel.feature import Operation, host_of
+from mbactor.kernel.feature import Operation, check_operation, host_of
 from mbactor.kernel.names import Names
 from mbactor.kernel.remote import Remote
 from mbactor.kernel.routes import Route
+from mbactor.kernel.sending import Arguments, ask, failed_already, from_thread, of_caller, tell, told_elsewhere
 from mbactor.kernel.worker import Worker
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus
 from mbactor.transport.deadlines import Deadlines
-from mbactor.transport.message import JSON, Envelope, Message
+from mbactor.transport.message import JSON
 
 T = TypeVar("T")
-Arguments = tuple[Any, ...]
 _LINGER = 1.0
 
 
@@ -78,7 +76,12 @@ class Node:
         """Methods that did not end when they were cancelled, and were left behind."""
         self.stopping = False
         """Everything is being stopped: what is down will not come back."""
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.time: Callable[[], float] = time.monotonic
+        """The loop's clock, by the shortest way to it."""
+        self.thread = 0
+        """Where the loop runs."""
+        self.future: Callable[[], asyncio.Future[Any]]
         self._lingering: set[Worker] = set()
         self._linger_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -86,7 +89,10 @@ class Node:
     async def open(self) -> None:
         """Connect the bus and listen for answers."""
         self.stopping = False
-        self._loop = asyncio.get_running_loop()
+        self.loop = loop = asyncio.get_running_loop()
+        self.time = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
+        self.thread = threading.get_ident()
+        self.future = loop.create_future
         await self.remote.open()
         nodes.append(self)
 
@@ -94,7 +100,7 @@ class Node:
         """End the requester and the bus; wait for what runs in the background."""
         while self._tasks:
             await asyncio.wait(self._tasks)
-        self._loop = None
+        self.loop, self.thread = None, 0
         if self in nodes:
             nodes.remove(self)
         self.deadlines.close()
@@ -110,11 +116,11 @@ class Node:
 
     def check_running(self) -> asyncio.AbstractEventLoop:
         """The node's loop. Unavailable where it is not running, or is asked from another loop's thread."""
-        if self._loop is None:
+        if self.loop is None:
             raise Unavailable("the system is not running; use it in an `async with` block")
-        if self._loop is not get_running_loop():
+        if self.loop is not asyncio.get_running_loop():
             raise Unavailable("an actor system belongs to the event loop that started it, and this is another one")
-        return self._loop
+        return self.loop
 
     # --- asking by class or host ------------------------------------------------------------------------
 
@@ -129,10 +135,10 @@ class Node:
         except (DeclarationError, Unavailable) as error:
             return failed_already(error)
         except RuntimeError:
-            return self._from_thread(lambda: self.ask(operation, args, kwargs, host))
+            return from_thread(self, lambda: self.ask(operation, args, kwargs, host))
         served = self.served.get(host)
         if served is not None:
-            return self.ask_cell(served.next(), operation, args, kwargs)
+            return ask(served.next(), operation, args, kwargs)
         return self.remote.ask(host, None, operation, args, kwargs)
 
     def tell(
@@ -142,113 +148,12 @@ class Node:
         try:
             self.check_running()
         except RuntimeError:
-            return self._told_from_thread(lambda: self.tell(operation, args, kwargs, host))
+            return told_elsewhere(self, lambda: self.tell(operation, args, kwargs, host))
         host = host or host_of(operation.owner)
         served = self.served.get(host)
         if served is not None:
-            return self.tell_cell(served.next(), operation, args, kwargs)
+            return tell(served.next(), operation, args, kwargs)
         return self.remote.tell(host, None, operation, args, kwargs)
-
-    def ask_cell(
-        self, cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]
-    ) -> Any:
-        """Send to one actor of this process; the future of the answer."""
-        try:
-            loop = get_running_loop()
-        except RuntimeError:
-            return self._from_thread(lambda: self.ask_cell(cell, operation, args, kwargs))
-        future: asyncio.Future[Any] = loop.create_future()
-        caller = current.get()
-        now = loop.time()
-        try:
-            route = cell.routes.by_operation.get(operation) or _route(cell, operation)
-            bound = route.signature.bind(args, kwargs)
-            deadline = deadline_of_ask(caller, now)
-            if deadline <= now:
-                raise BudgetSpent(f"{route.name} was not sent: the time budget was already spent")
-            if self.serialize_local:
-                call: Call = _serialized(route, bound, cell, deadline, future)
-            else:
-                call = Call(route, bound, cell, deadline, future)
-            if caller is not None:
-                _of_caller(call, caller)
-            else:
-                call.identity = acting.get()
-        except MbactorError as error:
-            future.set_exception(error)
-            return future
-        if observe.tracers:
-            call.trace = observe.traceparent() or call.trace
-        call.arrived = now
-        self.deadlines.add(deadline, call, now)
-        cell.accept(call)
-        return future
-
-    def tell_cell(
-        self, cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]
-    ) -> bool:
-        """Send to one actor of this process and forget. BadRequest is raised at once."""
-        try:
-            now = get_running_loop().time()
-        except RuntimeError:
-            return self._told_from_thread(lambda: self.tell_cell(cell, operation, args, kwargs))
-        return cell.accept(self._tell(cell, operation, args, kwargs, now))
-
-    def tell_cell_wait(
-        self, cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]
-    ) -> Any:
-        """As `tell_cell`, when there is room; the future of that."""
-        try:
-            now = get_running_loop().time()
-        except RuntimeError:
-            return self._from_thread(lambda: self.tell_cell_wait(cell, operation, args, kwargs))
-        try:
-            budget = deadline_of_ask(current.get(), now) - now
-            return cell.accept_waiting(self._tell(cell, operation, args, kwargs, now), budget)
-        except MbactorError as error:
-            return failed_already(error)
-
-    def _tell(
-        self, cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any], now: float
-    ) -> Call:
-        route = cell.routes.by_operation.get(operation) or _route(cell, operation)
-        bound = route.signature.bind(args, kwargs)
-        if self.serialize_local:
-            call: Call = _serialized(route, bound, cell, math.inf, None)
-        else:
-            call = Call(route, bound, cell)
-        caller = current.get()
-        if caller is not None:
-            call.caller = caller
-            call.identity, call.trace, call.baggage = caller.identity, caller.trace, caller.baggage
-        else:
-            call.identity = acting.get()
-        if observe.tracers:
-            call.trace = observe.traceparent() or call.trace
-        call.arrived = now
-        return call
-
-    # --- from a thread ----------------------------------------------------------------------------------------
-
-    def _from_thread(self, send: Callable[[], Any]) -> Answer:
-        """Let the loop send; the answer can be waited for in the thread by `result()`."""
-        loop = self._loop
-        if loop is None:
-            raise Unavailable("the system is not running; use it in an `async with` block")
-        answer = Answer()
-
-        def begin() -> None:
-            future: asyncio.Future[Any] = asyncio.ensure_future(send())
-            future.add_done_callback(lambda done: _pass_on(done, answer))
-
-        loop.call_soon_threadsafe(begin, context=contextvars.copy_context())
-        return answer
-
-    def _told_from_thread(self, tell: Callable[[], bool]) -> bool:
-        async def told() -> bool:
-            return tell()
-
-        return bool(self._from_thread(told).result())
 
     # --- asking by address --------------------------------------------------------------------------------
 
@@ -274,13 +179,12 @@ class Node:
         except (TypeError, ValueError) as error:
             future.set_exception(BadRequest(f"{method} {url!r} cannot be sent: {error}"))
             return future
-        call = BytesCall(route, None, cell, deadline, future, body=body, content_type=JSON, query=query or found)
+        call = BytesCall(
+            route, None, cell, now, None, None, deadline, future, body=body, content_type=JSON, query=query or found
+        )
         if caller is not None:
-            _of_caller(call, caller)
-        else:
-            call.identity = acting.get()
+            of_caller(call, caller)
         call.trace = observe.traceparent() or call.trace
-        call.arrived = now
         self.deadlines.add(deadline, call, now)
         cell.accept(call)
         return future
@@ -296,7 +200,7 @@ class Node:
             return None
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        call = Call(route, arguments, cell, math.inf, future)
+        call = Call(route, arguments, cell, future=future)
         call.budget = budget
         call.trace = observe.traceparent()
         call.arrived = loop.time()
@@ -373,63 +277,5 @@ nodes: list[Node] = []
 """Those that are open in this process."""
 
 
-class Answer(ThreadFuture[Any]):
-    """The answer to an ask made in a thread: `result()` waits for it there."""
-
-    def __await__(self) -> Any:
-        raise RuntimeError("this ask was made in a thread, which cannot await: use .result()")
-
-
-def check_operation(operation: Any) -> None:
-    """TypeError for what is no reference to an endpoint, with what is meant instead."""
-    if not isinstance(operation, Operation):
-        raise TypeError(
-            f"{operation!r} given, a reference to an endpoint expected, such as Counter.add: a method of an actor"
-            " class, decorated with @endpoint and taken from the class. Tasks and workflows run through Flows"
-        )
-
-
-def failed_already(error: MbactorError) -> asyncio.Future[Any]:
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    future.set_exception(error)
-    return future
-
-
-def _route(cell: Cell, operation: Operation[Any, ..., Any]) -> Route:
-    check_operation(operation)
-    return cell.routes.of(operation)
-
-
-def _of_caller(call: Call, caller: Call) -> None:
-    """An ask made while a call is handled: one deeper on its path, for the same user."""
-    depth = caller.depth + 1
-    if depth > MAX_DEPTH:
-        raise CallTooDeep(f"{call.route.name} would be call number {depth} in a chain; the limit is {MAX_DEPTH}")
-    call.caller = caller
-    call.depth = depth
-    call.identity, call.trace, call.baggage = caller.identity, caller.trace, caller.baggage
-    caller.note(call)
-
-
-def _serialized(
-    route: Route, bound: dict[str, Any], cell: Cell, deadline: float, future: asyncio.Future[Any] | None
-) -> SerializedCall:
-    body, content_type = route.signature.encode(bound)
-    message = Message.from_bytes(Message(Envelope("ask", "0", content_type=content_type), body).to_bytes())
-    content_type = message.envelope.content_type
-    return SerializedCall(route, None, cell, deadline, future, body=message.body, content_type=content_type)
-
-
 def _out_of_time(call: Call) -> None:
     call.fail(BudgetSpent(f"{call.route.name} at {call.route.address} did not answer within its time budget"))
-
-
-def _pass_on(done: asyncio.Future[Any], answer: Answer) -> None:
-    if answer.done():
-        return
-    if done.cancelled():
-        answer.cancel()
-    elif (error := done.exception()) is not None:
-        answer.set_exception(error)
-    else:
-        answer.set_result(done.result())

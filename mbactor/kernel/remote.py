@@ -105,8 +105,8 @@ class Remote:
         address, caller = _address(operation, host, replica), current.get()
         bound = route.signature.bind(args, kwargs)
         body, content_type = route.signature.encode(bound)
-        sender = caller.route.address if caller is not None else None
         source = caller.cell if caller is not None else None
+        sender = caller.route.address if caller is not None and source is not None else None
 
         def lost(error: MbactorError) -> None:
             letter = self._node.dead_letters.add(str(address), operation.feature.name, bound, sender, str(error))
@@ -139,7 +139,8 @@ class Remote:
         caller = current.get()
         path: tuple[str, ...] = ()
         if caller is not None and op == "ask":
-            path = tuple(p if isinstance(p, str) else self._step(p) for p in (*caller.path(), caller))
+            own = () if caller.cell is None else (caller,)
+            path = tuple(p if isinstance(p, str) else self._step(p) for p in (*caller.path(), *own))
         return Envelope(
             op,
             secrets.token_hex(4),
@@ -156,7 +157,8 @@ class Remote:
         return f"{self._node.id}/{call.id}:{call.route.name}"
 
     def _source(self, caller: Call | None) -> str:
-        return (caller.route.owner.host if caller is not None else None) or self._node.name
+        host = caller.route.owner.host if caller is not None and caller.cell is not None else None
+        return host or self._node.name
 
     # --- in -----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbactor.errors import DeclarationError, MethodNotAllowed, NoSuchActor
-from mbactor.kernel.feature import Feature, Operation
+from mbactor.kernel.feature import Feature, Operation, check_operation
 from mbactor.kernel.pipeline import INBOUND, assemble, observed
 from mbactor.kernel.schema import Signature
 from mbactor.mailbox import Mailbox
@@ -39,7 +39,9 @@ class Route:
     around it: awaiting it is all there is to do. `gate` says through which of the class's gates it passes.
     """
 
-    __slots__ = ("address", "direct", "feature", "gate", "key", "name", "observed", "owner", "plain", "signature")
+    __slots__ = (
+        "address", "bind", "direct", "feature", "gate", "key", "name", "observed", "owner", "plain", "quick", "signature",
+    )  # fmt: skip
 
     def __init__(self, feature: Feature, owner: type[Actor]) -> None:
         self.feature = feature
@@ -49,6 +51,9 @@ class Route:
         self.name = f"{owner.__name__}.{feature.name}"
         self.address = f"{owner.host or owner.__name__}{feature.path}"
         self.signature = feature.signature(owner)
+        self.bind = self.signature.bind
+        self.quick = self.gate == SERIAL and self.key is None and feature.requires is None
+        """Whether a message of it may take the short way into the mailbox."""
         handler = feature.handler(self)
         self.plain = assemble(self, handler, tuple(one for one in INBOUND if one is not observed))
         self.observed = assemble(self, handler)
@@ -104,6 +109,7 @@ class Routes:
 
     def of(self, operation: Operation[Any, ..., Any]) -> Route:
         """The route of an operation, which may have been taken from a class above. NoSuchActor where there is none."""
+        check_operation(operation)
         route = self.by_name.get(operation.feature.name)
         if route is None:
             raise NoSuchActor(self.cls.host or self.cls.__name__, f"{self.cls.__name__} has no {operation.feature.name}")
@@ -135,6 +141,7 @@ class Routes:
         feature = route.feature
         if feature.concurrency is not None:
             route.gate = len(self.gates)
+            route.quick = False
             self.gates.append(Lanes(feature.name, feature.concurrency, keyed=feature.key is not None))
         elif feature.key is not None:
             if self.gates[SERIAL].limit == 1:

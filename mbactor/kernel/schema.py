@@ -45,7 +45,7 @@ class Parameter:
 class Signature:
     """Binds the arguments of one method. Made once, at the first spawn or check of its class."""
 
-    __slots__ = ("_body", "_exact", "_required", "given", "name", "names", "parameters", "returns", "returns_exact")
+    __slots__ = ("_body", "_required", "exact", "given", "name", "names", "parameters", "returns", "returns_exact")
 
     def __init__(self, name: str, parameters: list[Parameter], returns: Any, given: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -54,7 +54,7 @@ class Signature:
         self.names = tuple(self.parameters)
         self.returns = returns
         self.returns_exact = _exact(returns)
-        self._exact = {p.name: p.exact for p in parameters}
+        self.exact = {p.name: p.exact for p in parameters}
         self._required = frozenset(p.name for p in parameters if p.required)
         fields = [(p.name, p.type | msgspec.UnsetType, msgspec.UNSET) for p in map(_unionable, parameters)]
         self._body = msgspec.defstruct("Arguments", fields, kw_only=True, gc=False)
@@ -63,7 +63,7 @@ class Signature:
         """The keyword arguments the method gets. BadRequest names the argument that does not fit."""
         if args:
             kwargs = self._named(args, kwargs)
-        exact = self._exact
+        exact = self.exact
         try:
             for name, value in kwargs.items():
                 if type(value) not in exact[name]:

@@ -14,6 +14,7 @@ import anyio
 from mbactor import observe
 from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError
 from mbactor.kernel.context import Call, current
+from mbactor.mailbox import MailboxQueue
 
 if TYPE_CHECKING:
     from mbactor.kernel.gate import Gate
@@ -30,20 +31,17 @@ class Stashed(BaseException):
 
 
 class Worker:
-    """Runs messages of a gate; or just one (`only`), beside the others."""
+    """Runs the messages of a gate; or those of a queue of its own (`queue`), and goes when that is empty."""
 
     __slots__ = (
-        "call", "cancelled", "gate", "incarnation", "only", "quiet", "retired", "scope", "served", "since", "task",
-        "waiting",
+        "call", "cancelled", "gate", "incarnation", "queue", "quiet", "retired", "scope", "served", "task", "waiting",
     )  # fmt: skip
 
-    def __init__(self, gate: Gate, incarnation: Incarnation, *, only: Call | None = None) -> None:
+    def __init__(self, gate: Gate, incarnation: Incarnation, queue: MailboxQueue[Call] | None = None) -> None:
         self.gate = gate
         self.incarnation = incarnation
-        self.only = only
+        self.queue = queue or gate.queue
         self.call: Call | None = None
-        self.since = 0.0
-        """When it began the call at hand, by the loop's clock."""
         self.cancelled = False
         self.retired = False
         self.served = 0
@@ -90,10 +88,7 @@ class Worker:
             self.quiet = self.served
             return False
         self.retired = True
-        if self in self.gate.parked:
-            self.gate.parked.remove(self)
-        if self in self.gate.workers:
-            self.gate.workers.remove(self)
+        self.gate.lose(self)
         self.wake()
         return True
 
@@ -115,8 +110,7 @@ class Worker:
             gate = self.gate
             gate.cell.node.linger_no_more(self)
             self._answer_cut()
-            if self in gate.workers:
-                gate.workers.remove(self)
+            gate.lose(self)
             if not gate.shut and len(gate.queue):
                 gate.kick()
 
@@ -129,24 +123,45 @@ class Worker:
 
     async def _serve(self) -> None:
         """The path of every message, in one piece: each call more on it is paid for by all of them."""
-        gate, incarnation, loop = self.gate, self.incarnation, asyncio.get_running_loop()
-        cell, actor, queue, time = gate.cell, incarnation.actor, gate.queue, loop.time
+        gate, incarnation, node = self.gate, self.incarnation, self.gate.cell.node
+        cell, actor, queue, work = gate.cell, incarnation.actor, self.queue, self.queue.work
+        time, served, last = node.time, self.served, None
         while not self.retired:
-            call = queue.take() if self.only is None else self._only()
+            call = work.popleft() if work and queue.plain else queue.take()
             if call is None:
-                await self._park(loop)
+                self.call, self.served = None, served
+                if queue is not gate.queue:
+                    self.retired = True
+                    return
+                waiting = self._park()
+                try:
+                    await waiting
+                except BaseException:
+                    gate.lose(self)
+                    raise
+                self.waiting = None
                 continue
-            now = time()
-            future = call.future
-            if (future is not None and (future.done() or call.deadline <= now)) or call.incarnation:
-                if self._stale(call):
-                    continue
-            self.call, self.since = call, now
-            current.set(call)
-            if call.budget is not None and not call.route.feature.begins_late:
-                call.deadline = now + call.budget
-            if call.deadline < cell.timer_at:
-                cell.watch_deadline(call.deadline)
+            context = call.context
+            if context is None:
+                # All but plain tells: it may be out of date, and it has a time budget.
+                future = call.future
+                if future is None:
+                    if call.incarnation and self._stale(call):
+                        continue
+                else:
+                    now = time()
+                    if future.done() or call.deadline <= now:
+                        self._expired(call)
+                        continue
+                    if call.budget is not None and not call.route.feature.begins_late:
+                        call.deadline = now + call.budget
+                    if call.deadline < cell.timer_at:
+                        cell.watch_deadline(call.deadline)
+                context = call
+            self.call = call
+            if context is not last:
+                current.set(context)
+                last = context
             route = call.route
             try:
                 if observe.tracers:
@@ -159,14 +174,18 @@ class Worker:
                 if self._leaves(call, error):
                     raise
             else:
-                if future is not None and (self.cancelled or not call.answer(value)):
-                    cell.node.late += 1
-            self._over(call)
-            self.served = served = self.served + 1
+                if context is call and (self.cancelled or not call.answer(value)):
+                    node.late += 1
+            if context is call:
+                self._over(call)
+            served += 1
             if self.cancelled:
+                self.call, self.served = None, served
                 return  # a cancellation that the method swallowed must not reach the next message
             if not served & FAIR_RUN:
+                self.call = None
                 await asyncio.sleep(0)
+        self.call, self.served = None, served
 
     def _over(self, call: Call) -> None:
         """The call is done with, however it ended."""
@@ -175,23 +194,17 @@ class Worker:
             if self.gate.queue.release(call):
                 self.gate.kick()
 
-    def _only(self) -> Call | None:
-        """The one call it was made for, the first time."""
-        call, self.only = self.only, None
-        self.retired = True
-        return call
+    def _expired(self, call: Call) -> None:
+        """Its asker has an answer already, or its time budget is spent: it never reaches the method."""
+        self.gate.queue.expired += 1
+        call.fail(BudgetSpent(f"{call.route.name} waited in the mailbox until its time budget was spent"))
+        self._over(call)
 
     def _stale(self, call: Call) -> bool:
-        """Whether a message that was taken must not run any more; it is dealt with then."""
-        if call.done() and call.asked:
-            self.gate.queue.expired += 1
-        elif call.asked and call.deadline <= asyncio.get_running_loop().time():
-            self.gate.queue.expired += 1
-            call.fail(BudgetSpent(f"{call.route.name} waited in the mailbox until its time budget was spent"))
-        elif call.incarnation and call.incarnation != self.incarnation.number:
-            self.gate.cell.dead(call, "it was meant for an earlier incarnation")
-        else:
+        """Whether it was meant for another incarnation, as the messages of its timers are."""
+        if call.incarnation == self.incarnation.number:
             return False
+        self.gate.cell.dead(call, "it was meant for an earlier incarnation")
         self._over(call)
         return True
 
@@ -227,15 +240,14 @@ class Worker:
         task = asyncio.current_task()
         return self.cancelled or (task is not None and task.cancelling() > 0)
 
-    async def _park(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.waiting = loop.create_future()
-        self.gate.parked.append(self)
-        cell = self.gate.cell
-        if cell.idle_after is not None:
-            cell.watch_idleness()
-        try:
-            await self.waiting
-        finally:
-            self.waiting = None
-            if self in self.gate.parked:  # cancelled, not woken
-                self.gate.parked.remove(self)
+    def _park(self) -> asyncio.Future[None]:
+        """Be there for the next message. The future ends when it comes."""
+        gate = self.gate
+        waiting = self.waiting = gate.cell.node.future()
+        gate.parked.append(self)
+        gate.idle = True
+        if len(gate.queue):  # a thread has just put it there, and seen nobody idle
+            gate.kick()
+        elif gate.cell.idle_after is not None:
+            gate.cell.watch_idleness()
+        return waiting

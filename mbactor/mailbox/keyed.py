@@ -29,6 +29,7 @@ class KeyedQueue(MailboxQueue[T]):
         key_of: Callable[[T], Hashable | None],
     ) -> None:
         super().__init__(bound, since, admitted)
+        self.plain = False
         self._key_of = key_of
         self._flying: set[Hashable] = set()
         self._held: dict[Hashable, deque[T]] = {}
@@ -38,7 +39,7 @@ class KeyedQueue(MailboxQueue[T]):
         return super().__len__() + self._holds
 
     def offer(self, item: T, lane: Lane = Lane.WORK) -> bool | T:
-        depth = len(self._work) + self._holds
+        depth = len(self.work) + self._holds
         if lane is Lane.WORK and depth >= self.bound.capacity:
             return self._offer_to_full(item)
         answer = super().offer(item, lane)
@@ -71,7 +72,7 @@ class KeyedQueue(MailboxQueue[T]):
         held = self._held.get(key)
         if not held:
             return False
-        self._work.appendleft(held.popleft())
+        self.work.appendleft(held.popleft())
         self._holds -= 1
         if not held:
             del self._held[key]
@@ -88,28 +89,30 @@ class KeyedQueue(MailboxQueue[T]):
         return super().withdraw(item)
 
     def items(self) -> list[T]:
-        return sorted([*(item for held in self._held.values() for item in held), *self._work], key=self._since)
+        return sorted([*(item for held in self._held.values() for item in held), *self.work], key=self._since)
 
     def drain(self) -> list[T]:
         self._flying.clear()
         held = [item for items in self._held.values() for item in items]
         self._held.clear()
         self._holds = 0
-        self._work = deque(sorted([*held, *self._work], key=self._since))
+        items = sorted([*held, *self.work], key=self._since)
+        self.work.clear()
+        self.work.extend(items)
         return super().drain()
 
     def _evict(self) -> T:
         first = min(self._held.values(), key=lambda held: self._since(held[0]), default=None)
-        if first is None or (self._work and self._since(self._work[0]) <= self._since(first[0])):
-            return self._work.popleft()
+        if first is None or (self.work and self._since(self.work[0]) <= self._since(first[0])):
+            return self.work.popleft()
         item = first[0]
         self.withdraw(item)
         return item
 
     def _oldest(self) -> float | None:
-        heads = [held[0] for held in self._held.values()] + ([self._work[0]] if self._work else [])
+        heads = [held[0] for held in self._held.values()] + ([self.work[0]] if self.work else [])
         return min(map(self._since, heads), default=None)
 
     def _admit(self) -> None:
-        if self._waiting and len(self._work) + self._holds < self.bound.capacity:
+        if self._waiting and len(self.work) + self._holds < self.bound.capacity:
             super()._admit()

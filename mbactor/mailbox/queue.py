@@ -31,8 +31,8 @@ class MailboxQueue(Generic[T]):
     """
 
     __slots__ = (
-        "_admitted", "_since", "_urgent", "_waiting", "_work", "accepted", "bound", "dropped", "expired", "highest",
-        "rejected",
+        "_admitted", "_since", "_urgent", "_waiting", "accepted", "bound", "dropped", "expired", "highest", "plain",
+        "rejected", "work",
     )  # fmt: skip
 
     def __init__(
@@ -41,13 +41,15 @@ class MailboxQueue(Generic[T]):
         self.bound = bound
         self._since = since
         self._admitted = admitted
-        self._work: deque[T] = deque()
+        self.work: deque[T] = deque()
+        """Lane WORK. For whoever cannot afford a call: where `plain`, taking is `popleft`, and there is nothing else."""
+        self.plain = True
         self._urgent: tuple[deque[T], ...] | None = None
         self._waiting: deque[T] | None = None
         self.highest = self.accepted = self.rejected = self.expired = self.dropped = 0
 
     def __len__(self) -> int:
-        return len(self._work) + (sum(map(len, self._urgent)) if self._urgent else 0)
+        return len(self.work) + (sum(map(len, self._urgent)) if self._urgent else 0)
 
     # --- in -------------------------------------------------------------------------------------------------
 
@@ -57,10 +59,10 @@ class MailboxQueue(Generic[T]):
             self._lane(lane).append(item)
             self.accepted += 1
             return True
-        depth = len(self._work)
+        depth = len(self.work)
         if depth >= self.bound.capacity:
             return self._offer_to_full(item)
-        self._work.append(item)
+        self.work.append(item)
         self.accepted += 1
         if depth >= self.highest:
             self.highest = depth + 1
@@ -70,12 +72,13 @@ class MailboxQueue(Generic[T]):
         """Keep an item that was refused for want of room; it is accepted, in its turn, as soon as there is some."""
         if self._waiting is None:
             self._waiting = deque()
+            self.plain = False
         self.rejected -= 1
         self._waiting.append(item)
 
     def withdraw(self, item: T) -> bool:
         """Take an item out, wherever it stands; False where it is not here."""
-        for queue in (self._waiting, self._work, *(self._urgent or ())):
+        for queue in (self._waiting, self.work, *(self._urgent or ())):
             if queue is not None:
                 with suppress(ValueError):
                     queue.remove(item)
@@ -84,7 +87,7 @@ class MailboxQueue(Generic[T]):
 
     def put_back(self, items: Iterable[T]) -> None:
         """Put items that had been taken before everything else, in their order. They pass the bound."""
-        self._work.extendleft(reversed(list(items)))
+        self.work.extendleft(reversed(list(items)))
 
     def _offer_to_full(self, item: T) -> bool | T:
         depth = len(self)
@@ -93,12 +96,12 @@ class MailboxQueue(Generic[T]):
             return False
         evicted = self._evict()
         self.dropped += 1
-        self._work.append(item)
+        self.work.append(item)
         self.accepted += 1
         return evicted
 
     def _evict(self) -> T:
-        return self._work.popleft()
+        return self.work.popleft()
 
     # --- out ------------------------------------------------------------------------------------------------
 
@@ -108,9 +111,9 @@ class MailboxQueue(Generic[T]):
             for lane in self._urgent:
                 if lane:
                     return lane.popleft()
-        if not self._work:
+        if not self.work:
             return None
-        item = self._work.popleft()
+        item = self.work.popleft()
         if self._waiting:
             self._admit()
         return item
@@ -124,7 +127,7 @@ class MailboxQueue(Generic[T]):
 
     def items(self) -> list[T]:
         """What waits in lane WORK, the next first; a copy."""
-        return list(self._work)
+        return list(self.work)
 
     def drain(self) -> list[T]:
         """Everything that waits, in the order it would have been taken; the queue is empty afterwards."""
@@ -148,14 +151,14 @@ class MailboxQueue(Generic[T]):
         )
 
     def _oldest(self) -> float | None:
-        return self._since(self._work[0]) if self._work else None
+        return self._since(self.work[0]) if self.work else None
 
     def _admit(self) -> None:
         """There is room: the one that has waited longest is accepted."""
         assert self._waiting is not None
-        while self._waiting and len(self._work) < self.bound.capacity:
+        while self._waiting and len(self.work) < self.bound.capacity:
             item = self._waiting.popleft()
-            self._work.append(item)
+            self.work.append(item)
             self.accepted += 1
             if self._admitted is not None:
                 self._admitted(item)
@@ -163,4 +166,5 @@ class MailboxQueue(Generic[T]):
     def _lane(self, lane: Lane) -> deque[T]:
         if self._urgent is None:
             self._urgent = (deque(), deque(), deque())
+            self.plain = False
         return self._urgent[lane]

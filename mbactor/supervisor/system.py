@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from mbactor import observe
 from mbactor.errors import InvalidSpec, MbactorError
 from mbactor.kernel import ActorRef, DeadLetters, Operation, Response
 from mbactor.kernel.actor import Actor
+from mbactor.kernel.context import acting_for
 from mbactor.kernel.exit import SHUTDOWN, Exit
+from mbactor.kernel.names import Names
 from mbactor.kernel.node import Node
 from mbactor.kernel.ref import At
 from mbactor.kernel.settings import Settings
@@ -169,6 +172,29 @@ class ActorSystem:
     ) -> Awaitable[Response]:
         """Call an address whose class is not importable. `body` is bytes, or a value that is sent as JSON."""
         return self.node.request(method, url, body, headers)
+
+    def acting_for(self, claims: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Ask on behalf of an end user: `with system.acting_for({"roles": ["buyer"]}): await shop.ask(Shop.place, ...)`.
+
+        The claims are taken as verified. They go along with all that the asked actors ask in turn, within this process;
+        `requires` of an endpoint is judged against them.
+        """
+        return acting_for(claims)
+
+    @property
+    def refs(self) -> Names:
+        """The names of this node's actors: `system.refs.register("till", till)`, `system.refs["till"].ask(...)`."""
+        return self.node.refs
+
+    @property
+    def late_replies(self) -> int:
+        """Answers that came when nobody waited for them any more, and were dropped."""
+        return self.node.late + self.node.remote.late
+
+    @property
+    def abandoned(self) -> int:
+        """Methods and hooks that did not end when they were cancelled, and were left behind."""
+        return self.node.abandoned
 
     # --- what is seen ---------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import anyio
 
@@ -47,23 +47,25 @@ class Declared(Feature):
 class Endpoint(Declared, Generic[A_co, P, R_co]):
     """What `@endpoint` makes of a method."""
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> Operation[A_co, P, R_co]: ...
-    @overload
-    def __get__(self, instance: Actor, owner: type) -> Callable[P, R_co]: ...
-    def __get__(self, instance: Any, owner: type) -> Any:
-        return super().__get__(instance, owner)
+    if TYPE_CHECKING:  # each message names its endpoint, so at run time there is no detour
+
+        @overload
+        def __get__(self, instance: None, owner: type) -> Operation[A_co, P, R_co]: ...
+        @overload
+        def __get__(self, instance: Actor, owner: type) -> Callable[P, R_co]: ...
+        def __get__(self, instance: Any, owner: type) -> Any: ...
 
 
 class AsyncEndpoint(Declared, Generic[A_co, P, R_co]):
     """What `@endpoint` makes of an `async def` method."""
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> Operation[A_co, P, R_co]: ...
-    @overload
-    def __get__(self, instance: Actor, owner: type) -> Callable[P, Coroutine[Any, Any, R_co]]: ...
-    def __get__(self, instance: Any, owner: type) -> Any:
-        return super().__get__(instance, owner)
+    if TYPE_CHECKING:  # each message names its endpoint, so at run time there is no detour
+
+        @overload
+        def __get__(self, instance: None, owner: type) -> Operation[A_co, P, R_co]: ...
+        @overload
+        def __get__(self, instance: Actor, owner: type) -> Callable[P, Coroutine[Any, Any, R_co]]: ...
+        def __get__(self, instance: Any, owner: type) -> Any: ...
 
 
 class ThreadEndpoint(Endpoint[A_co, P, R_co]):

@@ -1,0 +1,213 @@
+"""Where asks and tells to an actor of this process start: arguments, time budget, path, and into its mailbox.
+
+Every message comes this way, so the functions here are written out where a call more would be paid for by all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+from collections.abc import Callable
+from concurrent.futures import Future as ThreadFuture
+from contextlib import suppress
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from mbactor import observe
+from mbactor.errors import BudgetSpent, CallTooDeep, MbactorError, Unavailable
+from mbactor.kernel.client import SerializedCall
+from mbactor.kernel.context import MAX_DEPTH, Call, current, deadline_of_ask
+from mbactor.kernel.feature import Operation
+from mbactor.transport.message import Envelope, Message
+
+if TYPE_CHECKING:
+    from mbactor.kernel.cell import Cell
+    from mbactor.kernel.gate import Gate
+    from mbactor.kernel.node import Node
+    from mbactor.kernel.routes import Route
+
+Arguments = tuple[Any, ...]
+
+
+class Way:
+    """The short way of one operation into a mailbox: see `ActorRef.tell`."""
+
+    __slots__ = ("context", "needed", "route", "time", "types")
+
+    def __init__(self, route: Route, context: Call, time: Callable[[], float]) -> None:
+        self.route = route
+        self.context = context
+        self.needed = len(route.signature.parameters)
+        self.types = {name: next(iter(one)) for name, one in route.signature.exact.items() if len(one) == 1}
+        self.time = time
+
+
+def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> Any:
+    """Send to one actor of this process; the future of the answer, or an `Answer` in a thread."""
+    node = cell.node
+    if get_ident() != node.thread:
+        return _elsewhere(node, lambda: ask(cell, operation, args, kwargs))
+    future = node.future()
+    caller = current.get()
+    now = node.time()
+    try:
+        route = cell.routes.by_operation.get(operation) or cell.routes.of(operation)
+        bound = route.bind(args, kwargs)
+        deadline = deadline_of_ask(caller, now)
+        if deadline <= now:
+            raise BudgetSpent(f"{route.name} was not sent: the time budget was already spent")
+        if node.serialize_local:
+            call: Call = _serialized(route, bound, cell, deadline, future, now)
+        else:
+            call = Call(route, bound, cell, now, None, None, deadline, future)
+        if caller is not None:
+            of_caller(call, caller)
+    except MbactorError as error:
+        future.set_exception(error)
+        return future
+    if observe.tracers:
+        call.trace = observe.traceparent() or call.trace
+    node.deadlines.add(deadline, call, now)
+    cell.accept(call)
+    return future
+
+
+def tell(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> bool:
+    """Send to one actor of this process and forget. BadRequest is raised at once."""
+    node = cell.node
+    if get_ident() != node.thread:
+        return told_elsewhere(node, lambda: tell(cell, operation, args, kwargs))
+    call = _told(cell, operation, args, kwargs)
+    gate = cell.gate(call.route.gate)
+    if gate.quick and call.route.quick and operation not in gate.ways:
+        gate.ways[operation] = Way(call.route, Call(call.route, None, cell), node.time)
+    return cell.accept(call)
+
+
+def kick(gate: Gate) -> None:
+    """There is a message, put there by any thread."""
+    node = gate.cell.node
+    if get_ident() == node.thread:
+        gate.kick()
+    elif node.loop is not None:
+        node.loop.call_soon_threadsafe(gate.kick)
+
+
+def tell_wait(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> Any:
+    """As `tell`, when there is room; the future of that."""
+    if get_ident() != cell.node.thread:
+        return _elsewhere(cell.node, lambda: tell_wait(cell, operation, args, kwargs))
+    try:
+        now = cell.node.time()
+        budget = deadline_of_ask(current.get(), now) - now
+        return cell.accept_waiting(_told(cell, operation, args, kwargs), budget)
+    except MbactorError as error:
+        return failed_already(error)
+
+
+def _told(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> Call:
+    node = cell.node
+    route = cell.routes.by_operation.get(operation) or cell.routes.of(operation)
+    bound = route.bind(args, kwargs)
+    caller = current.get()
+    if node.serialize_local:
+        call: Call = _serialized(route, bound, cell, math.inf, None, node.time())
+    else:
+        call = Call(route, bound, cell, node.time())
+    if caller is not None:
+        call.caller = caller
+        call.identity, call.trace, call.baggage = caller.identity, caller.trace, caller.baggage
+    if observe.tracers:
+        call.trace = observe.traceparent() or call.trace
+    return call
+
+
+def of_caller(call: Call, caller: Call) -> None:
+    """An ask made while a call is handled: one deeper on its path, for the same user."""
+    depth = caller.depth + 1
+    if depth > MAX_DEPTH:
+        raise CallTooDeep(f"{call.route.name} would be call number {depth} in a chain; the limit is {MAX_DEPTH}")
+    call.caller = caller
+    call.depth = depth
+    call.identity, call.trace, call.baggage = caller.identity, caller.trace, caller.baggage
+    caller.note(call)
+
+
+def failed_already(error: MbactorError) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
+
+
+def _serialized(
+    route: Route, bound: dict[str, Any], cell: Cell, deadline: float, future: asyncio.Future[Any] | None, now: float
+) -> SerializedCall:
+    body, content_type = route.signature.encode(bound)
+    message = Message.from_bytes(Message(Envelope("ask", "0", content_type=content_type), body).to_bytes())
+    content_type = message.envelope.content_type
+    return SerializedCall(
+        route, None, cell, now, None, None, deadline, future, body=message.body, content_type=content_type
+    )
+
+
+# --- from another thread -----------------------------------------------------------------------------------------
+
+
+class Answer(ThreadFuture[Any]):
+    """The answer to an ask made in a thread: `result()` waits for it there."""
+
+    def __await__(self) -> Any:
+        raise RuntimeError("this ask was made in a thread, which cannot await: use .result()")
+
+
+def _elsewhere(node: Node, send: Callable[[], Any]) -> Any:
+    """An ask made where the node's loop does not run: in a thread, or wrongly."""
+    try:
+        node.check_running()
+    except Unavailable as error:
+        return failed_already(error)
+    except RuntimeError:
+        return from_thread(node, send)
+    raise AssertionError("the node's loop runs in another thread than it was opened in")
+
+
+def told_elsewhere(node: Node, told: Callable[[], bool]) -> bool:
+    """As `tell`, where the node's loop does not run: returns when the message is in the mailbox, or was refused."""
+    with suppress(RuntimeError):
+        node.check_running()
+
+    async def tell_there() -> bool:
+        return told()
+
+    return bool(from_thread(node, tell_there).result())
+
+
+def from_thread(node: Node, send: Callable[[], Any]) -> Answer:
+    """Let the loop send; the answer can be waited for in the thread by `result()`."""
+    loop = node.loop
+    if loop is None:
+        raise Unavailable("the system is not running; use it in an `async with` block")
+    answer = Answer()
+
+    def begin() -> None:
+        try:
+            future: asyncio.Future[Any] = asyncio.ensure_future(send())
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
+            answer.set_exception(error)
+        else:
+            future.add_done_callback(lambda done: _pass_on(done, answer))
+
+    loop.call_soon_threadsafe(begin, context=contextvars.copy_context())
+    return answer
+
+
+def _pass_on(done: asyncio.Future[Any], answer: Answer) -> None:
+    if answer.done():
+        return
+    if done.cancelled():
+        answer.cancel()
+    elif (error := done.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(done.result())
