@@ -162,7 +162,7 @@ class Cell:
         # `queue.offer`, in place: every ask comes this way.
         queue, work = gate.queue, gate.work
         depth = len(work)
-        if depth < gate.room and queue.plain:
+        if depth < gate.room and not gate.keyed:
             work.append(call)
             queue.accepted += 1
             if depth >= queue.highest:
@@ -171,6 +171,11 @@ class Cell:
             accepted = queue.offer(call)
             if accepted is not True:
                 return self._overflowed(gate, call, accepted)
+        if gate.parked:
+            waiting = gate.parked.pop().waiting
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+            return True
         if gate.idle and gate.kick():
             return True
         if call.future is not None and (call.caller is not None or call.via) and gate.limit == 1:

@@ -1,8 +1,6 @@
 """The call at hand: which message is being handled, until when, on whose behalf.
 
-One contextvar holds it, so it survives `gather` and `create_task` in the user's code. The time budget of
-an ask is decided here: the smallest of the caller's anyio deadline, the deadline of the message being
-handled, and the cap.
+One contextvar holds it, so it survives `gather` and `create_task` in the user's code.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import anyio.lowlevel
 import msgspec
 
 from mbactor.errors import MbactorError, from_wire, to_wire
@@ -25,14 +22,6 @@ if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
     from mbactor.kernel.routes import Route
 
-DEFAULT_BUDGET = 20.0
-"""Seconds an ask has where nothing else limits it."""
-BUDGET_CAP = 900.0
-"""No ask waits longer than this."""
-CLEAN_UP_BUDGET = 5.0
-"""Seconds for asks made in a shielded clean-up that has no deadline of its own."""
-SCOPE_MARGIN = 0.002
-"""An ask ends that much before the cancel scope around it, so that the asker learns what it waited for."""
 MAX_DEPTH = 64
 """Calls a chain of asks may have."""
 
@@ -217,54 +206,3 @@ def acting_for(claims: Claims) -> Iterator[None]:
         yield
     finally:
         current.reset(token)
-
-
-def _scope_deadline() -> Callable[[], float]:
-    """anyio's own question without the look for the backend that it begins with: a third of what that costs."""
-    backend: Any = anyio.lowlevel.current_token().backend_class
-    found: Callable[[], float] = backend.current_effective_deadline
-    return found
-
-
-_effective_deadline: Callable[[], float] | None = None
-
-
-def deadline_of_ask(caller: Call | None, now: float) -> float:
-    """When an ask made now ends, by the loop's clock.
-
-    Where the caller's deadline would cut it short, a scope that shields the asking code counts instead: its own
-    deadline, or the time for a clean-up where it has none.
-    """
-    global _effective_deadline
-    if _effective_deadline is None:
-        _effective_deadline = _scope_deadline()
-    scope = _effective_deadline()
-    handled = caller.deadline if caller is not None else math.inf
-    if scope == math.inf == handled:
-        return now + DEFAULT_BUDGET
-    if handled - now < CLEAN_UP_BUDGET or handled < scope < math.inf:
-        handled = _unless_shielded(caller, handled, scope, now)
-    if scope < math.inf:
-        scope -= min(SCOPE_MARGIN, (scope - now) / 10)
-    nearest = min(scope, handled)
-    return now + DEFAULT_BUDGET if nearest == math.inf else min(nearest, now + BUDGET_CAP)
-
-
-def _unless_shielded(caller: Call | None, handled: float, scope: float, now: float) -> float:
-    """The caller's deadline, or what counts instead of it within a shield."""
-    if handled > now and not _shielded(caller, handled):
-        return handled
-    if scope <= now:
-        return handled
-    return math.inf if scope < math.inf else now + CLEAN_UP_BUDGET
-
-
-def _shielded(caller: Call | None, handled: float) -> bool:
-    """Whether the running code is shielded from its worker's scope: asked by lending that scope the deadline."""
-    worker = caller.cell.worker_of(caller) if caller is not None and caller.cell is not None else None
-    if worker is None or worker.task is not asyncio.current_task() or worker.scope.cancel_called:
-        return False
-    worker.scope.deadline = handled
-    shielded = _effective_deadline is not None and _effective_deadline() > handled
-    worker.scope.deadline = math.inf
-    return shielded

@@ -18,7 +18,8 @@ from mbactor import observe
 from mbactor.errors import BadRequest, BudgetSpent, DeclarationError, MbactorError, Unavailable
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.client import BytesCall, Response, body_of
-from mbactor.kernel.context import Call, current, deadline_of_ask
+from mbactor.kernel.budget import deadline_of_ask
+from mbactor.kernel.context import Call, current
 from mbactor.kernel.dead_letters import DeadLetters
 from mbactor.kernel.feature import Operation, check_operation, host_of
 from mbactor.kernel.names import Names
@@ -185,7 +186,7 @@ class Node:
         if caller is not None:
             of_caller(call, caller)
         call.trace = observe.traceparent() or call.trace
-        self.deadlines.add(deadline, call, now)
+        self.deadlines.add(deadline, future, now, call)
         cell.accept(call)
         return future
 

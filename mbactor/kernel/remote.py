@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mbactor import observe
 from mbactor.errors import BadRequest, MbactorError
 from mbactor.kernel.client import BusCall, Response
-from mbactor.kernel.context import Call, current, deadline_of_ask
+from mbactor.kernel.budget import deadline_of_ask
+from mbactor.kernel.context import Call, current
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.routes import Route, routes_of
 from mbactor.transport import subjects
@@ -197,7 +198,7 @@ class Remote:
         call.depth = len(envelope.path)
         call.via = tuple(self._known(step) for step in envelope.path)
         if call.future is not None and call.deadline < math.inf:
-            self._node.deadlines.add(call.deadline, call, now)
+            self._node.deadlines.add(call.deadline, call.future, now, call)
         cell.accept(call)
 
     def _known(self, step: str) -> Any:

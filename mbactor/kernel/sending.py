@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from mbactor import observe
 from mbactor.errors import BudgetSpent, CallTooDeep, MbactorError, Unavailable
 from mbactor.kernel.client import SerializedCall
-from mbactor.kernel.context import MAX_DEPTH, Call, current, deadline_of_ask
+from mbactor.kernel.budget import deadline_of_ask
+from mbactor.kernel.context import MAX_DEPTH, Call, current
 from mbactor.kernel.feature import Operation
 from mbactor.transport.message import Envelope, Message
 
@@ -68,7 +69,7 @@ def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs
         return future
     if observe.tracers:
         call.trace = observe.traceparent() or call.trace
-    node.deadlines.add(deadline, call, now)
+    node.deadlines.add(deadline, future, now, call)
     cell.accept(call)
     return future
 

@@ -125,7 +125,7 @@ class Worker:
         """The path of every message, in one piece: each call more on it is paid for by all of them."""
         gate, incarnation, node = self.gate, self.incarnation, self.gate.cell.node
         cell, actor, queue, work = gate.cell, incarnation.actor, self.queue, self.queue.work
-        time, served, last = node.time, self.served, None
+        time, served, last, keyed = node.time, self.served, None, gate.keyed
         while not self.retired:
             call = work.popleft() if work and queue.plain else queue.take()
             if call is None:
@@ -176,8 +176,10 @@ class Worker:
             else:
                 if context is call and (self.cancelled or not call.answer(value)):
                     node.late += 1
-            if context is call:
+            if keyed:
                 self._over(call)
+            elif context is call:
+                call.caller = None
             served += 1
             if self.cancelled:
                 self.call, self.served = None, served
@@ -246,7 +248,7 @@ class Worker:
         waiting = self.waiting = gate.cell.node.future()
         gate.parked.append(self)
         gate.idle = True
-        if len(gate.queue):  # a thread has just put it there, and seen nobody idle
+        if gate.work:  # a thread has just put it there, and seen nobody idle
             gate.kick()
         elif gate.cell.idle_after is not None:
             gate.cell.watch_idleness()

@@ -1,0 +1,90 @@
+"""How long an ask may take: the smallest of the caller's anyio deadline, the deadline of the message at hand, and the cap."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+import anyio.lowlevel
+
+if TYPE_CHECKING:
+    from mbactor.kernel.context import Call
+
+DEFAULT_BUDGET = 20.0
+"""Seconds an ask has where nothing else limits it."""
+BUDGET_CAP = 900.0
+"""No ask waits longer than this."""
+CLEAN_UP_BUDGET = 5.0
+"""Seconds for asks made in a shielded clean-up that has no deadline of its own."""
+SCOPE_MARGIN = 0.002
+"""An ask ends that much before the cancel scope around it, so that the asker learns what it waited for."""
+
+_states: Mapping[Any, Any] | None
+try:
+    # What anyio knows of tasks. Most have no scope at all, and to learn that from its public function costs more than
+    # half of all that an ask does. Where a later anyio keeps this elsewhere, that function is asked each time.
+    from anyio._backends._asyncio import _task_states
+
+    _states = _task_states.data
+except (ImportError, AttributeError):
+    _states = None
+_backend_asks: Callable[[], float] | None = None
+
+
+def scope_deadline() -> float:
+    """When the cancel scopes around the running code end; infinity where there are none."""
+    if _states is not None:
+        task = asyncio.current_task()
+        if task is None or ref(task) not in _states:
+            return math.inf
+    return _effective_deadline()
+
+
+def _effective_deadline() -> float:
+    """anyio's own function, without the look for the backend that it begins with each time."""
+    global _backend_asks
+    if _backend_asks is None:
+        backend: Any = anyio.lowlevel.current_token().backend_class
+        _backend_asks = backend.current_effective_deadline
+    return _backend_asks()
+
+
+def deadline_of_ask(caller: Call | None, now: float) -> float:
+    """When an ask made now ends, by the loop's clock.
+
+    Where the caller's deadline would cut it short, a scope that shields the asking code counts instead: its own
+    deadline, or the time for a clean-up where it has none.
+    """
+    scope = scope_deadline()
+    handled = caller.deadline if caller is not None else math.inf
+    if scope == math.inf == handled:
+        return now + DEFAULT_BUDGET
+    if handled - now < CLEAN_UP_BUDGET or handled < scope < math.inf:
+        handled = _unless_shielded(caller, handled, scope, now)
+    if scope < math.inf:
+        scope -= min(SCOPE_MARGIN, (scope - now) / 10)
+    nearest = min(scope, handled)
+    return now + DEFAULT_BUDGET if nearest == math.inf else min(nearest, now + BUDGET_CAP)
+
+
+def _unless_shielded(caller: Call | None, handled: float, scope: float, now: float) -> float:
+    """The caller's deadline, or what counts instead of it within a shield."""
+    if handled > now and not _shielded(caller, handled):
+        return handled
+    if scope <= now:
+        return handled
+    return math.inf if scope < math.inf else now + CLEAN_UP_BUDGET
+
+
+def _shielded(caller: Call | None, handled: float) -> bool:
+    """Whether the running code is shielded from its worker's scope: asked by lending that scope the deadline."""
+    worker = caller.cell.worker_of(caller) if caller is not None and caller.cell is not None else None
+    if worker is None or worker.task is not asyncio.current_task() or worker.scope.cancel_called:
+        return False
+    worker.scope.deadline = handled
+    shielded = _effective_deadline() > handled
+    worker.scope.deadline = math.inf
+    return shielded
