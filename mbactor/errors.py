@@ -263,7 +263,9 @@ class Deadlock(MbactorError):
     status = 508
 
     def __init__(self, cycle: str) -> None:
-        super().__init__(f"deadlock: {cycle}; use tell, make the actor reentrant, or raise its concurrency", cycle=cycle)
+        super().__init__(
+            f"deadlock: {cycle}; use tell, make the actor reentrant, or raise its concurrency", cycle=cycle
+        )
         self.cycle = cycle
 
 

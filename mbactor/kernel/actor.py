@@ -61,8 +61,8 @@ class Actor:
     concurrency: ClassVar[int] = 1
     """How many messages may be handled at once."""
     reentrant: ClassVar[bool] = False
-    """Whether an ask that comes back to the actor while that waits for it is handled at once, beside the waiting method,
-    instead of failing as a deadlock: the state may then change under an `await`."""
+    """Whether an ask that comes back to the actor while that waits for it is handled at once, beside the waiting
+    method, instead of failing as a deadlock: the state may then change under an `await`."""
     on_error: ClassVar[OnError | None] = None
     """What an unexpected exception does: `restart` (the default of a serial actor), `resume` (the default where
     `concurrency` is above 1), `fail` (a restart that is always charged to the supervisor's budget)."""
@@ -164,7 +164,7 @@ class Actor:
     def send_after(
         self, delay: Duration, operation: Operation[Any, P, Any], *args: P.args, **kwargs: P.kwargs
     ) -> Timer:
-        """Tell itself later: `self.send_after("5s", Counter.flush)`. Ends with this incarnation, if not cancelled before."""
+        """Tell itself later: `self.send_after("5s", Counter.flush)`. Ends with this incarnation, if not cancelled."""
         return self._timer(seconds(delay), None, operation, args, kwargs)
 
     def send_every(
@@ -254,7 +254,9 @@ class Actor:
             raise TypeError(f"{operation!r} given, a reference to an endpoint of this actor expected")
         route = incarnation.cell.routes.by_name.get(operation.feature.name)
         if route is None:
-            raise DeclarationError(f"{type(self).__name__} has no {operation.feature.name}: timers tell the actor itself")
+            raise DeclarationError(
+                f"{type(self).__name__} has no {operation.feature.name}: timers tell the actor itself"
+            )
         bound = route.signature.bind(args, kwargs)
         return Timer(incarnation, route, bound, delay, every)
 

@@ -1,9 +1,10 @@
-"""How long an ask may take: the smallest of the caller's anyio deadline, the deadline of the message at hand, and the cap."""
+"""How long an ask may take: the smallest of the caller's anyio deadline, that of the message at hand, and the cap."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -28,23 +29,33 @@ try:
     # half of all that an ask does. Where a later anyio keeps this elsewhere, that function is asked each time.
     from anyio._backends._asyncio import _task_states
 
-    _states = _task_states.data
+    _states = getattr(_task_states, "data")  # noqa: B009 - to type checkers it is not there
 except (ImportError, AttributeError):
     _states = None
 _backend_asks: Callable[[], float] | None = None
+_NEVER = math.inf
 
 
-def scope_deadline() -> float:
+if sys.version_info < (3, 12):
+    # Before asyncio had it in C: the function is a Python one over this mapping, and takes three times as long.
+    _current_task: Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None] = getattr(
+        asyncio.tasks, "_current_tasks", {}
+    ).get
+else:
+    _current_task = asyncio.current_task
+
+
+def scope_deadline(loop: asyncio.AbstractEventLoop) -> float:
     """When the cancel scopes around the running code end; infinity where there are none."""
     if _states is not None:
-        task = asyncio.current_task()
+        task = _current_task(loop)
         if task is None or ref(task) not in _states:
-            return math.inf
+            return _NEVER
     return _effective_deadline()
 
 
 def _effective_deadline() -> float:
-    """anyio's own function, without the look for the backend that it begins with each time."""
+    """Anyio's own function, without the look for the backend that it begins with each time."""
     global _backend_asks
     if _backend_asks is None:
         backend: Any = anyio.lowlevel.current_token().backend_class
@@ -52,15 +63,15 @@ def _effective_deadline() -> float:
     return _backend_asks()
 
 
-def deadline_of_ask(caller: Call | None, now: float) -> float:
+def deadline_of_ask(caller: Call | None, now: float, loop: asyncio.AbstractEventLoop) -> float:
     """When an ask made now ends, by the loop's clock.
 
     Where the caller's deadline would cut it short, a scope that shields the asking code counts instead: its own
     deadline, or the time for a clean-up where it has none.
     """
-    scope = scope_deadline()
-    handled = caller.deadline if caller is not None else math.inf
-    if scope == math.inf == handled:
+    scope = scope_deadline(loop)
+    handled = caller.deadline if caller is not None else _NEVER
+    if scope == _NEVER == handled:
         return now + DEFAULT_BUDGET
     if handled - now < CLEAN_UP_BUDGET or handled < scope < math.inf:
         handled = _unless_shielded(caller, handled, scope, now)
@@ -81,7 +92,7 @@ def _unless_shielded(caller: Call | None, handled: float, scope: float, now: flo
 
 def _shielded(caller: Call | None, handled: float) -> bool:
     """Whether the running code is shielded from its worker's scope: asked by lending that scope the deadline."""
-    worker = caller.cell.worker_of(caller) if caller is not None and caller.cell is not None else None
+    worker = caller.cell.worker_of(caller) if caller is not None and not caller.outside else None
     if worker is None or worker.task is not asyncio.current_task() or worker.scope.cancel_called:
         return False
     worker.scope.deadline = handled

@@ -11,7 +11,7 @@ import asyncio
 import math
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +28,7 @@ from mbactor.errors import (
 )
 from mbactor.kernel import waits
 from mbactor.kernel.context import Call, Hooked, current
-from mbactor.kernel.exit import NORMAL, SHUTDOWN, Exit
+from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.gate import Gate
 from mbactor.kernel.incarnation import Incarnation
 from mbactor.kernel.ref import ActorRef
@@ -159,28 +159,19 @@ class Cell:
             return self._refuse(call, self._why_not())
         if route.key is not None and not self._keyed(call):
             return False
-        # `queue.offer`, in place: every ask comes this way.
-        queue, work = gate.queue, gate.work
-        depth = len(work)
-        if depth < gate.room and not gate.keyed:
-            work.append(call)
-            queue.accepted += 1
-            if depth >= queue.highest:
-                queue.highest = depth + 1
-        else:
-            accepted = queue.offer(call)
-            if accepted is not True:
-                return self._overflowed(gate, call, accepted)
-        if gate.parked:
-            waiting = gate.parked.pop().waiting
-            if waiting is not None and not waiting.done():
-                waiting.set_result(None)
-            return True
-        if gate.idle and gate.kick():
-            return True
+        accepted = gate.queue.offer(call)
+        if accepted is not True:
+            return self._overflowed(gate, call, accepted)
+        if not gate.kick():
+            self.waits_in_line(gate, call)
+        return True
+
+    def waits_in_line(self, gate: Gate, call: Call) -> None:
+        """A message was queued behind others: its time budget runs, and it may be behind the one that waits for it."""
+        if call.deadline < self.timer_at:
+            self.watch_deadline(call.deadline)
         if call.future is not None and (call.caller is not None or call.via) and gate.limit == 1:
             waits.suspect(call)
-        return True
 
     def accept_waiting(self, call: Call, budget: float) -> asyncio.Future[None]:
         """Queue a message as soon as there is room; the future ends when it is accepted, or with the reason why not."""
@@ -276,6 +267,7 @@ class Cell:
             self._refuse(call, MailboxFull(f"the stash of {self.address}", self.bound.capacity))
         else:
             stashed.append(call)
+            self.watch_no_later_than(call.deadline)
 
     def unstash(self) -> int:
         """Put what was stashed before all that waits, in the order in which it came. How many there were."""
@@ -310,8 +302,7 @@ class Cell:
         if evicted is False:
             if gate.queue.bound.overflow == "wait" and call.asked:
                 gate.queue.wait(call)
-                if call.caller is not None and gate.limit == 1:
-                    waits.suspect(call)
+                self.waits_in_line(gate, call)
                 return True
             return self._refuse(call, self._full(gate))
         assert isinstance(evicted, Call)
@@ -550,6 +541,8 @@ class Cell:
         nearest = math.inf
         for gate in self.gates():
             nearest = min(nearest, gate.cancel_overdue(now))
+            nearest = min(nearest, _answer_overdue(gate.queue.everything(), now))
+        nearest = min(nearest, _answer_overdue(self.stashed or (), now))
         if nearest < math.inf:
             self.watch_deadline(nearest)
 
@@ -559,6 +552,17 @@ class Cell:
         """The queue is empty: after `idle_after` without another message `on_receive_timeout` is due."""
         if self.current is not None and self.idle_after is not None:
             self.current.watch_idleness(self.idle_after)
+
+
+def _answer_overdue(calls: Iterable[Call], now: float) -> float:
+    """Tell those whose asks wait and have run out of time; the next deadline of the others."""
+    nearest = math.inf
+    for call in calls:
+        if call.deadline > now:
+            nearest = min(nearest, call.deadline)
+        elif not call.done():
+            call.fail(BudgetSpent(f"{call.route.name} waited at {call.cell.address} until its time budget was spent"))
+    return nearest
 
 
 _NOTHING: Mapping[str, Any] = {}

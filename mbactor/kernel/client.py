@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mbactor.errors import MbactorError, to_wire
+from mbactor.errors import MbactorError, Unavailable, to_wire
 from mbactor.kernel.context import Call
 from mbactor.transport.codec import decode, encode
 from mbactor.transport.message import JSON, Envelope, Message
@@ -106,7 +107,8 @@ class Publishing:
 
     def set_result(self, answer: Message) -> None:
         self._answered = True
-        self._publish(self._reply, answer.to_bytes())
+        with suppress(Unavailable):  # the bus was closed meanwhile
+            self._publish(self._reply, answer.to_bytes())
 
 
 def body_of(value: Any) -> bytes:

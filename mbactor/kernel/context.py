@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -77,6 +77,11 @@ class Call(msgspec.Struct, eq=False):
         return self.future is not None
 
     @property
+    def outside(self) -> bool:
+        """Whether it is no message, but code outside of any actor (`acting_for`): without route and cell."""
+        return self.route is None
+
+    @property
     def id(self) -> int:
         """A number that no other call of this process has."""
         if not self.number:
@@ -86,7 +91,7 @@ class Call(msgspec.Struct, eq=False):
     @property
     def sender(self) -> str | None:
         """Which method of which address made it, for people; None where it came from outside any actor."""
-        return self.caller.route.address if self.caller is not None and self.caller.cell is not None else None
+        return self.caller.route.address if self.caller is not None and not self.caller.outside else None
 
     def done(self) -> bool:
         """Whether the asker has its answer."""
@@ -115,7 +120,7 @@ class Call(msgspec.Struct, eq=False):
         """The asks it is made for, outermost first: running calls of this process, texts for those of others."""
         found: list[Any] = []
         call = self.caller if self.asked else None
-        while call is not None and call.cell is not None:
+        while call is not None and not call.outside:
             found.append(call)
             found.extend(reversed(call.via))
             call = call.caller if call.asked else None

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from mbactor import observe
-from mbactor.errors import BadRequest, BudgetSpent, DeclarationError, MbactorError, Unavailable
+from mbactor.errors import BadRequest, DeclarationError, MbactorError, Unavailable
+from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.client import BytesCall, Response, body_of
-from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.context import Call, current
 from mbactor.kernel.dead_letters import DeadLetters
 from mbactor.kernel.feature import Operation, check_operation, host_of
@@ -29,7 +29,6 @@ from mbactor.kernel.sending import Arguments, ask, failed_already, from_thread, 
 from mbactor.kernel.worker import Worker
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus
-from mbactor.transport.deadlines import Deadlines
 from mbactor.transport.message import JSON
 
 T = TypeVar("T")
@@ -69,7 +68,6 @@ class Node:
         self.refs = Names()
         self.cells: WeakValueDictionary[str, Cell] = WeakValueDictionary()
         """Those that can be meant by a replica's id: in an address, or in a ref that has travelled."""
-        self.deadlines = Deadlines(_out_of_time)
         self.served: dict[str, Served] = {}
         self.late = 0
         """Answers that came when nobody waited for them any more; they were dropped."""
@@ -77,7 +75,7 @@ class Node:
         """Methods that did not end when they were cancelled, and were left behind."""
         self.stopping = False
         """Everything is being stopped: what is down will not come back."""
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | Any = None
         self.time: Callable[[], float] = time.monotonic
         """The loop's clock, by the shortest way to it."""
         self.thread = 0
@@ -104,7 +102,6 @@ class Node:
         self.loop, self.thread = None, 0
         if self in nodes:
             nodes.remove(self)
-        self.deadlines.close()
         await self.remote.close()
         self.dead_letters.close()
         if self._linger_timer is not None:
@@ -170,7 +167,7 @@ class Node:
             url, _, found = url.partition("?")
             body = body_of(body)
             address = Address.parse(url, method)
-            deadline = deadline_of_ask(caller, now)
+            deadline = deadline_of_ask(caller, now, loop)
             cell, route = self._find(address)
             if cell is None or route is None:
                 return self.remote.request(address, body, query or found, headers or {}, deadline)
@@ -186,7 +183,6 @@ class Node:
         if caller is not None:
             of_caller(call, caller)
         call.trace = observe.traceparent() or call.trace
-        self.deadlines.add(deadline, future, now, call)
         cell.accept(call)
         return future
 
@@ -276,7 +272,3 @@ class Node:
 
 nodes: list[Node] = []
 """Those that are open in this process."""
-
-
-def _out_of_time(call: Call) -> None:
-    call.fail(BudgetSpent(f"{call.route.name} at {call.route.address} did not answer within its time budget"))

@@ -86,9 +86,9 @@ class ActorRef(Generic[A]):
         way = gate.ways.get(operation) if gate is not None else None
         if way is None or gate is None or args or observe.tracers:
             return tell(cell, operation, args, kwargs)
-        # What follows is what `tell` does, written out for a message that meets nothing unusual. It is fit for any thread.
+        # What follows is what `tell` does, written out for a message that meets nothing unusual; fit for any thread.
         types = way.types
-        for name in kwargs:
+        for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
             if type(kwargs[name]) is not types.get(name):
                 return tell(cell, operation, args, kwargs)
         caller = current.get()
@@ -96,7 +96,8 @@ class ActorRef(Generic[A]):
         depth = len(work)
         if depth >= gate.room or len(kwargs) < way.needed or (caller is not None and caller.identity is not None):
             return tell(cell, operation, args, kwargs)
-        work.append(Told(way.route, kwargs, cell, way.time(), caller, way.context))
+        message: Any = Told(way.route, kwargs, cell, way.time(), caller, way.context)
+        work.append(message)
         queue = gate.queue
         queue.accepted += 1
         if depth >= queue.highest:
@@ -237,7 +238,7 @@ class At:
 
 def ref_of_url(url: Any) -> ActorRef[Any]:
     """The ref that was written so. BadRequest where the text is no ref."""
-    if not isinstance(url, str) or not url.startswith(_SCHEME) or url.count("/") < 3:  # noqa: PLR2004 - its four parts
+    if not isinstance(url, str) or not url.startswith(_SCHEME) or url.count("/") < 3:
         raise BadRequest(f"{url!r} is no reference to an actor; expected {_SCHEME}<node>/<replica>/<host>/<id>")
     node_id, replica, host, id = url.removeprefix(_SCHEME).split("/", 3)
     from mbactor.kernel.node import nodes  # which imports this module
@@ -254,7 +255,7 @@ def _node_here() -> Node:
     from mbactor.kernel.node import nodes  # which imports this module
 
     caller = current.get()
-    if caller is not None and caller.cell is not None:
+    if caller is not None and not caller.outside:
         return caller.cell.node
     if len(nodes) != 1:
         raise Unavailable(f"{len(nodes)} systems run in this process: a remote ref is asked from within an actor then")

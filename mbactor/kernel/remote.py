@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
 from mbactor.errors import BadRequest, MbactorError
-from mbactor.kernel.client import BusCall, Response
 from mbactor.kernel.budget import deadline_of_ask
+from mbactor.kernel.client import BusCall, Response
 from mbactor.kernel.context import Call, current
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.routes import Route, routes_of
@@ -77,7 +77,7 @@ class Remote:
         try:
             route = routes_of(operation.owner).by_name[operation.feature.name]
             address = _address(operation, host, replica)
-            deadline = deadline_of_ask(caller, now)
+            deadline = deadline_of_ask(caller, now, loop)
             body, content_type = route.signature.encode(route.signature.bind(args, kwargs))
             envelope = self._envelope("ask", deadline - now, content_type)
             inner = self._requester.request(self._source(caller), address, Message(envelope, body), deadline)
@@ -140,8 +140,8 @@ class Remote:
         caller = current.get()
         path: tuple[str, ...] = ()
         if caller is not None and op == "ask":
-            own = () if caller.cell is None else (caller,)
-            path = tuple(p if isinstance(p, str) else self._step(p) for p in (*caller.path(), *own))
+            steps = caller.path() if caller.outside else (*caller.path(), caller)
+            path = tuple(p if isinstance(p, str) else self._step(p) for p in steps)
         return Envelope(
             op,
             secrets.token_hex(4),
@@ -158,7 +158,7 @@ class Remote:
         return f"{self._node.id}/{call.id}:{call.route.name}"
 
     def _source(self, caller: Call | None) -> str:
-        host = caller.route.owner.host if caller is not None and caller.cell is not None else None
+        host = caller.route.owner.host if caller is not None and not caller.outside else None
         return host or self._node.name
 
     # --- in -----------------------------------------------------------------------------------------------------
@@ -197,8 +197,6 @@ class Remote:
         call.arrived = now
         call.depth = len(envelope.path)
         call.via = tuple(self._known(step) for step in envelope.path)
-        if call.future is not None and call.deadline < math.inf:
-            self._node.deadlines.add(call.deadline, call.future, now, call)
         cell.accept(call)
 
     def _known(self, step: str) -> Any:

@@ -40,7 +40,8 @@ class Route:
     """
 
     __slots__ = (
-        "address", "bind", "direct", "feature", "gate", "key", "name", "observed", "owner", "plain", "quick", "signature",
+        "address", "bind", "direct", "feature", "gate", "key", "name", "needed", "observed", "owner", "plain", "quick",
+        "returns", "signature", "types",
     )  # fmt: skip
 
     def __init__(self, feature: Feature, owner: type[Actor]) -> None:
@@ -52,6 +53,10 @@ class Route:
         self.address = f"{owner.host or owner.__name__}{feature.path}"
         self.signature = feature.signature(owner)
         self.bind = self.signature.bind
+        self.returns = self.signature.returns_exact
+        self.needed = len(self.signature.parameters)
+        self.types = {name: next(iter(one)) for name, one in self.signature.exact.items() if len(one) == 1}
+        """The type of which an argument is handed over as it is, where there is just one."""
         self.quick = self.gate == SERIAL and self.key is None and feature.requires is None
         """Whether a message of it may take the short way into the mailbox."""
         handler = feature.handler(self)
@@ -86,8 +91,8 @@ class Routes:
     """All routes of a class: by operation, by method name, and by port and path for what comes by address."""
 
     __slots__ = (
-        "_by_path", "background", "by_name", "by_operation", "cls", "gates", "hooks", "returns_letters", "starts_plainly",
-        "stops_plainly",
+        "_by_path", "background", "by_name", "by_operation", "cls", "gates", "hooks", "returns_letters",
+        "starts_plainly", "stops_plainly",
     )  # fmt: skip
 
     def __init__(self, cls: type[Actor]) -> None:
@@ -112,7 +117,9 @@ class Routes:
         check_operation(operation)
         route = self.by_name.get(operation.feature.name)
         if route is None:
-            raise NoSuchActor(self.cls.host or self.cls.__name__, f"{self.cls.__name__} has no {operation.feature.name}")
+            raise NoSuchActor(
+                self.cls.host or self.cls.__name__, f"{self.cls.__name__} has no {operation.feature.name}"
+            )
         self.by_operation[operation] = route
         return route
 

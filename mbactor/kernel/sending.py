@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
 from mbactor.errors import BudgetSpent, CallTooDeep, MbactorError, Unavailable
-from mbactor.kernel.client import SerializedCall
 from mbactor.kernel.budget import deadline_of_ask
+from mbactor.kernel.client import SerializedCall
 from mbactor.kernel.context import MAX_DEPTH, Call, current
 from mbactor.kernel.feature import Operation
 from mbactor.transport.message import Envelope, Message
@@ -39,29 +39,37 @@ class Way:
     def __init__(self, route: Route, context: Call, time: Callable[[], float]) -> None:
         self.route = route
         self.context = context
-        self.needed = len(route.signature.parameters)
-        self.types = {name: next(iter(one)) for name, one in route.signature.exact.items() if len(one) == 1}
+        self.needed = route.needed
+        self.types = route.types
         self.time = time
 
 
-def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> Any:
+def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> Any:  # noqa: C901 - see the module
     """Send to one actor of this process; the future of the answer, or an `Answer` in a thread."""
     node = cell.node
     if get_ident() != node.thread:
         return _elsewhere(node, lambda: ask(cell, operation, args, kwargs))
+    loop = node.loop
     future = node.future()
     caller = current.get()
     now = node.time()
     try:
         route = cell.routes.by_operation.get(operation) or cell.routes.of(operation)
-        bound = route.bind(args, kwargs)
-        deadline = deadline_of_ask(caller, now)
+        types = route.types
+        if args or len(kwargs) < route.needed:
+            kwargs = route.bind(args, kwargs)
+        else:  # `bind`, where there is nothing to do
+            for name in kwargs:
+                if type(kwargs[name]) is not types.get(name):
+                    kwargs = route.bind(args, kwargs)
+                    break
+        deadline = deadline_of_ask(caller, now, loop)
         if deadline <= now:
             raise BudgetSpent(f"{route.name} was not sent: the time budget was already spent")
         if node.serialize_local:
-            call: Call = _serialized(route, bound, cell, deadline, future, now)
+            call: Call = _serialized(route, kwargs, cell, deadline, future, now)
         else:
-            call = Call(route, bound, cell, now, None, None, deadline, future)
+            call = Call(route, kwargs, cell, now, None, None, deadline, future)
         if caller is not None:
             of_caller(call, caller)
     except MbactorError as error:
@@ -69,8 +77,21 @@ def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs
         return future
     if observe.tracers:
         call.trace = observe.traceparent() or call.trace
-    node.deadlines.add(deadline, future, now, call)
-    cell.accept(call)
+    gate = cell.main
+    if gate is None or not (gate.taking and route.quick) or len(gate.work) >= gate.room or gate.keyed:
+        cell.accept(call)
+        return future
+    # `accept`, for a message that meets nothing unusual.
+    work, queue = gate.work, gate.queue
+    work.append(call)
+    queue.accepted += 1
+    queue.highest = max(queue.highest, len(work))
+    if gate.parked:
+        waiting = gate.parked.pop().waiting
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+    elif not gate.idle or not gate.kick():
+        cell.waits_in_line(gate, call)
     return future
 
 
@@ -101,7 +122,7 @@ def tell_wait(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, 
         return _elsewhere(cell.node, lambda: tell_wait(cell, operation, args, kwargs))
     try:
         now = cell.node.time()
-        budget = deadline_of_ask(current.get(), now) - now
+        budget = deadline_of_ask(current.get(), now, cell.node.loop) - now
         return cell.accept_waiting(_told(cell, operation, args, kwargs), budget)
     except MbactorError as error:
         return failed_already(error)

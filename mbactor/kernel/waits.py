@@ -76,7 +76,9 @@ def _cycle(ask: Call, *, certain: bool) -> list[Call] | None:
     return _search(call, task, ask, certain=certain, seen=seen)
 
 
-def _search(call: Call, task: asyncio.Task[Any] | None, goal: Call, *, certain: bool, seen: set[int]) -> list[Call] | None:
+def _search(
+    call: Call, task: asyncio.Task[Any] | None, goal: Call, *, certain: bool, seen: set[int]
+) -> list[Call] | None:
     """The way from a running call to the goal, through what it waits for."""
     if id(call) in seen:
         return None

@@ -7,7 +7,7 @@ cancellation, so a message costs no scope and no timer of its own.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -121,7 +121,7 @@ class Worker:
             self._over(call)
             call.fail(ActorCrashed(f"{self.gate.cell.address} was cancelled while it handled this"))
 
-    async def _serve(self) -> None:
+    async def _serve(self) -> None:  # noqa: C901 - as it says
         """The path of every message, in one piece: each call more on it is paid for by all of them."""
         gate, incarnation, node = self.gate, self.incarnation, self.gate.cell.node
         cell, actor, queue, work = gate.cell, incarnation.actor, self.queue, self.queue.work
@@ -174,8 +174,15 @@ class Worker:
                 if self._leaves(call, error):
                     raise
             else:
-                if context is call and (self.cancelled or not call.answer(value)):
-                    node.late += 1
+                if context is call:
+                    if type(call) is Call and type(value) in route.returns and future is not None:
+                        # `answer`, where there is nothing to do
+                        if not future.done():
+                            future.set_result(value)
+                        else:
+                            node.late += 1
+                    elif self.cancelled or not call.answer(value):
+                        node.late += 1
             if keyed:
                 self._over(call)
             elif context is call:
@@ -192,9 +199,9 @@ class Worker:
     def _over(self, call: Call) -> None:
         """The call is done with, however it ended."""
         self.call = call.caller = None
-        if self.gate.keyed and self.gate.cell.current is self.incarnation:
-            if self.gate.queue.release(call):
-                self.gate.kick()
+        gate = self.gate
+        if gate.keyed and gate.cell.current is self.incarnation and gate.queue.release(call):
+            gate.kick()
 
     def _expired(self, call: Call) -> None:
         """Its asker has an answer already, or its time budget is spent: it never reaches the method."""
@@ -220,10 +227,15 @@ class Worker:
             self.gate.cell.keep(call)
         elif isinstance(error, KeyboardInterrupt | SystemExit):
             return True
-        elif isinstance(error, asyncio.CancelledError) and self._is_cancelled():
-            return True
-        elif not self.cancelled:
-            # What a cancelled method ends with is no crash: its asker has had the answer.
+        elif isinstance(error, asyncio.CancelledError):
+            return self._is_cancelled() or self._crashes(call, error)
+        else:
+            self._crashes(call, error)
+        return False
+
+    def _crashes(self, call: Call, error: BaseException) -> bool:
+        # What a cancelled method ends with is no crash: its asker has had the answer.
+        if not self.cancelled:
             self.gate.cell.crashed(error, call, call.route.feature.name, self.incarnation)
         return False
 
@@ -233,9 +245,7 @@ class Worker:
         elif call.refused:
             self.gate.cell.dead(call, str(error))
         else:
-            observe.emit(
-                "message.failed", actor=self.gate.cell.address, method=call.route.feature.name, error=error
-            )
+            observe.emit("message.failed", actor=self.gate.cell.address, method=call.route.feature.name, error=error)
 
     def _is_cancelled(self) -> bool:
         """Whether somebody cancels the worker, as opposed to a method that raises CancelledError by itself."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import IntEnum
 from typing import Generic, TypeVar
@@ -42,7 +42,7 @@ class MailboxQueue(Generic[T]):
         self._since = since
         self._admitted = admitted
         self.work: deque[T] = deque()
-        """Lane WORK. For whoever cannot afford a call: where `plain`, taking is `popleft`, and there is nothing else."""
+        """Lane WORK. For whoever cannot afford a call: where `plain`, taking is `popleft`."""
         self.plain = True
         self._urgent: tuple[deque[T], ...] | None = None
         self._waiting: deque[T] | None = None
@@ -128,6 +128,11 @@ class MailboxQueue(Generic[T]):
     def items(self) -> list[T]:
         """What waits in lane WORK, the next first; a copy."""
         return list(self.work)
+
+    def everything(self) -> Iterator[T]:
+        """All that is here, also the senders that wait for room, in no order."""
+        yield from self.items()
+        yield from self._waiting or ()
 
     def drain(self) -> list[T]:
         """Everything that waits, in the order it would have been taken; the queue is empty afterwards."""

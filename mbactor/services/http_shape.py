@@ -27,7 +27,7 @@ from mbactor.errors import (
     Unavailable,
 )
 from mbactor.kernel import Response
-from mbactor.kernel.context import BUDGET_CAP
+from mbactor.kernel.budget import BUDGET_CAP
 from mbactor.transport.address import DEFAULT_PORT, METHODS, Address, check_host
 
 PATH_LIMIT = 1024

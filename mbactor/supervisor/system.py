@@ -20,7 +20,7 @@ from mbactor.kernel.context import acting_for
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.names import Names
 from mbactor.kernel.node import Node
-from mbactor.kernel.ref import At
+from mbactor.kernel.ref import Answer, At
 from mbactor.kernel.settings import Settings
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child, kebab_case
@@ -155,9 +155,9 @@ class ActorSystem:
         number = self._names[name] = self._names.get(name, 0) + 1
         return name if number == 1 else f"{name}-{number}"
 
-    def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+    def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Answer[R]:
         """Ask any replica of the operation's class: `await system.ask(Counter.add, by=1)`."""
-        return self.node.ask(operation, args, kwargs)
+        return self.node.ask(operation, args, kwargs)  # type: ignore[no-any-return]
 
     def tell(self, operation: Operation[Any, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Tell any replica of the operation's class. False when it was refused."""
@@ -174,7 +174,7 @@ class ActorSystem:
         return self.node.request(method, url, body, headers)
 
     def acting_for(self, claims: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """Ask on behalf of an end user: `with system.acting_for({"roles": ["buyer"]}): await shop.ask(Shop.place, ...)`.
+        """Ask on behalf of an end user: `with system.acting_for({"roles": ["buyer"]}): await shop.ask(Shop.place)`.
 
         The claims are taken as verified. They go along with all that the asked actors ask in turn, within this process;
         `requires` of an endpoint is judged against them.

@@ -21,20 +21,20 @@ Expire = Callable[[Any], None]
 class Deadlines:
     """Calls `expire(item)` once a future has not been done by its deadline, within about a millisecond of it.
 
-    Any object with a `done()` method will do; `expire` is called with `item`, by default that object.
+    Any object with a `done()` method will do.
     """
 
     def __init__(self, expire: Expire) -> None:
         self._expire = expire
-        self._young: list[tuple[float, Any, Any]] = []
-        self._old: list[tuple[float, int, Any, Any]] = []
+        self._young: list[tuple[float, Any]] = []
+        self._old: list[tuple[float, int, Any]] = []
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._compact_at = 0.0
 
-    def add(self, deadline: float, future: Any, now: float, item: Any = None) -> None:
-        self._young.append((deadline, future, item))
+    def add(self, deadline: float, item: Any, now: float) -> None:
+        self._young.append((deadline, item))
         at = min(deadline, now + _SWEEP)
         if at < self._timer_at:
             self._arm(at)
@@ -55,9 +55,9 @@ class Deadlines:
     def _sweep(self) -> None:
         self._timer, self._timer_at = None, float("inf")
         young, self._young = self._young, []
-        for deadline, future, item in young:
-            if not future.done():
-                heapq.heappush(self._old, (deadline, next(self._order), future, item or future))
+        for deadline, item in young:
+            if not item.done():
+                heapq.heappush(self._old, (deadline, next(self._order), item))
         now = asyncio.get_running_loop().time()
         if now >= self._compact_at:
             # What is answered behind one that still waits would keep its result alive for as long.
@@ -65,8 +65,8 @@ class Deadlines:
             self._old = [entry for entry in self._old if not entry[2].done()]
             heapq.heapify(self._old)
         while self._old and (self._old[0][0] <= now or self._old[0][2].done()):
-            _, _, future, item = heapq.heappop(self._old)
-            if not future.done():
+            _, _, item = heapq.heappop(self._old)
+            if not item.done():
                 self._expire(item)
         if self._old:
             self._arm(self._old[0][0])

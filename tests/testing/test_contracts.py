@@ -10,7 +10,7 @@ from mbactor.testing import check_mailbox
 
 class LastInFirstOut(MailboxQueue[int]):
     def take(self) -> int | None:
-        return self._work.pop() if self._work else None
+        return self.work.pop() if self.work else None
 
 
 class OneLane(MailboxQueue[int]):
@@ -20,13 +20,13 @@ class OneLane(MailboxQueue[int]):
 
 class Boundless(MailboxQueue[int]):
     def offer(self, item: int, lane: Lane = Lane.WORK) -> bool | int:
-        self._work.append(item) if lane is Lane.WORK else super().offer(item, lane)
+        self.work.append(item) if lane is Lane.WORK else super().offer(item, lane)
         return True
 
 
 class DropsTheNewest(MailboxQueue[int]):
     def offer(self, item: int, lane: Lane = Lane.WORK) -> bool | int:
-        if lane is Lane.WORK and len(self._work) >= self.bound.capacity and self.bound.overflow == "drop_oldest":
+        if lane is Lane.WORK and len(self.work) >= self.bound.capacity and self.bound.overflow == "drop_oldest":
             return item
         return super().offer(item, lane)
 
@@ -39,7 +39,7 @@ class BoundedInEveryLane(MailboxQueue[int]):
 class KeepsWhatWasDrained(MailboxQueue[int]):
     def drain(self) -> list[int]:
         kept = super().drain()
-        self._work.extend(kept[-1:])
+        self.work.extend(kept[-1:])
         return kept
 
 

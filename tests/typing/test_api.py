@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from typing import assert_type
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from mbactor import Actor, ActorRef, ActorSystem, MailboxStatistics, Supervisor, child, endpoint
 from mbactor.foreman import Flow, FlowOutcome, Flows, Graph, StepRecord, task, workflow
 from mbactor.foreman.features import TaskReference, WorkflowReference
+from mbactor.kernel.ref import Answer
 from mbactor.supervisor import ChildSpec
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +55,7 @@ class Sub(Counter):
 async def use_a_system(system: ActorSystem) -> None:
     counter = await system.spawn(Counter, start=1)
     assert_type(counter, ActorRef[Counter])
-    assert_type(counter.ask(Counter.add, by=5), Awaitable[int])
+    assert_type(counter.ask(Counter.add, by=5), Answer[int])
     assert_type(await counter.ask(Counter.add), int)
     assert_type(await counter.ask(Counter.name), str)
     assert_type(await counter.ask(Counter.read), int)
