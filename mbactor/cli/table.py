@@ -138,7 +138,7 @@ def drawn(snapshot: Snapshot, size: Size, *, note: Text | None = None, footer: s
 
 def _cut(cut: int, total: int, left: Sequence[Row]) -> str:
     quiet = all(urgency(row.node) == 0 for row in left)
-    return f"{cut} of {total} rows do not fit{', all quiet' if quiet else ''}: --all shows them."
+    return f"{cut} of {total} rows cut{', all quiet' if quiet else ''}; --all shows them."
 
 
 def _headline(snapshot: Snapshot, width: int) -> Text:
@@ -357,11 +357,13 @@ def short(seconds: float) -> str:
     """A duration in at most six characters: 35ms, 3.2s, 2m05s, 3h20m, 5d04h."""
     if seconds < 0.0005:
         return "0s"
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f}ms"
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f}s"
-    whole = int(seconds)
+    whole = round(seconds)
+    if whole >= 100 * 86400:
+        return f"{whole // 86400}d"
     for unit, size, part, piece in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
         if whole >= size:
             return f"{whole // size}{unit}{whole % size // piece:02d}{part}"

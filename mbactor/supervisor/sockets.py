@@ -3,13 +3,12 @@
     for found in running(Path("shop.yaml"), folders(environment())):
         print(found.pid, found.path)
 
-The name of a socket tells which file runs in which process: `shop-1f0c3d5e7a-4711.sock`. A socket appears only once
-it listens, so one that refuses was left by a process that is gone; whoever meets it removes it.
+The name of a socket tells which file runs in which process: `shop-1f0c3d5e7a-4711.sock`. One that refuses was left by
+a process that is gone; whoever meets it removes it.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -21,10 +20,13 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mbactor import clock
 from mbactor.errors import MbactorError, Unavailable
 
 BACKLOG = 16
-_NAME = re.compile(r"(?P<system>.+)-(?P<file>[0-9a-f]{10})-(?P<pid>\d+)\.sock")
+SETTLED = 5.0
+"""Seconds after which a socket that refuses is not one that is just about to listen."""
+_NAME = re.compile(r"(?P<system>.+)-(?P<file>[0-9a-f]{10})-(?P<pid>\d{1,9})\.sock")
 
 
 class NotPrivate(MbactorError):
@@ -104,7 +106,9 @@ def running(file: Path, places: Sequence[Path]) -> list[Running]:
         for path, name in _sockets(folder):
             if name["file"] == wanted:
                 with suppress(FileNotFoundError):
-                    found.append((path.lstat().st_mtime, Running(int(name["pid"]), path)))
+                    began = path.lstat().st_mtime
+                    if answers(path):
+                        found.append((began, Running(int(name["pid"]), path)))
     if mistrusted is not None and not found:
         raise mistrusted
     return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].pid))]
@@ -112,9 +116,10 @@ def running(file: Path, places: Sequence[Path]) -> list[Running]:
 
 def remove_stale(folder: Path) -> None:
     """Remove the sockets on which nobody listens any more."""
-    for path, _ in _sockets(folder):
-        if not answers(path):
-            path.unlink(missing_ok=True)
+    for path, name in _sockets(folder):
+        with suppress(FileNotFoundError):
+            if not answers(path) and (not _lives(int(name["pid"])) or clock.unix() - path.lstat().st_mtime > SETTLED):
+                path.unlink()
 
 
 def answers(path: Path) -> bool:
@@ -147,20 +152,26 @@ def _sockets(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
             yield path, name
 
 
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _listening(path: Path) -> socket.socket:
-    """Bound under another name and renamed: nobody sees it before it listens, or before it is closed to others."""
-    unready = path.with_suffix(".new")
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode) and not answers(path):
+            path.unlink()  # of a process that had the same number
     server = socket.socket(socket.AF_UNIX)
     try:
-        if path.exists():  # it answers, or it would have been removed
-            raise FileExistsError(errno.EADDRINUSE, f"{path.name} is in use by another process")
-        unready.unlink(missing_ok=True)
-        server.bind(str(unready))
-        unready.chmod(0o600)
+        server.bind(str(path))
+        path.chmod(0o600)  # until then the folder keeps others out
         server.listen(BACKLOG)
-        unready.rename(path)
     except BaseException:
         server.close()
-        unready.unlink(missing_ok=True)
         raise
     return server
