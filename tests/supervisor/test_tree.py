@@ -180,7 +180,7 @@ async def test_a_tree_can_be_looked_at_while_it_starts_restarts_gives_up_and_sto
     system = ActorSystem("shop", tree=tree)
     states: dict[str, list[str]] = {}
     watching = asyncio.ensure_future(_watch(system, states))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.2)
     await system.start()
     await system.spawn(Clerk, **slow)
     while system.tree().state == "running":
