@@ -17,6 +17,7 @@ from mbactor.kernel.settings import environment
 if TYPE_CHECKING:
     from mbactor.supervisor.topology import Topology
 
+SHORTEST_PERIOD = 0.05
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -71,17 +72,52 @@ def check(file: Path) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "mermaid", "json"]),
+    type=click.Choice(["text", "mermaid", "dot", "json"]),
     default="text",
     show_default=True,
-    help="text is a tree for the terminal, mermaid a diagram, json for programs.",
+    help="text is a tree for the terminal, mermaid and dot are diagrams, json is for programs.",
 )
-def tree(file: Path, form: str) -> None:
-    """Draw the supervision tree that FILE declares, without starting it."""
+@click.option("--live", is_flag=True, help="Show the running tree of FILE, refreshed until Ctrl-C.")
+@click.option("--every", metavar="DURATION", help="With --live: how often, such as 500ms.  [default: 1s]")
+@click.option("--once", is_flag=True, help="With --live: show it once, with every row.")
+@click.option("--all", "whole", is_flag=True, help="With --live: every row, also where they do not fit the terminal.")
+@click.option("--pid", type=int, help="With --live: which process, where several run FILE.")
+def tree(file: Path, form: str, live: bool, every: str | None, once: bool, whole: bool, pid: int | None) -> None:
+    """Draw the supervision tree that FILE declares, without starting it; or, with --live, the one that runs.
+
+    The live table shows each actor's state, incarnation, uptime and restarts, what waits in its mailbox and what it
+    is handling now, as `mbactor run FILE` tells by a socket that only its own user can open. With --format json it
+    is one object a line. Exit code 1 when FILE is not running, or stops.
+    """
+    if live:
+        sys.exit(_live(file, form, every=every, once=once, whole=whole, pid=pid))
+    for option, given in (("--every", every), ("--once", once), ("--all", whole), ("--pid", pid)):
+        if given:
+            raise click.UsageError(f"{option} goes with --live")
     from mbactor.supervisor.tree import render, tree_of_spec
 
     topology = load(file)
     click.echo(render(tree_of_spec(topology.supervisor, topology.name), form))
+
+
+def _live(file: Path, form: str, *, every: str | None, once: bool, whole: bool, pid: int | None) -> int:
+    from mbactor.cli.live import View, show
+
+    if form not in {"text", "json"}:
+        raise click.UsageError(f"--format {form} draws what FILE declares; with --live, text or json")
+    return show(file, pid, View(every=_period(every or "1s"), once=once, whole=whole, json=form == "json"))
+
+
+def _period(text: str) -> float:
+    from mbactor.durations import seconds_of_text
+
+    try:
+        found = seconds_of_text(text)
+    except ValueError as error:
+        raise click.UsageError(f"--every: {error}") from None
+    if found < SHORTEST_PERIOD:
+        raise click.UsageError(f"--every: {text} given, at least 50ms expected")
+    return found
 
 
 @main.command()

@@ -8,16 +8,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mbactor import observe
-from mbactor.errors import MbactorError
+from mbactor.errors import MbactorError, Unavailable
 from mbactor.kernel.settings import Settings, environment
 from mbactor.observers import LogObserver, telemetry_from_environment
+from mbactor.supervisor.control import Control
+from mbactor.supervisor.sockets import folders
 from mbactor.supervisor.system import ActorSystem
 from mbactor.supervisor.tree import render
 
@@ -104,25 +107,43 @@ async def _serve(topology: Topology) -> int:
     system = ActorSystem(topology.name, topology.transport, tree=topology.supervisor)
     stopped = asyncio.Event()
     with observe.observing(addresses), _Signals(stopped):
-        starting = asyncio.ensure_future(system.start())
-        if await _first(starting, stopped):
-            starting.cancel()
-            await asyncio.wait([starting])
-            return 0
+        async with _shown(system, topology.file):
+            return await _until_stopped(system, stopped, addresses)
+
+
+@asynccontextmanager
+async def _shown(system: ActorSystem, file: Path) -> AsyncIterator[None]:
+    """Let other programs of the user look at it, also while it starts and stops. Where that cannot be had, it runs
+    all the same.
+    """
+    async with AsyncExitStack() as stack:
         try:
-            starting.result()
-        except MbactorError as error:
-            return _failed(error)
-        click.echo(render(system.tree(), "text"))
-        for url in addresses.urls:
-            click.echo(f"serving {click.style(url, bold=True)}")
-        click.echo("Ctrl-C stops it")
-        sys.stdout.flush()
-        ended = asyncio.ensure_future(system.wait())
-        by_signal = await _first(ended, stopped)
-        gave_up = None if by_signal else ended.result()
-        await system.stop()
-        ended.cancel()
+            await stack.enter_async_context(Control(system, file, folders(environment())))
+        except Unavailable as error:
+            click.echo(f"{click.style('warning:', fg='yellow')} no control socket: {error.message}", err=True)
+        yield
+
+
+async def _until_stopped(system: ActorSystem, stopped: asyncio.Event, addresses: _Addresses) -> int:
+    starting = asyncio.ensure_future(system.start())
+    if await _first(starting, stopped):
+        starting.cancel()
+        await asyncio.wait([starting])
+        return 0
+    try:
+        starting.result()
+    except MbactorError as error:
+        return _failed(error)
+    click.echo(render(system.tree(), "text"))
+    for url in addresses.urls:
+        click.echo(f"serving {click.style(url, bold=True)}")
+    click.echo("Ctrl-C stops it")
+    sys.stdout.flush()
+    ended = asyncio.ensure_future(system.wait())
+    by_signal = await _first(ended, stopped)
+    gave_up = None if by_signal else ended.result()
+    await system.stop()
+    ended.cancel()
     return 0 if gave_up is None or gave_up.clean else _gave_up(gave_up)
 
 

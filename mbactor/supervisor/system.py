@@ -25,7 +25,7 @@ from mbactor.kernel.settings import Settings
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child, kebab_case
 from mbactor.supervisor.supervisor import Supervisor
-from mbactor.supervisor.tree import TreeNode, tree_of
+from mbactor.supervisor.tree import TreeNode, tree_of, with_spawned
 from mbactor.transport import Bus, LocalBus
 
 A = TypeVar("A", bound=Actor)
@@ -57,6 +57,7 @@ class ActorSystem:
         self._tree_spec = tree
         self._tree: Supervisor | None = None
         self._spawned = DynamicSupervisor()
+        self._spawned.bind(self.node, "spawned")
         self._names: dict[str, int] = {}
         self._serving = False
         self._ended: asyncio.Future[Exit] | None = None
@@ -204,8 +205,16 @@ class ActorSystem:
         return self.node.dead_letters
 
     def tree(self) -> TreeNode:
-        """The running tree, at this moment."""
-        return tree_of(self._tree if self._tree is not None else self._spawned)
+        """The running tree, at this moment; what was spawned beside it stands under its last child, `spawned`.
+
+        It works at any time: while the system starts, restarts what failed, stops, or does not run at all.
+        """
+        if self._tree_spec is None:
+            return tree_of(self._spawned)
+        if self._tree is not None:
+            return with_spawned(tree_of(self._tree), self._spawned)
+        state = "stopped" if self._ended is None else "starting"
+        return TreeNode(self.name, "supervisor", state, strategy=self._tree_spec.strategy)
 
 
 def _bus_of(transport: str | Bus) -> Bus:

@@ -1,6 +1,6 @@
 """The tree as a value: of a running supervisor at one moment, or of a specification; and drawings of it.
 
-print(render(tree_of(supervisor), "text"))
+print(render(system.tree(), "text"))
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 from mbactor.durations import text_of
 from mbactor.errors import InvalidSpec
+from mbactor.kernel.look import ActorView, PastExit, RunningMessage, cell_of, look, loop_time, reason_of
+from mbactor.mailbox import MailboxStatistics
 from mbactor.supervisor.children import ChildRow
 from mbactor.supervisor.spec import ChildSpec, Kind, Restart, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
@@ -20,11 +22,19 @@ from mbactor.supervisor.supervisor import Supervisor
 
 @dataclass(frozen=True, slots=True)
 class TreeNode:
-    """One actor or supervisor of the tree. A specification has the state "declared" and nothing that happened."""
+    """One actor or supervisor of the tree. A specification has the state "declared" and nothing that happened.
+
+        place = next(node for node in system.tree().children if node.id == "orders")
+        place.mailbox.depth, [message.method for message in place.running], place.exits[-1].reason
+
+    A supervisor has no mailbox, and of its ends only the last reason is known.
+    """
 
     id: str
     kind: Kind
     state: str
+    """starting, running, stopping, stopped, restarting (it waits for its restart), or down (it has ended, and its
+    supervisor has not judged that yet)."""
     restart: Restart | None = None
     """None for the root: nobody restarts it."""
     strategy: str | None = None
@@ -34,41 +44,71 @@ class TreeNode:
     last_exit: str | None = None
     uptime: float | None = None
     held: bool = False
+    mailbox: MailboxStatistics | None = None
+    capacity: int | None = None
+    """How many messages the mailbox takes."""
+    running: tuple[RunningMessage, ...] = ()
+    """What it handles, the oldest message first."""
+    exits: tuple[PastExit, ...] = ()
+    """Its last few ends, the newest last."""
     children: tuple[TreeNode, ...] = ()
+
+
+_PHASES = {"idle": "stopped", "boot": "starting", "ended": "stopped"}
+"""A supervisor's own words for what is a child's state."""
 
 
 def tree_of(supervisor: Supervisor) -> TreeNode:
     """The running tree under `supervisor`, at this moment."""
+    phase = supervisor.phase
     return TreeNode(
         id=supervisor.path.rpartition("/")[2],
         kind="supervisor",
-        state=supervisor.phase,
+        state=_PHASES.get(phase, phase),
         strategy=supervisor.strategy,
         incarnation=supervisor.incarnation,
-        children=_below(supervisor),
+        children=_below(supervisor, loop_time()),
     )
 
 
-def _below(supervisor: Supervisor) -> tuple[TreeNode, ...]:
-    return tuple(_running(row) for row in supervisor.which_children())
+def with_spawned(tree: TreeNode, spawned: Supervisor) -> TreeNode:
+    """The tree, and what was spawned beside it as its last child, where anything was."""
+    beside = tree_of(spawned)
+    return dataclasses.replace(tree, children=(*tree.children, beside)) if beside.children else tree
 
 
-def _running(row: ChildRow) -> TreeNode:
+def _below(supervisor: Supervisor, now: float) -> tuple[TreeNode, ...]:
+    return tuple(_running(row, now) for row in supervisor.which_children())
+
+
+def _running(row: ChildRow, now: float) -> TreeNode:
     inner = row.ref if isinstance(row.ref, Supervisor) else None
+    cell = cell_of(row.ref)
+    view = None if cell is None else look(cell, now)
     return TreeNode(
         id=row.id,
         kind=row.kind,
-        state=row.state,
+        state=_state(row, view),
         restart=row.restart,
         strategy=None if inner is None else inner.strategy,
         host=None if inner is not None else getattr(row.ref, "host", None),
         incarnation=row.incarnation,
         restarts=row.restarts,
-        last_exit=None if row.last_exit is None else str(row.last_exit),
+        last_exit=None if row.last_exit is None else reason_of(row.last_exit),
         uptime=row.uptime,
         held=row.held,
-        children=() if inner is None else _below(inner),
+        mailbox=None if view is None else view.mailbox,
+        capacity=None if view is None else view.capacity,
+        running=() if view is None else view.running,
+        exits=() if view is None else view.exits,
+        children=() if inner is None else _below(inner, now),
     )
+
+
+def _state(row: ChildRow, view: ActorView | None) -> str:
+    """An actor that ends by itself knows it before its supervisor does."""
+    ending = view is not None and row.state == "running" and view.state in {"stopping", "down"}
+    return view.state if view is not None and ending else row.state
 
 
 def tree_of_spec(spec: SupervisorSpec, name: str) -> TreeNode:
@@ -129,8 +169,18 @@ def _facts(node: TreeNode) -> list[str]:
     if node.restarts:
         facts.append(f"restarts {node.restarts}")
     if node.last_exit is not None:
-        facts.append(f"last: {node.last_exit}")
+        facts.append(f"last: {one_line(node.last_exit)}")
+    if node.mailbox is not None and node.mailbox.depth:
+        facts.append(f"waiting {node.mailbox.depth}")
+    if node.running:
+        facts.append(f"runs {', '.join(message.method for message in node.running)}")
     return facts
+
+
+def one_line(text: str) -> str:
+    """Text of somebody else's as one line that a terminal only shows: no line ends, no control characters."""
+    joined = " ".join(text.split())
+    return joined if joined.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
 
 
 def mermaid(tree: TreeNode) -> str:

@@ -273,12 +273,14 @@ def test_a_right_file_passes_the_check(tmp_path: Path) -> None:
     assert "ok, loud: 3 actors" in done.stdout
 
 
-def test_a_tree_is_drawn_as_text_mermaid_and_json(tmp_path: Path) -> None:
+def test_a_tree_is_drawn_as_text_mermaid_dot_and_json(tmp_path: Path) -> None:
     topology = str(write(tmp_path, TREE))
     text = command("tree", topology, cwd=tmp_path, PORT="0").stdout
     assert "├── first" in text
     mermaid = command("tree", topology, "--format", "mermaid", cwd=tmp_path, PORT="0").stdout
     assert mermaid.startswith(("graph", "flowchart"))
+    dot = command("tree", topology, "--format", "dot", cwd=tmp_path, PORT="0").stdout
+    assert dot.startswith("digraph tree {")
     drawn = json.loads(command("tree", topology, "--format", "json", cwd=tmp_path, PORT="0").stdout)
     assert [child["id"] for child in drawn["children"]] == ["first", "second", "gateway"]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
-from mbactor.errors import InvalidSpec
+from mbactor import Actor, ActorSystem, Backoff, endpoint
+from mbactor.errors import InvalidSpec, MbactorError
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.spec import SupervisorSpec, child
 from mbactor.supervisor.supervisor import Supervisor
@@ -69,3 +71,142 @@ async def test_a_running_tree_shows_states_and_what_happened() -> None:
         assert (pipelines.state, pipelines.held) == ("stopped", True)
         assert [one.id for one in pool.children] == ["late"]
         assert "stopped, held" in render(tree, "text")
+
+
+# --- of a system ------------------------------------------------------------------------------------------
+
+
+class Clerk(Actor):
+    """Works for as long as it is told, or fails."""
+
+    host = "clerk.example"
+
+    def __init__(self, start_takes: float = 0.0, stop_takes: float = 0.0) -> None:
+        self.start_takes = start_takes
+        self.stop_takes = stop_takes
+
+    async def on_start(self) -> None:
+        await self.sleep(self.start_takes)
+
+    async def on_stop(self, exit: object) -> None:
+        await self.sleep(self.stop_takes)
+
+    @endpoint
+    async def work(self, seconds: float) -> None:
+        await self.sleep(seconds)
+
+    @endpoint
+    async def fail(self) -> None:
+        raise RuntimeError("lost the thread")
+
+
+class Fragile(Clerk):
+    host = "fragile.example"
+
+
+def flat(tree: TreeNode) -> dict[str, TreeNode]:
+    return {tree.id: tree} | {id: node for child in tree.children for id, node in flat(child).items()}
+
+
+async def test_a_tree_shows_what_each_actor_handles_and_what_waits(mbactor: ActorSystem) -> None:
+    clerk = await mbactor.spawn(Clerk)
+    for _ in range(3):
+        clerk.tell(Clerk.work, 60)
+    await asyncio.sleep(5)
+    node = flat(mbactor.tree())["clerk"]
+    assert (node.state, node.incarnation, node.capacity) == ("running", 1, 1000)
+    assert node.uptime == pytest.approx(5)
+    assert [(message.method, round(message.age)) for message in node.running] == [("work", 5)]
+    assert node.mailbox is not None
+    assert (node.mailbox.depth, node.mailbox.accepted) == (2, 3)
+    assert "up 5s  waiting 2  runs work" in render(mbactor.tree(), "text")
+    await clerk.kill()
+
+
+async def test_an_actor_that_ends_by_itself_is_stopping_before_its_supervisor_knows(mbactor: ActorSystem) -> None:
+    clerk = await mbactor.spawn(Clerk, stop_takes=2)
+    with pytest.raises(MbactorError):
+        await clerk.ask(Clerk.fail)
+    assert flat(mbactor.tree())["clerk"].state == "stopping"
+    await asyncio.sleep(3)
+    node = flat(mbactor.tree())["clerk"]
+    assert (node.state, node.incarnation, node.restarts) == ("running", 2, 1)
+    assert node.last_exit == "failed: RuntimeError: lost the thread"
+
+
+@pytest.mark.usefixtures("mbactor_loop")
+async def test_spawned_actors_stand_beside_the_tree_of_their_system() -> None:
+    async with ActorSystem("shop", tree=SupervisorSpec(children=(child(Clerk, id="orders"),))) as system:
+        assert [node.id for node in system.tree().children] == ["orders"]
+        await system.spawn(Clerk)
+        tree = system.tree()
+        assert (tree.id, tree.strategy) == ("shop", "one_for_one")
+        assert [node.id for node in tree.children] == ["orders", "spawned"]
+        assert (tree.children[1].kind, [node.id for node in tree.children[1].children]) == ("supervisor", ["clerk"])
+
+
+def test_a_system_that_does_not_run_has_a_tree_outside_of_any_loop() -> None:
+    system = ActorSystem("shop", tree=SupervisorSpec(children=(child(Clerk),)))
+    assert (system.tree().id, system.tree().state, system.tree().children) == ("shop", "stopped", ())
+    assert ActorSystem("plain").tree().state == "stopped"
+
+    async def live_and_end() -> None:
+        async with system:
+            await system.spawn(Clerk, start_takes=0.0)
+
+    asyncio.run(live_and_end())
+    assert {id: node.state for id, node in flat(system.tree()).items()} == {"shop": "stopped", "clerk": "stopped"}
+
+
+async def _watch(system: ActorSystem, states: dict[str, list[str]]) -> None:
+    """Look at the tree ten times a second; in which order each node had which state."""
+    while True:
+        tree = system.tree()
+        for form in ("text", "json"):
+            render(tree, form)
+        for id, node in flat(tree).items():
+            seen = states.setdefault(id, [])
+            if not seen or seen[-1] != node.state:
+                seen.append(node.state)
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.usefixtures("mbactor_loop")
+async def test_a_tree_can_be_looked_at_while_it_starts_restarts_gives_up_and_stops() -> None:
+    slow = {"start_takes": 1.0, "stop_takes": 1.0}
+    fragile = child(Fragile, args=slow, backoff=Backoff("1s", "2s"))
+    nested = child(Supervisor, id="nested", args={"max_restarts": 1, "within": 60, "children": (fragile,)})
+    tree = SupervisorSpec(max_restarts=1, within=60, children=(child(Clerk, id="steady", args=slow), nested))
+    system = ActorSystem("shop", tree=tree)
+    states: dict[str, list[str]] = {}
+    watching = asyncio.ensure_future(_watch(system, states))
+    await asyncio.sleep(0.2)
+    await system.start()
+    await system.spawn(Clerk, **slow)
+    while system.tree().state == "running":
+        system.tell(Fragile.fail)
+        await asyncio.sleep(0.5)
+    await system.wait()
+    await system.stop()
+    await asyncio.sleep(1)
+    assert not watching.done(), watching.exception()
+    watching.cancel()
+    assert states["shop"] == ["stopped", "starting", "running", "stopping", "stopped"]
+    assert states["nested"][:4] == ["stopped", "starting", "running", "starting"]
+    assert {"starting", "running", "stopping", "restarting", "stopped"} <= set(states["fragile"])
+    assert states["steady"] == ["starting", "running", "stopping", "stopped"]
+    assert states["clerk"][:2] == ["starting", "running"]
+
+
+@pytest.mark.usefixtures("mbactor_loop")
+async def test_a_tree_that_did_not_start_can_be_looked_at() -> None:
+    broken = child(Clerk, id="broken", args={"start_takes": -1})
+    system = ActorSystem("shop", tree=SupervisorSpec(children=(child(Clerk, id="orders"), broken)))
+    with pytest.raises(MbactorError):
+        await system.start()
+    assert (system.tree().id, system.tree().state) == ("shop", "stopped")
+
+
+def test_a_reason_of_several_lines_stays_on_its_line() -> None:
+    node = TreeNode("a", "actor", "stopped", last_exit="failed: ValueError: one\n  two\x1b[31m")
+    assert render(node, "text") == "a  actor  stopped  last: failed: ValueError: one two\\x1b[31m"

@@ -1,0 +1,194 @@
+"""What a running system answers to other programs of the same user: a Unix socket, one JSON object a line.
+
+    async with Control(system, Path("shop.yaml"), folders(environment())):
+        ...
+
+    $ echo '{"get": "tree"}' | nc -U $XDG_RUNTIME_DIR/mbactor/shop-1f0c3d5e7a-4711.sock
+    {"tree": {"id": "shop", ...}, "system": "shop", "pid": 4711, "uptime": 12.5, "dead_letters": 0}
+
+A request is an object with one key, the verb. What cannot be answered is answered with `{"error": "..."}`. Requests
+are bounded, so are connections; a client that does not read is cut off, and nobody ever waits for one. However many
+ask, taking snapshots costs the system a twentieth of its time at most: those who come too early get the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from mbactor.errors import BadRequest, MbactorError
+from mbactor.supervisor.sockets import listen
+from mbactor.supervisor.tree import TreeNode
+
+if TYPE_CHECKING:
+    from mbactor.supervisor.system import ActorSystem
+
+REQUEST_LIMIT = 64 * 1024
+"""Bytes a request may have."""
+CONNECTIONS = 64
+"""Clients that may be connected at once."""
+PATIENCE = 10.0
+"""Seconds a client has to read an answer."""
+SHARE = 20
+"""A snapshot is good for that many times as long as it took to take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The answer to `{"get": "tree"}`: all of one moment. `uptime` is in seconds since the system was started."""
+
+    tree: TreeNode
+    system: str
+    pid: int
+    uptime: float
+    dead_letters: int
+
+
+class Control:
+    """Answers while the block lasts. Entering raises Unavailable where no socket can be had; see `sockets.listen`."""
+
+    def __init__(self, system: ActorSystem, file: Path, places: Sequence[Path]) -> None:
+        self.path: Path | None = None
+        self._system = system
+        self._file = file
+        self._places = places
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+        self._began = 0.0
+        self._last = b""
+        self._good_until = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._began = time.monotonic()
+        listening, path = listen(self._system.name, self._file, self._places)
+        try:
+            self._server = await asyncio.start_unix_server(self._connected, sock=listening, limit=REQUEST_LIMIT)
+        except BaseException:
+            listening.close()
+            path.unlink(missing_ok=True)
+            raise
+        self.path = path
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Cut off whoever is connected and remove the socket."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+        if self._server is not None:
+            self._server.close()
+        for client in self._clients:
+            client.cancel()
+        if self._clients:
+            await asyncio.wait(self._clients)
+
+    # --- connections ------------------------------------------------------------------------------------
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="mbactor control")
+        self._clients.add(client)
+        client.add_done_callback(self._clients.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client, request after request; the next is not read before the answer is gone."""
+        writer.transport.set_write_buffer_limits(high=0)
+        try:
+            with suppress(OSError, TimeoutError):
+                if len(self._clients) > CONNECTIONS:
+                    await _write(writer, _refusal(f"{CONNECTIONS} clients are connected already"))
+                    return
+                while (line := await _line(reader)) is not None:
+                    await _write(writer, await self.answer(line))
+        except asyncio.LimitOverrunError:
+            with suppress(OSError, TimeoutError):
+                await _write(writer, _refusal(f"a request of more than {REQUEST_LIMIT} bytes"))
+        finally:
+            writer.transport.abort()
+
+    # --- requests -----------------------------------------------------------------------------------------
+
+    async def answer(self, line: bytes) -> bytes:
+        """The answer to one request, as a line."""
+        try:
+            verb, what = _parsed(line)
+            return await _VERBS[verb](self, what)
+        except MbactorError as error:
+            return _refusal(error.message)
+
+    async def _get(self, what: Any) -> bytes:
+        if not isinstance(what, str) or what not in _GET:
+            raise BadRequest(f"get: {_short(what)} given, one of {', '.join(_GET)} expected")
+        return _GET[what](self)
+
+    def _tree(self) -> bytes:
+        begun = time.monotonic()
+        if begun >= self._good_until:
+            self._last = _encoded(
+                Snapshot(
+                    tree=self._system.tree(),
+                    system=self._system.name,
+                    pid=os.getpid(),
+                    uptime=begun - self._began,
+                    dead_letters=self._system.dead_letters.total,
+                )
+            )
+            now = time.monotonic()
+            self._good_until = now + SHARE * (now - begun)
+        return self._last
+
+
+_VERBS: Mapping[str, Callable[[Control, Any], Awaitable[bytes]]] = {"get": Control._get}  # noqa: SLF001 - its own
+_GET: Mapping[str, Callable[[Control], bytes]] = {"tree": Control._tree}  # noqa: SLF001
+
+
+def _parsed(line: bytes) -> tuple[str, Any]:
+    """The verb of a request and what it is about."""
+    try:
+        request = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"a request is a JSON object on a line of its own: {error}") from None
+    if not isinstance(request, dict) or len(request) != 1:
+        raise BadRequest(f'{_short(request)} given, an object with one key expected, such as {{"get": "tree"}}')
+    ((verb, what),) = request.items()
+    if verb not in _VERBS:
+        raise BadRequest(f"{_short(verb)} given, one of {', '.join(_VERBS)} expected")
+    return verb, what
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes | None:
+    """The next line, the last one also without its end; None when there are no more."""
+    try:
+        return await reader.readuntil(b"\n")
+    except asyncio.IncompleteReadError as error:
+        return error.partial or None
+
+
+async def _write(writer: asyncio.StreamWriter, answer: bytes) -> None:
+    """Until all of it is with the kernel; TimeoutError where the client does not take it."""
+    writer.write(answer)
+    async with asyncio.timeout(PATIENCE):
+        await writer.drain()
+
+
+def _refusal(text: str) -> bytes:
+    return _encoded({"error": text})
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value) + b"\n"
+    except UnicodeEncodeError:  # an id may be any text that Python can hold
+        return json.dumps(msgspec.to_builtins(value), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
