@@ -82,9 +82,11 @@ class Result:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is reached; None without one."""
+        """Whether the target is reached; None without one. Never where `more` tells a fault."""
         if self.target is None:
             return None
+        if self.more.get("fault"):
+            return False
         reached = self.ratio if self.target.of == "ratio" else self.value
         return reached >= self.target.bound if self.better == "higher" else reached <= self.target.bound
 

@@ -87,7 +87,9 @@ def _bad_client(victim: type[Fragile]) -> Callable[[Bench], Awaitable[list[Resul
                 return {**measured, "bad_a_second": client.sent / (perf_counter() - began)}
 
         figure = Figure(f"ask p99 beside an actor that {name}", "us", "p99_us", "lower", beside=("mean_us", "p99_us"))
-        taken = await bench.in_turn(figure.case, {"alone": alone, "with the bad client": beside}, passes=3, warm=False)
+        taken = await bench.in_turn(
+            figure.case, {"alone": alone, "with the bad client": beside}, passes=bench.size(3, 1), warm=False
+        )
         pestered = taken["with the bad client"]
         rate = sum(each["bad_a_second"] for each in pestered) / len(pestered)
         told = ", ".join(f"{count:,} {kind}" for kind, count in sorted(answers.items()))

@@ -5,7 +5,7 @@ A peer that is not installed is skipped, with a line that says so: `pip install 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module, metadata
@@ -219,11 +219,16 @@ PEERS = (
 
 async def measure(bench: Bench) -> list[Result]:
     """Tells and asks, of mbactor and of each peer that is there, in turn."""
+    return await measure_beside(bench, PEERS)
+
+
+async def measure_beside(bench: Bench, peers: Sequence[Peer]) -> list[Result]:
+    """The same with some of them; those that are not there, or don't run, are noted as skipped."""
     results: list[Result] = []
     async with AsyncExitStack() as stack:
         adders = {"mbactor": (await stack.enter_async_context(ours()), 1.0)}
         here: list[Peer] = []
-        for peer in PEERS:
+        for peer in peers:
             if not peer.installed:
                 bench.skipped.append(f"{peer.name}: not installed, skipped; pip install '{peer.package}'")
                 continue
