@@ -14,10 +14,11 @@ from typing import Any
 
 from benchmarks.harness import Bench, Case, Figure, InvalidRun, Measured, Pass, Result, percentiles
 from benchmarks.messages import BURST, LATENCY, Counter, asking, check_delivered, numbers, telling
-from mbactor import ActorRef, ActorSystem, endpoint, observe
+from mbactor import ActorRef, ActorSystem, MbactorError, endpoint, observe
 from mbactor.foreman import END, Graph, task, workflow
 
 IDENTITY = {"roles": ["user"]}
+UNAUTHENTICATED = 401
 NO_AUTHORIZATION = "with authorization: skipped, @endpoint takes no `requires` in this version"
 
 Around = Callable[[], AbstractContextManager[Any]]
@@ -101,10 +102,22 @@ async def _variants(
     }
     if (cls := guarded()) is not None:
         act: Any = system
-        variants["authorization"] = (await system.spawn(cls), lambda: act.acting_for(IDENTITY))
+        variants["authorization"] = (await _refusing(system, cls), lambda: act.acting_for(IDENTITY))
     elif NO_AUTHORIZATION not in bench.skipped:
         bench.skipped.append(NO_AUTHORIZATION)
     return variants
+
+
+async def _refusing(system: ActorSystem, cls: type[Counter]) -> ActorRef[Counter]:
+    """An actor that does refuse those without the role: what is measured is no empty promise."""
+    ref = await system.spawn(cls)
+    try:
+        await ref.ask(Counter.add, by=1)
+    except MbactorError as error:
+        if error.status == UNAUTHENTICATED:
+            return ref
+        raise
+    raise InvalidRun("a caller without an identity was let in")
 
 
 def _pass(bench: Bench, kind: str, ref: ActorRef[Any], around: Around) -> Pass:

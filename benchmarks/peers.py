@@ -198,13 +198,13 @@ async def xoscar() -> AsyncIterator[Adder]:
 PEERS = (
     Peer("Pykka", "pykka", "tell and ask of a ThreadingActor", pykka),
     Peer(
-        "Thespian",
+        "Thespian (simple)",
         "thespian",
         "simpleSystemBase: each message is a call within the sender's",
         thespian("simpleSystemBase"),
     ),
     Peer(
-        "Thespian in processes",
+        "Thespian (processes)",
         "thespian",
         "multiprocQueueBase: a process an actor",
         thespian("multiprocQueueBase"),

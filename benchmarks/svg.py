@@ -17,7 +17,7 @@ PLOT_RIGHT = 190
 BAR = 14
 GAP = 3
 ROW_GAP = 12
-CHARACTER = 6.6
+CHARACTER = 7.0
 """How wide one is in the 12 px of a label, about."""
 STYLE = """
 text{font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,'DejaVu Sans',sans-serif;fill:#1f2328}
@@ -136,7 +136,7 @@ def _beside(left: float, length: float, bar: Bar, scale: float) -> float:
     """Where the text of a bar begins: at its end, or behind the target where it would hide that."""
     begins = left + length + 6
     target = left + (bar.target or 0.0) * scale
-    return target + 6 if begins - 6 < target < begins + CHARACTER * len(bar.text) else begins
+    return target + 6 if begins - 6 < target < begins + CHARACTER * len(bar.text) + 6 else begins
 
 
 def ticks_to(most: float) -> list[float]:
