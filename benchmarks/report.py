@@ -176,8 +176,10 @@ def notes(results: Sequence[Result]) -> list[str]:
 
 def of_the_run(results: Sequence[Result], former: Mapping[Key, Former] | None) -> list[str]:
     """How to read the figures, and what makes them, or a comparison, doubtful."""
+    if not results:
+        return []
     found = ["value: the median over the passes; ratio: the median of theirs, each with the pass that followed it"]
-    fewer = min((result.passes for result in results), default=0)
+    fewer = min(result.passes for result in results)
     if any(result.passes != fewer for result in results):
         found.append("passes: fewer where they are slow, so that a run takes minutes")
     missed = [result.case for result in results if result.met is False]
