@@ -82,21 +82,19 @@ class ActorRef(Generic[A]):
     def tell(self, operation: Operation[A, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Send and forget. False when the mailbox refused it (it is a dead letter then)."""
         cell = self._cell
-        gate = cell.main
-        way = gate.ways.get(operation) if gate is not None else None
-        if way is None or gate is None or args or observe.tracers:
+        way = cell.ways.get(operation)
+        if way is None or args or observe.tracers:
             return tell(cell, operation, args, kwargs)
         # What follows is what `tell` does, written out for a message that meets nothing unusual; fit for any thread.
         types = way.types
         for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
             if type(kwargs[name]) is not types.get(name):
                 return tell(cell, operation, args, kwargs)
-        caller = current.get()
-        work = gate.work
+        caller, gate, work = current.get(), way.gate, way.work
         depth = len(work)
         if depth >= gate.room or len(kwargs) < way.needed or (caller is not None and caller.identity is not None):
             return tell(cell, operation, args, kwargs)
-        message: Any = Told(way.route, kwargs, cell, way.time(), caller, way.context)
+        message: Any = Told(way.route, kwargs, cell, way.time(), caller, way.context, way.direct)
         work.append(message)
         queue = gate.queue
         queue.accepted += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
 from threading import get_ident
@@ -34,14 +34,20 @@ Arguments = tuple[Any, ...]
 class Way:
     """The short way of one operation into a mailbox: see `ActorRef.tell`."""
 
-    __slots__ = ("context", "needed", "route", "time", "types")
+    __slots__ = ("context", "direct", "gate", "needed", "route", "time", "types", "work")
 
-    def __init__(self, route: Route, context: Call, time: Callable[[], float]) -> None:
+    def __init__(self, route: Route, gate: Gate, time: Callable[[], float]) -> None:
         self.route = route
-        self.context = context
+        self.direct = route.direct
+        self.gate = gate
+        self.work = gate.work
+        self.context = Call(route, None, gate.cell)
         self.needed = route.needed
         self.types = route.types
         self.time = time
+
+
+NO_WAYS: Mapping[Any, Way] = {}
 
 
 def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> Any:  # noqa: C901 - see the module
@@ -102,8 +108,8 @@ def tell(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwarg
         return told_elsewhere(node, lambda: tell(cell, operation, args, kwargs))
     call = _told(cell, operation, args, kwargs)
     gate = cell.gate(call.route.gate)
-    if gate.quick and call.route.quick and operation not in gate.ways:
-        gate.ways[operation] = Way(call.route, Call(call.route, None, cell), node.time)
+    if gate.quick and call.route.quick and operation not in cell.ways:
+        cell.ways = {**cell.ways, operation: Way(call.route, gate, node.time)}
     return cell.accept(call)
 
 
