@@ -363,8 +363,10 @@ class Cell:
     def stop_now(self, exit: Exit) -> bool:
         """Stop at once where nothing runs and there is nothing to wait for; False where there is."""
         begun = self.current
+        if begun is None:
+            return self.state != "starting"
         busy = (self.main is not None and self.main.workers) or self.other
-        if begun is None or busy or self.state != "running" or not self.routes.stops_plainly or begun.holds_anything():
+        if busy or self.state != "running" or not self.routes.stops_plainly or begun.holds_anything():
             return False
         self.current = None
         self.state = "down"

@@ -35,9 +35,9 @@ class Call(msgspec.Struct, eq=False):
 
     `caller` is what made it, until that has ended; `asks` are those it made itself, as far as they may still wait.
     `context` is what its method, and the tasks that one begins, find as `current`: None says the call itself. Tells of
-    one route for nobody in particular share theirs, for there is nothing in it that tells them apart.
-    `direct` is the method of a `Told`. `budget` is set where the time counts from the start of the method rather than from the asking. A message made for
-    one incarnation only, such as a timer's, carries its number.
+    one route for nobody in particular share theirs, for there is nothing in it that tells them apart. `budget` is set
+    where the time counts from the start of the method rather than from the asking. A message made for one incarnation
+    only, such as a timer's, carries its number. `direct` is the method of a `Told`.
 
     A Struct, because one is made for each message: a class with `__init__` takes three times as long.
     """
