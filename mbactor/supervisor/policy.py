@@ -66,6 +66,19 @@ def decide(spec: SupervisorSpec, state: State, event: Event) -> tuple[State, tup
     return turn.state, tuple(turn.actions)
 
 
+def booting(spec: SupervisorSpec) -> State:
+    """The state of a supervisor whose first child is being started."""
+    return decide(spec, State(), StartRequested(0.0))[0]
+
+
+def running(spec: SupervisorSpec, started_at: float) -> State:
+    """The state of a supervisor whose children were all started at `started_at` and of which nothing else is to be
+    told: what `decide` makes of their starts. A child that simply runs needs none of it until something happens.
+    """
+    children = tuple(ChildState(child, status="running", started_at=started_at) for child in spec.children)
+    return State(children=children, phase="running")
+
+
 class _Decision(Turn):
     """What each event means."""
 
