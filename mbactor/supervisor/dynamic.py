@@ -76,16 +76,23 @@ class DynamicSupervisor(Supervisor):
         if self._runner is None:
             return exit
         self._stopping = True
-        killed = timeout == 0 and bool(self._lines)
-        slow: list[asyncio.Task[Exit]] = []
+        kill = timeout == 0
+        killed = kill and bool(self._lines)
+        ends: dict[asyncio.Future[Exit], Line] = {}
         for number, line in enumerate(self._last_first(), 1):
-            if not line.stop_now(kill=timeout == 0):
-                slow.append(asyncio.create_task(line.stop(timeout, exit), name=f"{self.path} stopping {line.spec.id}"))
+            if not line.stop_now(kill=kill):
+                ends[line.awakened().ask_to_stop(exit, kill=kill)] = line
             if not number % FAIR_RUN:
                 await asyncio.sleep(0)
-        ends = await asyncio.gather(*slow)
+        if ends:
+            _, late = await asyncio.wait(ends, timeout=timeout or None)
+            for end in late:
+                ends[end].awakened().ask_to_stop(KILLED, kill=True)
+            if late:
+                await asyncio.wait(late)
+            killed = killed or bool(late) or any(end.result().kind == "killed" for end in ends)
         await super().stop(timeout, exit)
-        return KILLED if killed or any(end.kind == "killed" for end in ends) else exit
+        return KILLED if killed else exit
 
     # --- run-time calls -----------------------------------------------------------------------------------------
 
@@ -111,7 +118,7 @@ class DynamicSupervisor(Supervisor):
         if started is not True:
             await line.start(started or None)
             if line.ignored:
-                await line.stop(None)
+                await line.awakened().stop(None)
                 return None
         return line.child.ref
 
@@ -120,7 +127,7 @@ class DynamicSupervisor(Supervisor):
         line = self._line(self._id_of(child))
         if not line.stop_now():
             line.awakened().check_not_within()
-            await line.stop(None)
+            await line.awakened().stop(None)
 
     async def restart_child(self, child: Any) -> Any:
         """Refused: a child that does not run is not known here."""
@@ -178,7 +185,7 @@ class DynamicSupervisor(Supervisor):
         """The id of a child that is just ending is free once it has ended."""
         while (line := self._lines.get(id)) is not None and line.ending:
             line.awakened().check_not_within()
-            await line.stop(None)
+            await line.awakened().stop(None)
 
     def _check(self, spec: ChildSpec) -> None:
         runner = self._bound()

@@ -99,10 +99,6 @@ class Line:
         self.close(SHUTDOWN)
         return True
 
-    async def stop(self, timeout: float | None, exit: Exit = SHUTDOWN) -> Exit:
-        """Stop the child within its own time, at once when `timeout` is over."""
-        return await self.awakened().stop(timeout, exit)
-
     def close(self, exit: Exit) -> None:
         """The child is down for good: what waits for it is answered, and it is let go of."""
         self.child.close(exit)
@@ -149,7 +145,7 @@ class Line:
             max_restarts=budget.max_restarts,
             within=budget.within,
             auto_shutdown="never" if lasting else "any_significant",
-            children=(replace(self.spec, significant=not lasting),),
+            children=(self.spec if self.spec.significant != lasting else replace(self.spec, significant=not lasting),),
         )
         self.runner = self.pool.runner_of(self)
         return self.runner, spec

@@ -137,16 +137,22 @@ class Runner:
         down = self._down
         if down is None:
             return exit
-        if not down.done():
+        self.ask_to_stop(exit, kill=timeout == 0)
+        if timeout and not down.done():
+            await asyncio.wait([down], timeout=timeout)
+        if down.done() or timeout is None:
+            return await asyncio.shield(down)
+        self.ask_to_stop(KILLED, kill=True)
+        await asyncio.shield(down)
+        return KILLED
+
+    def ask_to_stop(self, exit: Exit, *, kill: bool = False) -> asyncio.Future[Exit]:
+        """Begin the stop, or hurry it; the future of how it ends, which is not to be cancelled."""
+        assert self._down is not None
+        if not self._down.done():
             self._asked = True
-            self.feed(StopRequested(_now(), exit, kill=timeout == 0))
-            if timeout:
-                await asyncio.wait([down], timeout=timeout)
-        if not down.done() and timeout is not None:
-            self.feed(StopRequested(_now(), KILLED, kill=True))
-            await asyncio.shield(down)
-            return KILLED
-        return await asyncio.shield(down)
+            self.feed(StopRequested(_now(), exit, kill=kill))
+        return self._down
 
     def pause(self, seconds: float) -> None:
         for _, child in self.children.values():
