@@ -101,6 +101,7 @@ class DynamicSupervisor(Supervisor):
 
         AlreadyStarted or AlreadyPresent where the id is taken, Unavailable where `max_children` run, StartFailed.
         """
+        self._bound()
         self._starts += 1
         if not self._starts % FAIR_RUN:
             await asyncio.sleep(0)
@@ -152,6 +153,10 @@ class DynamicSupervisor(Supervisor):
             supervisors=supervisors,
             workers=len(lines) - supervisors,
         )
+
+    def knows(self, id: str) -> bool:
+        """Whether the id is taken."""
+        return id in self._lines
 
     # --- what its lines need --------------------------------------------------------------------------------------
 
@@ -219,6 +224,7 @@ class DynamicSupervisor(Supervisor):
         )
 
     def _id_of(self, child: Any) -> str:
+        self._bound()
         id = child if isinstance(child, str) else getattr(child, "id", None)
         if isinstance(id, str) and id in self._lines and (id == child or self._lines[id].child.ref == child):
             return id

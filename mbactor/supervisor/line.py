@@ -57,10 +57,11 @@ class Line:
         return state.status == "stopped" and state.last_exit is None
 
     def row(self) -> ChildRow:
-        now = asyncio.get_running_loop().time()
         if self.runner is not None:
-            return row_of(self._remembered(self.runner), self.child, now)
-        return row_of(ChildState(self.spec, status=self.status, started_at=self.started_at or now), self.child, now)
+            state = self._remembered(self.runner)
+        else:
+            state = ChildState(self.spec, status=self.status, started_at=self.started_at or 0.0)
+        return row_of(state, self.child, asyncio.get_running_loop().time())
 
     def _remembered(self, runner: Runner) -> ChildState:
         """A child that its runner has done with has stopped."""
@@ -93,10 +94,11 @@ class Line:
         """Stop a child that simply runs and has nothing to wait for. False where that takes time."""
         if self.runner is not None or self.started_at is None:
             return False
-        if not stop_now(self.child, KILLED if kill or self.spec.shutdown == 0 else SHUTDOWN):
+        exit = KILLED if kill or self.spec.shutdown == 0 else SHUTDOWN
+        if not stop_now(self.child, exit):
             return False
         self.pool.forget(self)
-        self.close(SHUTDOWN)
+        self.close(exit)
         return True
 
     def close(self, exit: Exit) -> None:
@@ -133,7 +135,9 @@ class Line:
 
     async def wind_up(self, exit: Exit) -> None:
         self.pool.forget(self)
-        self.close(exit)
+        # One that was stopped as asked may have had to be killed for it: that is how its own run ended.
+        last = self._remembered(self.runner).last_exit if self.runner is not None and exit.clean else None
+        self.close(last or exit)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
