@@ -23,6 +23,7 @@ from mbactor.supervisor.state import (
     Ended,
     Job,
     Operation,
+    Phase,
     Reply,
     RetryDue,
     Start,
@@ -43,7 +44,7 @@ class Draft:
     __slots__ = ("_children", "_places", "kill", "operation", "phase", "queue", "spent")
 
     def __init__(self, state: State) -> None:
-        self.phase = state.phase
+        self.phase: Phase = state.phase
         self.spent = state.spent
         self.operation = state.operation
         self.queue = state.queue
