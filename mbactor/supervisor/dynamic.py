@@ -110,14 +110,9 @@ class DynamicSupervisor(Supervisor):
         self._check(spec)
         line = Line(self, spec, made(spec, self._node, self.path, self._build))
         self._lines[spec.id] = line
-        try:
-            started = line.start_now()
-        except (KeyboardInterrupt, SystemExit) as error:
-            self.forget(line)
-            line.close(Exit("failed", error))
-            raise
+        started = line.start_now()
         if started is not True:
-            await line.start(started or None)
+            await line.start(failed=started if isinstance(started, BaseException) else None)
             if line.ignored:
                 await line.awakened().stop(None)
                 return None

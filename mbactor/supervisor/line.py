@@ -72,8 +72,12 @@ class Line:
     def start_now(self) -> bool | BaseException:
         """Start a child that can do so at once; what it failed with. False where it has to be waited for."""
         self._listen()
-        # In a copy of the context that all children have: that of whoever asks is not theirs.
-        started = self.pool.context.copy().run(self.pool.attempt_now, self.child)
+        try:
+            # In a copy of the context that all children have: that of whoever asks is not theirs.
+            started = self.pool.context.copy().run(self.pool.attempt_now, self.child)
+        except BaseException as error:
+            self._done_with(Exit("failed", error))
+            raise
         if started is True:
             self.started_at = asyncio.get_running_loop().time()
         return started
@@ -97,14 +101,8 @@ class Line:
         exit = KILLED if kill or self.spec.shutdown == 0 else SHUTDOWN
         if not stop_now(self.child, exit):
             return False
-        self.pool.forget(self)
-        self.close(exit)
+        self._done_with(exit)
         return True
-
-    def close(self, exit: Exit) -> None:
-        """The child is down for good: what waits for it is answered, and it is let go of."""
-        self.child.close(exit)
-        self.child.on_exit = self.child.terminate = None
 
     def awakened(self) -> Runner:
         """Its runner, from now on: something is to be decided."""
@@ -134,10 +132,9 @@ class Line:
         await self.pool.terminate_child(child)
 
     async def wind_up(self, exit: Exit) -> None:
-        self.pool.forget(self)
         # One that was stopped as asked may have had to be killed for it: that is how its own run ended.
         last = self._remembered(self.runner).last_exit if self.runner is not None and exit.clean else None
-        self.close(last or exit)
+        self._done_with(last or exit)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -162,6 +159,12 @@ class Line:
         if child is not None and runner.state == running(runner.spec, child.started_at):
             self.runner, self.started_at = None, child.started_at
             self._listen()
+
+    def _done_with(self, exit: Exit) -> None:
+        """The child is down for good: its id is free, what waits for it is answered, and it is let go of."""
+        self.pool.forget(self)
+        self.child.close(exit)
+        self.child.on_exit = self.child.terminate = None
 
     def _listen(self) -> None:
         self.child.on_exit = self.exited
