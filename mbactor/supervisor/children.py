@@ -5,6 +5,7 @@ A cell (one actor) and a supervisor both keep it, so a tree nests to any depth.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -166,7 +167,7 @@ class ChildRow:
     """Seconds since this incarnation started, where it runs."""
 
 
-def row_of(state: ChildState, child: Child | None, now: float) -> ChildRow:
+def row_of(state: ChildState, child: Child | None) -> ChildRow:
     """What is to be seen of a child: what its supervisor remembers, and the child where it was ever made."""
     spec = state.spec
     return ChildRow(
@@ -179,7 +180,7 @@ def row_of(state: ChildState, child: Child | None, now: float) -> ChildRow:
         restarts=state.restarts,
         last_exit=state.last_exit,
         held=state.held,
-        uptime=now - state.started_at if state.status == "running" else None,
+        uptime=asyncio.get_running_loop().time() - state.started_at if state.status == "running" else None,
     )
 
 

@@ -61,7 +61,7 @@ class Line:
             state = self._remembered(self.runner)
         else:
             state = ChildState(self.spec, status=self.status, started_at=self.started_at or 0.0)
-        return row_of(state, self.child, asyncio.get_running_loop().time())
+        return row_of(state, self.child)
 
     def _remembered(self, runner: Runner) -> ChildState:
         """A child that its runner has done with has stopped."""

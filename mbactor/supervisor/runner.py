@@ -190,8 +190,7 @@ class Runner:
 
     def rows(self) -> list[ChildRow]:
         """The children in the order in which they start."""
-        now = _now()
-        return [row_of(state, self._known(state.id), now) for state in self.state.children]
+        return [row_of(state, self._known(state.id)) for state in self.state.children]
 
     def ref(self, id: str) -> Any:
         child = self._known(id)
