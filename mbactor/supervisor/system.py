@@ -153,8 +153,11 @@ class ActorSystem:
 
     def _free_id(self, target: Any) -> str:
         name = kebab_case(getattr(target, "__name__", "actor"))
-        number = self._names[name] = self._names.get(name, 0) + 1
-        return name if number == 1 else f"{name}-{number}"
+        while True:
+            number = self._names[name] = self._names.get(name, 0) + 1
+            id = name if number == 1 else f"{name}-{number}"
+            if not self._spawned.knows(id):
+                return id
 
     def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Answer[R]:
         """Ask any replica of the operation's class: `await system.ask(Counter.add, by=1)`."""
