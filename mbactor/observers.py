@@ -41,6 +41,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "actor.stop_failed": ("error", "actor failed while it stopped"),
     "actor.abandoned": ("error", "method would not stop and was left behind"),
     "message.dead": ("warning", "message could not be delivered"),
+    "message.failed": ("warning", "told method answered with an error nobody waits for"),
     "supervisor.restarting": ("warning", "supervisor restarts a child"),
     "supervisor.gave_up": ("error", "supervisor gave up on a child"),
     "system.serving": ("info", "system is up"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from mbactor.errors import MbactorError, from_wire, to_wire
+from mbactor.errors import MbactorError, handed_over
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
@@ -115,7 +115,7 @@ class Call(msgspec.Struct, eq=False):
     def fail(self, error: BaseException) -> None:
         """Give the asker an error, as the type and with the trace it has here."""
         if self.future is not None and not self.future.done():
-            self.future.set_exception(from_wire(to_wire(error)))
+            self.future.set_exception(handed_over(error))
 
     def path(self) -> tuple[Any, ...]:
         """The asks it is made for, outermost first: running calls of this process, texts for those of others."""
