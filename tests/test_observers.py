@@ -275,6 +275,7 @@ async def main():
     assert telemetry_from_environment({}) == []
     observe.add_observer(LogObserver())
     node = Node("n", LocalBus())
+    await node.open()
     cell = Cell(node, Echo, id="echo")
     await cell.start()
     assert await cell.ref.ask(Echo.say, "hello") == "hello"
