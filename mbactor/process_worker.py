@@ -229,22 +229,31 @@ def _module(name: str, file: bytes | None) -> ModuleType:
 
 def _main_module() -> ModuleType:
     """The parent's main module, loaded when it is first needed."""
-    global loading_main
-    if _STAND_IN not in sys.modules:
-        from multiprocessing import spawn
-
-        assert _preparation is not None
-        name, file = _preparation.main_name, _preparation.main_file
+    global _own_main, loading_main
+    if _own_main is None:
+        own = sys.modules[_MAIN]
         loading_main = True
         try:
-            if name is not None:
-                spawn.prepare({"init_main_from_name": name})
-            elif file is not None:
-                spawn.prepare({"init_main_from_path": os.fsdecode(file)})
+            _load_main()
         finally:
             loading_main = False
-    if _STAND_IN not in sys.modules:  # a prompt, `python -c`, the `__main__.py` of a package
+        _own_main = own
+    found = sys.modules[_MAIN]
+    if found is _own_main:  # a prompt, `python -c`, the `__main__.py` of a package
         raise ModuleNotFoundError(
             "a worker process cannot load this main module; put the class into another", name=_MAIN
         )
-    return sys.modules[_MAIN]
+    return found
+
+
+_own_main: ModuleType | None = None
+"""What was the main module here, once the parent's has been loaded."""
+
+
+def _load_main() -> None:
+    from multiprocessing import spawn
+
+    if _preparation is not None and _preparation.main_name is not None:
+        spawn.prepare({"init_main_from_name": _preparation.main_name})
+    elif _preparation is not None and _preparation.main_file is not None:
+        spawn.prepare({"init_main_from_path": os.fsdecode(_preparation.main_file)})

@@ -155,13 +155,14 @@ class _Process:
             raise
         finally:
             theirs.close()
-        self.ended = False
+        self.ready = self.ended = False
         _processes.add(self)
         try:
             send(self._link, _preparation(), b"")
             receive(self._link)
         except (EOFError, OSError):
             raise self._died("the start of a worker process") from None
+        self.ready = True
 
     def call(self, request: Request, body: bytes) -> tuple[bytes, str]:
         if self._path != sys.path:
@@ -169,12 +170,11 @@ class _Process:
             request.path = _encoded(self._path)
         try:
             send(self._link, request, body)
-        except OSError:
-            raise _NotTaken(self._died(request.target)) from None
-        try:
             head, result = receive(self._link)
-        except (EOFError, OSError):
+        except EOFError:
             raise self._died(request.target) from None
+        except OSError:  # a reset is told of a process that had not read all it was sent
+            raise _NotTaken(self._died(request.target)) from None
         answer = msgspec.msgpack.decode(head, type=Answer)
         if answer.failed:
             raise from_wire(msgspec.json.decode(result))

@@ -36,10 +36,10 @@ class Job:
         self.state: State = "queued"
         self.given_up = False
 
-    def work(self) -> None:
+    def work(self) -> tuple[Any, BaseException | None]:
         if self.begun is not None:
             self.begun()
-        self.ended(*_outcome(self.function))
+        return _outcome(self.function)
 
 
 def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
@@ -71,7 +71,7 @@ class Threads:
         self._lock = threading.Lock()
         self._all_ended = threading.Condition(self._lock)
         self._queue: deque[Job] = deque()
-        self._idle: list[SimpleQueue[Job]] = []
+        self._idle: list[SimpleQueue[Job | None]] = []
         self._places = 0
         """Jobs that run and are waited for."""
         self._left = 0
@@ -98,8 +98,11 @@ class Threads:
         return state
 
     def resize(self, limit: int) -> None:
-        """Let so many jobs run at once from now on; those that run go on."""
+        """Let so many jobs run at once from now on; those that run go on, and idle threads above it end."""
         self.limit = limit
+        with self._lock:
+            while self._idle and len(self._idle) + self._places > limit:
+                self._idle.pop(0).put(None)
         self._fill()
 
     def wait_until_idle(self, seconds: float) -> bool:
@@ -132,17 +135,18 @@ class Threads:
 
     def _start(self, job: Job) -> None:
         name = f"{self.name}-{next(self._numbers)}"
-        inbox: SimpleQueue[Job] = SimpleQueue()
+        inbox: SimpleQueue[Job | None] = SimpleQueue()
         inbox.put(job)
         try:
             threading.Thread(target=self._serve, args=(inbox,), name=name, daemon=True).start()
         except RuntimeError as error:  # the system has no thread left
-            self._end(job)
+            with self._lock:
+                self._end(job)
             job.ended(None, error)
 
     # --- in a thread ------------------------------------------------------------------------------------------------
 
-    def _serve(self, inbox: SimpleQueue[Job]) -> None:
+    def _serve(self, inbox: SimpleQueue[Job | None]) -> None:
         try:
             while self._work(inbox):
                 pass
@@ -150,14 +154,20 @@ class Threads:
             if self._leaving is not None:
                 self._leaving()
 
-    def _work(self, inbox: SimpleQueue[Job]) -> bool:
+    def _work(self, inbox: SimpleQueue[Job | None]) -> bool:
         """Do the next job; False when there is none and this thread is not needed any more."""
         job = self._await_job(inbox)
         if job is None:
             return False
-        job.work()
+        outcome = job.work()
+        # Before anybody hears of it, so that who hears of it finds this thread free.
+        needed = self._end_and_go_on(job, inbox)
+        job.ended(*outcome)
+        return needed
+
+    def _end_and_go_on(self, job: Job, inbox: SimpleQueue[Job | None]) -> bool:
         with self._lock:
-            self._end_locked(job)
+            self._end(job)
             following = self._next_job()
             if following is not None:
                 inbox.put(following)
@@ -167,7 +177,7 @@ class Threads:
                 return False
         return True
 
-    def _await_job(self, inbox: SimpleQueue[Job]) -> Job | None:
+    def _await_job(self, inbox: SimpleQueue[Job | None]) -> Job | None:
         try:
             return inbox.get(timeout=self._keep)
         except Empty:
@@ -178,10 +188,6 @@ class Threads:
             return inbox.get()
 
     def _end(self, job: Job) -> None:
-        with self._lock:
-            self._end_locked(job)
-
-    def _end_locked(self, job: Job) -> None:
         job.state = "ended"
         if job.given_up:
             self._left -= 1

@@ -82,21 +82,23 @@ def test_a_function_runs_in_a_thread_with_the_callers_context(loop: Factory) -> 
 
 def test_what_finds_no_thread_waits_and_runs_in_order(few: Threads, gate: Gate, loop: Factory) -> None:
     order: list[int] = []
+    second = Gate()
 
     async def work() -> None:
-        held = [asyncio.create_task(offload.run(gate.wait)) for _ in range(2)]
-        await until(lambda: len(gate.entered) == 2)
+        held = [asyncio.create_task(offload.run(one.wait)) for one in (gate, second)]
+        await until(lambda: gate.entered and second.entered)
         waiting = [asyncio.create_task(offload.run(order.append, n)) for n in range(50)]
         await asyncio.sleep(0)
         assert order == []
         assert offload.outstanding() == 52
+        second.open()
+        await asyncio.gather(held[1], *waiting)
         gate.open()
-        await asyncio.gather(*held, *waiting)
+        await held[0]
         assert offload.outstanding() == 0
 
     run(work(), loop)
-    assert sorted(order) == list(range(50))
-    assert sum(abs(place - n) for place, n in enumerate(order)) <= 50  # two threads may pass one another
+    assert order == list(range(50))
 
 
 def test_sixty_four_functions_run_at_once(gate: Gate) -> None:
