@@ -12,6 +12,7 @@ status and fields.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -285,6 +286,24 @@ class ActorCrashed(MbactorError):
     def because(cls, error: BaseException) -> ActorCrashed:
         text = error_text(error)
         return cls(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+class ProcessDied(ActorCrashed):
+    """The worker process that ran the call died: `exit_code`, and `signal` by name where one killed it."""
+
+    def __init__(self, target: str, pid: int, code: int) -> None:
+        name = _signal_name(-code) if code < 0 else None
+        how = f"ended with exit code {code}" if name is None else f"was killed by {name}"
+        super().__init__(
+            f"{target}: the worker process {pid} {how}", target=target, pid=pid, exit_code=code, signal=name
+        )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class Deadlock(MbactorError):
