@@ -262,7 +262,10 @@ class Node:
         task = None if self.loop is None else asyncio.current_task(self.loop)
         worker = None if task is None else self._lingering.get(task)
         call = None if worker is None else worker.call
-        return None if call is None else (call.cell.address, call.route.feature.name, id(call))
+        if call is None:
+            return None
+        # An address alone may be that of the message before, which is gone.
+        return call.cell.address, call.route.feature.name, hash((id(call), call.arrived))
 
     # --- background -------------------------------------------------------------------------------------------
 
