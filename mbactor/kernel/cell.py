@@ -127,7 +127,8 @@ class Cell:
         self.watchers: dict[Incarnation, None] | None = None
         self.ways: Mapping[Any, Way] = NO_WAYS
         """The operations whose tells may take the short way in: see `ActorRef.tell`."""
-        self.stashed: list[Call] | None = None
+        self.stashed: list[tuple[Call, Call | None]] | None = None
+        """Messages to be handled later, with those that made them."""
         self._paused = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._tells: dict[Call, asyncio.Future[None]] | None = None
@@ -181,15 +182,14 @@ class Cell:
         """Queue a message as soon as there is room; the future ends when it is accepted, or with the reason why not."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         gate = self.gate(call.route.gate)
-        full = len(gate.queue) >= gate.queue.bound.capacity and gate.queue.bound.overflow != "drop_oldest"
+        self._tells = self._tells if self._tells is not None else {}
+        self._tells[call] = future
         if not gate.taking:
-            future.set_exception(self._why_not())
-        elif not full:
+            self._refuse(call, self._why_not())
+        elif not gate.queue.full or gate.queue.bound.overflow == "drop_oldest":
             if self.accept(call):
-                future.set_result(None)
-            else:
-                future.set_exception(self._full(gate))
-        else:
+                self.admitted(call)
+        elif call.route.key is None or self._keyed(call):
             self._await_room(gate, call, future, budget)
         return future
 
@@ -205,11 +205,14 @@ class Cell:
         gate.kick()
         return call
 
-    def admitted(self, call: Call) -> None:
-        """A message that waited for room has it."""
+    def admitted(self, call: Call) -> bool:
+        """A message that waited for room has it. False where its sender has been told otherwise meanwhile."""
         waiting = self._tells.pop(call, None) if self._tells else None
-        if waiting is not None and not waiting.done():
+        if waiting is not None and waiting.done():
+            return False
+        if waiting is not None:
             waiting.set_result(None)
+        return True
 
     def statistics(self) -> MailboxStatistics:
         """The mailbox at this moment: all queues of the actor together."""
@@ -264,18 +267,24 @@ class Cell:
         if len(stashed) >= self.bound.capacity:
             self._refuse(call, MailboxFull(f"the stash of {self.address}", self.bound.capacity))
         else:
-            stashed.append(call)
+            stashed.append((call, call.caller))  # which its worker takes from a message that it has run
             self.watch_no_later_than(call.deadline)
 
     def unstash(self) -> int:
         """Put what was stashed before all that waits, in the order in which it came. How many there were."""
-        stashed, self.stashed = self.stashed or [], None
+        stashed = self._take_stash()
         gates = {call.route.gate: self.gate(call.route.gate) for call in stashed}
         for number, gate in gates.items():
             gate.queue.put_back(call for call in stashed if call.route.gate == number)
             for _ in stashed:
                 gate.kick()
         return len(stashed)
+
+    def _take_stash(self) -> list[Call]:
+        stashed, self.stashed = self.stashed or [], None
+        for call, caller in stashed:
+            call.caller = caller
+        return [call for call, _ in stashed]
 
     def _refuse(self, call: Call, error: MbactorError) -> bool:
         if self._tells and call in self._tells:
@@ -303,9 +312,10 @@ class Cell:
                 self.waits_in_line(gate, call)
                 return True
             return self._refuse(call, self._full(gate))
-        assert isinstance(evicted, Call)
-        self._refuse(evicted, self._full(gate))
-        gate.kick()
+        if evicted is not True:
+            self._refuse(evicted, self._full(gate))
+        if not gate.kick():
+            self.waits_in_line(gate, call)
         return True
 
     def _keyed(self, call: Call) -> bool:
@@ -324,8 +334,6 @@ class Cell:
         return True
 
     def _await_room(self, gate: Gate, call: Call, future: asyncio.Future[None], budget: float) -> None:
-        self._tells = self._tells if self._tells is not None else {}
-        self._tells[call] = future
         gate.queue.rejected += 1  # taken back by `wait`
         gate.queue.wait(call)
 
@@ -372,6 +380,8 @@ class Cell:
         self.state = "down"
         for gate in self.gates():
             gate.halt()
+        self.unstash()
+        self.watch_those_that_wait()
         if self.node.stopping:
             self.close(exit)
         if observe.active():
@@ -412,9 +422,8 @@ class Cell:
             gate.let_in(False)
             for call in gate.queue.drain():
                 self._refuse(call, ActorStopped(self.address))
-        for call in self.stashed or ():
+        for call in self._take_stash():
             self._refuse(call, ActorStopped(self.address))
-        self.stashed = None
         watchers, self.watchers = self.watchers, None
         for watcher in watchers or ():
             watcher.has_ended(self, exit)
@@ -452,6 +461,8 @@ class Cell:
     def _begin(self) -> Incarnation:
         self.state = "starting"
         self._paused = 0.0
+        for gate in self.gates():
+            gate.let_in(True)
         self.incarnation += 1
         return Incarnation(self, self.incarnation)
 
@@ -528,6 +539,12 @@ class Cell:
         if deadline < self.timer_at:
             self.watch_deadline(deadline)
 
+    def watch_those_that_wait(self) -> None:
+        """No worker looks at them for a while: each is told at its own deadline all the same."""
+        for gate in self.gates():
+            for call in gate.queue.everything():
+                self.watch_no_later_than(call.deadline)
+
     def watch_deadline(self, deadline: float) -> None:
         """One timer a cell: at the earliest deadline of what runs."""
         self.timer_at = deadline
@@ -542,7 +559,7 @@ class Cell:
         for gate in self.gates():
             nearest = min(nearest, gate.cancel_overdue(now))
             nearest = min(nearest, _answer_overdue(gate.queue.everything(), now))
-        nearest = min(nearest, _answer_overdue(self.stashed or (), now))
+        nearest = min(nearest, _answer_overdue((call for call, _ in self.stashed or ()), now))
         if nearest < math.inf:
             self.watch_deadline(nearest)
 

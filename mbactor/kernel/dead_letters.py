@@ -37,6 +37,7 @@ class DeadLetters:
     def __init__(self, keep: int = 1000) -> None:
         self._kept: deque[DeadLetter] = deque(maxlen=keep)
         self._followers: set[_Follower] = set()
+        self._over = False
         self.total = 0
 
     def __len__(self) -> int:
@@ -46,7 +47,7 @@ class DeadLetters:
         return iter(tuple(self._kept))
 
     def __aiter__(self) -> AsyncIterator[DeadLetter]:
-        follower = _Follower(self._kept.maxlen)
+        follower = _Follower(self._kept.maxlen, over=self._over)
         self._followers.add(follower)
         return self._follow(follower)
 
@@ -74,15 +75,20 @@ class DeadLetters:
         observe.emit("message.dead", address=address, method=method, sender=sender, reason=reason)
         return letter
 
+    def open(self) -> None:
+        """The system starts, again perhaps: from now on they can be followed."""
+        self._over = False
+
     def close(self) -> None:
         """No more will come: who follows gets the rest and is done."""
+        self._over = True
         for follower in self._followers:
             follower.over = True
             follower.more.set()
 
 
 class _Follower:
-    def __init__(self, keep: int | None) -> None:
+    def __init__(self, keep: int | None, *, over: bool) -> None:
         self.letters: deque[DeadLetter] = deque(maxlen=keep)
         self.more = asyncio.Event()
-        self.over = False
+        self.over = over

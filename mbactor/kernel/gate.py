@@ -52,7 +52,8 @@ class Gate:
     def let_in(self, taking: bool) -> None:
         """Accept messages, or refuse them; they are accepted while the actor restarts."""
         self.taking = taking
-        self.quick = taking and not self.cell.node.serialize_local
+        # Where there are keys, more waits than what `work` shows.
+        self.quick = taking and not self.keyed and not self.cell.node.serialize_local
         if not self.quick:
             self.cell.ways = NO_WAYS
 
@@ -96,6 +97,7 @@ class Gate:
         self.let_in(not self.cell.node.stopping)
         for worker in self.workers:
             worker.retired = True
+        self.dismiss()
 
     def retire(self) -> list[Worker]:
         """Let the workers go: each ends after the message it runs. All there were."""
@@ -103,10 +105,13 @@ class Gate:
         self.idle = True
         workers, self.workers = self.workers, []
         self.leaving += workers
+        return workers
+
+    def dismiss(self) -> None:
+        """Workers that wait for a message need not any more."""
         parked, self.parked = self.parked, []
         for worker in parked:
             worker.wake()
-        return workers
 
     def lose(self, worker: Worker) -> None:
         """A worker goes."""
@@ -160,5 +165,5 @@ def _key(call: Call) -> object:
     return call.key
 
 
-def _admitted(call: Call) -> None:
-    call.cell.admitted(call)
+def _admitted(call: Call) -> bool:
+    return call.cell.admitted(call)

@@ -210,6 +210,8 @@ class Incarnation:
             self._until = min(self._until, asyncio.get_running_loop().time() + timeout)
             if self._sooner is not None:
                 self._sooner.set()
+            if timeout == 0:
+                self._halt(self.cell.gates())
         assert self._end is not None
         return await asyncio.shield(self._end)
 
@@ -220,15 +222,15 @@ class Incarnation:
         self.cell.state = "stopping"
         gates = self.cell.gates()
         aside = [gate for gate in gates if gate is not self.cell.main]
-        for gate in gates if hurry else aside or gates:
-            gate.halt()
+        self._halt(gates if hurry or timeout == 0 else aside or gates)
         self._end = self.cell.node.background(self._run_end(exit, hurry=hurry), f"{self.cell.address} ending")
 
     async def _run_end(self, exit: Exit, *, hurry: bool) -> Exit:
         """Finish or cancel what runs, run `on_stop`, end background tasks."""
-        cut = False
+        left: list[Worker] = []
         for gate in self.cell.gates():
-            cut = (not await self._end_workers(gate, exit, hurry=hurry) and not hurry) or cut
+            left += await self._retire(gate, hurry=hurry)
+        cut = await self._cut(left, exit) and not hurry
         self.release()
         cut = cut or self._left() <= 0 or not await self._run_on_stop(exit)
         background = self.cancel_tasks()
@@ -250,21 +252,31 @@ class Incarnation:
         observe.emit("actor.stopped", actor=cell.address, incarnation=self.number, exit=str(ended))
         return ended
 
-    async def _end_workers(self, gate: Gate, exit: Exit, *, hurry: bool) -> bool:
-        """Let running calls end; cancel them when the time is over, after the grace abandon them. False if any was."""
+    def _halt(self, gates: list[Gate]) -> None:
+        for gate in gates:
+            gate.halt()
+        self.cell.watch_those_that_wait()
+
+    async def _retire(self, gate: Gate, *, hurry: bool) -> list[Worker]:
+        """Let running calls end while there is time; those that have not."""
         workers = gate.retire()
-        if not workers:
-            return True
         tasks: set[asyncio.Task[Any]] = {worker.task for worker in workers}
-        if not hurry:
+        if tasks and not hurry:
             tasks = await self._wait(tasks)
-        late = [worker for worker in workers if worker.task in tasks and worker.call is not None]
+        return [worker for worker in workers if worker.task in tasks]
+
+    async def _cut(self, workers: list[Worker], exit: Exit) -> bool:
+        """Cancel what runs, of all gates at once, and after the grace abandon it. Whether anything ran."""
+        if not workers:
+            return False
+        late = [worker for worker in workers if worker.call is not None]
         for worker in late:
             worker.cancel(ActorCrashed(f"{self.cell.address} ended ({exit}) while it handled this"))
-        if tasks:
-            _, tasks = await asyncio.wait(tasks, timeout=GRACE)
-        _abandon([worker for worker in workers if worker.task in tasks])
-        return not late
+        _, running = await asyncio.wait({worker.task for worker in workers}, timeout=GRACE)
+        for worker in workers:
+            if worker.task in running:
+                worker.abandon()
+        return bool(late)
 
     async def _run_on_stop(self, exit: Exit) -> bool:
         """False when it overran. A failure in it is reported and stops nothing."""
@@ -316,11 +328,6 @@ class Background:
 
     def done(self) -> bool:
         return self.task.done()
-
-
-def _abandon(workers: list[Worker]) -> None:
-    for worker in workers:
-        worker.abandon()
 
 
 async def _rooted(work: Coroutine[Any, Any, Any], call: Call) -> Any:

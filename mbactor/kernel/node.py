@@ -99,6 +99,7 @@ class Node:
     async def open(self) -> None:
         """Connect the bus and listen for answers."""
         self.stopping = False
+        self.dead_letters.open()
         self.loop = loop = asyncio.get_running_loop()
         self.time = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
         self.thread = threading.get_ident()

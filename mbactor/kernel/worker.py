@@ -119,8 +119,11 @@ class Worker:
         """The message in hand was cut off: nobody is left waiting for it."""
         call = self.call
         if call is not None:
+            cut = f"{self.gate.cell.address} was cancelled while it handled this"
+            if not (call.asked or self.cancelled):
+                self.gate.cell.dead(call, cut)
             self._over(call)
-            call.fail(ActorCrashed(f"{self.gate.cell.address} was cancelled while it handled this"))
+            call.fail(ActorCrashed(cut))
 
     async def _serve(self) -> None:  # noqa: C901 - as it says
         """The path of every message, in one piece: each call more on it is paid for by all of them."""
@@ -184,7 +187,7 @@ class Worker:
                             future.set_result(value)
                         else:
                             node.late += 1
-                    elif self.cancelled or not call.answer(value):
+                    elif future is not None and (self.cancelled or not call.answer(value)):
                         node.late += 1
             if keyed:
                 self._over(call)

@@ -27,7 +27,7 @@ class MailboxQueue(Generic[T]):
     """Holds what an actor has accepted and not begun. Not thread-safe: one event loop owns it.
 
     `since` tells when an item was put in, by the same clock that `statistics(now)` is asked with. `admitted` is told
-    of an item that had to `wait` for room and has it now.
+    of an item that had to `wait` for room and has it now; False is the answer that it is not wanted any more.
     """
 
     __slots__ = (
@@ -36,7 +36,7 @@ class MailboxQueue(Generic[T]):
     )  # fmt: skip
 
     def __init__(
-        self, bound: Mailbox, since: Callable[[T], float], admitted: Callable[[T], None] | None = None
+        self, bound: Mailbox, since: Callable[[T], float], admitted: Callable[[T], bool] | None = None
     ) -> None:
         self.bound = bound
         self._since = since
@@ -49,7 +49,16 @@ class MailboxQueue(Generic[T]):
         self.highest = self.accepted = self.rejected = self.expired = self.dropped = 0
 
     def __len__(self) -> int:
-        return len(self.work) + (sum(map(len, self._urgent)) if self._urgent else 0)
+        return self._depth + (sum(map(len, self._urgent)) if self._urgent else 0)
+
+    @property
+    def full(self) -> bool:
+        """Whether lane WORK, the bounded one, holds all it may."""
+        return self._depth >= self.bound.capacity
+
+    @property
+    def _depth(self) -> int:
+        return len(self.work)
 
     # --- in -------------------------------------------------------------------------------------------------
 
@@ -82,16 +91,17 @@ class MailboxQueue(Generic[T]):
             if queue is not None:
                 with suppress(ValueError):
                     queue.remove(item)
+                    self._admit()
                     return True
         return False
 
     def put_back(self, items: Iterable[T]) -> None:
         """Put items that had been taken before everything else, in their order. They pass the bound."""
         self.work.extendleft(reversed(list(items)))
+        self.highest = max(self.highest, self._depth)
 
     def _offer_to_full(self, item: T) -> bool | T:
-        depth = len(self)
-        if room_for(self.bound.overflow, depth, self.bound.capacity) == "refuse":
+        if room_for(self.bound.overflow, self._depth, self.bound.capacity) == "refuse":
             self.rejected += 1
             return False
         evicted = self._evict()
@@ -135,11 +145,14 @@ class MailboxQueue(Generic[T]):
         yield from self._waiting or ()
 
     def drain(self) -> list[T]:
-        """Everything that waits, in the order it would have been taken; the queue is empty afterwards."""
-        items: list[T] = []
-        while (item := self.take()) is not None:
-            items.append(item)
-            self.release(item)
+        """Everything that waits, in the order it would have been taken; the queue is empty afterwards.
+
+        Who waited for room comes last, and has not been accepted.
+        """
+        urgent, waiting = self._urgent or (), self._waiting or deque()
+        items = [*(item for lane in urgent for item in lane), *self.items(), *waiting]
+        for queue in (*urgent, self.work, waiting):
+            queue.clear()
         return items
 
     def statistics(self, now: float) -> MailboxStatistics:
@@ -159,14 +172,12 @@ class MailboxQueue(Generic[T]):
         return self._since(self.work[0]) if self.work else None
 
     def _admit(self) -> None:
-        """There is room: the one that has waited longest is accepted."""
-        assert self._waiting is not None
-        while self._waiting and len(self.work) < self.bound.capacity:
+        """Where there is room, those who have waited for it longest are accepted."""
+        while self._waiting and not self.full:
             item = self._waiting.popleft()
-            self.work.append(item)
-            self.accepted += 1
-            if self._admitted is not None:
-                self._admitted(item)
+            if self._admitted is None or self._admitted(item):
+                self.work.append(item)
+                self.accepted += 1
 
     def _lane(self, lane: Lane) -> deque[T]:
         if self._urgent is None:
