@@ -137,7 +137,11 @@ class Worker:
                 if queue is not gate.queue:
                     self.retired = True
                     return
-                waiting = self._park()
+                waiting = self.waiting = node.future()
+                gate.parked.append(self)
+                gate.idle = True
+                if work or cell.idle_after is not None:
+                    self._at_rest()
                 try:
                     await waiting
                 except BaseException:
@@ -181,7 +185,7 @@ class Worker:
                     raise
             else:
                 if context is call:
-                    if type(call) is Call and type(value) in route.returns and future is not None:
+                    if future is not None and type(value) in route.returns and type(call) is Call:
                         # `answer`, where there is nothing to do
                         if not future.done():
                             future.set_result(value)
@@ -258,14 +262,9 @@ class Worker:
         task = asyncio.current_task()
         return self.cancelled or (task is not None and task.cancelling() > 0)
 
-    def _park(self) -> asyncio.Future[None]:
-        """Be there for the next message. The future ends when it comes."""
-        gate = self.gate
-        waiting = self.waiting = gate.cell.node.future()
-        gate.parked.append(self)
-        gate.idle = True
-        if gate.work:  # a thread has just put it there, and seen nobody idle
-            gate.kick()
-        elif gate.cell.idle_after is not None:
-            gate.cell.watch_idleness()
-        return waiting
+    def _at_rest(self) -> None:
+        """Nothing is left to do; or a thread has just put something there, and seen nobody idle."""
+        if self.gate.work:
+            self.gate.kick()
+        else:
+            self.gate.cell.watch_idleness()
