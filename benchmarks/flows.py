@@ -79,7 +79,7 @@ async def measure(bench: Bench) -> list[Result]:
     """All cases, on the running event loop."""
     bench.passes = 1 if bench.quick else 3
     results: list[Result] = []
-    for load in loads(bench):
+    for load in (load for load in loads(bench) if bench.wants(load.case)):
         database: dict[str, Any] = {}
         more = {"in_flight": load.in_flight, "steps_of_a_flow": load.steps, "database": database}
         figure = Figure(load.case, "steps/s", beside=("p50_ms", "p95_ms", "p99_ms", "flows"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,11 @@ Key = tuple[str, str, str]
 """Benchmark, case, loop."""
 NOISE = 0.05
 """A change within it gets no colour."""
+BASES = {"features": "bare", "a bad client": "alone", "peers": "peer"}
+"""What the results of a group stand beside, where it is no floor."""
+BESIDE = ("p50_ms", "p95_ms", "p99_ms", "mean_us", "p99_us", "floor_p99_us")
+"""What is shown beside a figure, where it was measured: p99 next to the mean."""
+NOTES = ("fault", "note")
 
 
 class Former(msgspec.Struct):
@@ -36,7 +42,7 @@ def to_json(result: Result) -> str:
     """One line. What a case has beside its figure, and the circumstances, are keys of their own."""
     line: dict[str, Any] = asdict(result)
     more, about = line.pop("more"), line.pop("machine")
-    return json.dumps({**line, **more, **about})
+    return json.dumps({**line, "met": result.met, **more, **about})
 
 
 def read_former(file: Path) -> dict[Key, Former]:
@@ -60,67 +66,126 @@ def change(result: Result, former: Mapping[Key, Former]) -> float | None:
     return result.value / before.value - 1
 
 
-def write(results: Sequence[Result], *, as_json: bool, former: Mapping[Key, Former] | None) -> None:
-    """Print one event loop's results."""
+def write(
+    results: Sequence[Result],
+    *,
+    as_json: bool,
+    former: Mapping[Key, Former] | None,
+    skipped: Sequence[str] = (),
+) -> None:
+    """Print one event loop's results, and what could not be measured: beside JSON, on stderr."""
     if as_json:
         for result in results:
             extra = {} if former is None else {"change": change(result, former)}
             print(json.dumps(json.loads(to_json(result)) | extra), flush=True)
+        for note in skipped:
+            print(note, file=sys.stderr, flush=True)
         return
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    console.print(table_of(results, former))
-    console.print(circumstances(results[0]), highlight=False)
-    for note in notes(results, former):
+    for group in dict.fromkeys(result.group for result in results):
+        of_group = [result for result in results if result.group == group]
+        console.print(table_of(of_group, former))
+        for note in notes(of_group):
+            console.print(note, highlight=False)
+        console.print()
+    if results:
+        console.print(circumstances(results[0]), highlight=False)
+    for note in [*of_the_run(results, former), *skipped]:
         console.print(note, highlight=False)
     console.print()
 
 
 def table_of(results: Sequence[Result], former: Mapping[Key, Former] | None) -> Table:
-    table = Table(title=f"{results[0].benchmark} on {results[0].loop}", title_justify="left")
-    shown = [name for name in ("p50_ms", "p95_ms", "p99_ms") if any(name in result.more for result in results)]
+    """One group's table; a column that would be empty is left out."""
+    first = results[0]
+    title = f"{first.benchmark} on {first.loop}" + (f": {first.group}" if first.group else "")
+    table = Table(title=title, title_justify="left")
+    shown = [name for name in BESIDE if any(name in result.more for result in results)]
+    aims = any(result.target for result in results)
+    sized = any("size" in result.more for result in results)
     table.add_column("case")
-    for heading in ("value", "unit", "floor", "ratio", "spread", *(name.replace("_", " ") for name in shown)):
-        table.add_column(heading, justify="left" if heading == "unit" else "right")
+    for heading, there in (("size", sized), ("value", True), ("unit", True), (beside_what(first.group), True)):
+        if there:
+            table.add_column(heading, justify="left" if heading in {"unit", "size"} else "right")
+    for heading in (
+        "ratio",
+        *(["target"] if aims else []),
+        "spread",
+        "passes",
+        *(_heading(name, first.group) for name in shown),
+    ):
+        table.add_column(heading, justify="right")
     if former is not None:
         table.add_column("change", justify="right")
     for result in results:
-        row = [result.case, number(result.value), result.unit, number(result.floor), f"{result.ratio:.3g}"]
-        row += [f"{result.spread:.0%}", *(number(result.more.get(name)) for name in shown)]
+        row = [result.case, *([result.more.get("size", "")] if sized else []), number(result.value), result.unit]
+        row += [number(result.floor), number(result.ratio), *([target_of(result)] if aims else [])]
+        row += [f"{result.spread:.0%}", str(result.passes), *(number(result.more.get(name)) for name in shown)]
         if former is not None:
             row.append(_coloured(change(result, former), result.better))
         table.add_row(*row)
     return table
 
 
+def beside_what(group: str) -> str:
+    """What the results of a group stand beside."""
+    return BASES.get(group, "floor")
+
+
+def _heading(name: str, group: str) -> str:
+    return name.replace("floor", beside_what(group)).replace("_", " ")
+
+
+def target_of(result: Result) -> str:
+    """The target and whether it is met, as the table shows it; empty without one."""
+    if result.target is None:
+        return ""
+    sign, mark = "≥" if result.better == "higher" else "≤", "[green]✓[/]" if result.met else "[red]✗[/]"
+    bound = result.target.bound
+    return f"{sign} {bound:.2f} {mark}" if bound < 1 else f"{sign} {number(bound)} {mark}"
+
+
 def circumstances(result: Result) -> str:
     about = result.machine
-    return (
-        f"{about['machine']}; {about['os']}; {about['python']}; mbactor {about['mbactor']}; loop {result.loop};"
-        f" median of {result.passes} {'pass' if result.passes == 1 else 'passes'}"
-    )
+    return f"{about['machine']}; {about['os']}; {about['python']}; mbactor {about['mbactor']}; loop {result.loop}"
 
 
-def notes(results: Sequence[Result], former: Mapping[Key, Former] | None) -> list[str]:
-    """What the floors are, what else is known, and what makes a comparison doubtful."""
+def notes(results: Sequence[Result]) -> list[str]:
+    """What the floors of a group are, and what its table can't show."""
     floors: dict[str, list[str]] = {}
     for result in results:
         floors.setdefault(result.floor_is, []).append(result.case)
+    what = beside_what(results[0].group)
     found = [
-        f"floor of {', '.join(cases)}: {floor}" if len(floors) > 1 else f"floor: {floor}"
+        f"{what} of {'; '.join(cases)}: {floor}" if len(floors) > 1 else f"{what}: {floor}"
         for floor, cases in floors.items()
     ]
-    found.append("ratio: the median over the passes, each with the floor's pass that followed it")
     found += [
         f"{result.case}: {result.more['ratio_to_linear']:.2f} of the linear flow, a step"
         for result in results
         if "ratio_to_linear" in result.more
     ]
+    found += [f"{result.case}: {note}" for result in results for key in NOTES if (note := result.more.get(key))]
     database = results[0].more.get("database")
     if isinstance(database, Mapping):
         found.append("database: " + ", ".join(f"{name} {value}" for name, value in database.items()))
-    if results[0].quick:
+    return found
+
+
+def of_the_run(results: Sequence[Result], former: Mapping[Key, Former] | None) -> list[str]:
+    """How to read the figures, and what makes them, or a comparison, doubtful."""
+    if not results:
+        return []
+    found = ["value: the median over the passes; ratio: the median of theirs, each with the pass that followed it"]
+    fewer = min(result.passes for result in results)
+    if any(result.passes != fewer for result in results):
+        found.append("passes: fewer where they are slow, so that a run takes minutes")
+    missed = [result.case for result in results if result.met is False]
+    if missed:
+        found.append(f"targets missed: {'; '.join(missed)}")
+    if any(result.quick for result in results):
         found.append("a quick run: the figures mean little")
     if former is not None:
         found += _doubts(results, former)

@@ -2,7 +2,7 @@
 
 The layers, lowest first; each knows only what stands above it in this list:
 
-- leaves: `errors`, `observe`, `clock`, `durations`, `seams`, `expressions`, `offload`
+- leaves: `errors`, `observe`, `clock`, `durations`, `seams`, `expressions`, `offload`, `threads`, `processes`
 - `mailbox`: bounded queues with lanes; `transport`: bytes between actors
 - `kernel`: one actor, running
 - `supervisor`: many actors, kept running; the topology file; `ActorSystem`
@@ -22,15 +22,38 @@ if TYPE_CHECKING:
         ActorStopped,
         BadRequest,
         BudgetSpent,
+        Deadlock,
+        Forbidden,
         Ignore,
         MailboxFull,
         MbactorError,
+        NameTaken,
         NoSuchActor,
+        ProcessDied,
+        Unauthenticated,
         Unavailable,
     )
-    from mbactor.kernel import Actor, ActorRef, DeadLetter, Exit, Response, endpoint
-    from mbactor.mailbox import Mailbox, MailboxStatistics
-    from mbactor.supervisor import ActorSystem, Backoff, DynamicSupervisor, Supervisor, child
+    from mbactor.kernel import (
+        Actor,
+        ActorRef,
+        Answer,
+        DeadLetter,
+        Exit,
+        Response,
+        Timer,
+        endpoint,
+    )
+    from mbactor.mailbox import (
+        Mailbox,
+        MailboxStatistics,
+    )
+    from mbactor.supervisor import (
+        ActorSystem,
+        Backoff,
+        DynamicSupervisor,
+        Supervisor,
+        child,
+    )
 
 __all__ = [
     "Actor",
@@ -38,20 +61,27 @@ __all__ = [
     "ActorRef",
     "ActorStopped",
     "ActorSystem",
+    "Answer",
     "Backoff",
     "BadRequest",
     "BudgetSpent",
     "DeadLetter",
+    "Deadlock",
     "DynamicSupervisor",
     "Exit",
+    "Forbidden",
     "Ignore",
     "Mailbox",
     "MailboxFull",
     "MailboxStatistics",
     "MbactorError",
+    "NameTaken",
     "NoSuchActor",
+    "ProcessDied",
     "Response",
     "Supervisor",
+    "Timer",
+    "Unauthenticated",
     "Unavailable",
     "child",
     "endpoint",
@@ -63,20 +93,27 @@ _HOME = {
     "ActorRef": "mbactor.kernel",
     "ActorStopped": "mbactor.errors",
     "ActorSystem": "mbactor.supervisor",
+    "Answer": "mbactor.kernel",
     "Backoff": "mbactor.supervisor",
     "BadRequest": "mbactor.errors",
     "BudgetSpent": "mbactor.errors",
     "DeadLetter": "mbactor.kernel",
+    "Deadlock": "mbactor.errors",
     "DynamicSupervisor": "mbactor.supervisor",
     "Exit": "mbactor.kernel",
+    "Forbidden": "mbactor.errors",
     "Ignore": "mbactor.errors",
     "Mailbox": "mbactor.mailbox",
     "MailboxFull": "mbactor.errors",
     "MailboxStatistics": "mbactor.mailbox",
     "MbactorError": "mbactor.errors",
+    "NameTaken": "mbactor.errors",
     "NoSuchActor": "mbactor.errors",
+    "ProcessDied": "mbactor.errors",
     "Response": "mbactor.kernel",
     "Supervisor": "mbactor.supervisor",
+    "Timer": "mbactor.kernel",
+    "Unauthenticated": "mbactor.errors",
     "Unavailable": "mbactor.errors",
     "child": "mbactor.supervisor",
     "endpoint": "mbactor.kernel",

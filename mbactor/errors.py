@@ -12,11 +12,13 @@ status and fields.
 
 from __future__ import annotations
 
-import traceback
+import signal
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import msgspec
+
+from mbactor.tracebacks import NotedTrace, note
 
 Taken = Literal["no", "unknown", "yes"]
 """Whether the actor's code may have seen the message: only a `no` may be repeated without thought."""
@@ -33,8 +35,7 @@ class MbactorError(Exception):
 
     status: int = 500
     taken: Taken = "yes"
-    remote_trace: str | None = None
-    """The traceback at the place where it was raised, when that was in another actor."""
+    _trace: NotedTrace | str | None = None
 
     def __init__(self, message: str, *, status: int | None = None, **fields: Any) -> None:
         super().__init__(message)
@@ -61,6 +62,11 @@ class MbactorError(Exception):
         # Also of a subclass that forgot the constructor of its base.
         return str(self.__dict__.get("message") or Exception.__str__(self) or type(self).__name__)
 
+    @property
+    def remote_trace(self) -> str | None:
+        """The traceback at the place where it was raised, when that was in another actor."""
+        return None if self._trace is None else str(self._trace)
+
     @classmethod
     def restore(
         cls,
@@ -69,7 +75,7 @@ class MbactorError(Exception):
         fields: Mapping[str, Any],
         *,
         taken: Taken = "yes",
-        remote_trace: str | None = None,
+        remote_trace: NotedTrace | str | None = None,
     ) -> Self:
         """The error as it was raised elsewhere, without calling the subclass's own constructor."""
         error = cls.__new__(cls)
@@ -77,7 +83,7 @@ class MbactorError(Exception):
         error.fields = dict(fields)
         error._tell(fields)  # noqa: SLF001 - its own class
         error.taken = taken
-        error.remote_trace = remote_trace
+        error._trace = remote_trace  # noqa: SLF001 - its own class
         return error
 
 
@@ -96,23 +102,38 @@ def to_wire(error: BaseException) -> dict[str, Any]:
     Keys: `error`, `statusCode`, `type`, `taken`, `trace` (the traceback as text, absent where there is
     none) and `fields`. An exception that is no `MbactorError` becomes an `ActorCrashed`.
     """
-    trace = getattr(error, "remote_trace", None)
+    cls, message, status, fields, taken, trace = _parts(error)
+    wire = {"error": message, "statusCode": status, "type": _name_of(cls), "taken": taken, "fields": fields}
+    if trace is not None:
+        wire["trace"] = _printable(trace)
+    return wire
+
+
+def handed_over(error: BaseException) -> MbactorError:
+    """The error as its asker in the same process gets it: as if it had crossed, its traceback not written out yet."""
+    return _restored(*_parts(error))
+
+
+Parts = tuple["type[MbactorError]", str, int, dict[str, Any], Taken, "NotedTrace | str | None"]
+
+
+def _parts(error: BaseException) -> Parts:
+    """What crosses of an error."""
+    trace = getattr(error, "_trace", None)
     if trace is None and error.__traceback__ is not None:
-        trace = "".join(traceback.format_exception(error))
+        trace = note(error, error_text)
     if not isinstance(error, MbactorError):
         error = ActorCrashed.because(error)
     # A subclass may have forgotten the constructor of its base.
     fields, status = getattr(error, "fields", None), getattr(error, "status", 500)
-    wire = {
-        "error": _printable(getattr(error, "message", None) or error_text(error)),
-        "statusCode": status if type(status) is int else 500,
-        "type": _name_of(type(error)),
-        "taken": error.taken,
-        "fields": {str(name): _plain(value) for name, value in fields.items()} if isinstance(fields, dict) else {},
-    }
-    if trace is not None:
-        wire["trace"] = _printable(trace)
-    return wire
+    return (
+        type(error),
+        _printable(getattr(error, "message", None) or error_text(error)),
+        status if type(status) is int else 500,
+        {str(name): _plain(value) for name, value in fields.items()} if isinstance(fields, dict) else {},
+        error.taken,
+        trace,
+    )
 
 
 def error_text(error: BaseException) -> str:
@@ -141,7 +162,17 @@ def from_wire(wire: Mapping[str, Any]) -> MbactorError:
     """The error that `to_wire` wrote, as the nearest type this process knows."""
     cls = _types.get(wire.get("type", ""), MbactorError)
     message, status, fields = wire.get("error", "unknown error"), wire.get("statusCode", 500), wire.get("fields") or {}
-    taken, trace = wire.get("taken", "yes"), wire.get("trace")
+    return _restored(cls, message, status, fields, wire.get("taken", "yes"), wire.get("trace"))
+
+
+def _restored(
+    cls: type[MbactorError],
+    message: str,
+    status: int,
+    fields: dict[str, Any],
+    taken: Taken,
+    trace: NotedTrace | str | None,
+) -> MbactorError:
     try:
         return cls.restore(message, status, fields, taken=taken, remote_trace=trace)
     except (TypeError, AttributeError):  # a class that cannot be made again without its own constructor
@@ -255,6 +286,24 @@ class ActorCrashed(MbactorError):
     def because(cls, error: BaseException) -> ActorCrashed:
         text = error_text(error)
         return cls(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+class ProcessDied(ActorCrashed):
+    """The worker process that ran the call died: `exit_code`, and `signal` by name where one killed it."""
+
+    def __init__(self, target: str, pid: int, code: int) -> None:
+        name = _signal_name(-code) if code < 0 else None
+        how = f"ended with exit code {code}" if name is None else f"was killed by {name}"
+        super().__init__(
+            f"{target}: the worker process {pid} {how}", target=target, pid=pid, exit_code=code, signal=name
+        )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class Deadlock(MbactorError):

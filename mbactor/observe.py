@@ -29,6 +29,10 @@ EVENTS: Mapping[str, str] = {
     "actor.stop_failed": "on_stop raised: actor, error, trace",
     "actor.abandoned": "a method that would not stop was left behind: actor, method",
     "message.failed": "a method that was told, not asked, answered with an error: actor, method, error",
+    "loop.blocked": (
+        "something keeps the event loop from going round: actor, method, seconds, where (file:line), calls, and over:"
+        " False while it goes on, True when the loop is back after so many seconds in all"
+    ),
     "message.dead": "a message could not be delivered: address, method, sender, reason",
     "supervisor.restarting": "a child is about to be restarted: supervisor, child, delay, restarts, reason",
     "supervisor.gave_up": "the restart budget is spent: supervisor, child, reason",

@@ -40,7 +40,9 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "actor.crashed": ("error", "actor crashed"),
     "actor.stop_failed": ("error", "actor failed while it stopped"),
     "actor.abandoned": ("error", "method would not stop and was left behind"),
+    "loop.blocked": ("warning", "event loop is blocked"),
     "message.dead": ("warning", "message could not be delivered"),
+    "message.failed": ("warning", "told method answered with an error nobody waits for"),
     "supervisor.restarting": ("warning", "supervisor restarts a child"),
     "supervisor.gave_up": ("error", "supervisor gave up on a child"),
     "system.serving": ("info", "system is up"),
@@ -54,8 +56,8 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "gateway.serving": ("info", "gateway is listening"),
 }
 """How serious an event is, and what a person is told."""
-_ASIDE = frozenset({"told", "trace"})
-"""Fields that a person is not shown: the traceback stands below the line."""
+_ASIDE = frozenset({"told", "trace", "over"})
+"""Fields that a person is not shown: the sentence says it, or the traceback below the line."""
 _SECONDS = frozenset({"delay", "seconds", "took"})
 
 
@@ -116,7 +118,7 @@ class LogObserver:
         return str(self._for_machines(None, level, line))
 
     def _terminal_lines(self, name: str, level: Level, fields: Mapping[str, Any]) -> str:
-        said = str(fields.get("message", "")) if name == "log" else SAID.get(name, ("info", name))[1]
+        said = said_of(name, fields)
         line: dict[str, Any] = {
             "timestamp": clock.utcnow().astimezone().strftime("%H:%M:%S.%f")[:-3],
             "level": level,
@@ -158,6 +160,17 @@ def level_of(name: str, fields: Mapping[str, Any]) -> Level:
             return "warning"
         case _:
             return SAID.get(name, ("info", name))[0]
+
+
+def said_of(name: str, fields: Mapping[str, Any]) -> str:
+    """What a person is told of an event: as `SAID` says, but what is over is told as such."""
+    match name:
+        case "log":
+            return str(fields.get("message", ""))
+        case "loop.blocked" if fields.get("over"):
+            return "event loop was blocked"
+        case _:
+            return SAID.get(name, ("info", name))[1]
 
 
 def traceback_of(fields: Mapping[str, Any]) -> str | None:

@@ -5,18 +5,22 @@
     total = await offload.run(checksum, data)   # a blocking function, in a worker thread
 
 While work is out, `outstanding()` is above zero. A loop with virtual time reads it and lets the clock
-stand still until the work is back; nothing else depends on it.
+stand still until the work is back; nothing else depends on it. (Worker processes: `mbactor.processes`.)
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
+import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
+
+from mbactor.threads import Job, Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,49 +37,108 @@ def outstanding(loop: asyncio.AbstractEventLoop | None = None) -> int:
 def busy() -> Iterator[None]:
     """Count the block as work that is out of the running loop."""
     loop = asyncio.get_running_loop()
-    _out[loop] = _out.get(loop, 0) + 1
+    _leave(loop)
     try:
         yield
     finally:
-        _out[loop] -= 1
+        _back(loop)
+
+
+def _leave(loop: asyncio.AbstractEventLoop) -> None:
+    _out[loop] = _out.get(loop, 0) + 1
+
+
+def _back(loop: asyncio.AbstractEventLoop) -> None:
+    _out[loop] -= 1
 
 
 THREADS = 64
-"""Blocking functions that run at once; more wait for a thread."""
+"""Blocking functions that run at once and are waited for; more wait for a thread."""
+GRACE = 1.0
+"""Seconds that functions still at work have when the process ends; then they are cut off."""
 
-_pool: ThreadPoolExecutor | None = None
+_threads = Threads(THREADS, "mbactor")
 
 
 async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking function in a worker thread, with the caller's context variables.
 
-    Costs a thread hop (20 to 35 us). Cancelling the await does not stop the function: a thread
-    cannot be stopped, and its work counts as out until the function returns.
+    Costs a thread hop (20 to 35 us). Whatever the function raises comes out here, `SystemExit` too; only a
+    `StopIteration`, which nothing that is awaited may raise, becomes a `RuntimeError`.
+
+    Cancelling the await takes the function out of the queue if it has not begun. One that runs cannot be stopped: it
+    counts as out until it returns, but no longer as one of the `THREADS`, so that functions which never end do not
+    keep others from running. Nor do they keep the process from ending: it waits `GRACE` seconds for them.
     """
-    return await run_begun(lambda: None, function, *args, **kwargs)
+    return await carry(_threads, partial(function, *args, **kwargs))
 
 
 async def run_begun(begun: Callable[[], None], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """As `run`; `begun` is called on the loop when the function has a thread and starts."""
-    global _pool
+    return await carry(_threads, partial(function, *args, **kwargs), begun=begun)
+
+
+async def carry(
+    threads: Threads,
+    function: Callable[[], T],
+    *,
+    begun: Callable[[], None] | None = None,
+    given_up: Callable[[], None] | None = None,
+) -> T:
+    """Run a function in one of `threads`, counted as out of the running loop until it returns.
+
+    `given_up` is called when the await is cancelled while the function runs: the chance to end what it waits for.
+    """
     loop = asyncio.get_running_loop()
-    if _pool is None:
-        _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="mbactor")
-    context = contextvars.copy_context()
+    future: asyncio.Future[T] = loop.create_future()
 
-    def work() -> T:
-        loop.call_soon_threadsafe(begun)
-        try:
-            return context.run(function, *args, **kwargs)
-        except StopIteration as error:
-            # A future refuses it, and whoever waits would wait for ever.
-            raise RuntimeError(f"{function!r} raised StopIteration") from error
+    def back(result: T | None, error: BaseException | None) -> None:
+        _back(loop)
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]
+        else:
+            future.set_exception(error)
 
-    _out[loop] = _out.get(loop, 0) + 1
-    future = loop.run_in_executor(_pool, work)
-    future.add_done_callback(lambda _: _back(loop))
-    return await asyncio.shield(future)
+    job = Job(
+        partial(contextvars.copy_context().run, function),
+        begun=None if begun is None else partial(_on_loop, loop, begun),
+        ended=partial(_on_loop, loop, back),
+    )
+    _leave(loop)
+    threads.take(job)
+    try:
+        return await future
+    except BaseException:
+        if future.cancel() or future.cancelled():  # the await ended, and not by what the function raised
+            _give_up(loop, threads, job, given_up)
+        raise
 
 
-def _back(loop: asyncio.AbstractEventLoop) -> None:
-    _out[loop] -= 1
+def _give_up(loop: asyncio.AbstractEventLoop, threads: Threads, job: Job, given_up: Callable[[], None] | None) -> None:
+    match threads.give_up(job):
+        case "queued":
+            _back(loop)
+        case "running" if given_up is not None:
+            given_up()
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: object) -> None:
+    with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+        loop.call_soon_threadsafe(callback, *args)
+
+
+def _after_fork() -> None:
+    """The threads of the parent are not in its child."""
+    global _threads
+    _threads = Threads(THREADS, "mbactor")
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+@atexit.register
+def _at_exit() -> None:
+    with suppress(KeyboardInterrupt):
+        _threads.wait_until_idle(GRACE)

@@ -7,18 +7,35 @@ import json
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import flows
-from benchmarks.harness import Bench, Figure, InvalidRun, Measured, Result, event_loops, machine, percentiles
-from benchmarks.report import change, number, read_former, to_json
-from mbactor import ActorSystem
+from benchmarks import flows, neighbours, peers, savina, svg
+from benchmarks.harness import (
+    Bench,
+    Better,
+    Figure,
+    InvalidRun,
+    Measured,
+    Result,
+    Target,
+    event_loops,
+    machine,
+    percentiles,
+)
+from benchmarks.messages import Counter
+from benchmarks.report import change, number, read_former, target_of, to_json
+from mbactor import ActorStopped, ActorSystem, Mailbox
 from mbactor.foreman import Flows, Foreman
 
 ROOT = Path(__file__).parent.parent
@@ -39,17 +56,28 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def results_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    # What is not installed, or where the charts are, is told beside the figures.
+    assert not [line for line in done.stderr.splitlines() if "skipped" not in line and "written: " not in line]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")
-def actors() -> subprocess.CompletedProcess[str]:
-    return run("actors", "--quick", "--json")
+def charted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("charts")
+
+
+@pytest.fixture(scope="module")
+def actors(charted: Path) -> subprocess.CompletedProcess[str]:
+    """Every case, as small as can be, on one event loop."""
+    return run("actors", "--quick", "--json", "--loop", "asyncio", "--svg", str(charted))
+
+
+@pytest.fixture(scope="module")
+def by_case(actors: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    return {result["case"]: result for result in results_of(actors)}
 
 
 def sane(results: list[dict[str, Any]], benchmark: str) -> None:
-    assert {result["loop"] for result in results} == set(event_loops())
     for result in results:
         assert result.keys() >= KEYS
         assert result["benchmark"] == benchmark
@@ -57,21 +85,143 @@ def sane(results: list[dict[str, Any]], benchmark: str) -> None:
         assert result["value"] > 0
         assert result["floor"] > 0
         assert result["ratio"] > 0
+        if "mean_us" in result:
+            assert result["mean_us"] > 0
+            assert result["p99_us"] > 0
+            assert result["floor_p99_us"] > 0
 
 
-def test_actors_are_measured_beside_their_floor_on_every_event_loop(actors: subprocess.CompletedProcess[str]) -> None:
-    results = results_of(actors)
+def cases_of(by_case: dict[str, dict[str, Any]], group: str) -> list[str]:
+    return [case for case, result in by_case.items() if result["group"] == group]
+
+
+def test_messages_are_measured_beside_their_floor_on_every_event_loop() -> None:
+    results = results_of(run("actors", "--quick", "--json", "--only", "messages"))
     sane(results, "actors")
+    assert {result["loop"] for result in results} == set(event_loops())
     by_case = {result["case"]: result for result in results if result["loop"] == "asyncio"}
-    assert list(by_case) == [
-        "tell", "ask p50", "ask p99", "ask, one at a time", "ask, 64 in flight", "spawn", "idle actor",
-    ]  # fmt: skip
-    assert by_case["idle actor"]["unit"] == "bytes"
+    assert list(by_case) == ["tell", "ask p50", "ask p99", "ask, one at a time", "ask, 64 in flight"]
     assert by_case["ask p50"]["value"] <= by_case["ask p99"]["value"]
     # Bookkeeping can't be free: a floor above its case would be measured wrongly.
     assert by_case["tell"]["ratio"] < 1
+    assert [case for case, result in by_case.items() if result["target"]] == ["tell", "ask, one at a time"]
+    assert by_case["tell"]["met"] is (by_case["tell"]["ratio"] >= 0.30)
+
+
+def test_every_case_of_the_actors_says_the_same_things(actors: subprocess.CompletedProcess[str]) -> None:
+    sane(results_of(actors), "actors")
+
+
+def test_idle_actors_are_measured_one_by_one_and_as_a_crowd(by_case: dict[str, dict[str, Any]]) -> None:
+    cases = cases_of(by_case, "idle actors")
+    assert cases[:4] == ["spawn", "idle actor", "1,000 idle, spawn all", "1,000 idle, stop all"]
+    assert by_case["idle actor"]["unit"] == "bytes"
+    assert by_case["idle actor"]["target"] == {"bound": 4096, "of": "value"}
     assert by_case["spawn"]["ratio"] < 1
-    assert by_case["idle actor"]["ratio"] > 1
+    for case in cases[1:]:
+        assert by_case[case]["ratio"] > 1
+
+
+def test_savina_comes_to_its_results_beside_bare_tasks(by_case: dict[str, dict[str, Any]]) -> None:
+    assert cases_of(by_case, "Savina") == [
+        "ping-pong, tell", "ping-pong, ask", "thread ring", "counting", "fork-join create", "big",
+    ]  # fmt: skip
+    for case in cases_of(by_case, "Savina"):
+        assert by_case[case]["size"]
+        assert by_case[case]["ratio"] < 1
+
+
+def test_features_are_measured_beside_the_bare_message(by_case: dict[str, dict[str, Any]]) -> None:
+    cases = cases_of(by_case, "features")
+    for kind in ("tell", "ask"):
+        for feature in ("features it does not use", "a listener to events", "tracing"):
+            assert f"{kind}, with {feature}" in cases
+
+
+def test_a_bad_client_gets_its_answers_while_a_neighbour_is_measured(by_case: dict[str, dict[str, Any]]) -> None:
+    cases = cases_of(by_case, "a bad client")
+    assert cases == ["ask p99 beside an actor that restarts", "ask p99 beside an actor that resumes"]
+    for case in cases:
+        assert "ActorCrashed" in by_case[case]["note"]
+
+
+def test_a_peer_is_measured_or_the_line_says_why_not(
+    actors: subprocess.CompletedProcess[str], by_case: dict[str, dict[str, Any]]
+) -> None:
+    for peer in peers.PEERS:
+        if peer.installed:
+            told, asked = by_case[f"tell, beside {peer.name}"], by_case[f"ask, beside {peer.name}"]
+            assert told["floor_is"].startswith(f"{peer.package} ")
+            assert bool(told["target"]) is bool(asked["target"]) is (peer.name == "Pykka")
+        else:
+            assert f"{peer.name}: not installed, skipped; pip install '{peer.package}'" in actors.stderr
+
+
+def quick_bench(name: str = "actors") -> Bench:
+    return Bench(name, "asyncio", quick=True, machine=machine())
+
+
+def test_a_peer_that_is_not_there_or_does_not_run_is_skipped_and_the_others_are_measured() -> None:
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[peers.Adder]:
+        raise OSError("no such thing on this machine")
+        yield
+
+    bench = quick_bench()
+    absent = peers.Peer("Nobody", "no_such_package_is_installed", "not at all", peers.ours)
+    fails = peers.Peer("Broken", "mbactor", "not at all", broken)
+    works = peers.Peer("Itself", "mbactor", "as it is", peers.ours)
+    results = asyncio.run(peers.measure_beside(bench, [absent, fails, works]))
+    assert [result.case for result in results] == ["tell, beside Itself", "ask, beside Itself"]
+    assert bench.skipped == [
+        "Nobody: not installed, skipped; pip install 'no_such_package_is_installed'",
+        "Broken: it does not run here, skipped; OSError: no such thing on this machine",
+    ]
+
+
+# --- charts ------------------------------------------------------------------------------------------------
+
+
+def test_charts_are_written_for_light_and_dark_pages_with_values_labels_machine_and_date(
+    charted: Path, by_case: dict[str, dict[str, Any]]
+) -> None:
+    names = {file.name for file in charted.iterdir()}
+    assert names >= {"actors-floor.svg", "actors-savina.svg"}
+    for name in names:
+        text = (charted / name).read_text()
+        texts = [element.text or "" for element in ET.fromstring(text).iter() if element.tag.endswith("text")]
+        assert "prefers-color-scheme:dark" in text
+        assert any(by_case["tell"]["machine"] in each and "-" in each for each in texts)
+        assert "asyncio" in texts
+    floor = (charted / "actors-floor.svg").read_text()
+    assert f"{number(by_case['tell']['ratio'])}  ({number(by_case['tell']['value'])}/s)" in floor
+
+
+def test_a_bar_is_as_long_as_its_value_and_its_text_does_not_hide_the_target() -> None:
+    row = svg.Row("one & two", [svg.Bar("a", 1.0, "1"), svg.Bar("b", 0.5, "half", target=0.51)])
+    drawn = svg.draw(svg.Chart("<t>", "axis", "here", ["a", "b"], [svg.Panel("", [row])]))
+    root = ET.fromstring(drawn)
+    bars = [element for element in root.iter() if element.get("class", "").startswith("series")][-2:]
+    assert float(bars[0].attrib["width"]) == pytest.approx(2 * float(bars[1].attrib["width"]), abs=0.2)
+    target = float([e for e in root.iter() if e.get("class") == "target"][-1].attrib["d"].split()[0][1:])
+    half = next(element for element in root.iter() if element.text == "half")
+    assert float(half.attrib["x"]) > target
+
+
+@given(st.floats(min_value=1e-6, max_value=1e9))
+def test_an_axis_has_a_few_round_ticks_and_its_last_is_not_below_the_longest_bar(most: float) -> None:
+    ticks = svg.ticks_to(most)
+    assert 3 <= len(ticks) <= 6
+    assert ticks[0] == 0
+    assert ticks[-1] >= most * (1 - 1e-6)
+    assert ticks[-2] < most
+
+
+def test_ticks_are_short() -> None:
+    assert [svg.tick_text(tick) for tick in (0, 0.25, 150000, 2.5e6)] == ["0", "0.25", "150,000", "2.5M"]
+
+
+# --- flows -------------------------------------------------------------------------------------------------
 
 
 def test_flows_are_measured_beside_one_commit_a_step_on_a_strictly_durable_database() -> None:
@@ -89,9 +239,15 @@ def test_flows_are_measured_beside_one_commit_a_step_on_a_strictly_durable_datab
 def test_a_former_run_is_shown_as_a_change(tmp_path: Path, actors: subprocess.CompletedProcess[str]) -> None:
     former = tmp_path / "former.json"
     former.write_text(actors.stdout)
-    shown = run("actors", "--quick", "--loop", "asyncio", "--against", str(former))
+    shown = run(
+        "actors", "--quick", "--loop", "asyncio", "--only", "ring", "--only", "in flight", "--against", str(former)
+    )
     assert shown.returncode == 0, shown.stderr
     assert "change" in shown.stdout
+    assert "new" not in shown.stdout
+    assert "thread ring" in shown.stdout
+    assert "ask, 64 in flight" in shown.stdout
+    assert "counting" not in shown.stdout
     assert "mbactor 0." in shown.stdout
     assert "loop asyncio" in shown.stdout
 
@@ -107,6 +263,13 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
     refused = run("nonsense")
     assert refused.returncode == 2
     assert "no benchmark 'nonsense'; there are: actors, flows" in refused.stderr
+
+
+def test_a_text_that_no_case_has_in_its_name_is_an_error_that_lists_the_cases() -> None:
+    refused = CliRunner().invoke(command.main, ["actors", "--only", "nonsense", "--quick"])
+    assert refused.exit_code == 2
+    assert "no case has that in its name; there are:" in refused.output
+    assert "Savina: thread ring" in refused.output
 
 
 @pytest.mark.parametrize("text", ["no json", '{"benchmark": "actors"}'])
@@ -171,9 +334,84 @@ def passes_of(order: list[str], name: str, rates: list[float]) -> Callable[[], A
     return measured
 
 
+def test_a_case_that_takes_long_gets_fewer_passes() -> None:
+    async def slow() -> Measured:
+        await asyncio.sleep(0.02)
+        return {"rate": 1.0}
+
+    async def compare() -> list[Result]:
+        bench = quick_bench()
+        bench.within = 0.05
+        return await bench.compare([Figure("toy", "1/s")], slow, slow, floor_is="the same", passes=1000)
+
+    assert asyncio.run(compare())[0].passes < 10
+
+
+@pytest.mark.parametrize(
+    ("better", "target", "met", "shown"),
+    [
+        ("higher", Target(0.5), True, "≥ 0.50 [green]✓[/]"),
+        ("higher", Target(0.51), False, "≥ 0.51 [red]✗[/]"),
+        ("lower", Target(20, of="value"), True, "≤ 20 [green]✓[/]"),
+        ("lower", Target(19, of="value"), False, "≤ 19 [red]✗[/]"),
+        ("lower", None, None, ""),
+    ],
+)
+def test_a_target_is_of_the_ratio_or_of_the_value_and_shown_with_a_mark(
+    better: Better, target: Target | None, met: bool | None, shown: str
+) -> None:
+    result = replace(measured_result()[0], better=better, target=target)
+    assert result.met is met
+    assert target_of(result) == shown
+
+
+def test_a_target_is_not_met_by_what_went_another_way_than_it_should() -> None:
+    result = replace(measured_result()[0], target=Target(0.1), more={"fault": "not in order"})
+    assert result.met is False
+
+
+def test_a_benchmark_that_loses_a_message_is_invalid() -> None:
+    class Full(Counter):
+        mailbox = Mailbox(capacity=1)
+
+    async def lose() -> None:
+        async with ActorSystem() as system:
+            full = await system.spawn(Full)
+            done = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            await savina.outcome(system, done, lambda: [full.tell(Counter.add, 1) for _ in range(10)])
+
+    with pytest.raises(InvalidRun, match="messages were not delivered"):
+        asyncio.run(lose())
+    with pytest.raises(InvalidRun, match="hops: 99 instead of 100"):
+        savina.check("hops", 99, 100)
+
+
+async def gone(number: int) -> int:
+    raise ActorStopped(f"fragile, for number {number}")
+
+
+async def sound(number: int) -> int:
+    return number
+
+
+@pytest.mark.parametrize(("ask", "told"), [(gone, "ActorStopped"), (sound, "NoneType")])
+def test_a_bad_client_whose_actor_is_gone_or_does_not_crash_makes_the_run_invalid(ask: Any, told: str) -> None:
+    async def answered() -> None:
+        client = neighbours.BadClient(ask)
+        asking = asyncio.create_task(client.run())
+        while not client.answers:
+            await asyncio.sleep(0)
+        asking.cancel()
+        client.check("fragile")
+
+    with pytest.raises(InvalidRun, match=f"fragile: the bad client was answered .*{told}"):
+        asyncio.run(answered())
+
+
 def measured_result() -> tuple[Result, list[str]]:
     order: list[str] = []
-    bench = Bench("toy", "asyncio", quick=True, machine=machine())
+    bench = quick_bench("toy")
 
     async def compare() -> list[Result]:
         case = passes_of(order, "case", [1000.0, 10.0, 40.0, 20.0])
@@ -200,9 +438,11 @@ def test_a_result_is_read_back_as_a_former_run(tmp_path: Path) -> None:
 
 def test_percentiles_are_those_of_the_sorted_durations() -> None:
     assert percentiles([n / 1000 for n in range(100)], "ms") == pytest.approx(
-        {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99}
+        {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "mean_ms": 49.5}
     )
-    assert percentiles([0.001], "us") == pytest.approx({"p50_us": 1000, "p95_us": 1000, "p99_us": 1000})
+    assert percentiles([0.001], "us") == pytest.approx(
+        {"p50_us": 1000, "p95_us": 1000, "p99_us": 1000, "mean_us": 1000}
+    )
 
 
 def test_numbers_are_shown_with_three_figures() -> None:

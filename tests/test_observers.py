@@ -114,6 +114,21 @@ def test_a_duration_reads_like_one() -> None:
     assert "delay=250ms" in text
 
 
+@pytest.mark.parametrize(("over", "said"), [(False, "event loop is blocked "), (True, "event loop was blocked ")])
+def test_a_blockage_reads_as_one_that_goes_on_or_is_over(over: bool, said: str) -> None:
+    fields: dict[str, Any] = {
+        "actor": "img#1",
+        "method": "make",
+        "seconds": 1.5,
+        "where": "/app/img.py:12",
+        "over": over,
+    }
+    text = _without_colors(logged(Terminal(), "loop.blocked", **fields))
+    assert f"[warning] {said}" in text
+    assert text.rstrip().endswith("actor=img#1 method=make seconds=1.5s where=/app/img.py:12")
+    assert json.loads(logged(io.StringIO(), "loop.blocked", **fields))["over"] is over
+
+
 def test_frames_of_the_runtime_are_left_out_of_a_traceback_and_the_last_frame_never() -> None:
     scope: dict[str, Any] = {"__name__": "mbactor.kernel.gate"}
     exec(compile("def run(f):\n    return f()", "gate.py", "exec"), scope)
@@ -275,6 +290,7 @@ async def main():
     assert telemetry_from_environment({}) == []
     observe.add_observer(LogObserver())
     node = Node("n", LocalBus())
+    await node.open()
     cell = Cell(node, Echo, id="echo")
     await cell.start()
     assert await cell.ref.ask(Echo.say, "hello") == "hello"

@@ -1,8 +1,11 @@
 """One actor, running. Knows nothing of trees or workflows.
 
 `actor.py` is the class users extend, `features/` what its methods may be, `ref.py` what others hold.
-`cell.py` runs an actor incarnation after incarnation, `gate.py` its messages. `node.py` is what the actors of a
-process share, and where asks and tells start. `schema.py` reads signatures, `context.py` is the call at hand.
+`sending.py` is where asks and tells start. `cell.py` runs an actor incarnation after incarnation, `gate.py` lets its
+messages pass, `worker.py` runs them, within what `pipeline.py` puts around a method. `node.py` is what the actors of a
+process share, `remote.py` its half that speaks over the bus. `schema.py` reads signatures, `routes.py` makes them
+ready, `context.py` is the call at hand, `budget.py` how long it may take, `waits.py` who waits for whom. `look.py`
+shows it all, `watchdog.py` tells what blocks the loop.
 """
 
 from mbactor.kernel.actor import Actor
@@ -11,6 +14,19 @@ from mbactor.kernel.dead_letters import DeadLetter, DeadLetters
 from mbactor.kernel.exit import Exit
 from mbactor.kernel.feature import Feature, Operation
 from mbactor.kernel.features.endpoint import endpoint
-from mbactor.kernel.ref import ActorRef
+from mbactor.kernel.ref import ActorRef, Answer
+from mbactor.kernel.timers import Timer
 
-__all__ = ["Actor", "ActorRef", "DeadLetter", "DeadLetters", "Exit", "Feature", "Operation", "Response", "endpoint"]
+__all__ = [
+    "Actor",
+    "ActorRef",
+    "Answer",
+    "DeadLetter",
+    "DeadLetters",
+    "Exit",
+    "Feature",
+    "Operation",
+    "Response",
+    "Timer",
+    "endpoint",
+]

@@ -45,15 +45,6 @@ else:
     _current_task = asyncio.current_task
 
 
-def scope_deadline(loop: asyncio.AbstractEventLoop) -> float:
-    """When the cancel scopes around the running code end; infinity where there are none."""
-    if _states is not None:
-        task = _current_task(loop)
-        if task is None or ref(task) not in _states:
-            return _NEVER
-    return _effective_deadline()
-
-
 def _effective_deadline() -> float:
     """Anyio's own function, without the look for the backend that it begins with each time."""
     global _backend_asks
@@ -69,9 +60,10 @@ def deadline_of_ask(caller: Call | None, now: float, loop: asyncio.AbstractEvent
     Where the caller's deadline would cut it short, a scope that shields the asking code counts instead: its own
     deadline, or the time for a clean-up where it has none.
     """
-    scope = scope_deadline(loop)
+    task = _current_task(loop) if _states is not None else None
+    scope = _effective_deadline() if _states is None or (task is not None and ref(task) in _states) else _NEVER
     handled = caller.deadline if caller is not None else _NEVER
-    if scope == _NEVER == handled:
+    if scope is _NEVER and handled == _NEVER:
         return now + DEFAULT_BUDGET
     if handled - now < CLEAN_UP_BUDGET or handled < scope < math.inf:
         handled = _unless_shielded(caller, handled, scope, now)

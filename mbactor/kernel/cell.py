@@ -33,6 +33,7 @@ from mbactor.kernel.gate import Gate
 from mbactor.kernel.incarnation import Incarnation
 from mbactor.kernel.ref import ActorRef
 from mbactor.kernel.routes import SERIAL, routes_of
+from mbactor.kernel.sending import NO_WAYS, Way
 from mbactor.kernel.worker import Worker
 from mbactor.mailbox import Lane, Mailbox, MailboxStatistics
 
@@ -81,6 +82,7 @@ class Cell:
         "terminate",
         "timer_at",
         "watchers",
+        "ways",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +125,8 @@ class Cell:
         """`on_start` or `on_stop`, while it runs: messages wait for that."""
         self.idle_after: float | None = None
         self.watchers: dict[Incarnation, None] | None = None
+        self.ways: Mapping[Any, Way] = NO_WAYS
+        """The operations whose tells may take the short way in: see `ActorRef.tell`."""
         self.stashed: list[tuple[Call, Call | None]] | None = None
         """Messages to be handled later, with those that made them."""
         self._paused = 0.0
@@ -211,15 +215,9 @@ class Cell:
         return True
 
     def statistics(self) -> MailboxStatistics:
-        """The mailbox: all that passes the serial gate or one of an endpoint's own. Tasks are not in it."""
+        """The mailbox at this moment: all queues of the actor together."""
         now = asyncio.get_running_loop().time()
-        gates = [self.gate(SERIAL), *(gate for number, gate in (self.other or {}).items() if number > 1)]
-        each = [gate.queue.statistics(now) for gate in gates]
-        if len(each) == 1:
-            return each[0]
-        names = ("depth", "highest", "accepted", "rejected", "expired", "dropped", "waiting")
-        sums = {name: sum(getattr(one, name) for one in each) for name in names}
-        return MailboxStatistics(**sums, oldest_age=max(one.oldest_age for one in each))
+        return MailboxStatistics.of([gate.queue.statistics(now) for gate in self.gates()])
 
     # --- gates ------------------------------------------------------------------------------------------
 
@@ -373,8 +371,10 @@ class Cell:
     def stop_now(self, exit: Exit) -> bool:
         """Stop at once where nothing runs and there is nothing to wait for; False where there is."""
         begun = self.current
+        if begun is None:
+            return self.state != "starting"
         busy = (self.main is not None and self.main.workers) or self.other
-        if begun is None or busy or self.state != "running" or not self.routes.stops_plainly or begun.holds_anything():
+        if busy or self.state != "running" or not self.routes.stops_plainly or begun.holds_anything():
             return False
         self.current = None
         self.state = "down"

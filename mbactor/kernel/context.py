@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from mbactor.errors import MbactorError, from_wire, to_wire
+from mbactor.errors import MbactorError, handed_over
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
@@ -35,9 +35,9 @@ class Call(msgspec.Struct, eq=False):
 
     `caller` is what made it, until that has ended; `asks` are those it made itself, as far as they may still wait.
     `context` is what its method, and the tasks that one begins, find as `current`: None says the call itself. Tells of
-    one route for nobody in particular share theirs, for there is nothing in it that tells them apart.
-    `budget` is set where the time counts from the start of the method rather than from the asking. A message made for
-    one incarnation only, such as a timer's, carries its number.
+    one route for nobody in particular share theirs, for there is nothing in it that tells them apart. `budget` is set
+    where the time counts from the start of the method rather than from the asking. A message made for one incarnation
+    only, such as a timer's, carries its number. `direct` is the method of a `Told`.
 
     A Struct, because one is made for each message: a class with `__init__` takes three times as long.
     """
@@ -60,6 +60,7 @@ class Call(msgspec.Struct, eq=False):
     key: Any = None
     refused: bool = False
     number: int = 0
+    direct: Any = None
     via: tuple[Any, ...] = ()
 
     def arguments(self) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class Call(msgspec.Struct, eq=False):
     def fail(self, error: BaseException) -> None:
         """Give the asker an error, as the type and with the trace it has here."""
         if self.future is not None and not self.future.done():
-            self.future.set_exception(from_wire(to_wire(error)))
+            self.future.set_exception(handed_over(error))
 
     def path(self) -> tuple[Any, ...]:
         """The asks it is made for, outermost first: running calls of this process, texts for those of others."""
@@ -168,6 +169,7 @@ class Told(msgspec.Struct, eq=False, gc=False):
     arrived: float
     caller: Call | None
     context: Call
+    direct: Any
 
     deadline: ClassVar[float] = math.inf
     future: ClassVar[None] = None

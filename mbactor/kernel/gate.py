@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mbactor.errors import BudgetSpent
 from mbactor.kernel.context import Call
 from mbactor.kernel.routes import Lanes
-from mbactor.kernel.sending import Way
+from mbactor.kernel.sending import NO_WAYS
 from mbactor.kernel.worker import Worker
 from mbactor.mailbox import KeyedQueue, MailboxQueue
 
@@ -21,8 +21,8 @@ class Gate:
     """Messages pass it in order, `limit` at once."""
 
     __slots__ = (
-        "cell", "idle", "keyed", "limit", "name", "parked", "queue", "quick", "room", "shut", "taking", "ways", "work",
-        "workers",
+        "cell", "idle", "keyed", "leaving", "limit", "name", "parked", "queue", "quick", "room", "shut", "taking",
+        "work", "workers",
     )  # fmt: skip
 
     def __init__(self, cell: Cell, lanes: Lanes) -> None:
@@ -39,28 +39,27 @@ class Gate:
         self.room = cell.bound.capacity
         self.quick: bool
         """Whether messages may take the short way in: see `ActorRef.tell`."""
-        self.ways: dict[Any, Way] = {}
-        """The operations that do: with what a message of them needs."""
         self.idle = True
         """Whether a message has to wake or start a worker."""
         self.shut = True
         """Whether no worker may begin: the actor does not run."""
         self.workers: list[Worker] = []
         self.parked: list[Worker] = []
+        self.leaving: list[Worker] = []
+        """Those that end after the message they run."""
         self.let_in(True)
 
     def let_in(self, taking: bool) -> None:
         """Accept messages, or refuse them; they are accepted while the actor restarts."""
         self.taking = taking
-        # Where there are keys, more waits than what `work` shows.
-        self.quick = taking and not self.keyed and not self.cell.node.serialize_local
+        self.quick = taking and not self.cell.node.serialize_local
         if not self.quick:
-            self.ways.clear()
+            self.cell.ways = NO_WAYS
 
     @property
-    def running(self) -> Call | None:
-        """The one call it runs, where it lets one pass at a time: all others wait for that."""
-        return self.workers[0].call if self.limit == 1 and self.workers else None
+    def foremost(self) -> Worker | None:
+        """Who runs the one call that passes at a time; all others wait for that. None where more than one may."""
+        return next(iter((*self.workers, *self.leaving)), None) if self.limit == 1 else None
 
     def kick(self) -> bool:
         """There is a message: wake a worker, or start one. False where all are busy, or may not begin."""
@@ -104,6 +103,7 @@ class Gate:
         self.halt()
         self.idle = True
         workers, self.workers = self.workers, []
+        self.leaving += workers
         return workers
 
     def dismiss(self) -> None:
@@ -118,11 +118,17 @@ class Gate:
             self.parked.remove(worker)
         if worker in self.workers:
             self.workers.remove(worker)
+        if worker in self.leaving:
+            self.leaving.remove(worker)
         self.idle = True
 
     def worker_of(self, call: Call) -> Worker | None:
         """Who runs a call, or the calls of a context; of several, the one whose task asks."""
-        found = [one for one in self.workers if one.call is not None and call in {one.call, one.call.context}]
+        found = [
+            one
+            for one in (*self.workers, *self.leaving)
+            if one.call is not None and call in {one.call, one.call.context}
+        ]
         if len(found) > 1:
             task = asyncio.current_task()
             found = [one for one in found if one.task is task] or found
@@ -131,7 +137,7 @@ class Gate:
     def cancel_overdue(self, now: float) -> float:
         """Cancel what runs past its deadline; the next deadline of what goes on."""
         nearest = math.inf
-        for worker in self.workers:
+        for worker in (*self.workers, *self.leaving):
             call = worker.call
             if call is None or worker.cancelled:
                 continue

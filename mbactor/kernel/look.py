@@ -22,7 +22,6 @@ from mbactor.mailbox import MailboxStatistics
 
 REASON_LIMIT = 500
 """Characters of a reason that are kept; an error may tell its whole input."""
-_UNTOUCHED = MailboxStatistics(depth=0, highest=0, accepted=0, rejected=0, expired=0, dropped=0, oldest_age=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +69,10 @@ def look(cell: Cell, now: float | None = None) -> ActorView:
         host=cell.cls.host,
         state=cell.state,
         incarnation=cell.incarnation,
-        mailbox=_waiting(gates, now),
-        capacity=cell._bound.capacity,  # noqa: SLF001 - the bound of a mailbox that may not be made yet
+        mailbox=MailboxStatistics.of([gate.queue.statistics(now) for gate in gates]),
+        capacity=cell.bound.capacity,
         running=_running(gates, now),
-        exits=_ends(getattr(cell, "exits", None) or (), now),
+        exits=_ends(cell.exits, now),
     )
 
 
@@ -96,26 +95,8 @@ def loop_time() -> float:
         return time.monotonic()
 
 
-def _waiting(gates: Sequence[Gate], now: float) -> MailboxStatistics:
-    """What passes the gate and what passes beside it, together."""
-    if not gates:
-        return _UNTOUCHED
-    found = [gate.queue.statistics(now) for gate in gates]
-    if len(found) == 1:
-        return found[0]
-    return MailboxStatistics(
-        depth=sum(one.depth for one in found),
-        highest=max(one.highest for one in found),
-        accepted=sum(one.accepted for one in found),
-        rejected=sum(one.rejected for one in found),
-        expired=sum(one.expired for one in found),
-        dropped=sum(one.dropped for one in found),
-        oldest_age=max(one.oldest_age for one in found),
-    )
-
-
 def _running(gates: Sequence[Gate], now: float) -> tuple[RunningMessage, ...]:
-    calls = [worker.call for gate in gates for worker in gate.workers if worker.call is not None]
+    calls = [worker.call for gate in gates for worker in (*gate.workers, *gate.leaving) if worker.call is not None]
     if not calls:
         return ()
     calls.sort(key=lambda call: call.arrived)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from mbactor import observe
+from mbactor.durations import Duration
 from mbactor.errors import BadRequest, DeclarationError, MbactorError, Unavailable
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.cell import Cell
@@ -26,6 +27,7 @@ from mbactor.kernel.names import Names
 from mbactor.kernel.remote import Remote
 from mbactor.kernel.routes import Route
 from mbactor.kernel.sending import Arguments, ask, failed_already, from_thread, of_caller, tell, told_elsewhere
+from mbactor.kernel.watchdog import Watchdog
 from mbactor.kernel.worker import Worker
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus
@@ -58,7 +60,15 @@ class Node:
     could not travel.
     """
 
-    def __init__(self, name: str, bus: Bus, *, plane: str = "mbactor", serialize_local: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        bus: Bus,
+        *,
+        plane: str = "mbactor",
+        serialize_local: bool = False,
+        watchdog: Duration | None = None,
+    ) -> None:
         self.name = name
         self.plane = plane
         self.serialize_local = serialize_local
@@ -81,7 +91,8 @@ class Node:
         self.thread = 0
         """Where the loop runs."""
         self.future: Callable[[], asyncio.Future[Any]]
-        self._lingering: set[Worker] = set()
+        self._watchdog = Watchdog(self.at_hand, watchdog)
+        self._lingering: dict[asyncio.Task[None], Worker] = {}
         self._linger_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -95,11 +106,13 @@ class Node:
         self.future = loop.create_future
         await self.remote.open()
         nodes.append(self)
+        self._watchdog.start()
 
     async def close(self) -> None:
         """End the requester and the bus; wait for what runs in the background."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+        self._watchdog.stop()
         self.loop, self.thread = None, 0
         if self in nodes:
             nodes.remove(self)
@@ -107,7 +120,7 @@ class Node:
         self.dead_letters.close()
         if self._linger_timer is not None:
             self._linger_timer.cancel()
-        tasks = [worker.task for worker in self._lingering]
+        tasks = list(self._lingering)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -242,8 +255,18 @@ class Node:
 
     def running_call(self, number: int) -> Call | None:
         """The call that runs here under this number."""
-        calls = (worker.call for worker in self._lingering)
+        calls = (worker.call for worker in self._lingering.values())
         return next((call for call in calls if call is not None and call.number == number), None)
+
+    def at_hand(self) -> tuple[str, str, int] | None:
+        """The call whose method the loop runs at this very moment, for the watchdog's thread."""
+        task = None if self.loop is None else asyncio.current_task(self.loop)
+        worker = None if task is None else self._lingering.get(task)
+        call = None if worker is None else worker.call
+        if call is None:
+            return None
+        # An address alone may be that of the message before, which is gone.
+        return call.cell.address, call.route.feature.name, hash((id(call), call.arrived))
 
     # --- background -------------------------------------------------------------------------------------------
 
@@ -256,16 +279,16 @@ class Node:
 
     def linger(self, worker: Worker) -> None:
         """A worker was started: see to it that it goes when there is nothing to do."""
-        self._lingering.add(worker)
+        self._lingering[worker.task] = worker
         if self._linger_timer is None:
             self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, self._let_go)
 
     def linger_no_more(self, worker: Worker) -> None:
-        self._lingering.discard(worker)
+        self._lingering.pop(worker.task, None)
 
     def _let_go(self) -> None:
         self._linger_timer = None
-        for worker in tuple(self._lingering):
+        for worker in tuple(self._lingering.values()):
             worker.leave_if_idle()
         if self._lingering:
             self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, self._let_go)

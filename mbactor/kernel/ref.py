@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from mbactor import observe
 from mbactor.errors import BadRequest, NoSuchActor, Unavailable
-from mbactor.kernel.context import Told, current
+from mbactor.kernel.budget import deadline_of_ask
+from mbactor.kernel.context import MAX_DEPTH, Call, Told, current
 from mbactor.kernel.feature import Operation
-from mbactor.kernel.sending import ask, failed_already, kick, tell, tell_wait
+from mbactor.kernel.sending import ask, failed_already, kick, of_caller, tell, tell_wait
 from mbactor.transport import codec
 
 if TYPE_CHECKING:
@@ -77,28 +79,60 @@ class ActorRef(Generic[A]):
         MailboxFull, ActorRestarting or ActorStopped when the message was not taken. In a thread of an actor,
         `.result()` waits for the answer.
         """
-        return ask(self._cell, operation, args, kwargs)  # type: ignore[no-any-return]
+        cell = self._cell
+        way = cell.ways.get(operation)
+        if way is None or args or observe.tracers or get_ident() != way.thread:
+            return ask(cell, operation, args, kwargs)  # type: ignore[no-any-return]
+        # What follows is what `ask` does, written out for a message that meets nothing unusual.
+        types = way.types
+        for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
+            if type(kwargs[name]) is not types.get(name):
+                return ask(cell, operation, args, kwargs)  # type: ignore[no-any-return]
+        caller, gate, work, now = current.get(), way.gate, way.work, way.time()
+        deadline = deadline_of_ask(caller, now, way.loop)
+        depth = len(work)
+        if (
+            depth >= gate.room
+            or len(kwargs) < way.needed
+            or deadline <= now
+            or (caller is not None and caller.depth >= MAX_DEPTH)
+        ):
+            return ask(cell, operation, args, kwargs)  # type: ignore[no-any-return]
+        future = way.future()
+        call = Call(way.route, kwargs, cell, now, None, None, deadline, future)
+        if caller is not None:
+            of_caller(call, caller)
+        work.append(call)
+        queue = way.queue
+        queue.accepted += 1
+        if depth >= queue.highest:
+            queue.highest = depth + 1
+        if gate.parked:
+            waiting = gate.parked.pop().waiting
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+        elif not gate.idle or not gate.kick():
+            cell.waits_in_line(gate, call)
+        return future
 
     def tell(self, operation: Operation[A, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Send and forget. False when the mailbox refused it (it is a dead letter then)."""
         cell = self._cell
-        gate = cell.main
-        way = gate.ways.get(operation) if gate is not None else None
-        if way is None or gate is None or args or observe.tracers:
+        way = cell.ways.get(operation)
+        if way is None or args or observe.tracers:
             return tell(cell, operation, args, kwargs)
         # What follows is what `tell` does, written out for a message that meets nothing unusual; fit for any thread.
         types = way.types
         for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
             if type(kwargs[name]) is not types.get(name):
                 return tell(cell, operation, args, kwargs)
-        caller = current.get()
-        work = gate.work
+        caller, gate, work = current.get(), way.gate, way.work
         depth = len(work)
         if depth >= gate.room or len(kwargs) < way.needed or (caller is not None and caller.identity is not None):
             return tell(cell, operation, args, kwargs)
-        message: Any = Told(way.route, kwargs, cell, way.time(), caller, way.context)
+        message: Any = Told(way.route, kwargs, cell, way.time(), caller, way.context, way.direct)
         work.append(message)
-        queue = gate.queue
+        queue = way.queue
         queue.accepted += 1
         if depth >= queue.highest:
             queue.highest = depth + 1

@@ -57,12 +57,12 @@ class Route:
         self.needed = len(self.signature.parameters)
         self.types = {name: next(iter(one)) for name, one in self.signature.exact.items() if len(one) == 1}
         """The type of which an argument is handed over as it is, where there is just one."""
-        self.quick = self.gate == SERIAL and self.key is None and feature.requires is None
-        """Whether a message of it may take the short way into the mailbox."""
         handler = feature.handler(self)
         self.plain = assemble(self, handler, tuple(one for one in INBOUND if one is not observed))
         self.observed = assemble(self, handler)
         self.direct: Callable[..., Awaitable[Any]] | None = feature.direct if self.plain is handler else None
+        self.quick = self.gate == SERIAL and self.key is None and self.direct is not None
+        """Whether a message of it may take the short way into the mailbox."""
 
     def encode_result(self, value: Any, content_type: str) -> tuple[bytes, str]:
         """The method's result as bytes, in the content type of the request where it can be."""

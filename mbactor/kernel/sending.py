@@ -1,6 +1,6 @@
 """Where asks and tells to an actor of this process start: arguments, time budget, path, and into its mailbox.
 
-Every message comes this way, so the functions here are written out where a call more would be paid for by all.
+What meets nothing unusual takes a shorter way to the same end, written out in `ActorRef.ask` and `ActorRef.tell`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
 from threading import get_ident
@@ -32,44 +32,46 @@ Arguments = tuple[Any, ...]
 
 
 class Way:
-    """The short way of one operation into a mailbox: see `ActorRef.tell`."""
+    """The short way of one operation into a mailbox: see `ActorRef.ask` and `ActorRef.tell`."""
 
-    __slots__ = ("context", "needed", "route", "time", "types")
+    __slots__ = (
+        "context", "direct", "future", "gate", "loop", "needed", "queue", "route", "thread", "time", "types", "work",
+    )  # fmt: skip
 
-    def __init__(self, route: Route, context: Call, time: Callable[[], float]) -> None:
+    def __init__(self, route: Route, gate: Gate) -> None:
+        node = gate.cell.node
+        self.loop, self.thread, self.time, self.future = node.loop, node.thread, node.time, node.future
         self.route = route
-        self.context = context
+        self.direct = route.direct
+        self.gate = gate
+        self.queue = gate.queue
+        self.work = gate.work
+        self.context = Call(route, None, gate.cell)
         self.needed = route.needed
         self.types = route.types
-        self.time = time
 
 
-def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> Any:  # noqa: C901 - see the module
+NO_WAYS: Mapping[Any, Way] = {}
+
+
+def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> Any:
     """Send to one actor of this process; the future of the answer, or an `Answer` in a thread."""
     node = cell.node
     if get_ident() != node.thread:
         return _elsewhere(node, lambda: ask(cell, operation, args, kwargs))
-    loop = node.loop
     future = node.future()
     caller = current.get()
     now = node.time()
     try:
         route = cell.routes.by_operation.get(operation) or cell.routes.of(operation)
-        types = route.types
-        if args or len(kwargs) < route.needed:
-            kwargs = route.bind(args, kwargs)
-        else:  # `bind`, where there is nothing to do
-            for name in kwargs:
-                if type(kwargs[name]) is not types.get(name):
-                    kwargs = route.bind(args, kwargs)
-                    break
-        deadline = deadline_of_ask(caller, now, loop)
+        bound = route.bind(args, kwargs)
+        deadline = deadline_of_ask(caller, now, node.loop)
         if deadline <= now:
             raise BudgetSpent(f"{route.name} was not sent: the time budget was already spent")
         if node.serialize_local:
-            call: Call = _serialized(route, kwargs, cell, deadline, future, now)
+            call: Call = _serialized(route, bound, cell, deadline, future, now)
         else:
-            call = Call(route, kwargs, cell, now, None, None, deadline, future)
+            call = Call(route, bound, cell, now, None, None, deadline, future)
         if caller is not None:
             of_caller(call, caller)
     except MbactorError as error:
@@ -77,21 +79,8 @@ def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs
         return future
     if observe.tracers:
         call.trace = observe.traceparent() or call.trace
-    gate = cell.main
-    if gate is None or not (gate.taking and route.quick) or len(gate.work) >= gate.room or gate.keyed:
-        cell.accept(call)
-        return future
-    # `accept`, for a message that meets nothing unusual.
-    work, queue = gate.work, gate.queue
-    work.append(call)
-    queue.accepted += 1
-    queue.highest = max(queue.highest, len(work))
-    if gate.parked:
-        waiting = gate.parked.pop().waiting
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
-    elif not gate.idle or not gate.kick():
-        cell.waits_in_line(gate, call)
+    _find_way(cell, operation, route)
+    cell.accept(call)
     return future
 
 
@@ -101,10 +90,16 @@ def tell(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwarg
     if get_ident() != node.thread:
         return told_elsewhere(node, lambda: tell(cell, operation, args, kwargs))
     call = _told(cell, operation, args, kwargs)
-    gate = cell.gate(call.route.gate)
-    if gate.quick and call.route.quick and operation not in gate.ways:
-        gate.ways[operation] = Way(call.route, Call(call.route, None, cell), node.time)
+    _find_way(cell, operation, call.route)
     return cell.accept(call)
+
+
+def _find_way(cell: Cell, operation: Operation[Any, ..., Any], route: Route) -> None:
+    """Let the next message of this operation take the short way, where there is one."""
+    if route.quick and operation not in cell.ways:
+        gate = cell.gate(route.gate)
+        if gate.quick and not gate.keyed:
+            cell.ways = {**cell.ways, operation: Way(route, gate)}
 
 
 def kick(gate: Gate) -> None:

@@ -116,8 +116,8 @@ def _blocker(ask: Call) -> tuple[Call, asyncio.Task[Any] | None] | None:
     if cell.hook is not None:
         return cell.hook.call, cell.hook.task
     gate = cell.gate(ask.route.gate)
-    running = gate.running
-    return None if running is None else (running, gate.workers[0].task)
+    worker = gate.foremost
+    return None if worker is None or worker.call is None else (worker.call, worker.task)
 
 
 def _runs(call: Call) -> bool:

@@ -71,6 +71,7 @@ class Worker:
 
     def abandon(self) -> None:
         """It did not end when cancelled: nothing it does counts any more."""
+        self.gate.lose(self)
         self.gate.cell.node.linger_no_more(self)
         self.gate.cell.node.abandoned += 1
         method = self.call.route.feature.name if self.call else "?"
@@ -167,7 +168,9 @@ class Worker:
                 last = context
             route = call.route
             try:
-                if observe.tracers:
+                if context is not call:
+                    value = await call.direct(actor, **call.kwargs)
+                elif observe.tracers:
                     value = await route.observed(actor, call)
                 elif route.direct is not None and call.kwargs is not None:
                     value = await route.direct(actor, **call.kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mbactor.errors import InvalidSpec
@@ -43,3 +44,15 @@ class MailboxStatistics:
     dropped: int
     oldest_age: float
     waiting: int = 0
+
+    @staticmethod
+    def of(several: Sequence[MailboxStatistics]) -> MailboxStatistics:
+        """Several queues as one mailbox; `highest` is that of the fullest."""
+        if len(several) == 1:
+            return several[0]
+        summed = ("depth", "accepted", "rejected", "expired", "dropped", "waiting")
+        return MailboxStatistics(
+            **{name: sum(getattr(one, name) for one in several) for name in summed},
+            highest=max((one.highest for one in several), default=0),
+            oldest_age=max((one.oldest_age for one in several), default=0.0),
+        )

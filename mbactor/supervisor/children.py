@@ -5,6 +5,7 @@ A cell (one actor) and a supervisor both keep it, so a tree nests to any depth.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.supervisor.spec import ChildSpec, Kind, Restart
-from mbactor.supervisor.state import Status
+from mbactor.supervisor.state import ChildState, Status
 
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
@@ -45,6 +46,33 @@ class Child(Protocol):
         """No further start is planned: whoever waits for it is answered now."""
 
 
+class PromptChild(Child, Protocol):
+    """A child that may be able to start and stop without waiting: then neither takes a task."""
+
+    def start_now(self) -> bool:
+        """Start at once, or leave all as it is and return False: then `start` is awaited.
+
+        It raises what `start` raises and never calls `on_exit`. The task is that of whoever asks.
+        """
+        ...
+
+    def stop_now(self, exit: Exit) -> bool:
+        """Stop at once, for ever so little time given, or leave all as it is and return False. Never raises."""
+        ...
+
+
+def start_now(child: Child) -> bool:
+    """Start a child that can do so at once."""
+    start: Callable[[], bool] | None = getattr(child, "start_now", None)
+    return start is not None and start()
+
+
+def stop_now(child: Child, exit: Exit) -> bool:
+    """Stop a child that can do so at once."""
+    stop: Callable[[Exit], bool] | None = getattr(child, "stop_now", None)
+    return stop is not None and stop(exit)
+
+
 Build = Callable[[ChildSpec, "Node"], Child]
 
 
@@ -62,6 +90,13 @@ def build_child(spec: ChildSpec, node: Node) -> Child:
         config=spec.config,
         shutdown=spec.shutdown,
     )
+
+
+def made(spec: ChildSpec, node: Node, path: str, build: Build) -> Child:
+    """The child of the supervisor at `path` that `spec` describes; `build` makes its actors."""
+    if spec.kind == "supervisor":
+        return SupervisorChild(spec, node, f"{path}/{spec.id}", build)
+    return build(spec, node)
 
 
 class SupervisorChild:
@@ -130,6 +165,23 @@ class ChildRow:
     held: bool
     uptime: float | None
     """Seconds since this incarnation started, where it runs."""
+
+
+def row_of(state: ChildState, child: Child | None) -> ChildRow:
+    """What is to be seen of a child: what its supervisor remembers, and the child where it was ever made."""
+    spec = state.spec
+    return ChildRow(
+        id=spec.id,
+        ref=child.ref if child is not None else None,
+        state=state.status,
+        kind=spec.kind,
+        restart=spec.restart,
+        incarnation=child.incarnation if child is not None else 0,
+        restarts=state.restarts,
+        last_exit=state.last_exit,
+        held=state.held,
+        uptime=asyncio.get_running_loop().time() - state.started_at if state.status == "running" else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,21 +4,22 @@
     ref = await pool.start_child(child(Session, id="session-17", restart="transient"))
 
 Each child has a restart budget of its own (`max_restarts` within `within`). One that spends it ends as "gave up"
-and is forgotten, and the others go on. A child that ended for good is forgotten too. At the stop all are stopped
-at the same time, each within its own time.
+and is forgotten, and the others go on. A child that ended for good is forgotten too. At the stop all are asked to
+stop at the same time, the last started first, each within its own time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from mbactor.durations import Duration
 from mbactor.errors import AlreadyPresent, AlreadyStarted, ChildRunning, InvalidSpec, NoSuchChild, Unavailable
-from mbactor.kernel.exit import SHUTDOWN, Exit
-from mbactor.supervisor.children import Build, Child, ChildRow, build_child
+from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
+from mbactor.supervisor.children import Build, ChildCount, ChildRow, build_child, made
+from mbactor.supervisor.line import Line
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
@@ -26,16 +27,19 @@ from mbactor.supervisor.supervisor import Supervisor
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
 
+FAIR_RUN = 32
+"""Children started or stopped without waiting before the loop serves others."""
+
 
 class DynamicSupervisor(Supervisor):
-    """Starts children by `start_child` only; `max_children` bounds them (None: no bound).
-
-    Inside, each child stands under a runner of its own, so that one policy decides for all supervisors.
-    """
+    """Starts children by `start_child` only; `max_children` bounds them (None: no bound)."""
 
     max_children: int | None = None
-    _lines: dict[str, Runner]
+    _lines: dict[str, Line]
+    _node: Node
+    _build: Build
     _stopping: bool = False
+    _starts: int = 0
 
     def __init__(
         self,
@@ -51,7 +55,7 @@ class DynamicSupervisor(Supervisor):
     def bind(self, node: Node, path: str, *, build: Build = build_child) -> None:
         super().bind(node, path, build=build)
         self._lines = {}
-        self._make = partial(Runner, _LineOwner(self), node, path, build)
+        self._node, self._build = node, build
 
     def spec(self) -> SupervisorSpec:
         if self.children:
@@ -72,12 +76,23 @@ class DynamicSupervisor(Supervisor):
         if self._runner is None:
             return exit
         self._stopping = True
-        lines, self._lines = self._lines, {}
-        ends = await asyncio.gather(*(line.stop(timeout, exit) for line in lines.values()))
-        for line in lines.values():
-            line.close(exit)
+        kill = timeout == 0
+        killed = kill and bool(self._lines)
+        ends: dict[asyncio.Future[Exit], Line] = {}
+        for number, line in enumerate(self._last_first(), 1):
+            if not line.stop_now(kill=kill):
+                ends[line.awakened().ask_to_stop(exit, kill=kill)] = line
+            if not number % FAIR_RUN:
+                await asyncio.sleep(0)
+        if ends:
+            _, late = await asyncio.wait(ends, timeout=timeout or None)
+            for end in late:
+                ends[end].awakened().ask_to_stop(KILLED, kill=True)
+            if late:
+                await asyncio.wait(late)
+            killed = killed or bool(late) or any(end.result().kind == "killed" for end in ends)
         await super().stop(timeout, exit)
-        return next((end for end in ends if end.kind == "killed"), exit)
+        return KILLED if killed else exit
 
     # --- run-time calls -----------------------------------------------------------------------------------------
 
@@ -86,36 +101,29 @@ class DynamicSupervisor(Supervisor):
 
         AlreadyStarted or AlreadyPresent where the id is taken, Unavailable where `max_children` run, StartFailed.
         """
-        await self._ending_over(spec.id)
+        self._bound()
+        self._starts += 1
+        if not self._starts % FAIR_RUN:
+            await asyncio.sleep(0)
+        if spec.id in self._lines:
+            await self._ending_over(spec.id)
         self._check(spec)
-        line: Runner = self._make()
+        line = Line(self, spec, made(spec, self._node, self.path, self._build))
         self._lines[spec.id] = line
-        line.on_exit = partial(self._line_ended, spec.id, line)
-        lasting = spec.restart == "permanent"
-        alone = SupervisorSpec(
-            max_restarts=self.max_restarts,
-            within=self.within,
-            auto_shutdown="never" if lasting else "any_significant",
-            children=(replace(spec, significant=not lasting),),
-        )
-        try:
-            await line.start(alone, context=self._bound().context)
-        except BaseException as error:
-            self._forget(spec.id, line, Exit("failed", error))
-            raise
-        state = line.state.find(spec.id)
-        if state is not None and state.status == "stopped" and state.last_exit is None:
-            await line.stop(None)
-            self._forget(spec.id, line, SHUTDOWN)
-            return None
-        return line.ref(spec.id)
+        started = line.start_now()
+        if started is not True:
+            await line.start(failed=started if isinstance(started, BaseException) else None)
+            if line.ignored:
+                await line.awakened().stop(None)
+                return None
+        return line.child.ref
 
     async def terminate_child(self, child: Any) -> None:
         """Stop a child, by id or ref, and forget it. NoSuchChild where there is none."""
-        id = self._id_of(child)
-        line = self._line(id)
-        await line.stop(None)
-        self._forget(id, line, SHUTDOWN)
+        line = self._line(self._id_of(child))
+        if not line.stop_now():
+            line.awakened().check_not_within()
+            await line.awakened().stop(None)
 
     async def restart_child(self, child: Any) -> Any:
         """Refused: a child that does not run is not known here."""
@@ -128,15 +136,56 @@ class DynamicSupervisor(Supervisor):
     def which_children(self) -> list[ChildRow]:
         """The children in the order in which they were added."""
         self._bound()
-        return [row for line in self._lines.values() for row in line.rows()]
+        return [line.row() for line in self._lines.values()]
+
+    def count_children(self) -> ChildCount:
+        self._bound()
+        lines = self._lines.values()
+        supervisors = sum(line.spec.kind == "supervisor" for line in lines)
+        return ChildCount(
+            specs=len(lines),
+            active=sum(line.status == "running" for line in lines),
+            supervisors=supervisors,
+            workers=len(lines) - supervisors,
+        )
+
+    def knows(self, id: str) -> bool:
+        """Whether the id is taken."""
+        return id in self._lines
+
+    # --- what its lines need --------------------------------------------------------------------------------------
+
+    @property
+    def context(self) -> Context:
+        """What its children run in copies of, whoever asks for their start."""
+        return self._bound().context
+
+    @property
+    def budget(self) -> SupervisorSpec:
+        """`max_restarts` and `within`, as they were when it started."""
+        return self._bound().spec
+
+    def runner_of(self, line: Line) -> Runner:
+        return Runner(line, self._node, self.path, self._build)
+
+    def forget(self, line: Line) -> None:
+        """Its child is down for good: the id is free."""
+        if self._lines.get(line.spec.id) is line:
+            del self._lines[line.spec.id]
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
+    def _last_first(self) -> Iterator[Line]:
+        """The children there are now, but for those that are forgotten before it is their turn."""
+        for id in reversed(list(self._lines)):
+            if (line := self._lines.get(id)) is not None:
+                yield line
+
     async def _ending_over(self, id: str) -> None:
         """The id of a child that is just ending is free once it has ended."""
-        while (line := self._lines.get(id)) is not None and line.state.phase in {"stopping", "ended"}:
-            await line.stop(None)
-            self._forget(id, line, SHUTDOWN)
+        while (line := self._lines.get(id)) is not None and line.ending:
+            line.awakened().check_not_within()
+            await line.awakened().stop(None)
 
     def _check(self, spec: ChildSpec) -> None:
         runner = self._bound()
@@ -146,8 +195,7 @@ class DynamicSupervisor(Supervisor):
             raise InvalidSpec(f"child {spec.id!r}: replicas: {spec.replicas} given, 1 expected here")
         present = self._lines.get(spec.id)
         if present is not None:
-            state = present.state.find(spec.id)
-            if state is not None and state.status == "running":
+            if present.status == "running":
                 raise AlreadyStarted(f"child {spec.id!r} runs already", id=spec.id)
             raise AlreadyPresent(f"child {spec.id!r} is known and about to start or to end", id=spec.id)
         if self.max_children is not None and len(self._lines) >= self.max_children:
@@ -155,7 +203,7 @@ class DynamicSupervisor(Supervisor):
                 f"supervisor {runner.path} has {len(self._lines)} children, and max_children is {self.max_children}"
             )
 
-    def _line(self, id: str) -> Runner:
+    def _line(self, id: str) -> Line:
         line = self._lines.get(id)
         if line is None:
             raise NoSuchChild(f"no child {id!r} under {self.path}", id=id)
@@ -170,32 +218,9 @@ class DynamicSupervisor(Supervisor):
             id=id,
         )
 
-    def _line_ended(self, id: str, line: Runner, exit: Exit) -> None:
-        self._forget(id, line, exit)
-
-    def _forget(self, id: str, line: Runner, exit: Exit) -> None:
-        if self._lines.get(id) is line:
-            del self._lines[id]
-        line.close(exit)
-
     def _id_of(self, child: Any) -> str:
+        self._bound()
         id = child if isinstance(child, str) else getattr(child, "id", None)
-        if isinstance(id, str) and id in self._lines and (id == child or self._lines[id].ref(id) == child):
+        if isinstance(id, str) and id in self._lines and (id == child or self._lines[id].child.ref == child):
             return id
         return super()._id_of(child)
-
-
-class _LineOwner:
-    """Starts the child of a line as its supervisor would; the line's end is not the supervisor's."""
-
-    def __init__(self, supervisor: DynamicSupervisor) -> None:
-        self._supervisor = supervisor
-
-    async def attempt(self, child: Child, id: str, *, again: bool) -> BaseException | None:
-        return await self._supervisor.attempt(child, id, again=again)
-
-    async def terminate_child(self, child: Any) -> None:
-        await self._supervisor.terminate_child(child)
-
-    async def wind_up(self, exit: Exit) -> None:
-        pass

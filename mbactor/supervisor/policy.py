@@ -55,7 +55,7 @@ from mbactor.supervisor.state import (
     StopRequested,
     TerminateChild,
 )
-from mbactor.supervisor.turn import Turn
+from mbactor.supervisor.turn import Draft, Turn
 
 
 def decide(spec: SupervisorSpec, state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
@@ -63,7 +63,20 @@ def decide(spec: SupervisorSpec, state: State, event: Event) -> tuple[State, tup
     turn = _Decision(spec, state)
     turn.take(event)
     turn.go_on()
-    return turn.state, tuple(turn.actions)
+    return turn.state.fixed(), tuple(turn.actions)
+
+
+def booting(spec: SupervisorSpec) -> State:
+    """The state of a supervisor whose first child is being started."""
+    return decide(spec, State(), StartRequested(0.0))[0]
+
+
+def running(spec: SupervisorSpec, started_at: float) -> State:
+    """The state of a supervisor whose children were all started at `started_at` and of which nothing else is to be
+    told: what `decide` makes of their starts. A child that simply runs needs none of it until something happens.
+    """
+    children = tuple(ChildState(child, status="running", started_at=started_at) for child in spec.children)
+    return State(children=children, phase="running")
 
 
 class _Decision(Turn):
@@ -85,7 +98,7 @@ class _Decision(Turn):
             case _ if self.state.phase in {"idle", "stopping", "ended"}:
                 self.serve(event)
             case _:
-                self.set(queue=(*self.state.queue, event))
+                self.state.queue = (*self.state.queue, event)
 
     def go_on(self) -> None:
         """Begin the next job, or serve what waits, until something is under way or nothing is left."""
@@ -99,7 +112,7 @@ class _Decision(Turn):
                 self.end_operation(operation)
             elif self.state.queue:
                 event, *rest = self.state.queue
-                self.set(queue=tuple(rest))
+                self.state.queue = tuple(rest)
                 self.serve(event)
             else:
                 return
@@ -138,12 +151,12 @@ class _Decision(Turn):
             return
         operation = self.state.operation
         if operation is not None and Job("stop", event.id) in operation.jobs:
-            self.set(operation=replace(operation, jobs=_without(operation.jobs, Job("stop", event.id))))
+            self.state.operation = replace(operation, jobs=_without(operation.jobs, Job("stop", event.id)))
             self.is_stopped(child, event.exit)
         else:
             status = "starting" if child.status == "starting" else "stopped"
             self.update(child, status=status, unjudged=event.exit, last_exit=event.exit)
-            self.set(queue=(*self.state.queue, event))
+            self.state.queue = (*self.state.queue, event)
 
     def judge(self, child: ChildState, event: Exited) -> None:
         child = self.update(child, unjudged=None)
@@ -152,14 +165,14 @@ class _Decision(Turn):
             self.trigger(replace(child, attempts=before), event, event.exit, charged=not event.exit.told)
             return
         self.rest(child, event.exit)
-        if rules.completes(self.spec, self.state, child, event.exit):
+        if rules.completes(self.spec, self.state.children, child, event.exit):
             self.shut_down(SHUTDOWN)
 
     def trigger(self, child: ChildState, event: Exited | NotStarted, exit: Exit, *, charged: bool) -> None:
         """`child` is to be restarted: charge the budget, and see when."""
         if charged:
             spent = rules.charge(self.state.spent, event.now, self.spec.within)
-            self.set(spent=spent)
+            self.state.spent = spent
             if len(spent) > self.spec.max_restarts:
                 self.give_up(child, exit)
                 return
@@ -212,7 +225,7 @@ class _Decision(Turn):
         operation, child = self.state.operation, self.state.find(answer.id)
         if operation is None or not operation.busy or child is None or operation.jobs[0].id != answer.id:
             return
-        self.set(operation=replace(operation, jobs=operation.jobs[1:], busy=False))
+        self.state.operation = replace(operation, jobs=operation.jobs[1:], busy=False)
         match answer:
             case Stopped():
                 self.is_stopped(child, answer.exit)
@@ -247,7 +260,7 @@ class _Decision(Turn):
                 for job in operation.jobs[1:]:
                     if (later := self.state.find(job.id)) is not None:
                         self.update(later, awaiting=True)
-                self.set(operation=None)
+                self.state.operation = None
                 self.trigger(child, answer, exit, charged=True)
             case "call":
                 if isinstance(operation.call, StartChild):
@@ -278,14 +291,15 @@ class _Decision(Turn):
     def boot(self) -> None:
         if self.state.phase not in {"idle", "ended"}:
             return
-        self.state = State(children=tuple(ChildState(spec) for spec in self.spec.children), phase="boot")
+        children = tuple(ChildState(spec) for spec in self.spec.children)
+        self.state = Draft(State(children=children, phase="boot"))
         self.operate("boot", tuple(Job("start", child.id) for child in self.state.children))
 
     def stop(self, event: StopRequested) -> None:
         if self.state.phase in {"idle", "ended"}:
             return
         harder = event.kill and not self.state.kill
-        self.set(kill=self.state.kill or event.kill)
+        self.state.kill = self.state.kill or event.kill
         if self.state.phase != "stopping":
             self.shut_down(event.exit)
         operation = self.state.operation
@@ -297,7 +311,7 @@ class _Decision(Turn):
     def start_child(self, event: StartChild) -> None:
         present = self.state.find(event.spec.id)
         if present is None:
-            self.set(children=(*self.state.children, ChildState(event.spec)))
+            self.state.children = (*self.state.children, ChildState(event.spec))
             self.operate("call", (Job("start", event.spec.id),), call=event)
         elif present.status == "running":
             self.reply(event, AlreadyStarted(f"child {present.id!r} runs already", id=present.id))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor.spec import Backoff, Restart, Strategy, SupervisorSpec
-from mbactor.supervisor.state import ChildState, State
+from mbactor.supervisor.state import ChildState
 
 TOLD_PACE = Backoff(initial=0.010, maximum=1.0, factor=2, jitter=0)
 """The pace of a crash whose asker was told of it, for a child without a backoff of its own."""
@@ -54,7 +54,7 @@ def attempts(child: ChildState, now: float) -> int:
     return 0 if now - child.started_at >= longest else child.attempts
 
 
-def completes(spec: SupervisorSpec, state: State, child: ChildState, exit: Exit) -> bool:
+def completes(spec: SupervisorSpec, children: tuple[ChildState, ...], child: ChildState, exit: Exit) -> bool:
     """Whether this end of a child that is not restarted ends the supervisor too (auto_shutdown)."""
     if not child.spec.significant or exit.kind == "gave_up":
         return False
@@ -64,7 +64,7 @@ def completes(spec: SupervisorSpec, state: State, child: ChildState, exit: Exit)
         case "any_significant":
             return True
         case "all_significant":
-            others = (other for other in state.children if other.spec.significant and other.id != child.id)
+            others = (other for other in children if other.spec.significant and other.id != child.id)
             return not any(active(other) or other.unjudged is not None for other in others)
 
 

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mbactor import observe
 from mbactor.errors import Deadlock, Ignore, Unavailable
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
-from mbactor.supervisor.children import Build, Child, ChildRow, SupervisorChild
+from mbactor.supervisor.children import Build, Child, ChildRow, made, row_of
 from mbactor.supervisor.policy import decide
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.state import (
     Abort,
     Action,
     Call,
-    ChildState,
     Close,
     Delay,
     Drop,
@@ -94,18 +93,21 @@ class Runner:
 
     # --- as a child ---------------------------------------------------------------------------------
 
-    async def start(self, spec: SupervisorSpec, *, context: Context | None = None) -> None:
+    async def start(
+        self, spec: SupervisorSpec, *, children: Mapping[str, Child] | None = None, context: Context | None = None
+    ) -> None:
         """Start all children in order; the first that fails stops those before it, and is raised.
 
         Children run in copies of `context` (by default that of the caller), whoever asks for their start later.
+        `children` are those that were made already.
         """
-        loop = asyncio.get_running_loop()
-        self.spec = spec
-        self.context = context or copy_context()
-        self._up, self._down = loop.create_future(), loop.create_future()
-        self._asked = self._aborting = False
-        self._keep_common()
-        self.feed(StartRequested(loop.time()))
+        self._begin(spec, children or {}, context or copy_context())
+        self.feed(StartRequested(_now()))
+        await self.up()
+
+    async def up(self) -> None:
+        """Until all children are started. Raises what this failed with; cancelled, it stops those that run."""
+        assert self._up is not None
         try:
             error = await asyncio.shield(self._up)
         except asyncio.CancelledError:
@@ -114,21 +116,43 @@ class Runner:
         if error is not None:
             raise error
 
+    def take_up(self, spec: SupervisorSpec, state: State, children: Mapping[str, Child], context: Context) -> None:
+        """Go on from `state`, into which the children were brought by somebody else."""
+        self._begin(spec, children, context)
+        self.state = state
+        assert self._up is not None
+        if state.phase == "running":
+            self._up.set_result(None)
+
+    def _begin(self, spec: SupervisorSpec, children: Mapping[str, Child], context: Context) -> None:
+        loop = asyncio.get_running_loop()
+        self.spec, self.context = spec, context
+        self._up, self._down = loop.create_future(), loop.create_future()
+        self._asked = self._aborting = False
+        self._keep_common()
+        self.children.update((one.id, (one, children[one.id])) for one in spec.children if one.id in children)
+
     async def stop(self, timeout: float | None, exit: Exit = SHUTDOWN) -> Exit:
         """Stop all children, the last first, each within its own time; all at once when `timeout` is over."""
         down = self._down
         if down is None:
             return exit
-        if not down.done():
+        self.ask_to_stop(exit, kill=timeout == 0)
+        if timeout and not down.done():
+            await asyncio.wait([down], timeout=timeout)
+        if down.done() or timeout is None:
+            return await asyncio.shield(down)
+        self.ask_to_stop(KILLED, kill=True)
+        await asyncio.shield(down)
+        return KILLED
+
+    def ask_to_stop(self, exit: Exit, *, kill: bool = False) -> asyncio.Future[Exit]:
+        """Begin the stop, or hurry it; the future of how it ends, which is not to be cancelled."""
+        assert self._down is not None
+        if not self._down.done():
             self._asked = True
-            self.feed(StopRequested(_now(), exit, kill=timeout == 0))
-            if timeout:
-                await asyncio.wait([down], timeout=timeout)
-        if not down.done() and timeout is not None:
-            self.feed(StopRequested(_now(), KILLED, kill=True))
-            await asyncio.shield(down)
-            return KILLED
-        return await asyncio.shield(down)
+            self.feed(StopRequested(_now(), exit, kill=kill))
+        return self._down
 
     def pause(self, seconds: float) -> None:
         for _, child in self.children.values():
@@ -143,11 +167,7 @@ class Runner:
 
     async def call(self, make: Callable[[int, float], Call]) -> None:
         """Put an operator's call to the policy and raise what it is refused with."""
-        if self._work is not None and self._work in _under_way.get():
-            raise Deadlock(
-                f"{self.path} is asked to change its children by one of them, "
-                "which it waits for (a call from on_start or on_stop)"
-            )
+        self.check_not_within()
         if self.state.phase == "idle":
             raise Unavailable(f"supervisor {self.path} is not running")
         number = next(self._numbers)
@@ -160,28 +180,26 @@ class Runner:
         if error is not None:
             raise error
 
+    def check_not_within(self) -> None:
+        """Deadlock where the caller is what this is waiting for."""
+        if self._work is not None and self._work in _under_way.get():
+            raise Deadlock(
+                f"{self.path} is asked to change its children by one of them, "
+                "which it waits for (a call from on_start or on_stop)"
+            )
+
     def rows(self) -> list[ChildRow]:
         """The children in the order in which they start."""
-        return [self._row(child) for child in self.state.children]
+        return [row_of(state, self._known(state.id)) for state in self.state.children]
 
     def ref(self, id: str) -> Any:
-        return self.children[id][1].ref if id in self.children else None
+        child = self._known(id)
+        return child.ref if child is not None else None
 
-    def _row(self, state: ChildState) -> ChildRow:
-        spec = state.spec
-        child = self.children[spec.id][1] if spec.id in self.children else None
-        return ChildRow(
-            id=spec.id,
-            ref=child.ref if child is not None else None,
-            state=state.status,
-            kind=spec.kind,
-            restart=spec.restart,
-            incarnation=child.incarnation if child is not None else 0,
-            restarts=state.restarts,
-            last_exit=state.last_exit,
-            held=state.held,
-            uptime=_now() - state.started_at if state.status == "running" else None,
-        )
+    def exited(self, id: str, child: Child, exit: Exit) -> None:
+        """A child ended by itself. Of one that is no longer among the children nothing is made."""
+        if self._known(id) is child:
+            self.feed(Exited(id, exit, _now(), random.random()))
 
     # --- events in, actions out ------------------------------------------------------------------------
 
@@ -245,7 +263,7 @@ class Runner:
     # --- effects ----------------------------------------------------------------------------------------
 
     async def _start_child(self, id: str, child: Child, *, again: bool) -> None:
-        child.on_exit = partial(self._exited, id, child)
+        child.on_exit = partial(self.exited, id, child)
         child.terminate = partial(self._owner.terminate_child, id)
         mine = self._enter()
         error: BaseException | None
@@ -259,7 +277,7 @@ class Runner:
         if error is None and self._work is not mine:
             # Abandoned, and it came up all the same: nobody counts on it any more.
             await child.stop(0)
-        self._report(mine, _answer(id, error))
+        self._report(mine, answer(id, error))
 
     async def _stop_child(
         self, id: str, child: Child, timeout: float | None, before: asyncio.Task[None] | None
@@ -281,10 +299,6 @@ class Runner:
         if self._work is mine:
             self._work = None
             self.feed(event)
-
-    def _exited(self, id: str, child: Child, exit: Exit) -> None:
-        if id in self.children and self.children[id][1] is child:
-            self.feed(Exited(id, exit, _now(), random.random()))
 
     def _abort(self, id: str) -> None:
         self._aborting = True
@@ -342,13 +356,11 @@ class Runner:
         if id not in self.children:
             state = self.state.find(id)
             assert state is not None, id
-            self.children[id] = (state.spec, self._made(state.spec))
+            self.children[id] = (state.spec, made(state.spec, self._node, self.path, self._build))
         return self.children[id][1]
 
-    def _made(self, spec: ChildSpec) -> Child:
-        if spec.kind == "supervisor":
-            return SupervisorChild(spec, self._node, f"{self.path}/{spec.id}", self._build)
-        return self._build(spec, self._node)
+    def _known(self, id: str) -> Child | None:
+        return self.children[id][1] if id in self.children else None
 
     def _keep_common(self) -> None:
         """Of the children of the incarnation before, keep those that are still wanted just so."""
@@ -364,7 +376,8 @@ class Runner:
         return loop.create_task(work, name=f"supervisor {self.path}", context=self.context.copy())
 
 
-def _answer(id: str, error: BaseException | None) -> Event:
+def answer(id: str, error: BaseException | None) -> Event:
+    """What the policy is told of a start that ended with this error, or with none."""
     if error is None:
         return Started(id, _now())
     if isinstance(error, Ignore):

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from mbactor.durations import Duration, seconds
@@ -31,6 +32,8 @@ AUTO_SHUTDOWNS: Final[tuple[str, ...]] = get_args(AutoShutdown)
 MOST_REPLICAS = 10_000
 """More than this in one supervisor is a slip of the pen."""
 _ID = re.compile(r"[^\s/]+")
+_NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
+"""One for all children without any: there may be a hundred thousand of them."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -121,11 +124,8 @@ def child(
     name = kebab_case(target.__name__) if id is None else id
     if not _is_id(name):
         raise InvalidSpec(f"id: {name!r} given, a text without spaces and slashes expected")
-    _one_of(f"child {name!r}: restart", restart, RESTARTS)
-    if not _is_whole(replicas, 1):
-        raise InvalidSpec(f"child {name!r}: replicas: {replicas!r} given, a whole number >= 1 expected")
-    if replicas > MOST_REPLICAS:
-        raise InvalidSpec(f"child {name!r}: replicas: {replicas!r} given, at most {MOST_REPLICAS} expected")
+    _one_of("restart", restart, RESTARTS, of=name)
+    _check_replicas(name, replicas)
     if backoff is not None and not isinstance(backoff, Backoff):
         raise InvalidSpec(f"child {name!r}: backoff: {backoff!r} given, a Backoff or None expected")
     if significant and restart == "permanent":
@@ -137,7 +137,7 @@ def child(
         raise InvalidSpec(
             f"child {name!r}: config: {next(iter(config))!r} given, and {target.__name__} declares no such property"
         )
-    arguments = dict(args or {})
+    arguments = dict(args) if args else _NO_ARGUMENTS
     _check_arguments(name, target, positional, arguments)
     return ChildSpec(
         id=name,
@@ -205,6 +205,7 @@ class SupervisorSpec:
             )
 
 
+@lru_cache(maxsize=1024)
 def kebab_case(name: str) -> str:
     """`HTTPServer` as `http-server`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_", "-", name).strip("-").lower()
@@ -212,13 +213,24 @@ def kebab_case(name: str) -> str:
 
 def kind_of(target: Any) -> Kind:
     """Whether `target` is an Actor or a Supervisor class; `InvalidSpec` where it is neither."""
+    if not isinstance(target, type):
+        raise _no_target(target)
+    return _kind_of_class(target)
+
+
+@lru_cache(maxsize=1024)
+def _kind_of_class(target: type) -> Kind:
     from mbactor.supervisor.supervisor import Supervisor  # which imports this module
 
-    if isinstance(target, type) and issubclass(target, Supervisor):
+    if issubclass(target, Supervisor):
         return "supervisor"
-    if isinstance(target, type) and issubclass(target, Actor):
+    if issubclass(target, Actor):
         return "actor"
-    raise InvalidSpec(f"target: {target!r} given, an Actor or Supervisor class expected")
+    raise _no_target(target)
+
+
+def _no_target(target: Any) -> InvalidSpec:
+    return InvalidSpec(f"target: {target!r} given, an Actor or Supervisor class expected")
 
 
 def _set(value: Any, **fields: Any) -> None:
@@ -234,9 +246,17 @@ def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _one_of(field: str, value: Any, allowed: tuple[str, ...]) -> None:
+def _check_replicas(name: str, replicas: Any) -> None:
+    if not _is_whole(replicas, 1):
+        raise InvalidSpec(f"child {name!r}: replicas: {replicas!r} given, a whole number >= 1 expected")
+    if replicas > MOST_REPLICAS:
+        raise InvalidSpec(f"child {name!r}: replicas: {replicas!r} given, at most {MOST_REPLICAS} expected")
+
+
+def _one_of(field: str, value: Any, allowed: tuple[str, ...], *, of: str | None = None) -> None:
     if value not in allowed:
-        raise InvalidSpec(f"{field}: {value!r} given, one of {', '.join(allowed)} expected")
+        where = field if of is None else f"child {of!r}: {field}"
+        raise InvalidSpec(f"{where}: {value!r} given, one of {', '.join(allowed)} expected")
 
 
 def _duration(field: str, value: Duration) -> float:
@@ -269,10 +289,22 @@ def _signature_of(target: type) -> inspect.Signature:
     return inspect.signature(target)
 
 
-def _check_arguments(name: str, target: type, positional: tuple[Any, ...], args: Mapping[str, Any]) -> None:
+@lru_cache(maxsize=4096)
+def _misfit(target: type, count: int, names: tuple[str, ...]) -> str | None:
+    """What is wrong with so many arguments by position and these by name; None where the constructor takes them.
+
+    Their values do not matter, so it is found out once for all children that are made alike.
+    """
     try:
-        _signature_of(target).bind(*positional, **args)
+        _signature_of(target).bind(*(None,) * count, **dict.fromkeys(names))
     except TypeError as error:
+        return str(error)
+    return None
+
+
+def _check_arguments(name: str, target: type, positional: tuple[Any, ...], args: Mapping[str, Any]) -> None:
+    error = _misfit(target, len(positional), tuple(args))
+    if error is not None:
         given = f"{dict(args)!r} given to {target.__qualname__}"
         takes = ", ".join(_signature_of(target).parameters) or "nothing"
-        raise InvalidSpec(f"child {name!r}: args: {given}: {error}; it takes {takes}") from None
+        raise InvalidSpec(f"child {name!r}: args: {given}: {error}; it takes {takes}")

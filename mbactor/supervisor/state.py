@@ -6,7 +6,8 @@ All are frozen values. Events carry the time (`now`, monotonic seconds) and the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from mbactor.errors import MbactorError, error_text
@@ -97,9 +98,22 @@ class State:
     operation: Operation | None = None
     queue: tuple[Event, ...] = ()
     kill: bool = False
+    places: Places = field(default_factory=dict, compare=False, repr=False)
+    """Where each child is, filled when one is first looked for: states of the same children share it."""
 
     def find(self, id: str) -> ChildState | None:
-        return next((child for child in self.children if child.spec.id == id), None)
+        place = placed(self.children, self.places).get(id)
+        return None if place is None else self.children[place]
+
+
+Places = dict[str, int]
+
+
+def placed(children: Sequence[ChildState], places: Places) -> Places:
+    """Where each child is, by its id. `places` is either empty or right."""
+    if len(places) != len(children):
+        places.update((child.spec.id, place) for place, child in enumerate(children))
+    return places
 
 
 # --- what it is told ---------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from mbactor.durations import Duration
 from mbactor.errors import InvalidSpec, MbactorError, NoSuchChild, Unavailable
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.seams import checkpoint
-from mbactor.supervisor.children import Build, Child, ChildCount, ChildRow, build_child
+from mbactor.supervisor.children import Build, Child, ChildCount, ChildRow, build_child, start_now
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec
 from mbactor.supervisor.state import DeleteChild, Phase, RestartChild, StartChild, TerminateChild
@@ -211,6 +211,15 @@ class Supervisor:
         except BaseException as error:
             return error
         return None
+
+    def attempt_now(self, child: Child) -> bool | BaseException:
+        """Start a child that can do so at once; the exception it failed with, as a value. False where it cannot."""
+        try:
+            return start_now(child)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            return error
 
     async def wind_up(self, exit: Exit) -> None:
         """Run `on_stop`; a failure in it is reported and stops nothing."""

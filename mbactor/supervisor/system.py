@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from mbactor import observe
+from mbactor.durations import Duration
 from mbactor.errors import InvalidSpec, MbactorError
 from mbactor.kernel import ActorRef, DeadLetters, Operation, Response
 from mbactor.kernel.actor import Actor
@@ -38,8 +39,9 @@ class ActorSystem:
     """Runs actors and supervision trees in this process.
 
     `transport` is "local" or a bus; two systems on "local" do not see each other. `tree` is a supervisor that is
-    started with the system and whose giving up ends it (`wait`). Leaving the block stops everything, the last
-    started first; messages in hand are finished, within each child's shutdown time.
+    started with the system and whose giving up ends it (`wait`). A method that keeps the event loop to itself for
+    longer than `watchdog` is reported by name (None: not). Leaving the block stops everything, the last started first;
+    messages in hand are finished, within each child's shutdown time.
     """
 
     def __init__(
@@ -50,10 +52,17 @@ class ActorSystem:
         *,
         tree: SupervisorSpec | None = None,
         serialize_local: bool = False,
+        watchdog: Duration | None = "100ms",
     ) -> None:
         self.name = name
         plane = plane or Settings.from_environment().plane
-        self.node = Node(name, _bus_of(transport), plane=Settings(plane=plane).plane, serialize_local=serialize_local)
+        self.node = Node(
+            name,
+            _bus_of(transport),
+            plane=Settings(plane=plane).plane,
+            serialize_local=serialize_local,
+            watchdog=watchdog,
+        )
         self._tree_spec = tree
         self._tree: Supervisor | None = None
         self._spawned = DynamicSupervisor()
@@ -153,8 +162,11 @@ class ActorSystem:
 
     def _free_id(self, target: Any) -> str:
         name = kebab_case(getattr(target, "__name__", "actor"))
-        number = self._names[name] = self._names.get(name, 0) + 1
-        return name if number == 1 else f"{name}-{number}"
+        while True:
+            number = self._names[name] = self._names.get(name, 0) + 1
+            id = name if number == 1 else f"{name}-{number}"
+            if not self._spawned.knows(id):
+                return id
 
     def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Answer[R]:
         """Ask any replica of the operation's class: `await system.ask(Counter.add, by=1)`."""

@@ -23,6 +23,7 @@ from mbactor.supervisor.state import (
     Ended,
     Job,
     Operation,
+    Phase,
     Reply,
     RetryDue,
     Start,
@@ -31,7 +32,50 @@ from mbactor.supervisor.state import (
     Stop,
     Undelay,
     Up,
+    placed,
 )
+
+
+class Draft:
+    """A state while a decision is made of it: it can be changed, and one change costs the same however many
+    children there are.
+    """
+
+    __slots__ = ("_children", "_places", "kill", "operation", "phase", "queue", "spent")
+
+    def __init__(self, state: State) -> None:
+        self.phase: Phase = state.phase
+        self.spent = state.spent
+        self.operation = state.operation
+        self.queue = state.queue
+        self.kill = state.kill
+        self._children: tuple[ChildState, ...] | list[ChildState] = state.children
+        self._places = state.places
+
+    @property
+    def children(self) -> tuple[ChildState, ...]:
+        """As they are now: what is done to them later does not show in it."""
+        children = self._children = tuple(self._children)
+        return children
+
+    @children.setter
+    def children(self, children: Iterable[ChildState]) -> None:
+        self._children, self._places = tuple(children), {}
+
+    def find(self, id: str) -> ChildState | None:
+        place = placed(self._children, self._places).get(id)
+        return None if place is None else self._children[place]
+
+    def put(self, child: ChildState) -> None:
+        """In the place of what it was before. One that is not there any more is not there again."""
+        place = placed(self._children, self._places).get(child.id)
+        if place is not None:
+            if isinstance(self._children, tuple):
+                self._children = list(self._children)
+            self._children[place] = child
+
+    def fixed(self) -> State:
+        return State(self.children, self.phase, self.spent, self.operation, self.queue, self.kill, self._places)
 
 
 class Turn:
@@ -39,7 +83,7 @@ class Turn:
 
     def __init__(self, spec: SupervisorSpec, state: State) -> None:
         self.spec = spec
-        self.state = state
+        self.state = Draft(state)
         self.actions: list[Action] = []
         self.now = 0.0
 
@@ -54,13 +98,13 @@ class Turn:
         exit: Exit = SHUTDOWN,
         busy: bool = False,
     ) -> None:
-        self.set(operation=Operation(purpose, jobs, busy=busy, call=call, exit=exit))
+        self.state.operation = Operation(purpose, jobs, busy=busy, call=call, exit=exit)
 
     def begin_job(self, operation: Operation) -> None:
         job = operation.jobs[0]
         child = self.state.find(job.id)
         assert child is not None, job
-        self.set(operation=replace(operation, busy=True))
+        self.state.operation = replace(operation, busy=True)
         if job.verb == "stop":
             self.update(child, status="stopping")
             self.actions.append(Stop(job.id, 0.0 if self.state.kill else child.spec.shutdown))
@@ -69,12 +113,12 @@ class Turn:
             self.actions.append(Start(job.id, again=operation.purpose == "restart"))
 
     def end_operation(self, operation: Operation) -> None:
-        self.set(operation=None)
+        self.state.operation = None
         if operation.purpose == "boot":
-            self.set(phase="running")
+            self.state.phase = "running"
             self.actions.append(Up())
         elif operation.purpose == "shutdown":
-            self.set(phase="ended")
+            self.state.phase = "ended"
             self.actions.append(Ended(operation.exit))
 
     def shut_down(self, exit: Exit) -> None:
@@ -85,11 +129,11 @@ class Turn:
             self.answer_call(before, _stopping())
         for child in self.state.children:
             if child.due is not None:
-                self.undelay(child)
+                child = self.undelay(child)
             if child.status == "restarting":
                 self.update(child, status="stopped")
         waiting = self.state.queue
-        self.set(phase="stopping", queue=())
+        self.state.phase, self.state.queue = "stopping", ()
         for event in waiting:
             if isinstance(event, Call):
                 self.refuse(event)
@@ -112,7 +156,7 @@ class Turn:
 
     def update(self, child: ChildState, **changes: Any) -> ChildState:
         changed = replace(child, **changes)
-        self.set(children=tuple(changed if other.id == child.id else other for other in self.state.children))
+        self.state.put(changed)
         return changed
 
     def rest(self, child: ChildState, exit: Exit) -> None:
@@ -124,7 +168,7 @@ class Turn:
             self.actions.append(Close(child.id, exit))
 
     def drop(self, child: ChildState, exit: Exit) -> None:
-        self.set(children=tuple(other for other in self.state.children if other.id != child.id))
+        self.state.children = tuple(other for other in self.state.children if other.id != child.id)
         self.actions.append(Drop(child.id, exit))
 
     def delay(self, child: ChildState, due: float) -> None:
@@ -135,7 +179,7 @@ class Turn:
         changed = self.update(child, due=None)
         self.actions.append(Undelay(child.id))
         waiting = (e for e in self.state.queue if not (isinstance(e, RetryDue) and e.id == child.id))
-        self.set(queue=tuple(waiting))
+        self.state.queue = tuple(waiting)
         return changed
 
     # --- calls ----------------------------------------------------------------------------------------
@@ -150,11 +194,6 @@ class Turn:
 
     def refuse(self, event: Call) -> None:
         self.reply(event, _stopping())
-
-    # --- the state ------------------------------------------------------------------------------------
-
-    def set(self, **changes: Any) -> None:
-        self.state = replace(self.state, **changes)
 
 
 def _stopping() -> Unavailable:

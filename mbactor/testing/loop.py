@@ -80,6 +80,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._patience = seconds(patience)
         self._give_up_at = float("inf")
         self._rounds = 0
+        self.turns = 0
+        """How often the loop has gone round."""
         self._jobs = 0
         self._processes: WeakSet[asyncio.SubprocessTransport] = WeakSet()
         self._order = count()
@@ -166,6 +168,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _before_round(self) -> None:
         """Shuffle tasks that stand side by side in the queue; what is no task keeps its place in it."""
+        self.turns += 1
         if self._random is None or len(self._ready) < 2:
             return
         queue, together = list(self._ready), list[asyncio.Handle]()

@@ -81,7 +81,7 @@ def mbactor(mbactor_loop: object, request: pytest.FixtureRequest) -> Iterator[Ac
     stage = request.node.stash[_stage]
     options = _options(request)
     plane = f"test{secrets.token_hex(6)}"
-    system = ActorSystem("test", plane=plane, serialize_local=options["serialize_local"])
+    system = ActorSystem("test", plane=plane, serialize_local=options["serialize_local"], watchdog=None)
     stage.run(system.start())
     yield system
     stage.run(system.stop())

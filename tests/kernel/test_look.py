@@ -128,15 +128,8 @@ async def test_what_was_refused_expired_or_dropped_is_counted(mbactor: ActorSyst
     assert seen(small).mailbox.depth == 0
 
 
-class Remembering(Cell):
-    """Knows how it ended before."""
-
-    __slots__ = ("exits",)
-    exits: deque[tuple[float, Exit]]
-
-
 async def test_past_ends_are_told_with_their_age_and_reason_the_newest_last(mbactor: ActorSystem) -> None:
-    cell = Remembering(mbactor.node, Desk, id="desk")
+    cell = Cell(mbactor.node, Desk, id="desk")
     now = asyncio.get_running_loop().time()
     cell.exits = deque([(now - 9, Exit("killed")), (now - 2, Exit("failed", ValueError("x" * 10_000)))])
     first, last = look(cell).exits
@@ -146,7 +139,6 @@ async def test_past_ends_are_told_with_their_age_and_reason_the_newest_last(mbac
     assert len(last.reason) == REASON_LIMIT
 
 
-@pytest.mark.skipif(not hasattr(Cell, "exits"), reason="cells do not remember their ends")
 async def test_an_actor_that_crashed_twice_tells_when_and_why(mbactor: ActorSystem) -> None:
     desk = await mbactor.spawn(Desk)
     for _ in range(2):

@@ -195,6 +195,18 @@ async def test_a_stop_does_not_outlast_its_time_and_is_a_kill_then(mbactor: Acto
     assert diary == ["begun"]
 
 
+async def test_a_stop_does_not_extend_the_deadline_of_the_message_in_hand(mbactor: ActorSystem) -> None:
+    clerk, diary = await a_clerk(mbactor, shutdown=None)
+    in_hand = within(3, clerk.ask, Clerk.work, 3600)
+    await asyncio.sleep(1)
+    began = now()
+    stopping = asyncio.ensure_future(clerk.stop())
+    await expires(in_hand, began + 2)
+    await stopping
+    assert now() == pytest.approx(began + 2, abs=0.003)
+    assert diary == ["begun", "stop shutdown"]
+
+
 class Sweeping(Clerk):
     async def on_stop(self, exit: Exit) -> None:
         self.diary.append("sweeping")

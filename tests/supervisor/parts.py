@@ -57,6 +57,7 @@ class Part:
         self.yard.log.append(f"pause {self.spec.id}")
 
     def close(self, exit: Exit) -> None:
+        self.yard.closed[self.spec.id] = exit
         self.yard.log.append(f"close {self.spec.id}")
 
     def end(self, exit: Exit) -> None:
@@ -69,18 +70,44 @@ class Part:
         self.end(Exit("failed", RuntimeError("boom"), told=told))
 
 
+class PromptPart(Part):
+    """Starts and stops at once, where nothing holds it up."""
+
+    def start_now(self) -> bool:
+        id = self.spec.id
+        if id in self.yard.slow_starts:
+            return False
+        self.incarnation += 1
+        self.yard.log.append(f"starting {id}")
+        if self.yard.errors.get(id):
+            raise self.yard.errors[id].pop(0)
+        self.running = True
+        self.yard.log.append(f"start {id}")
+        return True
+
+    def stop_now(self, exit: Exit) -> bool:
+        id = self.spec.id
+        if id in self.yard.slow_stops or not self.running:
+            return False
+        self.running = False
+        self.yard.log.append(f"stop {id}")
+        return True
+
+
 class Yard:
     """Builds parts and says how they behave."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: type[Part] = Part) -> None:
+        self.part = part
         self.parts: dict[str, Part] = {}
+        self.closed: dict[str, Exit] = {}
         self.log: list[str] = []
         self.errors: dict[str, list[BaseException]] = {}
         self.slow_starts: dict[str, asyncio.Event] = {}
         self.slow_stops: dict[str, asyncio.Event] = {}
 
     def build(self, spec: ChildSpec, node: Node) -> Child:
-        self.parts[spec.id] = Part(spec, self)
+        self.parts[spec.id] = self.part(spec, self)
         return self.parts[spec.id]
 
     def bound(self, supervisor: Supervisor, path: str = "top") -> Supervisor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 import anyio
 
-from mbactor import offload
+from mbactor import offload, processes
 from mbactor.errors import DeclarationError
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.context import Call
@@ -17,6 +17,7 @@ from mbactor.kernel.feature import Feature, Invoke, Operation
 from mbactor.kernel.routes import Route
 from mbactor.kernel.schema import Signature, locals_where_defined, signature_of
 from mbactor.transport.address import ANY_METHOD
+from mbactor.transport.codec import decode
 
 A_co = TypeVar("A_co", covariant=True)
 P = ParamSpec("P")
@@ -93,6 +94,26 @@ class ProcessEndpoint(Endpoint[A_co, P, R_co]):
 
     def signature(self, owner: type) -> Signature:
         return signature_of(self.function, owner, self.local_names, own=0)
+
+    def handler(self, route: Route) -> Invoke:
+        target, signature = processes.target_of(route.owner, self.name), route.signature
+
+        async def invoke(_: Any, call: Call) -> Any:
+            arguments = call.arguments() if call.kwargs is None else call.kwargs
+            body, content_type = await processes.run(target, *signature.encode(arguments), by=_IN_PROCESS)
+            return decode(body, content_type, signature.returns)
+
+        return invoke
+
+
+def run_here(operation: Operation[Any, ..., Any], body: bytes, content_type: str) -> tuple[bytes, str]:
+    """Within a worker process: run the static method for a call that came as bytes."""
+    feature = operation.feature
+    signature = feature.signature(operation.owner)
+    return signature.encode_result(feature.function(**signature.decode(body, content_type)), content_type)
+
+
+_IN_PROCESS = f"{__name__}:{run_here.__name__}"
 
 
 class _Decorator:
