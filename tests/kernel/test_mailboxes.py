@@ -100,8 +100,10 @@ async def busy(ref: ActorRef[Clerk], seconds: float = 3600) -> None:
 
 def within(seconds: float, send: Callable[..., Awaitable[Any]], *arguments: Any, **named: Any) -> asyncio.Future[Any]:
     """Send with a time budget; what is returned may be waited for without one."""
-    with anyio.CancelScope(deadline=anyio.current_time() + seconds):
-        return asyncio.ensure_future(send(*arguments, **named))
+    sent: Any = None
+    with anyio.CancelScope(deadline=anyio.current_time() + seconds):  # noqa: ASYNC100 - read when it is sent
+        sent = asyncio.ensure_future(send(*arguments, **named))
+    return sent  # type: ignore[no-any-return]
 
 
 async def outcome(awaited: Awaitable[Any]) -> Any:
