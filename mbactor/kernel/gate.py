@@ -52,8 +52,7 @@ class Gate:
     def let_in(self, taking: bool) -> None:
         """Accept messages, or refuse them; they are accepted while the actor restarts."""
         self.taking = taking
-        # Where there are keys, more waits than what `work` shows.
-        self.quick = taking and not self.keyed and not self.cell.node.serialize_local
+        self.quick = taking and not self.cell.node.serialize_local
         if not self.quick:
             self.cell.ways = NO_WAYS
 
@@ -138,7 +137,7 @@ class Gate:
     def cancel_overdue(self, now: float) -> float:
         """Cancel what runs past its deadline; the next deadline of what goes on."""
         nearest = math.inf
-        for worker in self.workers:
+        for worker in (*self.workers, *self.leaving):
             call = worker.call
             if call is None or worker.cancelled:
                 continue

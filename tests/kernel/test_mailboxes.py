@@ -100,8 +100,10 @@ async def busy(ref: ActorRef[Clerk], seconds: float = 3600) -> None:
 
 def within(seconds: float, send: Callable[..., Awaitable[Any]], *arguments: Any, **named: Any) -> asyncio.Future[Any]:
     """Send with a time budget; what is returned may be waited for without one."""
+    sent: Any = None
     with anyio.CancelScope(deadline=anyio.current_time() + seconds):  # noqa: ASYNC100 - read when it is sent
-        return asyncio.ensure_future(send(*arguments, **named))
+        sent = asyncio.ensure_future(send(*arguments, **named))
+    return sent  # type: ignore[no-any-return]
 
 
 async def outcome(awaited: Awaitable[Any]) -> Any:
@@ -193,6 +195,18 @@ async def test_a_stop_does_not_outlast_its_time_and_is_a_kill_then(mbactor: Acto
     await clerk.stop()
     assert now() - began == pytest.approx(2)
     assert diary == ["begun"]
+
+
+async def test_a_stop_does_not_extend_the_deadline_of_the_message_in_hand(mbactor: ActorSystem) -> None:
+    clerk, diary = await a_clerk(mbactor, shutdown=None)
+    in_hand = within(3, clerk.ask, Clerk.work, 3600)
+    await asyncio.sleep(1)
+    began = now()
+    stopping = asyncio.ensure_future(clerk.stop())
+    await expires(in_hand, began + 2)
+    await stopping
+    assert now() == pytest.approx(began + 2, abs=0.003)
+    assert diary == ["begun", "stop shutdown"]
 
 
 class Sweeping(Clerk):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from mbactor.mailbox import Lane, Mailbox, MailboxQueue, MailboxStatistics
@@ -43,6 +45,32 @@ class KeepsWhatWasDrained(MailboxQueue[int]):
         return kept
 
 
+class LastInLineIsFirst(MailboxQueue[int]):
+    def wait(self, item: int) -> None:
+        super().wait(item)
+        assert self._waiting is not None
+        self._waiting.rotate()
+
+
+class KeepsTheRoomOfWhatIsGone(MailboxQueue[int]):
+    def withdraw(self, item: int) -> bool:
+        line, self._waiting = self._waiting, None
+        found = super().withdraw(item)
+        self._waiting = line
+        return found or (line is not None and item in line and super().withdraw(item))
+
+
+class PutsBackLast(MailboxQueue[int]):
+    def put_back(self, items: Iterable[int]) -> None:
+        self.work.extend(items)
+
+
+class AcceptsAtTheEnd(MailboxQueue[int]):
+    def drain(self) -> list[int]:
+        self.accepted += len(self._waiting or ())
+        return super().drain()
+
+
 class CountsNothing(MailboxQueue[int]):
     def statistics(self, now: float) -> MailboxStatistics:
         return MailboxStatistics(len(self), 0, 0, 0, 0, 0, 0.0)
@@ -64,6 +92,10 @@ class LosesOneInAHundred(MailboxQueue[int]):
         (BoundedInEveryLane, "only the work lane is bounded"),
         (Boundless, "a full mailbox refuses or evicts its head"),
         (DropsTheNewest, "a full mailbox refuses or evicts its head"),
+        (LastInLineIsFirst, "who waits for room has it in turn"),
+        (KeepsTheRoomOfWhatIsGone, "a withdrawn item is nowhere"),
+        (PutsBackLast, "what is put back comes first"),
+        (AcceptsAtTheEnd, "who waits for room has it in turn"),
         (KeepsWhatWasDrained, "a drained queue is empty and usable"),
         (CountsNothing, "statistics tell what happened"),
         (LosesOneInAHundred, "nothing is lost or doubled"),
