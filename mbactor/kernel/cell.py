@@ -400,8 +400,8 @@ class Cell:
 
     def pause(self, seconds: float) -> None:
         """The next start is that far away: above a second, messages are refused instead of queued."""
-        self._paused = seconds
-        if seconds > LONG_PAUSE:
+        self._paused = round(seconds, 6)  # a moment less another is not exact: a second may be more than one
+        if self._paused > LONG_PAUSE:
             for gate in self.gates():
                 gate.let_in(False)
 

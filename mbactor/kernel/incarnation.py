@@ -101,6 +101,8 @@ class Incarnation:
         if self._tasks is not None:
             self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return  # the process ends
         if error is not None and self.cell.current is self:
             self.cell.crashed(error, None, task.get_name(), self)
 
@@ -297,8 +299,9 @@ class Incarnation:
                 return False
         finally:
             self.cell.hook = None
-        if not task.cancelled() and task.exception() is not None:
-            observe.emit("actor.stop_failed", actor=self.cell.address, error=task.exception())
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
+            observe.emit("actor.stop_failed", actor=self.cell.address, error=error)
         return True
 
     def _left(self) -> float:
