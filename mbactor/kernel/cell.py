@@ -40,7 +40,7 @@ class Cell(Inbox):
     """Runs one actor, incarnation after incarnation. Everything happens on one event loop."""
 
     __slots__ = (
-        "__weakref__", "_replica", "args", "config", "ended", "exits", "hook", "idle_after", "incarnation", "kwargs",
+        "__weakref__", "_killed", "_replica", "args", "config", "ended", "exits", "hook", "idle_after", "incarnation", "kwargs",
         "on_exit", "served", "shutdown", "started_at", "terminate", "watchers",
     )  # fmt: skip
 
@@ -74,6 +74,8 @@ class Cell(Inbox):
         """`on_start` or `on_stop`, while it runs: messages wait for that."""
         self.idle_after: float | None = None
         self.watchers: dict[Incarnation, None] | None = None
+        self._killed: Exit | None = None
+        """How `ref.kill()` ended it, before its supervisor closes it as one that does not run."""
         self._replica: str | None = None
 
     @property
@@ -154,8 +156,8 @@ class Cell(Inbox):
 
     def pause(self, seconds: float) -> None:
         """The next start is that far away: above a second, messages are refused instead of queued."""
-        self._paused = seconds
-        if seconds > LONG_PAUSE:
+        self._paused = round(seconds, 6)  # a moment less another is not exact: a second may be more than one
+        if self._paused > LONG_PAUSE:
             for gate in self.gates():
                 gate.let_in(False)
 
@@ -164,7 +166,7 @@ class Cell(Inbox):
         if self.state == "closed":
             return
         self.state = "closed"
-        self.ended = exit
+        self.ended = exit = self._killed or exit
         if self.served is not None:
             self.node.unregister(self)
         self.node.refs.forget(self)
@@ -178,8 +180,8 @@ class Cell(Inbox):
         call = current.get()
         if call is not None and call.cell is self and self.worker_of(call) is not None:
             raise Deadlock(f"{call.route.name} waits for the end of its own actor; call self.stop() instead")
-        if timeout == 0:
-            await self.stop(0)
+        if timeout == 0 and self.current is not None:
+            self._killed = await self.stop(0)
         if self.state == "closed":
             return
         if self.terminate is not None:

@@ -101,6 +101,8 @@ class Incarnation:
         if self._tasks is not None:
             self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return  # the process ends
         if error is not None and self.cell.current is self:
             self.cell.crashed(error, None, task.get_name(), self)
 
@@ -128,8 +130,9 @@ class Incarnation:
     def watch(self, cell: Cell) -> None:
         """`on_exit` is due once when the cell has ended for good; at once where it has."""
         watched = self._watched = self._watched if self._watched is not None else {}
-        if cell in watched:
+        if cell in watched and cell.ended is None:
             return
+        self.unwatch(cell)  # a notice that waits is not doubled
         watched[cell] = None
         if cell.ended is not None:
             self.has_ended(cell, cell.ended)
@@ -297,8 +300,9 @@ class Incarnation:
                 return False
         finally:
             self.cell.hook = None
-        if not task.cancelled() and task.exception() is not None:
-            observe.emit("actor.stop_failed", actor=self.cell.address, error=task.exception())
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
+            observe.emit("actor.stop_failed", actor=self.cell.address, error=error)
         return True
 
     def _left(self) -> float:

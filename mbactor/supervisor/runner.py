@@ -283,9 +283,14 @@ class Runner:
         self, id: str, child: Child, timeout: float | None, before: asyncio.Task[None] | None
     ) -> None:
         mine = self._enter()
-        exit = await child.stop(timeout)
-        if before is not None and not before.done():
-            await asyncio.wait([before])
+        try:
+            exit = await child.stop(timeout)
+            if before is not None and not before.done():
+                await asyncio.wait([before])
+        except asyncio.CancelledError:
+            # The loop is being shut down around us: whoever waits for this stop would do so for ever.
+            self._report(mine, Stopped(id, KILLED, _now()))
+            raise
         self._report(mine, Stopped(id, exit, _now()))
 
     def _enter(self) -> asyncio.Task[None]:
@@ -337,7 +342,14 @@ class Runner:
             timer.cancel()
 
     async def _end(self, exit: Exit) -> None:
-        await self._owner.wind_up(exit)
+        try:
+            await self._owner.wind_up(exit)
+        except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
+            self._ended(exit)  # as in `_stop_child`
+            raise
+        self._ended(exit)
+
+    def _ended(self, exit: Exit) -> None:
         self._work = None
         for id in self.children.keys() - {spec.id for spec in self.spec.children}:
             self.children.pop(id)[1].close(exit)

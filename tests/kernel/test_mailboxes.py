@@ -103,7 +103,7 @@ def within(seconds: float, send: Callable[..., Awaitable[Any]], *arguments: Any,
     sent: Any = None
     with anyio.CancelScope(deadline=anyio.current_time() + seconds):  # noqa: ASYNC100 - read when it is sent
         sent = asyncio.ensure_future(send(*arguments, **named))
-    return sent  # type: ignore[no-any-return]  # noqa: RET504
+    return sent  # type: ignore[no-any-return]  # noqa: RET504 - the scope might swallow an exception
 
 
 async def outcome(awaited: Awaitable[Any]) -> Any:
