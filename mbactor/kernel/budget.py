@@ -50,10 +50,11 @@ else:
 def _effective_deadline() -> float:
     """Anyio's own function, without the look for the backend that it begins with each time."""
     global _backend_asks
-    if _backend_asks is None:
+    asks = _backend_asks
+    if asks is None:
         backend: Any = anyio.lowlevel.current_token().backend_class
-        _backend_asks = backend.current_effective_deadline
-    return _backend_asks()
+        asks = _backend_asks = backend.current_effective_deadline
+    return asks()
 
 
 def deadline_of_ask(caller: Call | None, now: float, loop: asyncio.AbstractEventLoop) -> float:

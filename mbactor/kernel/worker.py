@@ -7,7 +7,7 @@ cancellation, so a message costs no scope and no timer of its own.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -130,6 +130,7 @@ class Worker:
         gate, incarnation, node = self.gate, self.incarnation, self.gate.cell.node
         cell, actor, queue, work = gate.cell, incarnation.actor, self.queue, self.queue.work
         time, served, last, keyed = node.time, self.served, None, gate.keyed
+        future: asyncio.Future[Any] | None = None
         while not self.retired:
             call = work.popleft() if work and queue.plain else queue.take()
             if call is None:
