@@ -40,7 +40,8 @@ class Cell(Inbox):
     """Runs one actor, incarnation after incarnation. Everything happens on one event loop."""
 
     __slots__ = (
-        "__weakref__", "_killed", "_replica", "args", "config", "ended", "exits", "hook", "idle_after", "incarnation", "kwargs",
+        "__weakref__", "_killed", "_replica", "args", "config", "ended", "exits", "hook", "idle_after", "incarnation",
+        "kwargs",
         "on_exit", "served", "shutdown", "started_at", "terminate", "watchers",
     )  # fmt: skip
 
