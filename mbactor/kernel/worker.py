@@ -173,12 +173,10 @@ class Worker:
                 last = context
             route = call.route
             try:
-                if context is not call:
-                    value = await call.direct(actor, **call.kwargs)
-                elif observe.tracers:
+                if observe.tracers:
                     value = await route.observed(actor, call)
-                elif route.direct is not None and call.kwargs is not None:
-                    value = await route.direct(actor, **call.kwargs)
+                elif call.direct is not None:
+                    value = await call.direct(actor, **call.kwargs)
                 else:
                     value = await route.plain(actor, call)
             except BaseException as error:
