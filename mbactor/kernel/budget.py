@@ -77,7 +77,7 @@ def deadline_of_ask(caller: Call | None, now: float, loop: asyncio.AbstractEvent
         return now + DEFAULT_BUDGET
     if handled - now < CLEAN_UP_BUDGET or handled < scope < math.inf:
         handled = _unless_shielded(caller, handled, scope, now)
-    if scope < math.inf:
+    if now < scope < math.inf:  # one that was cancelled has minus infinity, of which a tenth is no number
         scope -= min(SCOPE_MARGIN, (scope - now) / 10)
     nearest = min(scope, handled)
     return now + DEFAULT_BUDGET if nearest == math.inf else min(nearest, now + BUDGET_CAP)
