@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, ParamSpec, Self, TypeVar
 
@@ -14,6 +15,7 @@ from mbactor.kernel.exit import Exit
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.log import Log
 from mbactor.kernel.ref import ActorRef, Answer, At
+from mbactor.kernel.sending import tell_wait
 from mbactor.kernel.timers import Timer
 from mbactor.kernel.worker import Stashed
 from mbactor.mailbox import Mailbox
@@ -218,9 +220,8 @@ class Actor:
         except Exception as error:
             if failed is None:
                 raise
-            await self.ref.tell_wait(failed, f"{type(error).__name__}: {error}")
-        else:
-            await self.ref.tell_wait(operation, result)
+            operation, result = failed, f"{type(error).__name__}: {error}"
+        await tell_wait(self._alive().cell, operation, (result,), {}, budget=math.inf)
 
     async def sleep(self, duration: Duration) -> None:
         """Wait, while others go on; a serial actor handles no other message meanwhile."""

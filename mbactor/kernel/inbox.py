@@ -236,14 +236,17 @@ class Inbox:
         gate.queue.wait(call)
 
         def withdrawn(done: asyncio.Future[None]) -> None:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
             if self._tells and self._tells.pop(call, None) is not None and (done.cancelled() or done.exception()):
                 gate.queue.withdraw(call)
 
         error = BudgetSpent(f"{call.route.name}: the mailbox of {self.address} stayed full within the time budget")
         error.taken = "no"
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(budget, lambda: None if future.done() else future.set_exception(error))
+        timer = None
+        if budget < math.inf:
+            timer = loop.call_later(budget, lambda: None if future.done() else future.set_exception(error))
         future.add_done_callback(withdrawn)
 
     def refuse_all(self) -> None:

@@ -48,6 +48,7 @@ def authorized(route: Route, handler: Invoke) -> Invoke:
     def authorize_call(actor: Any, call: Call) -> Awaitable[Any]:
         refused = refusal(requires, call.identity, route.name)
         if refused is not None:
+            call.refused = True
             raise refused
         return handler(actor, call)
 

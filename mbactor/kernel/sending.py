@@ -113,13 +113,21 @@ def kick(gate: Gate) -> None:
         node.loop.call_soon_threadsafe(gate.kick)
 
 
-def tell_wait(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> Any:
-    """As `tell`, when there is room; the future of that."""
+def tell_wait(
+    cell: Cell,
+    operation: Operation[Any, ..., Any],
+    args: Arguments,
+    kwargs: dict[str, Any],
+    *,
+    budget: float | None = None,
+) -> Any:
+    """As `tell`, when there is room; the future of that. It waits within the caller's budget, where none is given."""
     if get_ident() != cell.node.thread:
-        return _elsewhere(cell.node, lambda: tell_wait(cell, operation, args, kwargs))
+        return _elsewhere(cell.node, lambda: tell_wait(cell, operation, args, kwargs, budget=budget))
     try:
-        now = cell.node.time()
-        budget = deadline_of_ask(current.get(), now, cell.node.loop) - now
+        if budget is None:
+            now = cell.node.time()
+            budget = deadline_of_ask(current.get(), now, cell.node.loop) - now
         return cell.accept_waiting(_told(cell, operation, args, kwargs), budget)
     except MbactorError as error:
         return failed_already(error)

@@ -135,8 +135,10 @@ class Asker(Actor):
 
     @endpoint
     async def left_shielded(self, own: float | None = None) -> float:
+        left = 0.0
         with anyio.CancelScope(shield=True, deadline=math.inf if own is None else anyio.current_time() + own):
-            return await self.ask(Clock.left)
+            left = await self.ask(Clock.left)
+        return left  # noqa: RET504 - the scope might have ended it
 
     @endpoint
     async def wait_locally(self, seconds: float) -> str:
@@ -269,6 +271,7 @@ async def test_a_deadline_is_never_later_further_down_a_path_of_ten(mbactor: Act
 
 async def test_an_ask_after_the_deadline_is_not_sent(mbactor: ActorSystem) -> None:
     asker, diary = await an_asker(mbactor)
+    sent: Any = None
     with anyio.CancelScope(deadline=anyio.current_time() - 1):  # noqa: ASYNC100 - read when it is sent
         sent = asker.ask(Asker.note)
     with pytest.raises(BudgetSpent):
