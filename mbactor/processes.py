@@ -276,6 +276,10 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @atexit.register
 def _at_exit() -> None:
-    for process in list(_processes):
+    left = list(_processes)
+    for process in left:
         with suppress(OSError):
             process.kill()
+    for process in left:  # nothing is left to the garbage collector, which would complain
+        with suppress(OSError):
+            process.end()

@@ -23,15 +23,17 @@ CLEAN_UP_BUDGET = 5.0
 SCOPE_MARGIN = 0.002
 """An ask ends that much before the cancel scope around it, so that the asker learns what it waited for."""
 
-_states: Mapping[Any, Any] | None
+_states: Mapping[Any, Any] | None = None
 try:
-    # What anyio knows of tasks. Most have no scope at all, and to learn that from its public function costs more than
-    # half of all that an ask does. Where a later anyio keeps this elsewhere, that function is asked each time.
-    from anyio._backends._asyncio import _task_states
+    # What anyio knows of tasks. Most have no scope at all, or a single one without a deadline, and to learn that from
+    # its public function costs more than half of all that an ask does. Where an anyio keeps this elsewhere, that
+    # function is asked each time.
+    from anyio._backends import _asyncio as _anyio
 
-    _states = getattr(_task_states, "data")  # noqa: B009 - to type checkers it is not there
+    if {"_parent_scope", "_deadline", "_cancel_called"} <= {*_anyio.CancelScope.__slots__}:
+        _states = getattr(_anyio._task_states, "data")  # noqa: B009, SLF001 - to type checkers it is not there
 except (ImportError, AttributeError):
-    _states = None
+    pass
 _backend_asks: Callable[[], float] | None = None
 _NEVER = math.inf
 
@@ -48,10 +50,11 @@ else:
 def _effective_deadline() -> float:
     """Anyio's own function, without the look for the backend that it begins with each time."""
     global _backend_asks
-    if _backend_asks is None:
+    asks = _backend_asks
+    if asks is None:
         backend: Any = anyio.lowlevel.current_token().backend_class
-        _backend_asks = backend.current_effective_deadline
-    return _backend_asks()
+        asks = _backend_asks = backend.current_effective_deadline
+    return asks()
 
 
 def deadline_of_ask(caller: Call | None, now: float, loop: asyncio.AbstractEventLoop) -> float:
@@ -60,14 +63,21 @@ def deadline_of_ask(caller: Call | None, now: float, loop: asyncio.AbstractEvent
     Where the caller's deadline would cut it short, a scope that shields the asking code counts instead: its own
     deadline, or the time for a clean-up where it has none.
     """
-    task = _current_task(loop) if _states is not None else None
-    scope = _effective_deadline() if _states is None or (task is not None and ref(task) in _states) else _NEVER
+    scope = _NEVER
+    if _states is None:
+        scope = _effective_deadline()
+    else:
+        task = _current_task(loop)
+        state = _states.get(ref(task)) if task is not None else None
+        inner = state.cancel_scope if state is not None else None
+        if inner is not None and (inner._parent_scope or inner._deadline != _NEVER or inner._cancel_called):  # noqa: SLF001
+            scope = _effective_deadline()
     handled = caller.deadline if caller is not None else _NEVER
     if scope is _NEVER and handled == _NEVER:
         return now + DEFAULT_BUDGET
     if handled - now < CLEAN_UP_BUDGET or handled < scope < math.inf:
         handled = _unless_shielded(caller, handled, scope, now)
-    if scope < math.inf:
+    if now < scope < math.inf:  # one that was cancelled has minus infinity, of which a tenth is no number
         scope -= min(SCOPE_MARGIN, (scope - now) / 10)
     nearest = min(scope, handled)
     return now + DEFAULT_BUDGET if nearest == math.inf else min(nearest, now + BUDGET_CAP)

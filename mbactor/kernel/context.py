@@ -37,7 +37,7 @@ class Call(msgspec.Struct, eq=False):
     `context` is what its method, and the tasks that one begins, find as `current`: None says the call itself. Tells of
     one route for nobody in particular share theirs, for there is nothing in it that tells them apart. `budget` is set
     where the time counts from the start of the method rather than from the asking. A message made for one incarnation
-    only, such as a timer's, carries its number. `direct` is the method of a `Told`.
+    only, such as a timer's, carries its number. `direct` is the method, where awaiting it is all there is to do.
 
     A Struct, because one is made for each message: a class with `__init__` takes three times as long.
     """
@@ -50,6 +50,7 @@ class Call(msgspec.Struct, eq=False):
     context: Call | None = None
     deadline: float = math.inf
     future: asyncio.Future[Any] | None = None
+    direct: Any = None
     identity: Claims | None = None
     trace: str | None = None
     baggage: Mapping[str, str] | None = None
@@ -60,7 +61,6 @@ class Call(msgspec.Struct, eq=False):
     key: Any = None
     refused: bool = False
     number: int = 0
-    direct: Any = None
     via: tuple[Any, ...] = ()
 
     def arguments(self) -> dict[str, Any]:

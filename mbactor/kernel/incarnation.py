@@ -35,6 +35,7 @@ class Incarnation:
         "_end",
         "_id",
         "_idle",
+        "_rung",
         "_sooner",
         "_tasks",
         "_until",
@@ -62,6 +63,7 @@ class Incarnation:
         self._tasks: set[asyncio.Task[Any]] | None = None
         self._watched: dict[Cell, Call | None] | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._rung: int | None = None
 
     @property
     def id(self) -> str:
@@ -130,8 +132,9 @@ class Incarnation:
     def watch(self, cell: Cell) -> None:
         """`on_exit` is due once when the cell has ended for good; at once where it has."""
         watched = self._watched = self._watched if self._watched is not None else {}
-        if cell in watched:
+        if cell in watched and cell.ended is None:
             return
+        self.unwatch(cell)  # a notice that waits is not doubled
         watched[cell] = None
         if cell.ended is not None:
             self.has_ended(cell, cell.ended)
@@ -158,10 +161,15 @@ class Incarnation:
         """Ring after so long without a message; None: not any more."""
         if self._idle is not None:
             self._idle.cancel()
-            self._idle = None
+        self._idle = self._rung = None
         if after is not None:
             served = self._served()
             self._idle = asyncio.get_running_loop().call_later(after, self._been_idle, after, served)
+
+    def at_rest(self, after: float) -> None:
+        """Nothing is left to do. Where it has rung, and nothing but that was handled since, it does not ring again."""
+        if self._served() != self._rung:
+            self.watch_idleness(after)
 
     def _been_idle(self, after: float, served: int) -> None:
         self._idle = None
@@ -169,16 +177,15 @@ class Incarnation:
             return
         if self._served() == served and not self._busy():
             self.cell.notice("on_receive_timeout")
+            self._rung = self._served()
         elif not self._busy():
             self.watch_idleness(after)
 
     def _served(self) -> int:
-        main = self.cell.main
-        return main.queue.accepted if main is not None else 0
+        return sum(gate.queue.accepted for gate in self.cell.gates())
 
     def _busy(self) -> bool:
-        main = self.cell.main
-        return main is not None and (len(main.queue) > 0 or any(worker.call is not None for worker in main.workers))
+        return any(len(gate.queue) or any(worker.call for worker in gate.workers) for gate in self.cell.gates())
 
     # --- the end -------------------------------------------------------------------------------------------------
 

@@ -72,7 +72,9 @@ class ActorRef(Generic[A]):
         """For people: host (or class) and id."""
         return self._cell.address
 
-    def ask(self, operation: Operation[A, P, R], *args: P.args, **kwargs: P.kwargs) -> Answer[R]:
+    def ask(  # noqa: C901 - as said below
+        self, operation: Operation[A, P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> Answer[R]:
         """Send and return the awaitable of the answer.
 
         Raises, when awaited, what the method answered with; BudgetSpent when the time budget ends first;
@@ -81,13 +83,17 @@ class ActorRef(Generic[A]):
         """
         cell = self._cell
         way = cell.ways.get(operation)
-        if way is None or args or observe.tracers or get_ident() != way.thread:
+        if way is None or observe.tracers or get_ident() != way.thread:
             return ask(cell, operation, args, kwargs)  # type: ignore[no-any-return]
         # What follows is what `ask` does, written out for a message that meets nothing unusual.
         types = way.types
+        if args and not kwargs and len(args) <= len(way.names):
+            kwargs.update(zip(way.names, args, strict=False))
+        elif args:
+            return ask(cell, operation, args, kwargs)  # type: ignore[no-any-return]
         for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
             if type(kwargs[name]) is not types.get(name):
-                return ask(cell, operation, args, kwargs)  # type: ignore[no-any-return]
+                return ask(cell, operation, (), kwargs)  # type: ignore[no-any-return]
         caller, gate, work, now = current.get(), way.gate, way.work, way.time()
         deadline = deadline_of_ask(caller, now, way.loop)
         depth = len(work)
@@ -97,9 +103,9 @@ class ActorRef(Generic[A]):
             or deadline <= now
             or (caller is not None and caller.depth >= MAX_DEPTH)
         ):
-            return ask(cell, operation, args, kwargs)  # type: ignore[no-any-return]
+            return ask(cell, operation, (), kwargs)  # type: ignore[no-any-return]
         future = way.future()
-        call = Call(way.route, kwargs, cell, now, None, None, deadline, future)
+        call = Call(way.route, kwargs, cell, now, None, None, deadline, future, way.direct)
         if caller is not None:
             of_caller(call, caller)
         work.append(call)
@@ -119,17 +125,21 @@ class ActorRef(Generic[A]):
         """Send and forget. False when the mailbox refused it (it is a dead letter then)."""
         cell = self._cell
         way = cell.ways.get(operation)
-        if way is None or args or observe.tracers:
+        if way is None or observe.tracers:
             return tell(cell, operation, args, kwargs)
         # What follows is what `tell` does, written out for a message that meets nothing unusual; fit for any thread.
         types = way.types
+        if args and not kwargs and len(args) <= len(way.names):
+            kwargs.update(zip(way.names, args, strict=False))
+        elif args:
+            return tell(cell, operation, args, kwargs)
         for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
             if type(kwargs[name]) is not types.get(name):
-                return tell(cell, operation, args, kwargs)
+                return tell(cell, operation, (), kwargs)
         caller, gate, work = current.get(), way.gate, way.work
         depth = len(work)
         if depth >= gate.room or len(kwargs) < way.needed or (caller is not None and caller.identity is not None):
-            return tell(cell, operation, args, kwargs)
+            return tell(cell, operation, (), kwargs)
         message: Any = Told(way.route, kwargs, cell, way.time(), caller, way.context, way.direct)
         work.append(message)
         queue = way.queue

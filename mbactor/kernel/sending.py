@@ -35,7 +35,8 @@ class Way:
     """The short way of one operation into a mailbox: see `ActorRef.ask` and `ActorRef.tell`."""
 
     __slots__ = (
-        "context", "direct", "future", "gate", "loop", "needed", "queue", "route", "thread", "time", "types", "work",
+        "context", "direct", "future", "gate", "loop", "names", "needed", "queue", "route", "thread", "time", "types",
+        "work",
     )  # fmt: skip
 
     def __init__(self, route: Route, gate: Gate) -> None:
@@ -47,6 +48,7 @@ class Way:
         self.queue = gate.queue
         self.work = gate.work
         self.context = Call(route, None, gate.cell)
+        self.names = route.signature.names
         self.needed = route.needed
         self.types = route.types
 

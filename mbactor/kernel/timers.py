@@ -62,7 +62,7 @@ class Timer:
 
     def _fire(self) -> None:
         cell = self._incarnation.cell
-        if cell.current is not self._incarnation:
+        if cell.current is not self._incarnation or cell.state == "stopping":
             self._over()
             return
         loop = asyncio.get_running_loop()

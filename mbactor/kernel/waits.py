@@ -55,10 +55,13 @@ def _resolve(ask: Call, cycle: list[Call]) -> None:
 
 
 def _spelled(ask: Call, cycle: list[Call]) -> str:
+    """`A.x -> B.y -> A.z`, with what an ask stands behind where it waits in a mailbox on the way."""
+    replicas = len({call.cell for call in cycle}) > len({call.cell.cls for call in cycle})
     names = []
     for call in cycle:
-        blocked = None if call is ask or _runs(call) else _blocker(call)
-        names.append(call.route.name + (f" (behind {blocked[0].route.name})" if blocked is not None else ""))
+        name = f"{call.route.name} of {call.cell.address}" if replicas else call.route.name
+        blocked = _blocker(call) if call.asked and call is not ask and not _runs(call) else None
+        names.append(name + (f" (behind {blocked[0].route.name})" if blocked is not None else ""))
     return " -> ".join(names)
 
 

@@ -7,7 +7,7 @@ cancellation, so a message costs no scope and no timer of its own.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -130,6 +130,7 @@ class Worker:
         gate, incarnation, node = self.gate, self.incarnation, self.gate.cell.node
         cell, actor, queue, work = gate.cell, incarnation.actor, self.queue, self.queue.work
         time, served, last, keyed = node.time, self.served, None, gate.keyed
+        future: asyncio.Future[Any] | None = None
         while not self.retired:
             call = work.popleft() if work and queue.plain else queue.take()
             if call is None:
@@ -137,7 +138,11 @@ class Worker:
                 if queue is not gate.queue:
                     self.retired = True
                     return
-                waiting = self._park()
+                waiting = self.waiting = node.future()
+                gate.parked.append(self)
+                gate.idle = True
+                if work or cell.idle_after is not None:
+                    self._at_rest()
                 try:
                     await waiting
                 except BaseException:
@@ -168,12 +173,10 @@ class Worker:
                 last = context
             route = call.route
             try:
-                if context is not call:
-                    value = await call.direct(actor, **call.kwargs)
-                elif observe.tracers:
+                if observe.tracers:
                     value = await route.observed(actor, call)
-                elif route.direct is not None and call.kwargs is not None:
-                    value = await route.direct(actor, **call.kwargs)
+                elif call.direct is not None:
+                    value = await call.direct(actor, **call.kwargs)
                 else:
                     value = await route.plain(actor, call)
             except BaseException as error:
@@ -181,7 +184,7 @@ class Worker:
                     raise
             else:
                 if context is call:
-                    if type(call) is Call and type(value) in route.returns and future is not None:
+                    if future is not None and type(value) in route.returns and type(call) is Call:
                         # `answer`, where there is nothing to do
                         if not future.done():
                             future.set_result(value)
@@ -258,14 +261,9 @@ class Worker:
         task = asyncio.current_task()
         return self.cancelled or (task is not None and task.cancelling() > 0)
 
-    def _park(self) -> asyncio.Future[None]:
-        """Be there for the next message. The future ends when it comes."""
-        gate = self.gate
-        waiting = self.waiting = gate.cell.node.future()
-        gate.parked.append(self)
-        gate.idle = True
-        if gate.work:  # a thread has just put it there, and seen nobody idle
-            gate.kick()
-        elif gate.cell.idle_after is not None:
-            gate.cell.watch_idleness()
-        return waiting
+    def _at_rest(self) -> None:
+        """Nothing is left to do; or a thread has just put something there, and seen nobody idle."""
+        if self.gate.work:
+            self.gate.kick()
+        else:
+            self.gate.cell.watch_idleness()

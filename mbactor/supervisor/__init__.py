@@ -2,8 +2,8 @@
 
 `policy.py` decides (pure), with its tables in `rules.py` and its values in `spec.py` and `state.py`; `runner.py`
 carries out what it decides. `supervisor.py` and `dynamic.py` are what users extend and call. `topology.py` reads a
-tree from a file, `tree.py` shows one, `control.py` answers about it on a socket (`sockets.py`). `system.py` is the root of
-a process, and `line.py` what it keeps of each spawned actor.
+tree from a file, `tree.py` shows one, `control.py` answers about it on a socket (`sockets.py`). `system.py` is the root
+of a process, and `line.py` what it keeps of each spawned actor.
 """
 
 from mbactor.supervisor.dynamic import DynamicSupervisor

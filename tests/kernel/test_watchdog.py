@@ -358,6 +358,11 @@ observe.add_observer(Told())
     return [json.loads(line) for line in errors.splitlines()]
 
 
+def _merely_wake(over: threading.Event) -> None:
+    while not over.wait(0.05):
+        pass
+
+
 # --- what it costs ----------------------------------------------------------------------------------------------------
 
 
@@ -375,8 +380,16 @@ def test_an_idle_loop_is_never_woken_and_watching_it_costs_next_to_nothing(calls
         await asyncio.sleep(0.5 + module.QUIET * 0.05)
         watch = next(iter(module._watches.values()))
         before = watch._answers
-        assert min([await one(1) for _ in range(3)]) < 0.002
+        watched = min([await one(1) for _ in range(3)])
         assert watch._answers == before
+        over = threading.Event()
+        bare = threading.Thread(target=_merely_wake, args=(over,))
+        bare.start()
+        both = min([await one(1) for _ in range(3)])
+        over.set()
+        bare.join()
+        # Beside a thread that wakes as often and does nothing at all.
+        assert watched < 6 * max(both - watched, 0.0005)
 
     assert watched(calls, told, LOOPS[kind], work) == []
 
