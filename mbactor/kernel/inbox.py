@@ -76,9 +76,13 @@ class Inbox:
         accepted = gate.queue.offer(call)
         if accepted is not True:
             return self._overflowed(gate, call, accepted)
-        if not gate.kick():
-            self.waits_in_line(gate, call)
+        self._queued(gate, call)
         return True
+
+    def _queued(self, gate: Gate, call: Call) -> None:
+        # A worker that begins with a message of a key in flight leaves it where it is.
+        if not gate.kick() or gate.keyed:
+            self.waits_in_line(gate, call)
 
     def waits_in_line(self, gate: Gate, call: Call) -> None:
         """A message was queued behind others: its time budget runs, and it may be behind the one that waits for it."""
@@ -212,8 +216,7 @@ class Inbox:
             return self._refuse(call, self._full(gate))
         if evicted is not True:
             self._refuse(evicted, self._full(gate))
-        if not gate.kick():
-            self.waits_in_line(gate, call)
+        self._queued(gate, call)
         return True
 
     def _keyed(self, call: Call) -> bool:

@@ -405,7 +405,7 @@ async def test_a_topology_file_says_what_a_full_mailbox_does(
     import clerks_for_test  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
 
     work: Any = clerks_for_test.Clerk.work
-    async with ActorSystem(tree=tree) as system:
+    async with ActorSystem(tree=tree, watchdog=None) as system:
         asked = [asyncio.ensure_future(system.ask(work, 1)) for _ in range(5)]
         answers = [await outcome(one) for one in asked]
     refused = {"reject": [0, 0, 1, 1, 1], "drop_newest": [0, 0, 1, 1, 1], "drop_oldest": [1, 1, 1, 0, 0], "wait": []}
@@ -437,7 +437,7 @@ async def test_tell_wait_ends_when_the_message_has_room(mbactor: ActorSystem, ov
     assert [one.done() for one in sent] == [True, True, False, False]
     assert counted(clerk) == {"depth": 2, "highest": 2, "accepted": 3, "oldest_age": 60.0, "waiting": 2}
     await asyncio.gather(*sent)
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.001)
     assert diary == ["begun", "done", *range(4)]
     assert counted(clerk) == {"highest": 2, "accepted": 5}
 
@@ -481,6 +481,24 @@ async def test_tell_wait_outside_of_any_scope_waits_for_twenty_seconds(mbactor: 
     began = now()
     assert await outcome(clerk.tell_wait(Clerk.note, 2)) is BudgetSpent
     assert now() - began == pytest.approx(20)
+
+
+class Forwarding(Clerk):
+    @endpoint
+    async def forward(self, to: ActorRef[Any], what: int) -> None:
+        await to.tell_wait(Clerk.note, what)
+
+
+async def test_tell_wait_within_a_method_waits_no_longer_than_its_message_may(mbactor: ActorSystem) -> None:
+    clerk, diary = await a_small_clerk(mbactor, "reject")
+    forwarding = await mbactor.spawn(Forwarding)
+    await within(3, forwarding.ask, Forwarding.forward, clerk, 1)
+    await within(3, forwarding.ask, Forwarding.forward, clerk, 2)
+    await expires(within(3, forwarding.ask, Forwarding.forward, clerk, 3), now() + 3)
+    forwarding.tell(Forwarding.forward, clerk, 4)
+    await asyncio.sleep(600)
+    assert diary == ["begun", "done", 1, 2], "a message that was told has twenty seconds for it"
+    assert clerk.statistics().waiting == 0
 
 
 async def test_tell_wait_that_is_cancelled_is_not_sent(mbactor: ActorSystem) -> None:
@@ -532,7 +550,7 @@ async def test_tell_wait_goes_on_waiting_while_the_actor_restarts(mbactor: Actor
     await asyncio.sleep(0.3)
     assert clerk.statistics().waiting == 2
     await asyncio.gather(*sent)
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.001)
     assert [entry for entry in diary if isinstance(entry, int)] == [1, 2, 3, 4]
 
 
@@ -710,12 +728,12 @@ async def test_a_stash_is_handled_first_by_the_next_incarnation(mbactor: ActorSy
     diary: list[Any] = []
     patient = await mbactor.spawn(Patient, diary)
     asked = [asyncio.ensure_future(patient.ask(Patient.note, number)) for number in (1, 2)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.001)
     patient.tell(Patient.crash)
     patient.tell(Patient.note, 3)
     assert await patient.ask(Patient.open) == 3
     assert await asyncio.gather(*asked) == [1, 2]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.001)
     stashed = ["stash 1", "stash 2"]
     assert diary == [*stashed, "stop failed", *stashed, "stash 3", 1, 2, 3]
 
@@ -738,5 +756,5 @@ async def test_a_restart_of_more_than_a_second_refuses_until_it_begins_and_takes
     kept.append(asyncio.ensure_future(clerk.ask(Clerk.note, 4)))
     assert clerk.tell(Clerk.note, 5) is True, "it is starting: it takes messages again"
     assert await asyncio.gather(*kept) == [1, 4]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.001)
     assert diary == ["started", "stop failed", "started", 1, 4, 5]
