@@ -302,7 +302,7 @@ def played(plan: Plan) -> World:
         stage.close()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(PLANS)
 def test_what_waits_in_a_circle_fails_at_once_and_all_else_is_answered(plan: Plan) -> None:
     world = played(plan)
