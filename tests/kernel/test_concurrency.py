@@ -219,9 +219,9 @@ def test_a_concurrency_is_a_whole_number_above_zero(concurrency: Any) -> None:
 
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5, True, "2"])
 async def test_so_is_that_of_a_class(mbactor: ActorSystem, concurrency: Any) -> None:
-    Wrong: Any = type("Wrong", (Actor,), {"concurrency": concurrency})
+    wrong: Any = type("Wrong", (Actor,), {"concurrency": concurrency})
     with pytest.raises(DeclarationError, match=rf"Wrong.concurrency = {concurrency!r}: a whole number >= 1 expected"):
-        await mbactor.spawn(Wrong)
+        await mbactor.spawn(wrong)
 
 
 async def test_a_key_is_a_parameter(mbactor: ActorSystem) -> None:

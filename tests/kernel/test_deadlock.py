@@ -507,7 +507,7 @@ async def test_a_reentrant_actor_admits_all_that_stand_in_the_way_of_one_ask(mba
     class Fan(Open):
         @endpoint
         async def fan(self) -> list[str]:
-            return await asyncio.gather(self.peers["B"].ask(Node.leaf), self.peers["B"].ask(Node.go, []))
+            return [*await asyncio.gather(self.peers["B"].ask(Node.leaf), self.peers["B"].ask(Node.go, []))]
 
     peers = await nodes(mbactor, "AB", Fan)
     peers["C"] = await mbactor.spawn(child(Node, id="C", positional=(peers,)))

@@ -154,8 +154,8 @@ class World:
             self.wrong.append(f"{record} ran beside {beside}")
         if self.kinds[record.actor] == "reentrant" and beside:
             record.admitted = True
-            if not any(one.admitted or self.reaches(one, record, reentrant=True) for one in beside):
-                self.wrong.append(f"{record} ran beside {beside}, none of which waits for it")
+            if not any(one.admitted or one.awaits for one in beside):
+                self.wrong.append(f"{record} ran beside {beside}, none of which waits")
         if record.end is not None:
             self.wrong.append(f"{record} ran after its asker had been told {record.end}")
         record.began = True
@@ -239,7 +239,12 @@ CLASSES: dict[Kind, type[Player]] = {"serial": Player, "concurrent": Crowd, "ree
 def begin(world: World, script: Script) -> tuple[Record, Any]:
     record = world.recorded(script, asked=True)
     answer: Any = world.refs[record.actor].ask(Player.play, record.number)
-    answer.add_done_callback(lambda done: done.cancelled() or world.ends(record, done.exception()))
+
+    def over(done: asyncio.Future[Any]) -> None:
+        if not done.cancelled():
+            world.ends(record, done.exception())
+
+    answer.add_done_callback(over)
     return record, answer
 
 
