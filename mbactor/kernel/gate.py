@@ -72,15 +72,17 @@ class Gate:
             return False
         return True
 
-    def admit(self, call: Call) -> None:
-        """Run a message that waits here at once, beside the others."""
+    def admit(self, call: Call) -> bool:
+        """Run a message that waits here at once, beside the others. False where it does not wait, or may not run."""
         incarnation = self.cell.current
-        if incarnation is not None and not self.shut and self.queue.withdraw(call):
-            alone = MailboxQueue(self.cell.bound, _arrived)
-            alone.offer(call)
-            worker = Worker(self, incarnation, alone)
-            self.workers.append(worker)
-            self.cell.node.linger(worker)
+        if incarnation is None or self.shut or not self.queue.withdraw(call):
+            return False
+        alone = MailboxQueue(self.cell.bound, _arrived)
+        alone.offer(call)
+        worker = Worker(self, incarnation, alone)
+        self.workers.append(worker)
+        self.cell.node.linger(worker)
+        return True
 
     def open(self) -> None:
         """A new incarnation runs: start workers for what waits."""

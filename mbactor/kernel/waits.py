@@ -39,19 +39,23 @@ def _look(ask: Call) -> None:
     if ask.done() or _runs(ask):
         return
     cycle = _cycle(ask, certain=True)
-    if cycle is not None:
-        _resolve(ask, cycle)
-    elif _cycle(ask, certain=False) is not None:
+    if cycle is not None and _resolve(ask, cycle):
+        # The ask may stand in another cycle as well: whoever waits for the admitted call may wait for others too.
+        asyncio.get_running_loop().call_soon(_look, ask)
+    elif not ask.done() and _cycle(ask, certain=False) is not None:
         asyncio.get_running_loop().call_later(LOOK_AGAIN, _look, ask)
 
 
-def _resolve(ask: Call, cycle: list[Call]) -> None:
-    """Let the cycle pass where one of its actors admits that; else the ask fails with the cycle spelled out."""
+def _resolve(ask: Call, cycle: list[Call]) -> bool:
+    """Let the cycle pass where one of its actors admits that; else the ask fails with the cycle spelled out.
+
+    Whether a call was admitted. It is not where its actor does not run, or where it was admitted a moment before.
+    """
     for call in cycle:
         if call.cell.cls.reentrant and not _runs(call) and call.asked:
-            call.cell.gate(call.route.gate).admit(call)
-            return
+            return call.cell.gate(call.route.gate).admit(call)
     ask.fail(Deadlock(_spelled(ask, cycle)))
+    return False
 
 
 def _spelled(ask: Call, cycle: list[Call]) -> str:

@@ -501,6 +501,22 @@ async def test_one_reentrant_actor_in_a_cycle_is_enough(mbactor: ActorSystem) ->
     await all_work(peers)
 
 
+async def test_a_reentrant_actor_admits_all_that_stand_in_the_way_of_one_ask(mbactor: ActorSystem) -> None:
+    """C's ask to A closes two circles at once: A waits for two asks at B, and B waits for C."""
+
+    class Fan(Open):
+        @endpoint
+        async def fan(self) -> list[str]:
+            return [*await asyncio.gather(self.peers["B"].ask(Node.leaf), self.peers["B"].ask(Node.go, []))]
+
+    peers = await nodes(mbactor, "AB", Fan)
+    peers["C"] = await mbactor.spawn(child(Node, id="C", positional=(peers,)))
+    b = peers["B"].ask(Node.go, ["C", "A"])
+    assert await peers["A"].ask(Fan.fan) == ["leaf", "end"]
+    assert await b == "end"
+    assert now() == 0
+
+
 async def test_what_a_reentrant_actor_does_not_have_to_run_at_once_keeps_its_turn(mbactor: ActorSystem) -> None:
     peers = await nodes(mbactor, "AB", Open)
     a = peers["A"].ask(Node.go_later, 1, ["B", "A"])
