@@ -223,7 +223,7 @@ class Inbox:
         except MbactorError as error:
             return self._refuse(call, error)
         call.kwargs = arguments
-        value = arguments.get(call.route.key or "")
+        value = arguments.get(call.route.key or "", call.route.key_default)
         try:
             hash(value)
         except TypeError:
