@@ -76,7 +76,7 @@ class Inbox:
         accepted = gate.queue.offer(call)
         if accepted is not True:
             return self._overflowed(gate, call, accepted)
-        if not gate.kick():
+        if not gate.kick() or gate.keyed:  # a worker that takes it may have to hold it back behind its key
             self.waits_in_line(gate, call)
         return True
 
@@ -176,6 +176,8 @@ class Inbox:
             gate.queue.put_back(call for call in stashed if call.route.gate == number)
             for _ in stashed:
                 gate.kick()
+        if stashed:
+            self.watch_those_that_wait()  # also those that a worker was woken for, and that are passed now
         return len(stashed)
 
     def _take_stash(self) -> list[Call]:
