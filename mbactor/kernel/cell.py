@@ -12,6 +12,7 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
@@ -102,7 +103,10 @@ class Cell(Inbox):
         call = Call(self.routes.hooks[name], arguments, self, incarnation=incarnation.number)
         call.arrived = asyncio.get_running_loop().time()
         gate.queue.offer(call, lane)
-        gate.kick()
+        if not gate.kick():
+            # It passes what a worker was woken for: nobody has looked at the deadlines of those.
+            for passed in islice(gate.work, gate.limit):
+                self.watch_no_later_than(passed.deadline)
         return call
 
     # --- driven by a supervisor --------------------------------------------------------------------------

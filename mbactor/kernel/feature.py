@@ -137,6 +137,11 @@ class Feature:
 
         return invoke_plain
 
+    def default_of(self, parameter: str | None) -> Any:
+        """What the method finds in a parameter that a message leaves out; None where it has to be given."""
+        found = inspect.signature(self.function).parameters.get(parameter or "")
+        return None if found is None or found.default is inspect.Parameter.empty else found.default
+
     @property
     def direct(self) -> Callable[..., Awaitable[Any]] | None:
         """The method itself, where awaiting it with its arguments is all that a handler would do."""

@@ -180,6 +180,8 @@ class Inbox:
             gate.queue.put_back(call for call in stashed if call.route.gate == number)
             for _ in stashed:
                 gate.kick()
+        if stashed:
+            self.watch_those_that_wait()  # also those that a worker was woken for, and that are passed now
         return len(stashed)
 
     def _take_stash(self) -> list[Call]:
@@ -226,7 +228,7 @@ class Inbox:
         except MbactorError as error:
             return self._refuse(call, error)
         call.kwargs = arguments
-        value = arguments.get(call.route.key or "")
+        value = arguments.get(call.route.key or "", call.route.key_default)
         try:
             hash(value)
         except TypeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mbactor.errors import DeclarationError, MethodNotAllowed, NoSuchActor
@@ -40,8 +40,8 @@ class Route:
     """
 
     __slots__ = (
-        "address", "bind", "direct", "feature", "gate", "key", "name", "needed", "observed", "owner", "plain", "quick",
-        "returns", "signature", "types",
+        "address", "bind", "direct", "feature", "gate", "key", "key_default", "name", "needed", "observed", "owner",
+        "plain", "quick", "returns", "signature", "types",
     )  # fmt: skip
 
     def __init__(self, feature: Feature, owner: type[Actor]) -> None:
@@ -49,6 +49,8 @@ class Route:
         self.owner = owner
         self.gate = ASIDE if feature.aside else SERIAL
         self.key = feature.key
+        self.key_default = feature.default_of(self.key)
+        """The key of a message that leaves the argument out."""
         self.name = f"{owner.__name__}.{feature.name}"
         self.address = f"{owner.host or owner.__name__}{feature.path}"
         self.signature = feature.signature(owner)
@@ -149,15 +151,17 @@ class Routes:
         if feature.concurrency is not None:
             route.gate = len(self.gates)
             route.quick = False
-            self.gates.append(Lanes(feature.name, feature.concurrency, keyed=feature.key is not None))
-        elif feature.key is not None:
-            if self.gates[SERIAL].limit == 1:
-                raise DeclarationError(
-                    f"{route.name}: key {feature.key!r} says nothing while its messages run one at a time; give the"
-                    " endpoint or the class a concurrency above 1"
-                )
-            self.gates[SERIAL] = Lanes("", self.gates[SERIAL].limit, keyed=True)
-        if feature.key is not None and feature.key not in route.signature.parameters:
+            self.gates.append(Lanes(feature.name, feature.concurrency))
+        if feature.key is None:
+            return
+        lanes = self.gates[route.gate]
+        if lanes.limit == 1:
+            raise DeclarationError(
+                f"{route.name}: key {feature.key!r} says nothing while its messages run one at a time; give the"
+                " endpoint or the class a concurrency above 1"
+            )
+        self.gates[route.gate] = replace(lanes, keyed=True)
+        if feature.key not in route.signature.parameters:
             takes = ", ".join(route.signature.names) or "none"
             raise DeclarationError(f"{route.name}: key {feature.key!r} is no parameter of it; it has {takes}")
 

@@ -114,7 +114,6 @@ async def test_an_actor_that_was_stopped_is_told_as_shutdown(mbactor: ActorSyste
     assert diary == [(worker.id, "shutdown")]
 
 
-@pytest.mark.xfail(strict=True, reason="Cell.end loses that the actor was killed: watchers are told a shutdown")
 async def test_an_actor_that_was_killed_is_told_as_killed(mbactor: ActorSystem) -> None:
     boss, diary = await a_boss(mbactor)
     worker = await mbactor.spawn(Worker)
