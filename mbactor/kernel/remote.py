@@ -191,6 +191,8 @@ class Remote:
             call.route = route or cell.routes.find(subjects.parse_request(delivery.subject).address)
         except MbactorError as error:
             call.fail(error)
+            if not call.asked:
+                self._node.dead_letters.add(cell.address, "?", None, None, str(error))
             return
         now = asyncio.get_running_loop().time()
         call.deadline = math.inf if envelope.budget is None else now + envelope.budget
