@@ -119,13 +119,14 @@ async def test_an_actor_runs_one_message_after_the_other(mbactor: ActorSystem) -
 async def test_endpoints_with_a_concurrency_pass_beside_the_gate(mbactor: ActorSystem, beside: Any) -> None:
     desk, diary = await a_desk(mbactor)
     await asyncio.gather(desk.ask(Desk.serial, "a", 3), desk.ask(beside, "b", 1))
-    assert diary == ["a(", "b(", "b)", "a)"]
+    assert sorted(diary[:2]) == ["a(", "b("]
+    assert diary[2:] == ["b)", "a)"]
 
 
 async def test_an_endpoint_runs_as_many_of_its_messages_at_once_as_it_says(mbactor: ActorSystem) -> None:
     desk, diary = await a_desk(mbactor)
     await asyncio.gather(*(desk.ask(Desk.pair, what) for what in "abcd"))
-    assert diary[:2] == ["a(", "b("]
+    assert sorted(diary[:2]) == ["a(", "b("]
     assert set(diary[2:6]) == {"a)", "b)", "c(", "d("}
     assert now() == pytest.approx(2)
 
@@ -153,7 +154,8 @@ async def test_of_a_key_one_is_in_flight_in_order_and_others_pass(mbactor: Actor
         desk.ask(Desk.handle, 1, "a", 2), desk.ask(Desk.handle, 1, "b"), desk.ask(Desk.handle, 1, "c"),
         desk.ask(Desk.handle, 2, "x"),
     )  # fmt: skip
-    assert diary == ["a(", "x(", "x)", "a)", "b(", "b)", "c(", "c)"]
+    assert sorted(diary[:2]) == ["a(", "x("]
+    assert diary[2:] == ["x)", "a)", "b(", "b)", "c(", "c)"]
 
 
 async def test_endpoints_of_a_concurrent_class_share_keys_of_the_same_name(mbactor: ActorSystem) -> None:
