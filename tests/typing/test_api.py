@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import NoReturn, assert_type
 
 import pytest
 
-from mbactor import Actor, ActorRef, ActorSystem, MailboxStatistics, Supervisor, child, endpoint
+from mbactor import (
+    Actor,
+    ActorRef,
+    ActorSystem,
+    Answer,
+    DeadLetter,
+    Exit,
+    MailboxStatistics,
+    Supervisor,
+    Timer,
+    child,
+    endpoint,
+)
 from mbactor.foreman import Flow, FlowOutcome, Flows, Graph, StepRecord, task, workflow
 from mbactor.foreman.features import TaskReference, WorkflowReference
-from mbactor.kernel.ref import Answer
+from mbactor.kernel.names import Names
 from mbactor.supervisor import ChildSpec
 
 pytestmark = pytest.mark.anyio
@@ -48,6 +60,82 @@ class Counter(Actor):
         self.ask(Counter.add, by="x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+class Worker(Actor):
+    """What an actor does with itself, in threads and in worker processes."""
+
+    @endpoint(concurrency=4, key="name", requires="roles.admin")
+    async def keyed(self, name: str) -> int:
+        return len(name)
+
+    @endpoint(thread=True)
+    def in_thread(self, times: int) -> str:
+        assert_type(self.ask(Counter.add, by=times), Answer[int])
+        assert_type(self.ask(Counter.add, by=times).result(), int)
+        return "x" * times
+
+    @endpoint(process=True)
+    @staticmethod
+    def in_process(data: bytes, times: int = 1) -> int:
+        return len(data) * times
+
+    @endpoint
+    async def fetched(self, what: bytes) -> None: ...
+
+    @endpoint
+    async def count_fetched(self, what: int) -> None: ...
+
+    @endpoint
+    async def failed(self, error: str) -> None: ...
+
+    @endpoint
+    async def two(self, one: bytes, other: bytes) -> None: ...
+
+    async def fetch(self) -> bytes:
+        return b""
+
+    async def on_exit(self, ref: ActorRef[object], exit: Exit) -> None: ...
+
+    async def on_undelivered(self, letter: DeadLetter) -> None:
+        assert_type(letter.reason, str)
+
+    async def on_receive_timeout(self) -> None: ...
+
+    def later(self, what: bytes | None) -> bytes:
+        """What comes after `stash` is never reached, so a checker knows that there is something."""
+        if what is None:
+            self.stash()
+        return what
+
+    async def use(self, other: ActorRef[Counter]) -> None:
+        assert_type(self.unstash_all(), int)
+        assert_type(self.refs, Names)
+        assert_type(self.watch(other), None)
+        assert_type(self.unwatch(other), None)
+        assert_type(self.set_receive_timeout("5s"), None)
+        assert_type(self.set_receive_timeout(None), None)
+
+    def use_timers(self) -> None:
+        assert_type(self.send_after("5s", Worker.fetched, b""), Timer)
+        assert_type(self.send_every(0.5, Worker.fetched, what=b""), Timer)
+        assert_type(self.send_after(1, Worker.in_thread, 5), Timer)
+        assert_type(self.send_after(1, Worker.fetched, b"").active, bool)
+        self.send_after(1, Worker.fetched, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        self.send_after(1, Worker.fetched)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        self.send_every(1, Worker.fetched, who=b"")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+    def use_pipes(self) -> None:
+        self.pipe_to_self(self.fetch(), Worker.fetched)
+        self.pipe_to_self(self.fetch(), Worker.fetched, failed=Worker.failed)
+        self.pipe_to_self(self.ask(Worker.in_process, b""), Worker.count_fetched)
+        self.pipe_to_self(self.fetch(), Worker.count_fetched)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        self.pipe_to_self(self.fetch(), Worker.two)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        self.pipe_to_self(self.fetch(), Worker.fetched, failed=Worker.count_fetched)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def assert_stash(worker: Worker) -> NoReturn:
+    worker.stash()
+
+
 class Sub(Counter):
     host = "sub.example"
 
@@ -68,6 +156,28 @@ async def use_a_system(system: ActorSystem) -> None:
     assert_type(await sub.ask(Counter.add), int)
     supervisor = await system.spawn(Supervisor, children=[child(Counter)])
     assert_type(supervisor, Supervisor)
+
+
+async def use_a_worker(system: ActorSystem) -> None:
+    worker = await system.spawn(Worker)
+    assert_type(await worker.ask(Worker.keyed, "name"), int)
+    assert_type(worker.ask(Worker.in_thread, 3), Answer[str])
+    assert_type(await worker.ask(Worker.in_thread, times=3), str)
+    assert_type(worker.ask(Worker.in_process, b"x", times=2), Answer[int])
+    assert_type(await worker.ask(Worker.in_process, b"x"), int)
+    assert_type(worker.tell(Worker.in_process, b"x"), bool)
+    assert_type(await worker.tell_wait(Worker.in_thread, 3), None)
+    await worker.tell_wait(Worker.in_thread, "x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    worker.ask(Worker.in_process, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    worker.ask(Worker.in_thread, 5, 6)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    system.refs.register("worker", worker)
+    with system.acting_for({"roles": ["admin"]}):
+        assert_type(await system.ask(Worker.keyed, "name"), int)
+
+
+def use_a_worker_at_hand(worker: Worker) -> None:
+    assert_type(worker.in_thread(3), str)
+    assert_type(worker.in_process(b"x"), int)
 
 
 async def use_an_instance(counter: Counter) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 import anyio
 
@@ -130,10 +130,16 @@ class _Decorator:
     ) -> AsyncEndpoint[A_co, P, R_co]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[A_co, P], R_co], /) -> Endpoint[A_co, P, R_co]: ...
-    @overload
-    def __call__(self, function: staticmethod[P, R_co], /) -> Endpoint[Any, P, R_co]: ...
     def __call__(self, function: Any, /) -> Any:
         return _declared(function, self._settings, thread=self._thread, process=self._process)
+
+
+class _ProcessDecorator(Protocol):
+    """`@endpoint(process=True)`: decorates a static method, which has no `self`. To type checkers that is a function
+    like any other, so only the setting tells.
+    """
+
+    def __call__(self, function: Callable[P, R_co], /) -> Endpoint[Any, P, R_co]: ...
 
 
 @overload
@@ -151,8 +157,19 @@ def endpoint(
     requires: str | None = None,
     concurrency: int | None = None,
     key: str | None = None,
+    process: Literal[True],
+) -> _ProcessDecorator: ...
+@overload
+def endpoint(
+    *,
+    method: str = ANY_METHOD,
+    path: str | None = None,
+    port: int | None = None,
+    requires: str | None = None,
+    concurrency: int | None = None,
+    key: str | None = None,
     thread: bool = False,
-    process: bool = False,
+    process: Literal[False] = False,
 ) -> _Decorator: ...
 def endpoint(
     function: Callable[..., Any] | None = None,
