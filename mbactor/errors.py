@@ -174,9 +174,23 @@ def _restored(
     trace: NotedTrace | str | None,
 ) -> MbactorError:
     try:
-        return cls.restore(message, status, fields, taken=taken, remote_trace=trace)
+        error = cls.restore(message, status, fields, taken=taken, remote_trace=trace)
     except (TypeError, AttributeError):  # a class that cannot be made again without its own constructor
-        return MbactorError.restore(message, status, fields, taken=taken, remote_trace=trace)
+        error = MbactorError.restore(message, status, fields, taken=taken, remote_trace=trace)
+    if trace is not None:
+        error.__cause__ = RemoteTraceback(trace)
+    return error
+
+
+class RemoteTraceback(Exception):
+    """Stands as the cause of an error that was raised in another actor, and shows the traceback that it had there."""
+
+    def __init__(self, trace: NotedTrace | str) -> None:
+        super().__init__()
+        self._trace = trace
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self._trace}"""'
 
 
 # --- the message could not be delivered ------------------------------------------------------------
@@ -234,14 +248,15 @@ class ActorRestarting(Unavailable):
 
 
 class ActorStopped(MbactorError):
-    """The actor ended for good before it took the message."""
+    """The actor ended for good before it took the message. `ended` says how, where it did not end cleanly."""
 
     status = 503
     taken: Taken = "no"
 
-    def __init__(self, address: str) -> None:
-        super().__init__(f"{address} has stopped", address=address)
+    def __init__(self, address: str, ended: str = "") -> None:
+        super().__init__(f"{address} has stopped" + (f" ({ended})" if ended else ""), address=address, ended=ended)
         self.address = address
+        self.ended = ended
 
 
 class AddressTooLong(MbactorError):

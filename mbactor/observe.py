@@ -106,6 +106,21 @@ class Observer(Protocol):
 _TRACEPARENT = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
 )
+LAST_RESORT_LIMIT = 20
+"""Events of a process that are shown where nobody listens."""
+_LOUD = frozenset(
+    {
+        "actor.abandoned",
+        "actor.crashed",
+        "actor.stop_failed",
+        "foreman.trouble",
+        "loop.blocked",
+        "message.dead",
+        "message.failed",
+        "supervisor.gave_up",
+    }
+)
+_shown = 0
 _HERE = "the work at hand"
 _observers: tuple[Observer, ...] = ()
 tracers: tuple[Observer, ...] = ()
@@ -148,7 +163,12 @@ def observing(observer: Observer) -> Iterator[None]:
 
 
 def emit(name: str, /, **fields: Any) -> None:
-    """Tell whoever listens that something changed. `name` is one of `EVENTS`."""
+    """Tell whoever listens that something changed. `name` is one of `EVENTS`.
+
+    Where nobody listens, the first few that are warnings or errors go to stderr, as Python's own `logging` does it.
+    """
+    if not _observers and (name in _LOUD or fields.get("level") in {"warning", "error"}):
+        _last_resort(name, fields)
     for observer in _observers:
         try:
             observer.on_event(name, fields)
@@ -169,6 +189,22 @@ def parse_traceparent(text: str) -> tuple[str, str, bool] | None:
     if found["version"] == "00" and found["more"]:
         return None
     return found["trace"], found["span"], bool(int(found["flags"], 16) & 1)
+
+
+def _last_resort(name: str, fields: dict[str, Any]) -> None:
+    global _shown
+    _shown += 1
+    if _shown > LAST_RESORT_LIMIT:
+        return
+    from mbactor.observers import LogObserver  # which imports this module
+
+    with suppress(OSError, ValueError, AttributeError):  # stderr is closed, or there is none
+        LogObserver(sys.stderr, level="warning").on_event(name, fields)
+        if _shown == LAST_RESORT_LIMIT:
+            sys.stderr.write(
+                "mbactor: nobody listens to events, and more of them are not shown; to see all:"
+                " mbactor.observe.add_observer(mbactor.observers.LogObserver())\n"
+            )
 
 
 class span:  # noqa: N801 - reads as a word: `with observe.span(...)`

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, ParamSpec, Self, TypeVar
 
 import anyio
@@ -21,6 +23,7 @@ from mbactor.kernel.worker import Stashed
 from mbactor.mailbox import Mailbox
 
 if TYPE_CHECKING:
+    from mbactor.kernel.cell import Cell
     from mbactor.kernel.client import Response
     from mbactor.kernel.dead_letters import DeadLetter
     from mbactor.kernel.incarnation import Incarnation
@@ -143,7 +146,11 @@ class Actor:
 
     def stop(self) -> None:
         """End cleanly once the message in hand is finished."""
-        self._alive().finish()
+        incarnation = self._alive()
+        if get_ident() == incarnation.cell.node.thread:
+            incarnation.finish()
+        else:
+            incarnation.cell.node.loop.call_soon_threadsafe(incarnation.finish)
 
     # --- messages for later ----------------------------------------------------------------------------------
 
@@ -156,12 +163,12 @@ class Actor:
         Its asker goes on waiting, within its time budget. As many are kept as the mailbox may hold (MailboxFull to
         the asker beyond). What is stashed when the incarnation ends is handled first by the next.
         """
-        self._alive()
+        self._on_loop("stash")
         raise Stashed
 
     def unstash_all(self) -> int:
         """Handle what was stashed next, in the order in which it came. How many messages there were."""
-        return self._alive().cell.unstash()
+        return self._on_loop("unstash_all").cell.unstash()
 
     def send_after(
         self, delay: Duration, operation: Operation[Any, P, Any], *args: P.args, **kwargs: P.kwargs
@@ -182,7 +189,7 @@ class Actor:
 
     def set_receive_timeout(self, duration: Duration | None) -> None:
         """Have `on_receive_timeout` run when no message came for so long; None switches it off."""
-        incarnation = self._alive()
+        incarnation = self._on_loop("set_receive_timeout")
         incarnation.cell.idle_after = None if duration is None else seconds(duration)
         incarnation.watch_idleness(incarnation.cell.idle_after)
 
@@ -192,8 +199,12 @@ class Actor:
         """Run work in the background of this incarnation: its exception is a crash of the actor, the incarnation's
         end cancels it.
         """
+        if not inspect.iscoroutine(work):
+            raise TypeError(
+                f"spawn_task({work!r}): a coroutine expected: call the method, self.spawn_task(self.work())"
+            )
         try:
-            incarnation = self._alive()
+            incarnation = self._on_loop("spawn_task")
         except BaseException:
             work.close()
             raise
@@ -234,11 +245,11 @@ class Actor:
 
         Restarts are not told. The watch is this incarnation's: the next one watches again in its `on_start`.
         """
-        self._alive().watch(ref.cell)
+        self._on_loop("watch").watch(_reached(ref, "watch"))
 
     def unwatch(self, ref: ActorRef[Any]) -> None:
         """No notice of that actor comes any more, not even one that is on its way."""
-        self._alive().unwatch(ref.cell)
+        self._on_loop("unwatch").unwatch(_reached(ref, "unwatch"))
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -250,7 +261,7 @@ class Actor:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Timer:
-        incarnation = self._alive()
+        incarnation = self._on_loop("send_after" if every is None else "send_every")
         if not isinstance(operation, Operation):
             raise TypeError(f"{operation!r} given, a reference to an endpoint of this actor expected")
         route = incarnation.cell.routes.by_name.get(operation.feature.name)
@@ -261,6 +272,13 @@ class Actor:
         bound = route.signature.bind(args, kwargs)
         return Timer(incarnation, route, bound, delay, every)
 
+    def _on_loop(self, what: str) -> Incarnation:
+        """What only the event loop may do: a method in a thread may ask and tell."""
+        incarnation = self._alive()
+        if get_ident() != incarnation.cell.node.thread:
+            raise RuntimeError(f"self.{what} was called in a thread; there, an actor may ask and tell itself instead")
+        return incarnation
+
     def _alive(self) -> Incarnation:
         incarnation = self._incarnation
         if incarnation is None:
@@ -270,3 +288,9 @@ class Actor:
             )
         incarnation.check_current()
         return incarnation
+
+
+def _reached(ref: Any, what: str) -> Cell:
+    if not isinstance(ref, ActorRef):
+        raise TypeError(f"self.{what}({ref!r}): an ActorRef expected")
+    return ref.cell

@@ -41,7 +41,7 @@ class Cell(Inbox):
     """Runs one actor, incarnation after incarnation. Everything happens on one event loop."""
 
     __slots__ = (
-        "__weakref__", "_killed", "_replica", "args", "config", "ended", "exits", "hook", "idle_after", "incarnation",
+        "__weakref__", "_killed", "_replica", "args", "config", "exits", "hook", "idle_after", "incarnation",
         "kwargs",
         "on_exit", "served", "shutdown", "started_at", "terminate", "watchers",
     )  # fmt: skip
@@ -68,8 +68,6 @@ class Cell(Inbox):
         self.on_exit: Callable[[Exit], None] | None = None
         self.terminate: Callable[[], Awaitable[None]] | None = None
         self.started_at = 0.0
-        self.ended: Exit | None = None
-        """How it ended for good."""
         self.exits: deque[tuple[float, Exit]] | tuple[()] = ()
         """The last ends of incarnations, with the loop's time."""
         self.hook: Hooked | None = None

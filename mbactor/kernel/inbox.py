@@ -18,6 +18,7 @@ from mbactor.mailbox import Mailbox, MailboxStatistics
 
 if TYPE_CHECKING:
     from mbactor.kernel.actor import Actor
+    from mbactor.kernel.exit import Exit
     from mbactor.kernel.incarnation import Incarnation
     from mbactor.kernel.node import Node
 
@@ -31,8 +32,22 @@ class Inbox:
     """The half of a cell that senders meet. Everything happens on one event loop."""
 
     __slots__ = (
-        "_paused", "_tells", "_timer", "bound", "cls", "current", "id", "main", "node", "other", "routes", "stashed",
-        "state", "timer_at", "ways",
+        "_paused",
+        "_tells",
+        "_timer",
+        "bound",
+        "cls",
+        "current",
+        "ended",
+        "id",
+        "main",
+        "node",
+        "other",
+        "routes",
+        "stashed",
+        "state",
+        "timer_at",
+        "ways",
     )  # fmt: skip
 
     def __init__(self, node: Node, cls: type[Actor], id: str, mailbox: Mailbox | None) -> None:
@@ -54,6 +69,8 @@ class Inbox:
         self._timer: asyncio.TimerHandle | None = None
         self._paused = 0.0
         self._tells: dict[Call, asyncio.Future[None]] | None = None
+        self.ended: Exit | None = None
+        """How it ended for good."""
 
     @property
     def address(self) -> str:
@@ -204,7 +221,7 @@ class Inbox:
     def _why_not(self) -> MbactorError:
         if self.state != "closed" and self._paused > LONG_PAUSE:
             return ActorRestarting(self.address, self._paused)
-        return ActorStopped(self.address)
+        return self.stopped()
 
     def _full(self, gate: Gate) -> MailboxFull:
         return MailboxFull(self.address, gate.queue.bound.capacity)
@@ -254,6 +271,11 @@ class Inbox:
             timer = loop.call_later(budget, lambda: None if future.done() else future.set_exception(error))
         future.add_done_callback(withdrawn)
 
+    def stopped(self) -> ActorStopped:
+        """Why nothing is taken any more."""
+        ended = self.ended
+        return ActorStopped(self.address, "" if ended is None or ended.clean else str(ended))
+
     def refuse_all(self) -> None:
         """The actor has ended for good: nothing that waits will be handled, and nothing more is taken."""
         if self._timer is not None:
@@ -263,9 +285,9 @@ class Inbox:
             gate.retire()
             gate.let_in(False)
             for call in gate.queue.drain():
-                self._refuse(call, ActorStopped(self.address))
+                self._refuse(call, self.stopped())
         for call in self._take_stash():
-            self._refuse(call, ActorStopped(self.address))
+            self._refuse(call, self.stopped())
 
     # --- deadlines ----------------------------------------------------------------------------------------
 

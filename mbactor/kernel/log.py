@@ -28,5 +28,5 @@ class Log:
         self._emit("error", message, fields)
 
     def _emit(self, level: str, message: str, fields: dict[str, Any]) -> None:
-        if observe.active():
+        if observe.active() or level in {"warning", "error"}:
             observe.emit("log", **{**fields, "level": level, "message": message, "actor": self._source})

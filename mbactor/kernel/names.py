@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mbactor.errors import ActorStopped, NameTaken, NoSuchName
+from mbactor.errors import NameTaken, NoSuchName
 from mbactor.kernel.ref import ActorRef
 
 if TYPE_CHECKING:
@@ -30,12 +30,15 @@ class Names:
 
     def register(self, name: str, ref: ActorRef[Any]) -> None:
         """Give an actor of this node a name. NameTaken where another has it; ActorStopped where it has ended."""
+        given: tuple[Any, Any] = (name, ref)
+        if not isinstance(given[0], str) or not isinstance(given[1], ActorRef):
+            raise TypeError(f"register{given!r}: a text and an ActorRef expected")
         cell = ref.cell
         holder = self._cells.get(name)
         if holder is not None and holder is not cell:
             raise NameTaken(name, holder.address)
         if cell.ended is not None:
-            raise ActorStopped(cell.address)
+            raise cell.stopped()
         self._cells[name] = cell
         self._names.setdefault(cell, set()).add(name)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mbactor.errors import DeclarationError, MethodNotAllowed, NoSuchActor
-from mbactor.kernel.feature import Feature, Operation, check_operation
+from mbactor.kernel.context import Call
+from mbactor.kernel.feature import Feature, Invoke, Operation, check_operation
 from mbactor.kernel.pipeline import INBOUND, assemble, observed
 from mbactor.kernel.schema import Signature
 from mbactor.mailbox import Mailbox
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 ASIDE_LIMIT = 64
 """Tasks, workflows and web methods of one actor that run at once, beside its serial gate."""
 SERIAL, ASIDE = 0, 1
+_HOOK_ARGUMENTS = {"on_stop": ("exit",), "on_exit": ("ref", "exit"), "on_undelivered": ("letter",)}
 HOOKS = ("on_start", "on_stop", "on_exit", "on_undelivered", "on_receive_timeout")
 
 
@@ -84,6 +86,14 @@ class Hook(Feature):
     def signature(self, owner: type) -> Signature:
         return Signature(f"{owner.__name__}.{self.name}", [], Any)
 
+    def handler(self, route: Route) -> Invoke:  # noqa: ARG002 - the signature of all features
+        function = self.function
+
+        async def invoke(actor: Any, call: Call) -> Any:
+            return await function(actor, *call.kwargs.values())  # whatever the class calls its parameters
+
+        return invoke
+
 
 async def _background(self: Actor) -> None:
     """Stands for what an actor does beside its messages."""
@@ -107,6 +117,8 @@ class Routes:
             feature = inspect.getattr_static(cls, name)
             if isinstance(feature, Feature):
                 self._add(Route(feature, cls))
+            else:
+                self._check_override(name)
         self.hooks = {name: Route(Hook(getattr(cls, name), name), cls) for name in HOOKS}
         self.background = Route(Hook(_background, "background"), cls)
         own = {name for name in HOOKS if not getattr(getattr(cls, name), "does_nothing", False)}
@@ -120,7 +132,8 @@ class Routes:
         route = self.by_name.get(operation.feature.name)
         if route is None:
             raise NoSuchActor(
-                self.cls.host or self.cls.__name__, f"{self.cls.__name__} has no {operation.feature.name}"
+                self.cls.host or self.cls.__name__,
+                f"{self.cls.__name__} has no {operation.feature.name}; {operation!r} was asked for",
             )
         self.by_operation[operation] = route
         return route
@@ -145,6 +158,14 @@ class Routes:
             raise DeclarationError(f"{route.name} and {other.name} are both reached at {feature.method} {feature.path}")
         self._choose_gate(route)
         self.by_name[feature.name] = methods[feature.method] = route
+
+    def _check_override(self, name: str) -> None:
+        """A method that has lost the decorator of the one it overrides would just be gone for whoever asks."""
+        above = next((one for one in self.cls.__mro__ if isinstance(vars(one).get(name), Feature)), None)
+        if above is not None:
+            raise DeclarationError(
+                f"{self.cls.__name__}.{name} overrides {above.__name__}.{name} without its decorator, such as @endpoint"
+            )
 
     def _choose_gate(self, route: Route) -> None:
         feature = route.feature
@@ -177,10 +198,21 @@ def routes_of(cls: type[Actor]) -> Routes:
             check_host(cls.host, cls.__name__)
         _check_settings(cls)
         for hook in HOOKS:
-            if not inspect.iscoroutinefunction(getattr(cls, hook)):
-                raise DeclarationError(f"{cls.__name__}.{hook} must be an `async def`")
+            _check_hook(cls, hook)
         found = _routes[cls] = Routes(cls)
     return found
+
+
+def _check_hook(cls: type[Actor], hook: str) -> None:
+    method = getattr(cls, hook)
+    if not inspect.iscoroutinefunction(method):
+        raise DeclarationError(f"{cls.__name__}.{hook} must be an `async def`")
+    arguments = _HOOK_ARGUMENTS.get(hook, ())
+    try:
+        inspect.signature(method).bind(cls, *arguments)
+    except TypeError as error:
+        called = f"self.{hook}({', '.join(arguments)})"
+        raise DeclarationError(f"{cls.__name__}.{hook} is called as {called}: {error}") from None
 
 
 def _check_settings(cls: type[Actor]) -> None:

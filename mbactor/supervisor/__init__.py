@@ -8,6 +8,7 @@ of a process, and `line.py` what it keeps of each spawned actor.
 
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.spec import Backoff, ChildSpec, SupervisorSpec, child
+from mbactor.supervisor.state import StartFailed
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.system import ActorSystem
 from mbactor.supervisor.tree import TreeNode
@@ -17,6 +18,7 @@ __all__ = [
     "Backoff",
     "ChildSpec",
     "DynamicSupervisor",
+    "StartFailed",
     "Supervisor",
     "SupervisorSpec",
     "TreeNode",

@@ -21,7 +21,7 @@ from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
 from mbactor.supervisor.children import Build, ChildCount, ChildRow, build_child, made
 from mbactor.supervisor.line import Line
 from mbactor.supervisor.runner import Runner
-from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
+from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, check_spec
 from mbactor.supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class DynamicSupervisor(Supervisor):
         AlreadyStarted or AlreadyPresent where the id is taken, Unavailable where `max_children` run, StartFailed.
         """
         self._bound()
+        check_spec(spec)
         self._starts += 1
         if not self._starts % FAIR_RUN:
             await asyncio.sleep(0)

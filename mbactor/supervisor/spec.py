@@ -205,6 +205,13 @@ class SupervisorSpec:
             )
 
 
+def check_spec(spec: Any) -> None:
+    """Refuse what is no child specification, with what is meant instead."""
+    if not isinstance(spec, ChildSpec):
+        name = getattr(spec, "__name__", None)
+        raise InvalidSpec(f"{spec!r} given, child({name or '...'}) expected")
+
+
 @lru_cache(maxsize=1024)
 def kebab_case(name: str) -> str:
     """`HTTPServer` as `http-server`."""

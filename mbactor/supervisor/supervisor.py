@@ -24,7 +24,7 @@ from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.seams import checkpoint
 from mbactor.supervisor.children import Build, Child, ChildCount, ChildRow, build_child, start_now
 from mbactor.supervisor.runner import Runner
-from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec
+from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec, check_spec
 from mbactor.supervisor.state import DeleteChild, Phase, RestartChild, StartChild, TerminateChild
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Supervisor:
         AlreadyStarted or AlreadyPresent where the id is taken, StartFailed (and the child is forgotten) where
         it does not start. None is returned for a child that asked not to be started.
         """
+        check_spec(spec)
         if spec.replicas != 1:
             raise InvalidSpec(f"child {spec.id!r}: replicas: {spec.replicas} given, 1 expected here")
         runner = self._bound()

@@ -20,7 +20,9 @@ from typing import Any, Union
 import msgspec
 
 from mbactor.durations import seconds_of_text
-from mbactor.errors import InvalidSpec, error_text
+from mbactor.errors import DeclarationError, InvalidSpec, error_text
+from mbactor.kernel import Actor
+from mbactor.kernel.routes import routes_of
 from mbactor.supervisor.spec import kind_of
 from mbactor.supervisor.topology_fields import Section, did_you_mean
 from mbactor.supervisor.yaml_positions import Entry
@@ -58,6 +60,11 @@ def import_class(reference: str) -> type:
     except InvalidSpec:
         raise ValueError(f"{reference} is {found!r}, an Actor or Supervisor class expected") from None
     cls: type = found
+    if issubclass(cls, Actor):
+        try:
+            routes_of(cls)
+        except DeclarationError as error:
+            raise ValueError(str(error)) from None
     return cls
 
 
