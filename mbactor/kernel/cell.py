@@ -284,7 +284,7 @@ class Cell(Inbox):
     def watch_idleness(self) -> None:
         """The queue is empty: after `idle_after` without another message `on_receive_timeout` is due."""
         if self.current is not None and self.idle_after is not None:
-            self.current.watch_idleness(self.idle_after)
+            self.current.go_on_watching_idleness(self.idle_after)
 
 
 _NOTHING: Mapping[str, Any] = {}

@@ -35,6 +35,7 @@ class Incarnation:
         "_end",
         "_id",
         "_idle",
+        "_rung",
         "_sooner",
         "_tasks",
         "_until",
@@ -62,6 +63,7 @@ class Incarnation:
         self._tasks: set[asyncio.Task[Any]] | None = None
         self._watched: dict[Cell, Call | None] | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._rung = -1
 
     @property
     def id(self) -> str:
@@ -161,22 +163,28 @@ class Incarnation:
             served = self._served()
             self._idle = asyncio.get_running_loop().call_later(after, self._been_idle, after, served)
 
+    def go_on_watching_idleness(self, after: float) -> None:
+        """All that came is handled: begin anew, unless nothing came since it rang."""
+        if self._served() != self._rung:
+            self.watch_idleness(after)
+
     def _been_idle(self, after: float, served: int) -> None:
         self._idle = None
         if self.cell.current is not self:
             return
         if self._served() == served and not self._busy():
             self.cell.notice("on_receive_timeout")
+            self._rung = self._served()
         elif not self._busy():
             self.watch_idleness(after)
 
     def _served(self) -> int:
-        main = self.cell.main
-        return main.queue.accepted if main is not None else 0
+        return sum(gate.queue.accepted for gate in self.cell.gates())
 
     def _busy(self) -> bool:
-        main = self.cell.main
-        return main is not None and (len(main.queue) > 0 or any(worker.call is not None for worker in main.workers))
+        return any(
+            len(gate.queue) or any(worker.call is not None for worker in gate.workers) for gate in self.cell.gates()
+        )
 
     # --- the end -------------------------------------------------------------------------------------------------
 
