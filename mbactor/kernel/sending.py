@@ -181,12 +181,23 @@ class Answer(ThreadFuture[Any]):
 def _elsewhere(node: Node, send: Callable[[], Any]) -> Any:
     """An ask made where the node's loop does not run: in a thread, or wrongly."""
     try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _asked_in_thread(node, send)
+    try:
         node.check_running()
     except Unavailable as error:
         return failed_already(error)
-    except RuntimeError:
-        return from_thread(node, send)
     raise AssertionError("the node's loop runs in another thread than it was opened in")
+
+
+def _asked_in_thread(node: Node, send: Callable[[], Any]) -> Answer:
+    try:
+        return from_thread(node, send)
+    except Unavailable as error:
+        answer = Answer()
+        answer.set_exception(error)
+        return answer
 
 
 def told_elsewhere(node: Node, told: Callable[[], bool]) -> bool:
