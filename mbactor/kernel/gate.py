@@ -69,6 +69,8 @@ class Gate:
             self._add_worker()
         else:
             self.idle = False
+            if self.shut and self.cell.state == "closed":
+                self.cell.refuse_all()  # a thread was about to put it there when the actor ended
             return False
         return True
 

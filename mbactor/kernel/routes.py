@@ -195,6 +195,8 @@ def routes_of(cls: type[Actor]) -> Routes:
     found = _routes.get(cls)
     if found is None:
         if cls.host is not None:
+            if not isinstance(cls.host, str):
+                raise DeclarationError(f"{cls.__name__}.host = {cls.host!r}: a text, or None, expected")
             check_host(cls.host, cls.__name__)
         _check_settings(cls)
         for hook in HOOKS:
@@ -228,8 +230,14 @@ def _check_settings(cls: type[Actor]) -> None:
 
 _RESERVED = frozenset(
     {
+        "_alive",
+        "_incarnation",
+        "_on_loop",
+        "_piped",
+        "_timer",
         "ask",
         "at",
+        "config",
         "host",
         "id",
         "log",

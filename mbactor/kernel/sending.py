@@ -184,6 +184,19 @@ def _serialized(
 class Answer(ThreadFuture[Any]):
     """The answer to an ask made in a thread: `result()` waits for it there."""
 
+    def __init__(self, caller: Call | None) -> None:
+        super().__init__()
+        self.caller = caller
+        self.waited_for = False
+        """Whether the thread of the caller stands still for it."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        self.waited_for = True
+        try:
+            return super().result(timeout)
+        finally:
+            self.waited_for = False
+
     def __await__(self) -> Any:
         raise RuntimeError("this ask was made in a thread, which cannot await: use .result()")
 
@@ -191,12 +204,23 @@ class Answer(ThreadFuture[Any]):
 def _elsewhere(node: Node, send: Callable[[], Any]) -> Any:
     """An ask made where the node's loop does not run: in a thread, or wrongly."""
     try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _asked_in_thread(node, send)
+    try:
         node.check_running()
     except Unavailable as error:
         return failed_already(error)
-    except RuntimeError:
-        return from_thread(node, send)
     raise AssertionError("the node's loop runs in another thread than it was opened in")
+
+
+def _asked_in_thread(node: Node, send: Callable[[], Any]) -> Answer:
+    try:
+        return from_thread(node, send)
+    except Unavailable as error:
+        answer = Answer(current.get())
+        answer.set_exception(error)
+        return answer
 
 
 def told_elsewhere(node: Node, told: Callable[[], bool]) -> bool:
@@ -215,7 +239,7 @@ def from_thread(node: Node, send: Callable[[], Any]) -> Answer:
     loop = node.loop
     if loop is None:
         raise Unavailable("the system is not running; use it in an `async with` block")
-    answer = Answer()
+    answer = Answer(current.get())
 
     def begin() -> None:
         try:

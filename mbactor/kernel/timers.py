@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING, Any
 
 from mbactor.kernel.context import Call
@@ -71,8 +70,9 @@ class Timer:
         if self._every is None:
             self._over()
         else:
-            behind = loop.time() - self._due
-            self._due += self._every * (1 + max(0, math.floor(behind / self._every)))
+            now = loop.time()
+            behind = now - self._due
+            self._due = self._due + self._every if behind < self._every else now + self._every - behind % self._every
             self._handle = loop.call_at(self._due, self._fire)
 
     def _waits(self) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbactor.errors import Deadlock
 from mbactor.kernel.context import Call
+from mbactor.kernel.sending import Answer
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
@@ -176,8 +177,18 @@ def _in_closure(callback: Any) -> Iterator[Any]:
     for value in cells.values():
         if isinstance(value, asyncio.Future):
             yield value
+        elif isinstance(value, Answer):
+            yield from _thread_of(value)
         else:
             yield from _completion(value)
+
+
+def _thread_of(answer: Answer) -> Iterator[Any]:
+    """The task of a call whose thread stands still until it has the answer."""
+    call = answer.caller
+    worker = call.cell.worker_of(call) if call is not None and not call.outside and answer.waited_for else None
+    if worker is not None:
+        yield worker.task
 
 
 def _completion(group: Any) -> Iterator[Any]:

@@ -75,6 +75,8 @@ class Worker:
         self.gate.cell.node.linger_no_more(self)
         self.gate.cell.node.abandoned += 1
         method = self.call.route.feature.name if self.call else "?"
+        if self.call is not None and self.call.route.feature.threaded:
+            self.task.cancel()  # it only waits for a thread, which so gives its place to another
         observe.emit("actor.abandoned", actor=self.gate.cell.address, method=method)
 
     def abandon_where_it_cannot_stop(self) -> None:

@@ -19,6 +19,7 @@ from mbactor import (
     ActorStopped,
     ActorSystem,
     BudgetSpent,
+    Deadlock,
     MbactorError,
     Supervisor,
     child,
@@ -454,3 +455,20 @@ async def test_a_foreign_thread_is_answered_with_the_error_of_the_method(mbactor
 
     await joined(in_threads(1, work))
     assert got == [418]
+
+
+class Caller(Actor):
+    @endpoint(thread=True)
+    def ask_itself(self) -> int:
+        return self.ref.ask(Caller.one).result()
+
+    @endpoint
+    async def one(self) -> int:
+        return 1
+
+
+async def test_an_ask_from_a_thread_that_waits_for_its_own_actor_is_a_deadlock_at_once(mbactor: ActorSystem) -> None:
+    caller = await mbactor.spawn(Caller)
+    with pytest.raises(Deadlock, match=r"Caller\.ask_itself -> Caller\.one"):
+        await caller.ask(Caller.ask_itself)
+    assert await caller.ask(Caller.one) == 1
