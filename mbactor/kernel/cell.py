@@ -140,7 +140,6 @@ class Cell(Inbox):
         for gate in self.gates():
             gate.halt()
         self.unstash()
-        self.watch_those_that_wait()
         if self.node.stopping:
             self.close(exit)
         if observe.active():

@@ -95,12 +95,14 @@ class Gate:
             self._add_worker()
 
     def halt(self) -> None:
-        """No worker takes another message."""
+        """No worker takes another message; each that waits is told at its own deadline all the same."""
         self.shut = True
         self.let_in(not self.cell.node.stopping)
         for worker in self.workers:
             worker.retired = True
         self.dismiss()
+        for call in self.queue.everything():
+            self.cell.watch_no_later_than(call.deadline)
 
     def retire(self) -> list[Worker]:
         """Let the workers go: each ends after the message it runs. All there were."""

@@ -278,9 +278,6 @@ class Inbox:
 
     def refuse_all(self) -> None:
         """The actor has ended for good: nothing that waits will be handled, and nothing more is taken."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         for gate in self.gates():
             gate.retire()
             gate.let_in(False)
@@ -288,6 +285,9 @@ class Inbox:
                 self._refuse(call, self.stopped())
         for call in self._take_stash():
             self._refuse(call, self.stopped())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self.timer_at = None, math.inf
 
     # --- deadlines ----------------------------------------------------------------------------------------
 
@@ -295,12 +295,6 @@ class Inbox:
         """See to it that the timer fires at this deadline or before."""
         if deadline < self.timer_at:
             self.watch_deadline(deadline)
-
-    def watch_those_that_wait(self) -> None:
-        """No worker looks at them for a while: each is told at its own deadline all the same."""
-        for gate in self.gates():
-            for call in gate.queue.everything():
-                self.watch_no_later_than(call.deadline)
 
     def watch_deadline(self, deadline: float) -> None:
         """One timer a cell: at the earliest deadline of what runs."""

@@ -220,7 +220,7 @@ class Incarnation:
             if self._sooner is not None:
                 self._sooner.set()
             if timeout == 0:
-                self._halt(self.cell.gates())
+                _halt(self.cell.gates())
         assert self._end is not None
         return await asyncio.shield(self._end)
 
@@ -231,7 +231,7 @@ class Incarnation:
         self.cell.state = "stopping"
         gates = self.cell.gates()
         aside = [gate for gate in gates if gate is not self.cell.main]
-        self._halt(gates if hurry or timeout == 0 else aside or gates)
+        _halt(gates if hurry or timeout == 0 else aside or gates)
         self._end = self.cell.node.background(self._run_end(exit, hurry=hurry), f"{self.cell.address} ending")
 
     async def _run_end(self, exit: Exit, *, hurry: bool) -> Exit:
@@ -260,11 +260,6 @@ class Incarnation:
                 cell.close(ended)
         observe.emit("actor.stopped", actor=cell.address, incarnation=self.number, exit=str(ended))
         return ended
-
-    def _halt(self, gates: list[Gate]) -> None:
-        for gate in gates:
-            gate.halt()
-        self.cell.watch_those_that_wait()
 
     async def _retire(self, gate: Gate, *, hurry: bool) -> list[Worker]:
         """Let running calls end while there is time; those that have not."""
@@ -338,6 +333,11 @@ class Background:
 
     def done(self) -> bool:
         return self.task.done()
+
+
+def _halt(gates: list[Gate]) -> None:
+    for gate in gates:
+        gate.halt()
 
 
 async def _rooted(work: Coroutine[Any, Any, Any], call: Call) -> Any:

@@ -341,6 +341,19 @@ async def test_asks_of_a_child_that_its_supervisor_ends_fail_as_stopped_until_it
     assert await shop.ask(Shop.add) == 1
 
 
+async def test_a_child_that_is_started_again_keeps_deadlines_as_before(mbactor: ActorSystem) -> None:
+    pool: Supervisor = await mbactor.spawn(Supervisor, children=[child(Shop)])
+    shop = pool.which_children()[0].ref
+    working, waiting = begin(shop.ask(Shop.work, 2)), begin(shop.ask(Shop.add))
+    await asyncio.sleep(0.1)
+    await pool.terminate_child("shop")
+    assert [await outcome(one) for one in (working, waiting)] == ["worked", ActorStopped]
+    await pool.restart_child("shop")
+    began = now()
+    assert [await outcome(one) for one in [begin(shop.ask(Shop.work, 3600)) for _ in range(2)]] == [BudgetSpent] * 2
+    assert now() - began == pytest.approx(20)
+
+
 async def test_asks_that_wait_when_the_system_stops_fail_as_stopped(mbactor_loop: object) -> None:
     async with ActorSystem(watchdog=None) as system:
         shop = await system.spawn(Shop)

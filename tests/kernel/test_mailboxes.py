@@ -684,18 +684,31 @@ class SlowStart(Clerk):
         await asyncio.sleep(1)
         raise ValueError("in the background")
 
+    @endpoint
+    async def stop_soon(self) -> None:
+        self.send_after(1, SlowStart.end)
+
+    @endpoint
+    async def end(self) -> None:
+        self.stop()
+
+    @endpoint(concurrency=2)
+    async def beside(self) -> None: ...
+
 
 class SlowerStart(SlowStart):
     takes = 60.0
 
 
-@pytest.mark.parametrize("turns", range(6))
-async def test_an_ask_that_comes_in_the_moment_of_a_crash_expires_at_its_deadline(
-    mbactor: ActorSystem, turns: int
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("ends", [SlowStart.fail_soon, SlowStart.stop_soon])
+async def test_an_ask_that_comes_in_the_moment_of_an_end_expires_at_its_deadline(
+    mbactor: ActorSystem, turns: int, ends: Any
 ) -> None:
     """It may wake a worker that goes without having looked at it."""
     clerk = await mbactor.spawn(SlowerStart)
-    clerk.tell(SlowStart.fail_soon)
+    clerk.tell(SlowStart.beside)
+    clerk.tell(ends)
     await asyncio.sleep(0)
     began = now()
     await asyncio.sleep(1)

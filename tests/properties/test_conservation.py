@@ -27,6 +27,7 @@ from mbactor import (
     Mailbox,
     MailboxFull,
     MbactorError,
+    Supervisor,
     child,
     endpoint,
 )
@@ -345,7 +346,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    by: Literal["stop", "kill", "itself"]
+    by: Literal["stop", "kill", "itself", "terminate", "start again"]
 
     async def __call__(self, play: Play) -> None:
         play.end(self.by)
@@ -368,7 +369,10 @@ STEPS: st.SearchStrategy[list[Any]] = st.lists(
     ),
     max_size=40,
 )
-ENDS = st.lists(st.builds(End, st.sampled_from(["stop", "kill", "itself"])), max_size=2)
+ENDS = st.lists(
+    st.builds(End, st.sampled_from(["stop", "kill", "itself", "terminate", "terminate", "start again", "start again"])),
+    max_size=3,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +385,8 @@ class Setting:
     shutdown: Any
     backoff: float | None
     slow_start: float
+    nested: bool
+    """Whether a supervisor of its own stands above it."""
     serialized: bool
     seed: int
 
@@ -394,6 +400,7 @@ SETTINGS = st.builds(
     st.sampled_from([None, 0.1, 0.8, 3.0]),
     st.sampled_from([0.0, 0.0, 0.5]),
     st.booleans(),
+    st.booleans(),
     st.integers(0, 5),
 )
 
@@ -406,6 +413,8 @@ class Play:
         self.account = Account()
         self.system = ActorSystem(serialize_local=setting.serialized, watchdog=None)
         self.endings: list[asyncio.Future[Any]] = []
+        self.ended = False
+        self.pool: Supervisor | None = None
         self.clerk: ActorRef[Clerk]
         self.sender: ActorRef[Sender]
 
@@ -415,18 +424,26 @@ class Play:
         async with self.system:
             args = {"account": self.account, "slow_start": setting.slow_start}
             options = {"restart": setting.restart, "shutdown": setting.shutdown, "mailbox": setting.mailbox}
-            self.clerk = await self.system.spawn(child(setting.cls, args=args, backoff=backoff, **options))
+            self.clerk = await self.spawn(child(setting.cls, id="clerk", args=args, backoff=backoff, **options))
             self.sender = await self.system.spawn(Sender, self.account, self.clerk)
             for step in steps:
                 await step(self)
             await asyncio.sleep(60)
             self.check_at_rest()
         await asyncio.sleep(60)
-        assert all(one.done() for one in self.endings)
+        assert all(one.done() for one in self.endings), "somebody waits for an end that does not come"
+        # A supervisor may refuse: there is no such child any more, or it runs.
+        assert all(isinstance(one.exception(), MbactorError | None) for one in self.endings)
         for letter in self.system.dead_letters:
             if "number" in (letter.arguments or {}) and letter.method != "send":
                 self.account.entries[(letter.arguments or {})["number"]].letters.append(letter.reason)
         self.account.check(self.system.late_replies)
+
+    async def spawn(self, spec: Any) -> ActorRef[Clerk]:
+        if self.setting.nested:
+            self.pool = await self.system.spawn(Supervisor, children=[spec])
+            return self.pool.which_children()[0].ref  # type: ignore[no-any-return]
+        return await self.system.spawn(spec)  # type: ignore[no-any-return]
 
     def check_at_rest(self) -> None:
         """A minute after the last step: nothing is under way any more."""
@@ -438,10 +455,10 @@ class Play:
         returned = Counter({entry.number: entry.returned for entry in self.account.entries if entry.returned})
         assert returned == came_back, "what an actor has told in vain comes back to it"
         cell = self.clerk.cell
-        if cell.state == "running":
+        if cell.state == "running" and not self.ended:
             self.account.check_balance(self.clerk.statistics(), len(cell.stashed or ()))
         else:
-            assert cell.state == "closed"
+            assert cell.state in {"running", "closed"}
 
     # --- steps ------------------------------------------------------------------------------------------------
 
@@ -485,10 +502,17 @@ class Play:
             entry.future.cancel()
 
     def end(self, by: str) -> None:
-        if by == "itself":
-            self.send("tell", "serial", "stop", None)
-        else:
-            self.endings.append(asyncio.ensure_future(self.clerk.stop() if by == "stop" else self.clerk.kill()))
+        match by:
+            case "itself":
+                self.send("tell", "serial", "stop", None)
+            case "stop" | "kill":
+                self.ended = True
+                self.endings.append(asyncio.ensure_future(self.clerk.stop() if by == "stop" else self.clerk.kill()))
+            case "terminate" if self.pool is not None:
+                self.ended = True
+                self.endings.append(asyncio.ensure_future(self.pool.terminate_child("clerk")))
+            case "start again" if self.pool is not None:
+                self.endings.append(asyncio.ensure_future(self.pool.restart_child("clerk")))
 
     def check_door(self, entry: Entry, before: MailboxStatistics, after: MailboxStatistics) -> None:
         """What the statistics say of one message that was just sent."""
