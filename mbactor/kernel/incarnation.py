@@ -119,7 +119,7 @@ class Incarnation:
     def release(self) -> None:
         """Timers and watches end with the incarnation that made them."""
         for timer in tuple(self.timers or ()):
-            timer.cancel()
+            timer.end()
         for cell in self._watched or ():
             if cell.watchers is not None:
                 cell.watchers.pop(self, None)

@@ -267,6 +267,21 @@ class Timed(Actor):
         raise ValueError("boom")
 
     @endpoint
+    async def ring_every_second_and_crash(self) -> None:
+        self.send_every(1, Timed.ring, "never")
+        await asyncio.sleep(3.5)
+        raise ValueError("boom")
+
+    @endpoint
+    async def list_every(self, period: float) -> None:
+        self.send_every(period, Timed.ring_list, ["ring"])
+
+    @endpoint
+    async def ring_list(self, what: list[str]) -> None:
+        what.append("over")
+        self.diary.append(what)
+
+    @endpoint
     async def cancel_what_waits(self) -> None:
         timer = self.send_after(1, Timed.ring, "never")
         await asyncio.sleep(2)
@@ -378,6 +393,25 @@ async def test_a_timer_message_that_waits_when_its_incarnation_ends_is_not_handl
     assert await timed.ask(Timed.id_) != before
     assert diary == [("stop", "failed")]
     assert [letter.arguments for letter in mbactor.dead_letters] == [{"what": "never"}]
+
+
+async def test_the_waiting_message_of_a_timer_that_repeats_is_a_dead_letter_at_the_end_of_its_incarnation(
+    mbactor: ActorSystem,
+) -> None:
+    timed, diary = await a_timed(mbactor)
+    timed.tell(Timed.ring_every_second_and_crash)
+    await asyncio.sleep(10)
+    assert diary == [("stop", "failed")]
+    [letter] = mbactor.dead_letters
+    assert (letter.method, letter.arguments) == ("ring", {"what": "never"})
+    assert "earlier incarnation" in letter.reason
+
+
+async def test_each_message_of_a_timer_that_repeats_has_values_of_its_own(mbactor: ActorSystem) -> None:
+    timed, diary = await a_timed(mbactor)
+    await timed.ask(Timed.list_every, 1)
+    await asyncio.sleep(3.5)
+    assert diary == [["ring", "over"]] * 3
 
 
 async def test_timers_end_with_the_actor(mbactor: ActorSystem) -> None:
