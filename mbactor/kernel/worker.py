@@ -71,11 +71,16 @@ class Worker:
 
     def abandon(self) -> None:
         """It did not end when cancelled: nothing it does counts any more."""
+        self.retired = True
         self.gate.lose(self)
         self.gate.cell.node.linger_no_more(self)
         self.gate.cell.node.abandoned += 1
-        method = self.call.route.feature.name if self.call else "?"
-        observe.emit("actor.abandoned", actor=self.gate.cell.address, method=method)
+        call = self.call
+        observe.emit(
+            "actor.abandoned", actor=self.gate.cell.address, method=call.route.feature.name if call is not None else "?"
+        )
+        if call is not None and call.route.feature.threaded:
+            self.task.cancel()  # past the shield: nobody waits for the thread, which gives its place to another
 
     def abandon_where_it_cannot_stop(self) -> None:
         """A thread cannot be cancelled: after the grace its incarnation is given up, so that the actor is served."""
@@ -95,6 +100,7 @@ class Worker:
 
     def _give_up(self, call: Call) -> None:
         if self.call is call:
+            self.abandon()  # it has had its grace
             error = ActorCrashed(f"{call.route.name} went on in its thread after its time budget was spent")
             self.gate.cell.gone_astray(error, self.incarnation)
 
