@@ -163,7 +163,7 @@ class Actor:
         Its asker goes on waiting, within its time budget. As many are kept as the mailbox may hold (MailboxFull to
         the asker beyond). What is stashed when the incarnation ends is handled first by the next.
         """
-        self._on_loop("stash")
+        self._alive()
         raise Stashed
 
     def unstash_all(self) -> int:
@@ -221,7 +221,7 @@ class Actor:
 
         The actor goes on meanwhile, and the result comes through its mailbox, so the state needs no lock. An exception
         is told to `failed` as a text; without that it is a crash of the actor. `MailboxFull` never loses the result:
-        it waits for room.
+        it waits for room. It never reaches a later incarnation: one that waits when this one ends is a dead letter.
         """
         return self.spawn_task(self._piped(work, operation, failed), name=f"piped to {operation!r}")
 
@@ -232,7 +232,8 @@ class Actor:
             if failed is None:
                 raise
             operation, result = failed, f"{type(error).__name__}: {error}"
-        await tell_wait(self._alive().cell, operation, (result,), {}, budget=math.inf)
+        incarnation = self._alive()
+        await tell_wait(incarnation.cell, operation, (result,), {}, budget=math.inf, incarnation=incarnation.number)
 
     async def sleep(self, duration: Duration) -> None:
         """Wait, while others go on; a serial actor handles no other message meanwhile."""

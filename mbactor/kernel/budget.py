@@ -13,6 +13,7 @@ import anyio.lowlevel
 
 if TYPE_CHECKING:
     from mbactor.kernel.context import Call
+    from mbactor.kernel.worker import Worker
 
 DEFAULT_BUDGET = 20.0
 """Seconds an ask has where nothing else limits it."""
@@ -95,9 +96,27 @@ def _unless_shielded(caller: Call | None, handled: float, scope: float, now: flo
 def _shielded(caller: Call | None, handled: float) -> bool:
     """Whether the running code is shielded from its worker's scope: asked by lending that scope the deadline."""
     worker = caller.cell.worker_of(caller) if caller is not None and not caller.outside else None
-    if worker is None or worker.task is not asyncio.current_task() or worker.scope.cancel_called:
+    if worker is None or worker.scope.cancel_called or not _reaches(worker):
         return False
     worker.scope.deadline = handled
     shielded = _effective_deadline() > handled
     worker.scope.deadline = math.inf
     return shielded
+
+
+def _reaches(worker: Worker) -> bool:
+    """Whether the worker's scope is around the running task: its own, or one of anyio's task groups below it."""
+    task = asyncio.current_task()
+    if task is None or task is worker.task:
+        return task is not None
+    if _states is None:
+        parents = {one.id: one.parent_id for one in anyio.get_running_tasks()}
+        found = parents.get(id(task))
+        while found is not None and found != id(worker.task):
+            found = parents.get(found)
+        return found is not None
+    state = _states.get(ref(task))
+    scope = state.cancel_scope if state is not None else None
+    while scope is not None and scope is not worker.scope:
+        scope = scope._parent_scope  # noqa: SLF001
+    return scope is not None

@@ -197,8 +197,8 @@ class Inbox:
             gate.queue.put_back(call for call in stashed if call.route.gate == number)
             for _ in stashed:
                 gate.kick()
-        if stashed:
-            self.watch_those_that_wait()  # also those that a worker was woken for, and that are passed now
+            for call in gate.queue.everything():  # also one that a worker was woken for, and that is passed now
+                self.watch_no_later_than(call.deadline)
         return len(stashed)
 
     def _take_stash(self) -> list[Call]:

@@ -61,7 +61,7 @@ class Incarnation:
         self._until = math.inf
         self._sooner: asyncio.Event | None = None
         self._tasks: set[asyncio.Task[Any]] | None = None
-        self._watched: dict[Cell, Call | None] | None = None
+        self._watched: set[Cell] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._rung: int | None = None
 
@@ -119,7 +119,7 @@ class Incarnation:
     def release(self) -> None:
         """Timers and watches end with the incarnation that made them."""
         for timer in tuple(self.timers or ()):
-            timer.cancel()
+            timer.end()
         for cell in self._watched or ():
             if cell.watchers is not None:
                 cell.watchers.pop(self, None)
@@ -131,12 +131,10 @@ class Incarnation:
 
     def watch(self, cell: Cell) -> None:
         """`on_exit` is due once when the cell has ended for good; at once where it has."""
-        watched = self._watched = self._watched if self._watched is not None else {}
-        if cell in watched and cell.ended is None:
-            return
-        self.unwatch(cell)  # a notice that waits is not doubled
-        watched[cell] = None
+        watched = self._watched = self._watched if self._watched is not None else set()
+        watched.add(cell)
         if cell.ended is not None:
+            self._take_back_notice(cell)  # one that waits is not doubled
             self.has_ended(cell, cell.ended)
         else:
             cell.watchers = cell.watchers if cell.watchers is not None else {}
@@ -144,16 +142,28 @@ class Incarnation:
 
     def unwatch(self, cell: Cell) -> None:
         """No notice comes any more, not even one that waits in the mailbox."""
-        notice = self._watched.pop(cell, None) if self._watched else None
+        if self._watched:
+            self._watched.discard(cell)
         if cell.watchers is not None:
             cell.watchers.pop(self, None)
-        if notice is not None and self.cell.main is not None:
-            self.cell.main.queue.withdraw(notice)
+        if cell.ended is not None:
+            self._take_back_notice(cell)
 
     def has_ended(self, cell: Cell, exit: Exit) -> None:
-        """A watched actor has ended for good."""
+        """A watched actor has ended for good: it is told, and forgotten."""
         if self.cell.current is self and self._watched is not None and cell in self._watched:
-            self._watched[cell] = self.cell.notice("on_exit", ref=ActorRef(cell), exit=exit)
+            self._watched.discard(cell)
+            self.cell.notice("on_exit", ref=ActorRef(cell), exit=exit)
+
+    def _take_back_notice(self, cell: Cell) -> None:
+        main = self.cell.main
+        if main is not None:
+            told = self.cell.routes.hooks["on_exit"]
+            notices = [
+                call for call in main.queue.everything() if call.route is told and call.kwargs["ref"].cell is cell
+            ]
+            for notice in notices:
+                main.queue.withdraw(notice)
 
     # --- idleness -------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from mbactor.errors import BadRequest, NoSuchActor, Unavailable
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.context import MAX_DEPTH, Call, Told, current
 from mbactor.kernel.feature import Operation
-from mbactor.kernel.sending import ask, failed_already, kick, of_caller, tell, tell_wait
+from mbactor.kernel.sending import ask, failed_already, from_thread, kick, of_caller, tell, tell_wait, told_elsewhere
 from mbactor.transport import codec
 
 if TYPE_CHECKING:
@@ -224,20 +224,23 @@ class RemoteRef(ActorRef[A]):
         return f"{_SCHEME}{self._node_id}/{self._replica}/{self._host or '-'}/{self._id}"
 
     def ask(self, operation: Operation[A, P, R], *args: P.args, **kwargs: P.kwargs) -> Answer[R]:
-        try:
-            host, node = self._reached()
-        except NoSuchActor as error:
-            failed: Any = failed_already(error)
-            return failed  # type: ignore[no-any-return]
-        answer: Any = node.remote.ask(host, self._replica, operation, args, kwargs)
+        answer: Any
+        node = _node_here()
+        if get_ident() != node.thread:
+            answer = from_thread(node, lambda: self.ask(operation, *args, **kwargs))
+        elif self._host is None:
+            answer = failed_already(
+                NoSuchActor(self._id, "its class has no host: it is reached in its own process only")
+            )
+        else:
+            answer = node.remote.ask(self._host, self._replica, operation, args, kwargs)
         return answer  # type: ignore[no-any-return]
 
     def tell(self, operation: Operation[A, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
-        try:
-            host, node = self._reached()
-        except NoSuchActor:
-            return False
-        return node.remote.tell(host, self._replica, operation, args, kwargs)
+        node = _node_here()
+        if get_ident() != node.thread:
+            return told_elsewhere(node, lambda: self.tell(operation, *args, **kwargs))
+        return self._host is not None and node.remote.tell(self._host, self._replica, operation, args, kwargs)
 
     async def tell_wait(self, operation: Operation[A, P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         self.tell(operation, *args, **kwargs)
@@ -253,11 +256,6 @@ class RemoteRef(ActorRef[A]):
 
     def __repr__(self) -> str:
         return f"ActorRef({self.address} on node {self._node_id})"
-
-    def _reached(self) -> tuple[str, Node]:
-        if self._host is None:
-            raise NoSuchActor(self._id, "its class has no host, so it is reached in its own process only")
-        return self._host, _node_here()
 
     def _identity(self) -> Any:
         return self._replica

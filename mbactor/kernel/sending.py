@@ -120,15 +120,22 @@ def tell_wait(
     kwargs: dict[str, Any],
     *,
     budget: float | None = None,
+    incarnation: int = 0,
 ) -> Any:
-    """As `tell`, when there is room; the future of that. It waits within the caller's budget, where none is given."""
+    """As `tell`, when there is room; the future of that. It waits within the caller's budget, where none is given.
+
+    With a number it is meant for that incarnation only.
+    """
     if get_ident() != cell.node.thread:
-        return _elsewhere(cell.node, lambda: tell_wait(cell, operation, args, kwargs, budget=budget))
+        limits: dict[str, Any] = {"budget": budget, "incarnation": incarnation}
+        return _elsewhere(cell.node, lambda: tell_wait(cell, operation, args, kwargs, **limits))
     try:
         if budget is None:
             now = cell.node.time()
             budget = deadline_of_ask(current.get(), now, cell.node.loop) - now
-        return cell.accept_waiting(_told(cell, operation, args, kwargs), budget)
+        call = _told(cell, operation, args, kwargs)
+        call.incarnation = incarnation
+        return cell.accept_waiting(call, budget)
     except MbactorError as error:
         return failed_already(error)
 

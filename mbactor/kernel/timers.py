@@ -47,12 +47,16 @@ class Timer:
 
     def cancel(self) -> None:
         """It does not fire any more; a message of it that waits in the mailbox is taken out."""
-        if self._handle is not None:
-            self._handle.cancel()
-        self._over()
+        self.end()
         if self._sent is not None:
             cell = self._incarnation.cell
             cell.gate(self._route.gate).queue.withdraw(self._sent)
+
+    def end(self) -> None:
+        """It does not fire any more, for its incarnation ends. A message of it that waits becomes a dead letter."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._over()
 
     def _over(self) -> None:
         self._handle = None
@@ -82,7 +86,9 @@ class Timer:
 
     def _send(self, now: float) -> None:
         cell = self._incarnation.cell
-        call = Call(self._route, dict(self._arguments), cell, incarnation=self._incarnation.number)
+        # Bound anew, so that each message has values of its own.
+        bound = self._route.bind((), dict(self._arguments))
+        call = Call(self._route, bound, cell, incarnation=self._incarnation.number)
         call.arrived = now
         self._sent = call
         cell.accept(call)

@@ -71,6 +71,7 @@ class Worker:
 
     def abandon(self) -> None:
         """It did not end when cancelled: nothing it does counts any more."""
+        self.retired = True
         self.gate.lose(self)
         self.gate.cell.node.linger_no_more(self)
         self.gate.cell.node.abandoned += 1
@@ -97,6 +98,7 @@ class Worker:
 
     def _give_up(self, call: Call) -> None:
         if self.call is call:
+            self.abandon()  # it has had its grace
             error = ActorCrashed(f"{call.route.name} went on in its thread after its time budget was spent")
             self.gate.cell.gone_astray(error, self.incarnation)
 

@@ -141,6 +141,8 @@ class MailboxQueue(Generic[T]):
 
     def everything(self) -> Iterator[T]:
         """All that is here, also the senders that wait for room, in no order."""
+        for lane in self._urgent or ():
+            yield from lane
         yield from self.items()
         yield from self._waiting or ()
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from mbactor import Actor, ActorRef, ActorSystem, Forbidden, Unauthenticated, endpoint
+from mbactor import Actor, ActorRef, ActorSystem, DeadLetter, Forbidden, Unauthenticated, endpoint
 from mbactor.errors import DeclarationError, InvalidExpression
+from mbactor.expressions import parse
+from mbactor.kernel.authorize import refusal
 
 BUYER = {"roles": ["buyer"], "sub": "ann"}
 
@@ -202,6 +204,112 @@ async def test_a_refused_tell_is_a_dead_letter(mbactor: ActorSystem) -> None:
         ("place", {"what": "bob's"}),
     ]
     assert "buyer" in letters[1].reason
+
+
+async def test_a_refused_tell_comes_back_to_its_sender(mbactor: ActorSystem) -> None:
+    returned: list[tuple[str, str | None]] = []
+
+    class Careful(Actor):
+        host = "careful.example"
+
+        @endpoint
+        async def tell_place(self) -> bool:
+            return self.tell(Shop.place)
+
+        async def on_undelivered(self, letter: DeadLetter) -> None:
+            returned.append((letter.method, letter.sender))
+
+    await a_shop(mbactor)
+    careful = await mbactor.spawn(Careful)
+    await careful.ask(Careful.tell_place)
+    await asyncio.sleep(0.1)
+    assert returned == [("place", "careful.example/tell-place")]
+
+
+async def test_timers_and_piped_results_act_for_nobody(mbactor: ActorSystem) -> None:
+    class Late(Actor):
+        @endpoint
+        async def begin(self) -> None:
+            self.send_after(1, Late.guarded, "by timer")
+            self.pipe_to_self(asyncio.sleep(1, "piped"), Late.guarded)
+
+        @endpoint(requires="sub")
+        async def guarded(self, what: str) -> None: ...
+
+    late = await mbactor.spawn(Late)
+    with mbactor.acting_for(BUYER):
+        await late.ask(Late.begin)
+    await asyncio.sleep(2)
+    assert [letter.arguments for letter in mbactor.dead_letters] == [{"what": "by timer"}, {"what": "piped"}]
+
+
+class Guarded(Actor):
+    """Guards every kind of endpoint."""
+
+    @endpoint(requires="sub")
+    async def serial(self, what: str) -> str:
+        return what
+
+    @endpoint(requires="sub", concurrency=4)
+    def aside(self, what: str) -> str:
+        return what
+
+    @endpoint(requires="sub", concurrency=4, key="what")
+    async def keyed(self, what: str) -> str:
+        return what
+
+    @endpoint(requires="sub", thread=True)
+    def in_thread(self, what: str) -> str:
+        return what
+
+
+@pytest.mark.parametrize("guarded", [Guarded.serial, Guarded.aside, Guarded.keyed, Guarded.in_thread], ids=repr)
+async def test_every_kind_of_endpoint_is_guarded(mbactor: ActorSystem, guarded: Any) -> None:
+    ref = await mbactor.spawn(Guarded)
+    with pytest.raises(Unauthenticated):
+        await ref.ask(guarded, "tea")
+    with pytest.raises(Forbidden), mbactor.acting_for({}):
+        await ref.ask(guarded, "tea")
+    with mbactor.acting_for(BUYER):
+        assert await ref.ask(guarded, "tea") == "tea"
+
+
+async def test_the_user_goes_along_into_a_thread(mbactor: ActorSystem) -> None:
+    class Inside(Actor):
+        @endpoint(thread=True)
+        def place(self) -> str:
+            return self.ask(Shop.place).result()
+
+    await a_shop(mbactor)
+    inside = await mbactor.spawn(Inside)
+    with mbactor.acting_for(BUYER):
+        assert await inside.ask(Inside.place) == "tea"
+    with pytest.raises(Unauthenticated):
+        await inside.ask(Inside.place)
+
+
+async def test_a_request_by_address_is_judged_before_its_body_is_read(mbactor: ActorSystem) -> None:
+    await a_shop(mbactor)
+    with pytest.raises(Unauthenticated):
+        await mbactor.request("POST", "https://shop.example/place", {"what": 5})
+    with mbactor.acting_for(BUYER):
+        assert (await mbactor.request("POST", "https://shop.example/place", {"what": "milk"})).json() == "milk"
+
+
+@pytest.mark.parametrize(
+    ("requires", "claims", "expected"),
+    [
+        ("roles.buyer", None, Unauthenticated),
+        ("!suspended", None, Unauthenticated),
+        ("!suspended", {}, type(None)),
+        ("roles.buyer", {"roles": "buyer"}, Forbidden),
+        ("level >= 3", {"level": 3}, type(None)),
+        ("level >= 3", {"level": "3"}, Forbidden),
+        ("true", {}, type(None)),
+    ],
+)
+def test_a_claim_that_is_missing_is_null(requires: str, claims: Any, expected: type) -> None:
+    assert type(refusal(parse(requires), claims, "Shop.place")) is expected
 
 
 async def test_work_in_the_background_acts_for_nobody(mbactor: ActorSystem) -> None:

@@ -110,6 +110,93 @@ WAYS = {
 }  # fmt: skip
 
 
+Ask = Callable[[], Awaitable[float]]
+
+
+def _own_shield(own: float | None) -> anyio.CancelScope:
+    return anyio.CancelScope(shield=True, deadline=math.inf if own is None else anyio.current_time() + own)
+
+
+async def _noted(ask: Ask, after: float, into: list[float]) -> None:
+    await asyncio.sleep(after)
+    into.append(await ask())
+
+
+async def _group_in_shield(ask: Ask, own: float | None, after: float) -> float:
+    got: list[float] = []
+    with _own_shield(own):
+        async with anyio.create_task_group() as group:
+            group.start_soon(_noted, ask, after, got)
+    return got[0]
+
+
+async def _shield_in_group(ask: Ask, own: float | None, after: float) -> float:
+    got: list[float] = []
+
+    async def work() -> None:
+        with _own_shield(own):
+            await _noted(ask, after, got)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+    return got[0]
+
+
+async def _groups_in_shield(ask: Ask, own: float | None, after: float) -> float:
+    got: list[float] = []
+
+    async def work() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_noted, ask, after, got)
+
+    with _own_shield(own):
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+    return got[0]
+
+
+async def _timeout_in_shield(ask: Ask, own: float | None, after: float) -> float:
+    got: list[float] = []
+    with anyio.CancelScope(shield=True), anyio.fail_after(own):
+        await _noted(ask, after, got)
+    return got[0]
+
+
+async def _by_asyncio_shield(ask: Ask, own: float | None, after: float) -> float:
+    got: list[float] = []
+    with anyio.fail_after(own):
+        await asyncio.shield(asyncio.create_task(_noted(ask, after, got)))
+    return got[0]
+
+
+async def _group_in_task(ask: Ask, own: float | None, after: float) -> float:
+    got: list[float] = []
+
+    async def work() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_noted, ask, after, got)
+
+    with anyio.fail_after(own):
+        await asyncio.gather(work(), work())
+    return max(got)
+
+
+async def _group(ask: Ask, own: float | None, after: float) -> float:
+    got: list[float] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(_noted, ask, after, got)
+    return got[0]
+
+
+SHAPES = {
+    shape.__name__.strip("_"): shape
+    for shape in (
+        _group_in_shield, _shield_in_group, _groups_in_shield, _timeout_in_shield, _by_asyncio_shield, _group_in_task,
+        _group,
+    )
+}  # fmt: skip
+
+
 class Asker(Actor):
     """Asks in all the ways there are."""
 
@@ -139,6 +226,25 @@ class Asker(Actor):
         with anyio.CancelScope(shield=True, deadline=math.inf if own is None else anyio.current_time() + own):
             left = await self.ask(Clock.left)
         return left  # noqa: RET504 - the scope might have ended it
+
+    @endpoint
+    async def left_in(self, shape: str, own: float | None = None, after: float = 0) -> float:
+        return await SHAPES[shape](lambda: self.ask(Clock.left), own, after)
+
+    @endpoint
+    async def note_left_in_finally(self, shape: str, own: float | None = None) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            self.diary.append(await SHAPES[shape](lambda: self.ask(Clock.left), own, 0))
+
+    @endpoint
+    async def note_after_a_shield(self, seconds: float) -> None:
+        with anyio.CancelScope(shield=True):
+            await asyncio.sleep(seconds)
+            self.diary.append(("shielded part ended", now()))
+        await asyncio.sleep(0)
+        self.diary.append("reached what is not shielded")
 
     @endpoint
     async def wait_locally(self, seconds: float) -> str:
@@ -317,6 +423,16 @@ async def test_wait_for_cuts_only_the_local_wait(mbactor: ActorSystem) -> None:
     assert now() == about(begun + 3)
 
 
+async def test_a_method_goes_on_when_its_asker_has_given_up_waiting(mbactor: ActorSystem) -> None:
+    asker, diary = await an_asker(mbactor)
+    begun, late = now(), mbactor.late_replies
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asker.ask(Asker.sleep_on, 10), 3)
+    await asyncio.sleep(10)
+    assert diary == [("due", about(begun + 20)), ("finally", about(begun + 10))]
+    assert mbactor.late_replies == late + 1
+
+
 # --- when it is spent -------------------------------------------------------------------------------------------------
 
 
@@ -393,6 +509,59 @@ async def test_a_shielded_clean_up_after_the_deadline_may_ask(mbactor: ActorSyst
     assert diary == [about(5 if own is None else own)]
 
 
+@pytest.mark.parametrize("shape", ["group_in_shield", "shield_in_group", "groups_in_shield", "timeout_in_shield"])
+@pytest.mark.parametrize("own", [None, 1.0, 10.0])
+async def test_a_shield_counts_for_the_tasks_of_a_group_too(
+    mbactor: ActorSystem, shape: str, own: float | None
+) -> None:
+    asker, _ = await an_asker(mbactor)
+    assert await within(3, lambda: asker.ask(Asker.left_in, shape, own)) == about(5 if own is None else own)
+
+
+@pytest.mark.parametrize("shape", ["group_in_shield", "groups_in_shield", "timeout_in_shield"])
+@pytest.mark.parametrize("own", [None, 1.0, 10.0])
+async def test_a_shielded_group_may_ask_after_the_deadline(mbactor: ActorSystem, shape: str, own: float | None) -> None:
+    asker, diary = await an_asker(mbactor)
+    with pytest.raises(BudgetSpent):
+        await within(2, lambda: asker.ask(Asker.note_left_in_finally, shape, own))
+    await asyncio.sleep(0.1)
+    assert diary == [about(5 if own is None else own)]
+
+
+@pytest.mark.parametrize("shape", ["group_in_task", "group", "by_asyncio_shield"])
+@pytest.mark.parametrize("own", [None, 10.0])
+async def test_what_is_no_shield_extends_nothing(mbactor: ActorSystem, shape: str, own: float | None) -> None:
+    asker, _ = await an_asker(mbactor)
+    assert await within(3, lambda: asker.ask(Asker.left_in, shape, own, after=1)) == about(2)
+
+
+@pytest.mark.parametrize("seconds", [1, 5, 100])
+async def test_a_shielded_part_runs_to_its_end_and_what_follows_does_not(mbactor: ActorSystem, seconds: float) -> None:
+    asker, diary = await an_asker(mbactor)
+    begun = now()
+    with pytest.raises(BudgetSpent):
+        await within(0.5, lambda: asker.ask(Asker.note_after_a_shield, seconds))
+    assert now() == about(begun + 0.5)
+    await asyncio.sleep(seconds)
+    assert diary == [("shielded part ended", about(begun + seconds))]
+
+
+async def test_what_asyncio_shields_runs_on_and_its_asks_then_have_5_seconds(mbactor: ActorSystem) -> None:
+    await mbactor.spawn(Clock)
+    noted: list[float] = []
+
+    class Shielding(Actor):
+        @endpoint
+        async def go(self) -> None:
+            await asyncio.shield(asyncio.create_task(_noted(lambda: self.ask(Clock.left), 4, noted)))
+
+    shielding = await mbactor.spawn(Shielding)
+    with pytest.raises(BudgetSpent):
+        await within(3, lambda: shielding.ask(Shielding.go))
+    await asyncio.sleep(2)
+    assert noted == [about(5)]
+
+
 async def test_a_clean_up_without_a_shield_asks_in_vain(mbactor: ActorSystem) -> None:
     asker, diary = await an_asker(mbactor)
     with pytest.raises(BudgetSpent):
@@ -435,3 +604,33 @@ async def test_a_thousand_asks_that_wait_leave_at_most_one_timer_to_an_actor(mba
     outcomes = await asyncio.gather(*sent, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {BudgetSpent}
     assert now() == pytest.approx(begun + 11, abs=0.1)
+
+
+async def test_a_worker_keeps_its_scope_until_a_method_is_cancelled(mbactor: ActorSystem) -> None:
+    asker, _ = await an_asker(mbactor)
+
+    def scopes() -> set[int]:
+        main = asker.cell.main
+        assert main is not None
+        return {id(worker.scope) for worker in main.workers}
+
+    await asker.ask(Asker.note)
+    before = scopes()
+    assert len(before) == 1
+    for _ in range(200):
+        with anyio.fail_after(30):
+            await asker.ask(Asker.note)
+        assert await within(3, lambda: asker.ask(Asker.left_shielded)) == about(5)
+    assert scopes() == before
+    with pytest.raises(BudgetSpent):
+        await within(2, lambda: asker.ask(Asker.sleep_on, 1000))
+    await asker.ask(Asker.note)
+    assert len(scopes()) == 1
+
+
+async def test_an_ask_that_no_task_makes_has_20_seconds(mbactor: ActorSystem) -> None:
+    clock = await mbactor.spawn(Clock)
+    asked: list[Awaitable[float]] = []
+    asyncio.get_running_loop().call_soon(lambda: asked.append(clock.ask(Clock.left)))
+    await asyncio.sleep(0.01)
+    assert await asked[0] == about(20)

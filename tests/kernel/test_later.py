@@ -208,6 +208,91 @@ async def test_what_is_stashed_when_the_actor_ends_for_good_is_refused(mbactor: 
     assert [letter.arguments for letter in mbactor.dead_letters] == [{"who": 2}]
 
 
+class Doors(Actor):
+    """Several things at once, some of them later."""
+
+    concurrency = 3
+
+    def __init__(self, diary: list[Any]) -> None:
+        self.diary = diary
+        self.is_open = False
+
+    @endpoint(key="door")
+    async def enter(self, door: str, who: int) -> int:
+        if not self.is_open:
+            self.stash()
+        self.diary.append((door, who, "begins"))
+        await asyncio.sleep(1)
+        self.diary.append((door, who, "ends"))
+        return who
+
+    @endpoint(concurrency=2)
+    async def pass_by(self, who: int) -> int:
+        if not self.is_open:
+            self.stash()
+        self.diary.append(who)
+        await asyncio.sleep(1)
+        return who
+
+    @endpoint(thread=True)
+    def look(self, who: int) -> int:
+        if not self.is_open:
+            self.stash()
+        return who
+
+    @endpoint
+    async def open(self) -> int:
+        self.is_open = True
+        return self.unstash_all()
+
+
+async def test_of_what_was_stashed_each_key_keeps_its_order_and_others_pass(mbactor: ActorSystem) -> None:
+    diary: list[Any] = []
+    doors = await mbactor.spawn(Doors, diary)
+    asked = [doors.ask(Doors.enter, "front", who) for who in range(3)]
+    asked += [doors.ask(Doors.enter, "back", who) for who in range(3, 6)]
+    await soon()
+    begun = now()
+    assert await doors.ask(Doors.open) == 6
+    assert await asyncio.gather(*asked) == [0, 1, 2, 3, 4, 5]
+    assert now() == pytest.approx(begun + 3, abs=0.1)
+    for door, whos in (("front", (0, 1, 2)), ("back", (3, 4, 5))):
+        steps = [(who, what) for at_door, who, what in diary if at_door == door]
+        assert steps == [(who, what) for who in whos for what in ("begins", "ends")]
+
+
+async def test_a_stashed_message_holds_no_key_and_no_place(mbactor: ActorSystem) -> None:
+    diary: list[Any] = []
+    doors = await mbactor.spawn(Doors, diary)
+    for who in range(10):
+        doors.tell(Doors.enter, "front", who)
+        doors.tell(Doors.pass_by, who)
+    await soon()
+    assert doors.statistics().depth == 0
+    assert await doors.ask(Doors.open) == 20
+
+
+async def test_what_was_stashed_runs_as_many_at_once_as_its_endpoint_may(mbactor: ActorSystem) -> None:
+    diary: list[Any] = []
+    doors = await mbactor.spawn(Doors, diary)
+    asked = [doors.ask(Doors.pass_by, who) for who in range(6)]
+    await soon()
+    begun = now()
+    await doors.ask(Doors.open)
+    assert await asyncio.gather(*asked) == list(range(6))
+    assert now() == pytest.approx(begun + 3, abs=0.1)
+    assert sorted(diary) == list(range(6))
+
+
+async def test_a_method_in_a_thread_may_stash_its_message(mbactor: ActorSystem) -> None:
+    doors = await mbactor.spawn(Doors, [])
+    asked = doors.ask(Doors.look, 1)
+    await asyncio.sleep(1)
+    assert not asyncio.ensure_future(asked).done()
+    assert await doors.ask(Doors.open) == 1
+    assert await asked == 1
+
+
 # --- timers -----------------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +350,21 @@ class Timed(Actor):
         self.send_after(1, Timed.ring, "never")
         self.send_every(1, Timed.ring, "never")
         raise ValueError("boom")
+
+    @endpoint
+    async def ring_every_second_and_crash(self) -> None:
+        self.send_every(1, Timed.ring, "never")
+        await asyncio.sleep(3.5)
+        raise ValueError("boom")
+
+    @endpoint
+    async def list_every(self, period: float) -> None:
+        self.send_every(period, Timed.ring_list, ["ring"])
+
+    @endpoint
+    async def ring_list(self, what: list[str]) -> None:
+        what.append("over")
+        self.diary.append(what)
 
     @endpoint
     async def cancel_what_waits(self) -> None:
@@ -378,6 +478,25 @@ async def test_a_timer_message_that_waits_when_its_incarnation_ends_is_not_handl
     assert await timed.ask(Timed.id_) != before
     assert diary == [("stop", "failed")]
     assert [letter.arguments for letter in mbactor.dead_letters] == [{"what": "never"}]
+
+
+async def test_the_waiting_message_of_a_timer_that_repeats_is_a_dead_letter_at_the_end_of_its_incarnation(
+    mbactor: ActorSystem,
+) -> None:
+    timed, diary = await a_timed(mbactor)
+    timed.tell(Timed.ring_every_second_and_crash)
+    await asyncio.sleep(10)
+    assert diary == [("stop", "failed")]
+    [letter] = mbactor.dead_letters
+    assert (letter.method, letter.arguments) == ("ring", {"what": "never"})
+    assert "earlier incarnation" in letter.reason
+
+
+async def test_each_message_of_a_timer_that_repeats_has_values_of_its_own(mbactor: ActorSystem) -> None:
+    timed, diary = await a_timed(mbactor)
+    await timed.ask(Timed.list_every, 1)
+    await asyncio.sleep(3.5)
+    assert diary == [["ring", "over"]] * 3
 
 
 async def test_timers_end_with_the_actor(mbactor: ActorSystem) -> None:
@@ -526,6 +645,11 @@ class Cache(Actor):
         return what
 
     @endpoint
+    async def work_and_crash(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        raise ValueError("boom")
+
+    @endpoint
     async def fetch(self, what: str, seconds: float = 1) -> None:
         self.pipe_to_self(self._fetch(what, seconds), Cache.fetched, failed=Cache.failed)
 
@@ -621,6 +745,18 @@ async def test_a_full_mailbox_does_not_lose_a_piped_result_however_long_it_is_fu
     assert cache.tell(Cache.work, 1)
     await asyncio.sleep(4000)
     assert [what for what, _ in diary] == ["a"]
+
+
+@pytest.mark.parametrize("what", ["a", "bad"])
+async def test_a_piped_result_that_waits_when_its_incarnation_ends_is_not_for_the_next(
+    mbactor: ActorSystem, what: str
+) -> None:
+    cache, diary = await a_cache(mbactor)
+    await cache.ask(Cache.fetch, what)
+    cache.tell(Cache.work_and_crash, 5)
+    await asyncio.sleep(10)
+    assert diary == []
+    assert [letter.method for letter in mbactor.dead_letters] == ["fetched" if what == "a" else "failed"]
 
 
 async def test_piped_work_ends_with_its_incarnation(mbactor: ActorSystem) -> None:

@@ -18,6 +18,7 @@ from mbactor import (
     ActorStopped,
     ActorSystem,
     BadRequest,
+    MbactorError,
     NameTaken,
     Unavailable,
     child,
@@ -251,6 +252,14 @@ class Away(Actor):
     async def back(self, ref: ActorRef[Post]) -> ActorRef[Post]:
         return ref
 
+    @endpoint(thread=True)
+    def ask_in_a_thread(self, ref: ActorRef[Any]) -> str:
+        return str(ref.ask(Post.me).result())
+
+    @endpoint(thread=True)
+    def tell_in_a_thread(self, ref: ActorRef[Any]) -> bool:
+        return ref.tell(Post.call_me, "told")
+
     @endpoint
     async def refuses(self, ref: ActorRef[Any]) -> list[str]:
         refused = []
@@ -327,6 +336,30 @@ async def test_an_actor_of_another_process_without_a_host_is_not_reached(mbactor
         with pytest.raises(NoSuchActor):
             await away.ask(Away.ask_all, [as_elsewhere(hidden)])
         assert await away.ask(Away.tell_it, as_elsewhere(hidden)) is False
+
+
+async def test_a_ref_from_another_process_is_asked_and_told_in_a_thread(mbactor_loop: object) -> None:
+    del mbactor_loop
+    async with two_systems() as (one, two):
+        post, hidden, away = await one.spawn(Post), await one.spawn(Hidden), await two.spawn(Away)
+        assert await away.ask(Away.ask_in_a_thread, as_elsewhere(post)) == await post.ask(Post.me)
+        assert await away.ask(Away.tell_in_a_thread, as_elsewhere(post)) is True
+        await asyncio.sleep(1)
+        assert one.refs["told"] == post
+        assert await away.ask(Away.tell_in_a_thread, as_elsewhere(hidden)) is False
+        with pytest.raises(NoSuchActor, match="no host"):
+            await away.ask(Away.ask_in_a_thread, as_elsewhere(hidden))
+
+
+async def test_a_ref_from_another_process_to_an_ended_actor_reaches_no_other_replica(mbactor_loop: object) -> None:
+    del mbactor_loop
+    async with two_systems() as (one, two):
+        post, other, away = await one.spawn(Post), await one.spawn(Post), await two.spawn(Away)
+        ref = as_elsewhere(post)
+        await post.stop()
+        with pytest.raises(NoSuchActor):
+            await away.ask(Away.ask_all, [ref])
+        assert await away.ask(Away.ask_all, [as_elsewhere(other)])
 
 
 async def test_a_ref_that_goes_over_the_bus_between_two_systems_arrives_as_the_same_actor(mbactor_loop: object) -> None:
@@ -409,6 +442,18 @@ async def test_a_name_is_released_when_its_actor_ends_for_good(mbactor: ActorSys
     other = await mbactor.spawn(Post)
     mbactor.refs.register("till", other)
     assert mbactor.refs["till"] == other
+
+
+async def test_a_name_taken_in_a_start_that_fails_is_free_again(mbactor: ActorSystem) -> None:
+    class Fails(Actor):
+        async def on_start(self) -> None:
+            self.refs.register("till", self.ref)
+            raise ValueError("no")
+
+    with pytest.raises(MbactorError):
+        await mbactor.spawn(Fails)
+    assert "till" not in mbactor.refs
+    mbactor.refs.register("till", await mbactor.spawn(Post))
 
 
 async def test_an_ended_actor_takes_no_name(mbactor: ActorSystem) -> None:

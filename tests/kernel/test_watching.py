@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -252,6 +254,48 @@ async def test_looking_away_takes_back_a_notice_that_waits(mbactor: ActorSystem)
     await boss.ask(Boss.see, worker)
     await soon()
     assert diary == [(worker.id, "shutdown")]
+
+
+async def test_looking_away_takes_back_the_notice_of_that_one_only(mbactor: ActorSystem) -> None:
+    boss, diary = await a_boss(mbactor)
+    workers = [await mbactor.spawn(Worker) for _ in range(3)]
+    for worker in workers:
+        await boss.ask(Boss.see, worker)
+    boss.tell(Boss.note, 0)
+    boss.tell(Boss.work, 5)
+    await soon()
+    for worker in (workers[2], workers[0]):
+        await worker.stop()
+    await boss.ask(Boss.stop_and_look_away, workers[1])
+    await soon()
+    assert diary == [0, (workers[2].id, "shutdown"), (workers[0].id, "shutdown")]
+
+
+async def test_one_that_has_ended_and_is_watched_again_is_told_again(mbactor: ActorSystem) -> None:
+    boss, diary = await a_boss(mbactor)
+    worker = await mbactor.spawn(Worker)
+    await boss.ask(Boss.see, worker)
+    await worker.stop()
+    for _ in range(2):
+        await boss.ask(Boss.see, worker)
+        await soon()
+    assert diary == [(worker.id, "shutdown")] * 3
+
+
+async def test_who_watches_many_that_end_keeps_none_of_them(mbactor: ActorSystem) -> None:
+    boss, diary = await a_boss(mbactor)
+    ended: list[weakref.ref[Any]] = []
+    for _ in range(20):
+        worker = await mbactor.spawn(Worker)
+        await boss.ask(Boss.see, worker)
+        await worker.stop()
+        ended.append(weakref.ref(worker.cell))
+        del worker
+    await boss.ask(Boss.note, 0)
+    await soon()
+    gc.collect()
+    assert len(diary) == 21
+    assert sum(cell() is not None for cell in ended) <= 1  # the one the worker at rest has handled last
 
 
 async def test_looking_away_from_what_was_never_watched_does_nothing(mbactor: ActorSystem) -> None:

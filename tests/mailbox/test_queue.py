@@ -79,3 +79,14 @@ def test_a_capacity_that_is_no_positive_number_is_refused(capacity: int) -> None
 def test_an_unknown_overflow_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidSpec, match="'explode': expected one of reject, wait, drop_oldest, drop_newest"):
         Mailbox(overflow="explode")  # type: ignore[arg-type]
+
+
+def test_everything_is_all_that_waits_in_every_lane_and_for_room() -> None:
+    queue = queue_of(1, "wait")
+    assert list(queue.everything()) == []
+    queue.offer(1)
+    queue.offer(2, Lane.SYSTEM)
+    queue.offer(3, Lane.STOP)
+    assert queue.offer(4) is False
+    queue.wait(4)
+    assert sorted(queue.everything()) == [1, 2, 3, 4]
