@@ -12,6 +12,7 @@ import click
 
 from benchmarks import actors, charts, flows, report
 from benchmarks.harness import Bench, InvalidRun, Result, event_loops, machine
+from mbactor import observe
 
 KNOWN: dict[str, Callable[[Bench], Coroutine[Any, Any, list[Result]]]] = {
     "actors": actors.measure,
@@ -49,6 +50,7 @@ def main(
     loop: str | None,
 ) -> None:
     """Measure the benchmark NAME; without a name, list the benchmarks."""
+    observe.LAST_RESORT_LIMIT = 0  # what crashes or blocks here is meant to; stderr is for progress
     if name is None:
         click.echo(f"Benchmarks (python -m benchmarks NAME, -h for options):\n{LISTED}")
         return

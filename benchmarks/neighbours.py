@@ -9,10 +9,9 @@ from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any
 
-from benchmarks.features import Listener
 from benchmarks.harness import Bench, Case, Figure, InvalidRun, Measured, Result, percentiles
 from benchmarks.messages import Counter, check_delivered
-from mbactor import Actor, ActorStopped, ActorSystem, Mailbox, endpoint, observe
+from mbactor import Actor, ActorStopped, ActorSystem, Mailbox, endpoint
 
 A_SECOND = 1_000
 TICK = 0.001
@@ -82,12 +81,10 @@ def _bad_client(victim: type[Fragile]) -> Callable[[Bench], Awaitable[list[Resul
                 return await _asks_of_a_neighbour(system, seconds)
 
         async def beside() -> Measured:
-            # Somebody listens, or each of the first crashes would be written to the terminal.
-            with observe.observing(Listener(wants_spans=False)):
-                async with ActorSystem() as system, _client(system, victim, answers) as client:
-                    began = perf_counter()
-                    measured = await _asks_of_a_neighbour(system, seconds)
-                    return {**measured, "bad_a_second": client.sent / (perf_counter() - began)}
+            async with ActorSystem() as system, _client(system, victim, answers) as client:
+                began = perf_counter()
+                measured = await _asks_of_a_neighbour(system, seconds)
+                return {**measured, "bad_a_second": client.sent / (perf_counter() - began)}
 
         figure = Figure(f"ask p99 beside an actor that {name}", "us", "p99_us", "lower", beside=("mean_us", "p99_us"))
         taken = await bench.in_turn(
