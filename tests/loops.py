@@ -27,5 +27,8 @@ LOOPS: dict[str, Factory] = {
 
 
 def run(work: Coroutine[Any, Any, T], loop: Factory = asyncio.SelectorEventLoop) -> T:
-    with asyncio.Runner(loop_factory=loop) as runner:
-        return runner.run(work)
+    try:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            return runner.run(work)
+    finally:
+        work.close()  # where the loop is not there and the test is skipped, the work never began
