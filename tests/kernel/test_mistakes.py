@@ -1,0 +1,92 @@
+"""Mistakes that newcomers make are told where they are made, with what was meant."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import traceback
+from typing import Any
+
+import pytest
+
+from mbactor import Actor, ActorCrashed, ActorRef, ActorStopped, ActorSystem, DeclarationError, child, endpoint
+
+
+class Shop(Actor):
+    host = "shop.example"
+
+    @endpoint
+    async def sell(self, count: int) -> int:
+        if count < 0:
+            raise ValueError("nothing to sell")
+        return count
+
+    @endpoint
+    async def misuse(self, how: str) -> None:
+        wrong: Any = "not a ref"
+        if how == "watch":
+            self.watch(wrong)
+        elif how == "register":
+            self.refs.register("shop", wrong)
+        else:
+            self.spawn_task(wrong)
+
+
+async def test_an_error_shows_the_remote_traceback_as_its_cause(mbactor: ActorSystem) -> None:
+    shop = await mbactor.spawn(Shop)
+    with pytest.raises(ActorCrashed) as crashed:
+        await shop.ask(Shop.sell, -1)
+    assert 'raise ValueError("nothing to sell")' in "".join(traceback.format_exception(crashed.value))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("watch", "an ActorRef expected"), ("register", "an ActorRef expected"), ("spawn_task", "a coroutine expected")],
+)
+async def test_what_is_no_ref_and_no_coroutine_is_named(mbactor: ActorSystem, how: str, said: str) -> None:
+    shop = await mbactor.spawn(Shop)
+    with pytest.raises(ActorCrashed, match=f"TypeError: .*'not a ref'.*{said}"):
+        await shop.ask(Shop.misuse, how)
+
+
+async def test_an_actor_that_gave_up_says_so(mbactor: ActorSystem) -> None:
+    shop: ActorRef[Shop] = await mbactor.spawn(child(Shop, restart="temporary"))
+    with pytest.raises(ActorCrashed):
+        await shop.ask(Shop.sell, -1)
+    with pytest.raises(ActorStopped, match=r"has stopped \(failed: ValueError: nothing to sell\)"):
+        await shop.ask(Shop.sell, 1)
+
+
+async def test_an_override_without_its_decorator_is_refused(mbactor: ActorSystem) -> None:
+    async def sell(self: Shop, count: int) -> int:
+        return count
+
+    with pytest.raises(DeclarationError, match=r"Other\.sell overrides Shop\.sell without its decorator"):
+        await mbactor.spawn(type("Other", (Shop,), {"sell": sell}))
+
+
+async def test_a_hook_that_cannot_take_what_it_is_given_is_refused(mbactor: ActorSystem) -> None:
+    async def on_exit(self: Shop, ref: ActorRef[Any]) -> None: ...
+
+    with pytest.raises(DeclarationError, match=r"on_exit is called as self\.on_exit\(ref, exit\)"):
+        await mbactor.spawn(type("Other", (Shop,), {"on_exit": on_exit}))
+
+
+def test_where_nobody_listens_a_crash_is_written_to_stderr() -> None:
+    program = (
+        "import asyncio\n"
+        "from mbactor import Actor, ActorSystem, endpoint\n"
+        "class Lost(Actor):\n"
+        "    @endpoint\n"
+        "    async def boom(self) -> None:\n"
+        "        raise ValueError('lost order')\n"
+        "async def main():\n"
+        "    async with ActorSystem() as system:\n"
+        "        lost = await system.spawn(Lost)\n"
+        "        lost.tell(Lost.boom)\n"
+        "        await asyncio.sleep(0.1)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "actor.crashed" in done.stderr
+    assert "lost order" in done.stderr
