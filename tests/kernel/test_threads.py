@@ -341,7 +341,7 @@ async def test_a_thread_that_goes_on_for_longer_than_a_second_is_left_behind_and
         await within(0.2, lambda: threaded.ask(Threaded.hold_and_ask))
     begun = time.monotonic()
     assert await threaded.ask(Threaded.id_) != before
-    assert 0.9 < time.monotonic() - begun < 1.9, "one grace of a second, not two"
+    assert 0.9 < time.monotonic() - begun < 4
     assert not switch.left.is_set()
     switch.go_on.set()
     await until(switch.left.is_set)
@@ -352,6 +352,8 @@ async def test_a_thread_that_goes_on_for_longer_than_a_second_is_left_behind_and
     assert asked_itself is ActorStopped
     assert await mbactor.ask(Counter.add, 0) == 0
     assert [event.fields["told"] for event in mbactor_recorder.find("actor.crashed")] == [True]
+    names = [event.name for event in mbactor_recorder.events]
+    assert names.index("actor.abandoned") < names.index("actor.crashed"), "there is no second grace"
 
 
 async def test_leaving_a_thread_behind_is_not_charged_to_the_restart_budget(
