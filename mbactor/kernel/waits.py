@@ -81,7 +81,10 @@ def _cycle(ask: Call, *, certain: bool) -> list[Call] | None:
         # The circle goes through other processes; what can be seen here is that the call waits for its own part of it.
         waits = not certain or any(waits_for(task, one.future) for one in call.pending())
         return [call, ask] if waits else None
-    return _search(call, task, ask, certain=certain, seen=seen)
+    try:
+        return _search(call, task, ask, certain=certain, seen=seen)
+    except RecursionError:
+        return None  # hundreds of actors in one circle: the budget ends it, and nobody crashes
 
 
 def _search(
