@@ -512,6 +512,7 @@ class Play:
                 self.ended = True
                 self.endings.append(asyncio.ensure_future(self.pool.terminate_child("clerk")))
             case "start again" if self.pool is not None:
+                self.ended = True
                 self.endings.append(asyncio.ensure_future(self.pool.restart_child("clerk")))
 
     def check_door(self, entry: Entry, before: MailboxStatistics, after: MailboxStatistics) -> None:
