@@ -1,19 +1,41 @@
 """What the stack of an event loop's thread tells: whether the loop rests, and if not, what it is at.
 
-Read from another thread, so frames are looked at and let go: whoever keeps one keeps its variables alive.
+Read from another thread, so frames are looked at and let go: whoever keeps one keeps its variables alive. All of it
+is done within `uncollected()`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 
 CALLBACK = asyncio.Handle._run.__code__  # noqa: SLF001 - above it is what the loop runs
 _ROUND = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep garbage from being collected while the frames of another thread are read.
+
+    Before Python 3.12 each frame that is asked for may begin a collection. A finalizer that runs in it lets the other
+    thread go on, and the frame that was being read is gone: the process crashes, or stands still for ever in
+    `sys._current_frames()` (python/cpython#106883, which was ended by the same means).
+    """
+    if sys.version_info >= (3, 12) or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def at_rest(frame: FrameType, base: CodeType) -> bool:

@@ -31,7 +31,7 @@ from typing import Literal
 
 from mbactor import observe
 from mbactor.durations import Duration, seconds
-from mbactor.kernel.stacks import CALLBACK, at_rest, seen
+from mbactor.kernel.stacks import CALLBACK, at_rest, seen, uncollected
 
 if sys.platform == "linux":
     import resource
@@ -212,13 +212,10 @@ class _Watch:
             wanted = time.monotonic() + pause
             self._bell.acquire(timeout=pause)
             worked = meter.worked()
-            frame = self._frame()
             # Nothing more is done for a loop that rests: this is what an idle node costs.
-            if frame is not None and at_rest(frame, self._base):
+            if self._loop_rests():
                 self._rest()
-                continue
-            del frame  # whoever keeps it keeps its variables alive
-            if self._loop.is_running():
+            elif self._loop.is_running():
                 self._look(time.monotonic(), wanted, worked - pause, meter.switches())
             elif self._loop.is_closed():
                 return
@@ -235,6 +232,11 @@ class _Watch:
             return self._limit / 2 if self._rests < QUIET else self._limit
         left = self._suspicion.since + self._limit - time.monotonic()
         return max(self._limit / 20, min(self._limit / 2, left))
+
+    def _loop_rests(self) -> bool:
+        with uncollected():
+            frame = self._frame()
+            return frame is not None and at_rest(frame, self._base)
 
     def _frame(self) -> FrameType | None:
         return sys._current_frames().get(self._watched)  # noqa: SLF001 - the only way to see another thread
@@ -280,7 +282,8 @@ class _Watch:
     def _tell(self, suspicion: Suspicion, now: float) -> _Reported:
         call, _ = suspicion.what if isinstance(suspicion.what, tuple) else (None, None)
         actor, method = call[:2] if call is not None else (None, None)
-        where, calls = seen(self._frame(), self._base)
+        with uncollected():
+            where, calls = seen(self._frame(), self._base)
         observe.emit(
             "loop.blocked",
             actor=actor,

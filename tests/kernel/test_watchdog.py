@@ -132,6 +132,49 @@ def test_a_method_that_blocks_is_told_while_it_does_and_when_it_is_over(
     assert "calls" not in last
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="a frame that is asked for begins no collection any more")
+def test_no_garbage_is_collected_while_the_frames_of_the_loop_are_read() -> None:
+    """A finalizer would let the loop go on, and the process would crash at the frame that is gone."""
+    *events, seen = program(
+        """
+        import gc
+
+        reading = {"_frame", "at_rest", "seen", "frames_of", "place_of", "calls_of"}
+        told, caught, collections = [], set(), 0
+
+        class Kept(Told):
+            def on_event(self, name, fields):
+                told.append(name)
+
+        def deep(n):
+            return deep(n - 1) if n else time.sleep(0.3)
+
+        def collecting(phase, info):
+            global collections
+            if phase == "start" and threading.current_thread().name == "mbactor-watchdog":
+                collections += 1
+                caught.update({sys._getframe(1).f_code.co_name} & reading)
+
+        async def main():
+            watchdog.start()
+            at_hand.append(("a", "deep", 1))
+            gc.callbacks.append(collecting)
+            gc.set_threshold(1)
+            deep(50)
+            while len(told) < 2:
+                await asyncio.sleep(0.005)
+            gc.callbacks.clear()
+            found = {"caught": sorted(caught), "collected": collections > 0, "enabled": gc.isenabled()}
+            print(json.dumps(found), file=sys.stderr)
+
+        observe.add_observer(Kept())
+        asyncio.run(main())
+        """
+    )
+    assert events
+    assert seen == {"caught": [], "collected": True, "enabled": True}
+
+
 def test_each_blockage_is_told_once(calls: Calls, told: Told, loop: Factory) -> None:
     def make() -> None:
         nap(0.35)
