@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from graphlib import CycleError, TopologicalSorter
+from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
@@ -89,6 +91,10 @@ class ChildSpec:
     mailbox: Any
     config: Mapping[str, Any] | None
     significant: bool
+    process: bool = False
+    """It runs in an OS process of its own, with all that is under it."""
+    after: tuple[str, ...] = ()
+    """Siblings that are started before it, wherever they stand in the list."""
 
     def expand(self) -> tuple[ChildSpec, ...]:
         """The replicas as children of their own: `orders` with `replicas=2` is `orders-1`, `orders-2`."""
@@ -109,6 +115,8 @@ def child(
     mailbox: Any = None,
     config: Mapping[str, Any] | None = None,
     significant: bool = False,
+    process: bool = False,
+    after: Iterable[str] = (),
     positional: tuple[Any, ...] = (),
 ) -> ChildSpec:
     """A child for `Supervisor.children` or `start_child`.
@@ -118,6 +126,8 @@ def child(
     `target` is an Actor or Supervisor class, `args` (and `positional`) the arguments of its constructor.
     `id` defaults to the class name in kebab-case. `shutdown` is the time it gets to stop: a duration,
     "brutal" (none), or None (as long as it takes); 5 s for an actor and None for a supervisor by default.
+    `process` runs it in an OS process of its own. `after` names siblings that are started, and ready, before it; one
+    with replicas by its id without the number. A child is ready when its `on_start` has returned.
     `InvalidSpec` names the field and the value that are wrong.
     """
     kind = kind_of(target)
@@ -137,6 +147,9 @@ def child(
         raise InvalidSpec(
             f"child {name!r}: config: {next(iter(config))!r} given, and {target.__name__} declares no such property"
         )
+    if not isinstance(process, bool):
+        raise InvalidSpec(f"child {name!r}: process: {process!r} given, True or False expected")
+    before = _after(name, after)
     arguments = dict(args) if args else _NO_ARGUMENTS
     _check_arguments(name, target, positional, arguments)
     return ChildSpec(
@@ -152,12 +165,16 @@ def child(
         mailbox=mailbox,
         config=None if config is None else dict(config),
         significant=significant,
+        process=process,
+        after=before,
     )
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class SupervisorSpec:
-    """What a supervisor supervises, and how. Replicas are expanded; ids are unique."""
+    """What a supervisor supervises, and how. Replicas are expanded, ids are unique, and each child stands behind
+    those that it is to be started `after`; else the order is as given.
+    """
 
     strategy: Strategy
     max_restarts: int
@@ -180,7 +197,7 @@ class SupervisorSpec:
         window = _duration("within", within)
         if window <= 0:
             raise InvalidSpec(f"within: {within!r} given, more than 0 expected")
-        expanded = tuple(one for spec in _specs(children) for one in spec.expand())
+        expanded = in_order(tuple(_specs(children)))
         _set(
             self,
             strategy=strategy,
@@ -203,6 +220,45 @@ class SupervisorSpec:
                 f"child {spec.id!r}: significant: True given while auto_shutdown is 'never'; "
                 "'any_significant' or 'all_significant' expected of the supervisor"
             )
+
+
+def in_order(children: tuple[ChildSpec, ...]) -> tuple[ChildSpec, ...]:
+    """The children with their replicas in the order in which they start: as given, but each behind those that it is
+    to be started `after`. InvalidSpec where one of those is unknown, or they wait for each other in a circle.
+    """
+    expanded = tuple(one for spec in children for one in spec.expand())
+    if not any(spec.after for spec in children):
+        return expanded
+    named: dict[str, set[int]] = {}
+    for place, one in enumerate(expanded):
+        named.setdefault(one.id, set()).add(place)
+    for spec in children:
+        if spec.replicas > 1:
+            replicas = {place for one in spec.expand() for place in named[one.id]}
+            named[spec.id] = named.get(spec.id, set()) | replicas
+    sorter: TopologicalSorter[int] = TopologicalSorter()
+    for place, one in enumerate(expanded):
+        unknown = next((name for name in one.after if name not in named), None)
+        if unknown is not None:
+            known = ", ".join(id for id in named if id != one.id) or "none"
+            raise InvalidSpec(f"child {one.id!r}: after: {unknown!r} given, one of its siblings expected: {known}")
+        sorter.add(place, *(before for name in one.after for before in named[name]))
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle = [expanded[place].id for place in reversed(error.args[1])]
+        raise InvalidSpec(
+            f"child {circle[0]!r}: after: they are started after each other: {' after '.join(circle)}"
+        ) from None
+    ordered, ready = list[ChildSpec](), list(sorter.get_ready())
+    heapify(ready)
+    while ready:
+        place = heappop(ready)
+        ordered.append(expanded[place])
+        sorter.done(place)
+        for other in sorter.get_ready():
+            heappush(ready, other)
+    return tuple(ordered)
 
 
 def check_spec(spec: Any) -> None:
@@ -258,6 +314,12 @@ def _check_replicas(name: str, replicas: Any) -> None:
         raise InvalidSpec(f"child {name!r}: replicas: {replicas!r} given, a whole number >= 1 expected")
     if replicas > MOST_REPLICAS:
         raise InvalidSpec(f"child {name!r}: replicas: {replicas!r} given, at most {MOST_REPLICAS} expected")
+
+
+def _after(name: str, given: Any) -> tuple[str, ...]:
+    if isinstance(given, str) or not all(isinstance(one, str) for one in given):
+        raise InvalidSpec(f"child {name!r}: after: {given!r} given, a list of the ids of siblings expected")
+    return tuple(given)
 
 
 def _one_of(field: str, value: Any, allowed: tuple[str, ...], *, of: str | None = None) -> None:

@@ -47,6 +47,8 @@ def test_defaults_depend_on_the_kind() -> None:
         ({"replicas": True}, "replicas: True given"),
         ({"backoff": 5}, "backoff: 5 given"),
         ({"significant": True}, "significant: True given with restart 'permanent'"),
+        ({"process": 1}, "process: 1 given, True or False expected"),
+        ({"after": "db"}, "after: 'db' given, a list of the ids of siblings expected"),
         ({"args": {"start": 1, "strat": 1}}, "given to Needs: got an unexpected keyword argument 'strat'"),
         ({"args": {}}, "given to Needs: missing a required argument: 'start'"),
     ],
@@ -76,12 +78,38 @@ def test_only_actor_and_supervisor_classes_are_children() -> None:
         ({"children": [leaf("a"), leaf("a")]}, "the id 'a' is given twice"),
         ({"children": [leaf("a", replicas=2), leaf("a-2")]}, "the id 'a-2' is given twice"),
         ({"children": [leaf("a", restart="transient", significant=True)]}, "auto_shutdown is 'never'"),
+        ({"children": [leaf("a", after=["b"]), leaf("c")]}, "after: 'b' given, one of its siblings expected: c"),
+        ({"children": [leaf("a", after=["a"])]}, "started after each other: a after a"),
+        (
+            {"children": [leaf("a", after=["c"]), leaf("b", after=["a"]), leaf("c", after=["b"])]},
+            "started after each other: a after c after b after a",
+        ),
     ],
 )
 def test_a_faulty_supervisor_is_refused_by_field_and_value(options: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidSpec) as caught:
         SupervisorSpec(**options)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("children", "order"),
+    [
+        ([leaf("a"), leaf("b"), leaf("c")], "a b c"),
+        ([leaf("a", after=["c"]), leaf("b"), leaf("c")], "b c a"),
+        ([leaf("c", after=["a", "b"]), leaf("b", after=["a"]), leaf("a")], "a b c"),
+        ([leaf("web", after=["db"]), leaf("db", replicas=2), leaf("log")], "db-1 db-2 web log"),
+        ([leaf("web", after=["db-1"]), leaf("db", replicas=2)], "db-1 web db-2"),
+        ([leaf("web", after=["db"], replicas=2), leaf("db")], "db web-1 web-2"),
+        (
+            [leaf(str(n), after=[str(n + 1)]) for n in range(2000)] + [leaf("2000")],
+            " ".join(map(str, range(2000, -1, -1))),
+        ),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
+)
+def test_a_child_stands_behind_those_it_is_started_after(children: list[Any], order: str) -> None:
+    assert " ".join(one.id for one in SupervisorSpec(children=children).children) == order
 
 
 @pytest.mark.parametrize(
