@@ -3,14 +3,19 @@
 A bus carries bytes from a publisher to the subscribers of a subject, at most once. Tokens are separated
 by dots; in a subscription `*` stands for one token and a final `>` for one or more. Of the subscribers that
 share a queue, one gets each message; the order of one publisher's messages is kept for each subscriber.
-A message that carries a reply subject and finds nobody is answered at once with `no_responders`.
+A message that carries a reply subject and finds nobody is answered at once with the failure `no_responders`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+Failure = Literal["no_responders", "refused", "lost"]
+"""Why a request gets no answer: nobody serves the subject; whoever does cannot take it now, and it may be repeated;
+or whoever had it is gone, and nobody knows how far they got.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +25,8 @@ class Delivery:
     subject: str
     data: bytes
     reply: str | None = None
-    no_responders: bool = False
-    """The bus says that nobody was there for the request; there is no data."""
+    failure: Failure | None = None
+    """The bus says that the request gets no answer, and why; there is no data."""
 
 
 Receive = Callable[[Delivery], None]
@@ -32,6 +37,12 @@ class Subscription(Protocol):
     """Ends with `unsubscribe`; a message already on its way may still arrive before that returns."""
 
     def unsubscribe(self) -> None: ...
+
+
+class Reservation(Protocol):
+    """A subject whose server will be back, until it is released."""
+
+    def release(self) -> None: ...
 
 
 class Bus(Protocol):
@@ -55,3 +66,11 @@ class Bus(Protocol):
 
     async def close(self) -> None:
         """Deliver what was accepted, then end. Idempotent."""
+
+
+def check_pattern(subject: str) -> tuple[str, ...]:
+    """The tokens of what is subscribed to. ValueError where it is malformed."""
+    tokens = tuple(subject.split("."))
+    if not all(tokens) or ">" in tokens[:-1]:
+        raise ValueError(f"subject {subject!r}: expected tokens between dots, '>' only as the last")
+    return tokens

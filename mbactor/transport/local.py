@@ -7,7 +7,7 @@ from collections import deque
 from functools import lru_cache
 
 from mbactor.errors import Unavailable
-from mbactor.transport.bus import Delivery, Receive
+from mbactor.transport.bus import Delivery, Failure, Receive, check_pattern
 
 
 class LocalBus:
@@ -19,7 +19,8 @@ class LocalBus:
         self._exact: dict[str, list[_Subscription]] = {}
         self._wild: list[_Subscription] = []
         self._turns: dict[tuple[str, str], int] = {}
-        self._out: deque[tuple[str, bytes, str | None]] = deque()
+        self._out: deque[tuple[str, bytes, str | None, Failure | None]] = deque()
+        self._reserved: list[_Reservation] = []
         self._scheduled = False
         self._closed = False
 
@@ -29,18 +30,25 @@ class LocalBus:
     def publish(self, subject: str, data: bytes, *, reply: str | None = None) -> None:
         if self._closed:
             raise Unavailable("the bus is closed")
-        self._out.append((subject, data, reply))
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._deliver)
+        self._put(subject, data, reply, None)
 
     def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> _Subscription:
-        tokens = tuple(subject.split("."))
-        if not all(tokens) or ">" in tokens[:-1]:
-            raise ValueError(f"subject {subject!r}: expected tokens between dots, '>' only as the last")
-        made = _Subscription(self, subject, tokens, receive, queue)
+        made = _Subscription(self, subject, check_pattern(subject), receive, queue)
         self._group(made).append(made)
         return made
+
+    def reserve(self, subject: str) -> _Reservation:
+        """Whoever served a subject will be back: until the reservation is released, requests that find nobody there
+        are refused.
+        """
+        made = _Reservation(self._reserved, check_pattern(subject))
+        self._reserved.append(made)
+        return made
+
+    def fail(self, reply: str, failure: Failure) -> None:
+        """Tell whoever waits for an answer that there will be none."""
+        if not self._closed:
+            self._put(reply, b"", None, failure)
 
     async def flush(self) -> None:
         while self._out:  # noqa: ASYNC110 - what is published meanwhile is waited for too
@@ -64,17 +72,28 @@ class LocalBus:
         if not group and not subscription.wild:
             del self._exact[subscription.subject]
 
+    def _put(self, subject: str, data: bytes, reply: str | None, failure: Failure | None) -> None:
+        self._out.append((subject, data, reply, failure))
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._deliver)
+
     def _deliver(self) -> None:
         self._scheduled = False
         for _ in range(len(self._out)):
-            subject, data, reply = self._out.popleft()
+            subject, data, reply, failure = self._out.popleft()
             chosen = self._choose(subject)
             if not chosen and reply is not None:
+                failure = self._why_nobody(subject)
                 for subscription in self._choose(reply):
-                    subscription.receive(Delivery(reply, b"", None, no_responders=True))
+                    subscription.receive(Delivery(reply, b"", None, failure))
             for subscription in chosen:
                 if subscription.active:
-                    subscription.receive(Delivery(subject, data, reply))
+                    subscription.receive(Delivery(subject, data, reply, failure))
+
+    def _why_nobody(self, subject: str) -> Failure:
+        tokens = _tokens(subject)
+        return "refused" if any(_matches(one.tokens, tokens) for one in self._reserved) else "no_responders"
 
     def _choose(self, subject: str) -> list[_Subscription]:
         """Every subscriber without a queue, and one of each queue in turn."""
@@ -111,6 +130,18 @@ class _Subscription:
         if self.active:
             self.active = False
             self._bus._drop(self)  # noqa: SLF001 - the two halves of one bus
+
+
+class _Reservation:
+    __slots__ = ("_all", "tokens")
+
+    def __init__(self, all: list[_Reservation], tokens: tuple[str, ...]) -> None:
+        self._all = all
+        self.tokens = tokens
+
+    def release(self) -> None:
+        if self in self._all:
+            self._all.remove(self)
 
 
 @lru_cache(maxsize=4096)

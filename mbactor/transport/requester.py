@@ -9,10 +9,10 @@ from typing import cast
 
 import msgspec
 
-from mbactor.errors import BudgetSpent, MbactorError, NoSuchActor, from_wire
+from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError, NoSuchActor, Unavailable, from_wire
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
-from mbactor.transport.bus import Bus, Delivery, Subscription
+from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
 from mbactor.transport.codec import decode
 from mbactor.transport.deadlines import Deadlines
 from mbactor.transport.message import Message
@@ -29,8 +29,9 @@ class _Waiting(asyncio.Future[Message]):
 class Requester:
     """Sends requests for one node and gives each its answer.
 
-    A request nobody serves fails at once with NoSuchActor; one whose deadline passes with BudgetSpent; an
-    error answer is raised as the type it was. An answer that comes too late is dropped and counted in `late`.
+    A request nobody serves fails at once with NoSuchActor, one that is not taken now with Unavailable, one whose
+    receiver's process dies with ActorCrashed, one whose deadline passes with BudgetSpent; an error answer is raised
+    as the type it was. An answer that comes too late is dropped and counted in `late`.
     """
 
     def __init__(self, bus: Bus, plane: str, node: str) -> None:
@@ -71,7 +72,7 @@ class Requester:
         return waiting
 
     def send(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
-        """Publish without waiting; `lost` is called when the bus says that nobody was there."""
+        """Publish without waiting; `lost` is called when the bus says that nobody took it."""
         now = asyncio.get_running_loop().time()
         waiting = self.request(source, address, message, now + _NOBODY_WITHIN)
         waiting.add_done_callback(lambda done: _tell_loss(done, lost))
@@ -81,8 +82,8 @@ class Requester:
         if waiting is None or waiting.done():
             self.late += 1
             return
-        if delivery.no_responders:
-            waiting.set_exception(NoSuchActor(str(waiting.address)))
+        if delivery.failure is not None:
+            waiting.set_exception(_failed(waiting.address, delivery.failure))
             return
         try:
             message = Message.from_bytes(delivery.data)
@@ -103,8 +104,20 @@ class Requester:
 
 def _tell_loss(done: asyncio.Future[Message], lost: Callable[[MbactorError], None]) -> None:
     error = None if done.cancelled() else done.exception()
-    if isinstance(error, NoSuchActor):
+    if isinstance(error, NoSuchActor | Unavailable):
         lost(error)
+
+
+def _failed(address: Address, failure: Failure) -> MbactorError:
+    match failure:
+        case "no_responders":
+            return NoSuchActor(str(address))
+        case "refused":
+            return Unavailable(f"{address} takes no messages now: its process is being restarted, or does not read")
+        case "lost":
+            error = ActorCrashed(f"{address}: the process that had the message has died")
+            error.taken = "unknown"
+            return error
 
 
 def _settle(waiting: _Waiting, error: MbactorError) -> None:

@@ -2,18 +2,175 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+import msgspec
 import pytest
 
+from mbactor.errors import Unavailable
 from mbactor.testing.contracts import check_bus
-from mbactor.transport import Bus, LocalBus
+from mbactor.transport import Bus, Delivery, Envelope, LocalBus, Message
+from mbactor.transport.link import Hub, Lendable, LinkBus, Port
+from mbactor.transport.message import Op
 
 pytestmark = pytest.mark.anyio
 
-BUSES: dict[str, Callable[[], Bus]] = {"local": LocalBus}
+
+class Linked(LinkBus):
+    """A bus lent by a hub in this process."""
+
+    def __init__(self, bus: Lendable | None = None) -> None:
+        ours, theirs = socket.socketpair()
+        super().__init__(theirs)
+        self._of = bus or LocalBus()
+        self._ours = ours
+        self.port: Port
+
+    async def connect(self) -> None:
+        await self._of.connect()
+        self.port = await Hub(self._of).attach(self._ours)
+        await super().connect()
+
+    def abandon(self) -> None:
+        """Die without a word."""
+        self._wire._transport.abort()
+
+    async def close(self) -> None:
+        await super().close()
+        await self.port.close()
+        await self._of.close()
+
+
+def nested() -> Bus:
+    """A bus lent by a process that has only lent it itself."""
+    return Linked(Linked())
+
+
+BUSES: dict[str, Callable[[], Bus]] = {"local": LocalBus, "link": Linked, "nested links": nested}
 
 
 @pytest.mark.parametrize("make", BUSES.values(), ids=BUSES)
 async def test_a_bus_keeps_its_contract(make: Callable[[], Bus]) -> None:
     await check_bus(make)
+
+
+# --- a bus that is lent to another process ------------------------------------------------------------------------
+
+
+class Inbox:
+    """What came, by subject."""
+
+    def __init__(self) -> None:
+        self.got: list[Delivery] = []
+
+    def __call__(self, delivery: Delivery) -> None:
+        self.got.append(delivery)
+
+    async def until(self, count: int) -> list[Delivery]:
+        async with asyncio.timeout(10):
+            while len(self.got) < count:
+                await asyncio.sleep(0.001)
+        return self.got
+
+
+def message(op: Op) -> bytes:
+    return Message(Envelope(op, "1"), b"x").to_bytes()
+
+
+@pytest.fixture
+async def lent() -> AsyncIterator[tuple[LocalBus, Linked]]:
+    bus = LocalBus()
+    link = Linked(bus)
+    await link.connect()
+    yield bus, link
+    await link.close()
+
+
+async def test_processes_share_the_messages_of_a_queue(lent: tuple[LocalBus, Linked]) -> None:
+    bus, link = lent
+    here, there = Inbox(), Inbox()
+    bus.subscribe("q", here, queue="w")
+    link.subscribe("q", there, queue="w")
+    await link.flush()
+    for n in range(10):
+        (bus if n % 2 else link).publish("q", str(n).encode())
+    await link.flush()
+    assert (len(here.got), len(await there.until(5))) == (5, 5)
+
+
+async def test_who_asked_a_process_that_dies_is_told_at_once_and_later_asks_are_refused(
+    lent: tuple[LocalBus, Linked],
+) -> None:
+    bus, link = lent
+    there, answers = Inbox(), Inbox()
+    link.subscribe("s.*", there, queue="s")
+    bus.subscribe("reply.*", answers)
+    await link.flush()
+    for n, op in enumerate(("ask", "ask", "tell")):
+        bus.publish("s.x", message(op), reply=f"reply.{n}")  # type: ignore[arg-type]
+    await there.until(3)
+    link.publish("reply.0", message("reply"))
+    await link.flush()
+    link.abandon()
+    got = await answers.until(2)
+    assert [(one.subject, one.failure) for one in got] == [("reply.0", None), ("reply.1", "lost")]
+    bus.publish("s.y", message("ask"), reply="reply.3")
+    assert (await answers.until(3))[2].failure == "refused"
+    here = Inbox()
+    subscription = bus.subscribe("s.y", here, queue="s")
+    bus.publish("s.y", message("ask"), reply="reply.4")
+    await here.until(1)
+    subscription.unsubscribe()
+    link.port.release()
+    bus.publish("s.y", message("ask"), reply="reply.5")
+    assert (await answers.until(4))[3].failure == "no_responders"
+
+
+async def test_a_process_that_does_not_read_is_refused_requests_and_loses_none_it_was_given() -> None:
+    bus, (ours, theirs) = LocalBus(), socket.socketpair()
+    await bus.connect()
+    port = await Hub(bus).attach(ours)
+    theirs.setblocking(True)
+    for frame in ((1, 1, "s", None), (4, 2)):
+        encoded = msgspec.msgpack.encode(frame)
+        theirs.sendall(struct.pack(">I", len(encoded)) + encoded)
+    pong = await asyncio.to_thread(_frames, theirs, 1)
+    assert pong == [[5, 2]]
+    answers = Inbox()
+    bus.subscribe("reply.*", answers)
+    data, sent = message("ask") + bytes(1 << 20), 0
+    async with asyncio.timeout(10):
+        while not answers.got:
+            bus.publish("s", data, reply=f"reply.{sent}")
+            sent += 1
+            await bus.flush()
+            await asyncio.sleep(0)
+    refused = {one.subject for one in answers.got if one.failure == "refused"}
+    assert 64 < sent < 200
+    assert refused == {f"reply.{sent - 1}"}
+    got = await asyncio.to_thread(_frames, theirs, sent - 1)
+    assert [frame[3] for frame in got] == [f"reply.{n}" for n in range(sent - 1)]
+    await port.close()
+    theirs.close()
+    await bus.close()
+
+
+def _frames(sock: socket.socket, count: int) -> list[list[Any]]:
+    found = []
+    with sock.makefile("rb") as stream:
+        for _ in range(count):
+            (length,) = struct.unpack(">I", stream.read(4))
+            found.append(msgspec.msgpack.decode(stream.read(length)))
+    return found
+
+
+async def test_a_link_whose_hub_is_gone_says_so(lent: tuple[LocalBus, Linked]) -> None:
+    _, link = lent
+    await link.port.close()
+    await link.flush()
+    with pytest.raises(Unavailable):
+        link.publish("s", b"")
