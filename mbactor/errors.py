@@ -304,14 +304,12 @@ class ActorCrashed(MbactorError):
 
 
 class ProcessDied(ActorCrashed):
-    """The worker process that ran the call died: `exit_code`, and `signal` by name where one killed it."""
+    """The process that ran the call, or the child, died: `exit_code`, and `signal` by name where one killed it."""
 
-    def __init__(self, target: str, pid: int, code: int) -> None:
+    def __init__(self, target: str, pid: int, code: int, *, kind: str = "worker process") -> None:
         name = _signal_name(-code) if code < 0 else None
         how = f"ended with exit code {code}" if name is None else f"was killed by {name}"
-        super().__init__(
-            f"{target}: the worker process {pid} {how}", target=target, pid=pid, exit_code=code, signal=name
-        )
+        super().__init__(f"{target}: the {kind} {pid} {how}", target=target, pid=pid, exit_code=code, signal=name)
 
 
 def _signal_name(number: int) -> str:

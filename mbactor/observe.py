@@ -176,6 +176,21 @@ def emit(name: str, /, **fields: Any) -> None:
             _drop(observer, error)
 
 
+def relay(name: str, fields: dict[str, Any], *, exported: bool) -> None:
+    """Tell of what happened in another process. Where it was `exported` there, those who listen to spans are not told:
+    they export as well.
+    """
+    if not exported or not tracers:
+        emit(name, **fields)
+        return
+    for observer in _observers:
+        if observer not in tracers:
+            try:
+                observer.on_event(name, fields)
+            except Exception as error:
+                _drop(observer, error)
+
+
 def traceparent() -> str | None:
     """The W3C header of the work at hand."""
     return current_trace.get()

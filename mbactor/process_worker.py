@@ -108,17 +108,14 @@ loading_main = False
 
 def main(descriptor: int) -> None:
     """Serve the parent at the other end of the socket until it is closed."""
-    global _preparation
-    _withstand_signals()
+    withstand_signals()
     _die_with_parent()
     if sys.stderr is not None:
         faulthandler.enable(all_threads=False)
     link = socket.socket(fileno=descriptor)
     os.register_at_fork(after_in_child=link.close)  # else a child would keep the parent from seeing that this one died
     with suppress(EOFError, OSError):
-        _preparation = msgspec.msgpack.decode(receive(link)[0], type=Preparation)
-        sys.path[:] = [os.fsdecode(one) for one in _preparation.path]
-        sys.argv[:] = [os.fsdecode(one) for one in _preparation.argv]
+        prepare(msgspec.msgpack.decode(receive(link)[0], type=Preparation))
         threading.Thread(target=_watch, args=(link,), name="mbactor-parent", daemon=True).start()
         send(link, Answer(""), b"")
         while True:
@@ -162,7 +159,15 @@ def _of_others(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-def _withstand_signals() -> None:
+def prepare(preparation: Preparation) -> None:
+    """Look for modules where the parent does."""
+    global _preparation
+    _preparation = preparation
+    sys.path[:] = [os.fsdecode(one) for one in preparation.path]
+    sys.argv[:] = [os.fsdecode(one) for one in preparation.argv]
+
+
+def withstand_signals() -> None:
     """Ctrl-C, and a service that is stopped, signal the whole group: the parent decides when this process ends.
 
     A function and not SIG_IGN, which programs that are started from here would inherit.

@@ -36,7 +36,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -149,7 +149,7 @@ class _Process:
         self._path = list(sys.path)
         self._link, theirs = socket.socketpair()
         try:
-            self._process = _start(theirs)
+            self._process = start_python("mbactor.process_worker", theirs)
         except BaseException:
             self._link.close()
             raise
@@ -158,7 +158,7 @@ class _Process:
         self.ready = self.ended = False
         _processes.add(self)
         try:
-            send(self._link, _preparation(), b"")
+            send(self._link, preparation(), b"")
             receive(self._link)
         except (EOFError, OSError):
             raise self._died("the start of a worker process") from None
@@ -207,22 +207,31 @@ class _Process:
         return ProcessDied(what, self._process.pid, self.end())
 
 
-def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    # Signals of the group wait until the process has made itself deaf to them: masks are inherited.
-    before, passed = signal.pthread_sigmask(signal.SIG_BLOCK, process_worker.WITHSTOOD), theirs.fileno()
+def start_python(module: str, *passed: socket.socket, **options: Any) -> subprocess.Popen[bytes]:
+    """A Python process like this one that calls `main` of a module of ours with the descriptors of some sockets.
+
+    Signals of the group wait in it until it has made itself deaf to them (`process_worker.withstand`): masks are
+    inherited. `options` are those of `subprocess.Popen`.
+    """
+    numbers = [one.fileno() for one in passed]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, process_worker.WITHSTOOD)
     try:
-        return subprocess.Popen(_command(passed), stdin=subprocess.DEVNULL, pass_fds=[passed])  # noqa: S603 - ourselves
+        return subprocess.Popen(  # noqa: S603 - ourselves
+            _command(module, numbers), stdin=subprocess.DEVNULL, pass_fds=numbers, **options
+        )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _command(descriptor: int) -> list[str]:
-    code = f"import sys; sys.path[0] = {_ROOT!r}; from mbactor.process_worker import main; main({descriptor})"
+def _command(module: str, descriptors: Iterable[int]) -> list[str]:
+    given = ", ".join(map(str, descriptors))
+    code = f"import sys; sys.path[0] = {_ROOT!r}; from {module} import main; main({given})"
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing
     return [sys.executable, *flags, "-c", code]
 
 
-def _preparation() -> Preparation:
+def preparation() -> Preparation:
+    """What another process has to know to import what this one can."""
     main = sys.modules["__main__"]
     name = getattr(getattr(main, "__spec__", None), "name", None)
     file = getattr(main, "__file__", None)

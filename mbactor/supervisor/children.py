@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.exit import SHUTDOWN, Exit
@@ -17,6 +17,7 @@ from mbactor.supervisor.state import ChildState, Status
 
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
+    from mbactor.supervisor.node_process import NodeProcess
     from mbactor.supervisor.supervisor import Supervisor
 
 
@@ -94,6 +95,10 @@ def build_child(spec: ChildSpec, node: Node) -> Child:
 
 def made(spec: ChildSpec, node: Node, path: str, build: Build) -> Child:
     """The child of the supervisor at `path` that `spec` describes; `build` makes its actors."""
+    if spec.process:
+        from mbactor.supervisor.node_process import NodeProcess  # which costs what nobody needs who has none
+
+        return NodeProcess(spec, node, f"{path}/{spec.id}")
     if spec.kind == "supervisor":
         return SupervisorChild(spec, node, f"{path}/{spec.id}", build)
     return build(spec, node)
@@ -165,6 +170,8 @@ class ChildRow:
     held: bool
     uptime: float | None
     """Seconds since this incarnation started, where it runs."""
+    process: NodeProcess | None = None
+    """The process of its own that it runs in."""
 
 
 def row_of(state: ChildState, child: Child | None) -> ChildRow:
@@ -181,6 +188,7 @@ def row_of(state: ChildState, child: Child | None) -> ChildRow:
         last_exit=state.last_exit,
         held=state.held,
         uptime=asyncio.get_running_loop().time() - state.started_at if state.status == "running" else None,
+        process=cast("NodeProcess", child) if spec.process and child is not None else None,
     )
 
 

@@ -154,16 +154,21 @@ class Port:
         self._asked: dict[str, None] = {}
         """The reply subjects of asks that the process has and has not answered."""
         self._flushes: set[asyncio.Task[None]] = set()
-        self._ended = False
+        self._released = False
+
+    def reserve(self) -> None:
+        """The process is going to be restarted: what it serves stays reserved when it goes."""
+        for subject, _ in self._subscriptions.values():
+            if subject not in self._reserved:
+                self._reserved[subject] = self._bus.reserve(subject)
 
     async def close(self) -> None:
-        """End the link. The process is gone, or is about to go, and nothing stays reserved."""
-        self._ended = True
+        """End the link; what the process served stays reserved."""
         await self.wire.abort()
-        self.release()
 
     def release(self) -> None:
         """Nobody will serve its subjects again, or somebody else does so already."""
+        self._released = True
         for reservation in self._reserved.values():
             reservation.release()
         self._reserved.clear()
@@ -212,10 +217,10 @@ class Port:
     def _lost(self) -> None:
         for flush in self._flushes:
             flush.cancel()
-        for subject, subscription in self._subscriptions.values():
+        if not self._released:
+            self.reserve()
+        for _, subscription in self._subscriptions.values():
             subscription.unsubscribe()
-            if not self._ended:
-                self._reserved[subject] = self._bus.reserve(subject)
         self._subscriptions.clear()
         for reply in self._asked:
             self._bus.fail(reply, "lost")

@@ -1,0 +1,321 @@
+"""What runs in a node: a child of a supervisor (an actor, or a whole subtree) in an OS process of its own.
+
+The other side is `node_process.py`; the two speak in the frames of `node_frames.py`. A thread reads them, so the end of
+the parent is seen, and a ping answered, also while the event loop is blocked. The node never outlives its parent: when
+the control socket ends, it stops what it runs, and after `ORPHANED` seconds ends whatever that does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+
+from mbactor import observe
+from mbactor.errors import Ignore, to_wire
+from mbactor.kernel.exit import SHUTDOWN, Exit
+from mbactor.kernel.node import Node
+from mbactor.kernel.settings import environment
+from mbactor.observers import telemetry_from_environment
+from mbactor.process_worker import prepare, withstand_signals
+from mbactor.supervisor.children import Child, build_child, made
+from mbactor.supervisor.node_frames import (
+    LENGTH,
+    Begin,
+    Close,
+    Exited,
+    Failed,
+    FromNode,
+    FromParent,
+    Happened,
+    Pause,
+    Ping,
+    Pong,
+    Ready,
+    Start,
+    Stop,
+    Stopped,
+    Terminate,
+    WireExit,
+    encoded,
+    from_parent,
+    plain,
+    unpickled,
+)
+from mbactor.transport.link import LinkBus
+
+ORPHANED = 5.0
+"""Seconds a node has to stop what it runs once its parent is gone."""
+LEFT = 1.0
+"""Seconds what is left at the end has to react to its cancellation."""
+TERMINATED = 0.5
+"""Seconds a SIGTERM waits for the parent's word: a service that is stopped signals the parent as well."""
+BATCH = 100
+"""Frames that leave in one write."""
+EVENTS = 10_000
+"""Events that may wait for a parent that does not read."""
+
+
+def main(control: int, bus: int) -> None:
+    """Run what the parent at the other end of the control socket says, until it says stop."""
+    withstand_signals()
+    _be_woken_when_the_parent_ends()
+    if sys.stderr is not None:
+        faulthandler.enable(all_threads=False)
+    link, lent = socket.socket(fileno=control), socket.socket(fileno=bus)
+    for one in (link, lent):  # else a child of this process would keep the parent from seeing its end
+        os.register_at_fork(after_in_child=one.close)
+    line = _Line(link)
+    begin = line.receive()
+    if not isinstance(begin, Begin):
+        raise SystemExit(1)
+    prepare(begin.preparation)
+    observe.add_observer(_Teller(line))
+    observers = telemetry_from_environment(environment()) if begin.traced else ()
+    for observer in observers:
+        observe.add_observer(observer)
+    hosted = _Hosted(begin, line, LinkBus(lent))
+    runner = asyncio.Runner(loop_factory=_loop_factory(uvloop=begin.uvloop))
+    try:
+        runner.run(hosted.run())
+        left = runner.run(_left_behind())
+    finally:
+        for observer in observers:
+            observer.shutdown()
+        line.drain()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    if left:
+        os._exit(0)
+    runner.close()
+
+
+class _Hosted:
+    """The child, and the frames about it, on the event loop."""
+
+    def __init__(self, begin: Begin, line: _Line, bus: LinkBus) -> None:
+        self._begin = begin
+        self._line = line
+        self._bus = bus
+        self._frames: asyncio.Queue[FromParent | None] = asyncio.Queue()
+        self._starting: asyncio.Task[None] | None = None
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._over = asyncio.Event()
+        self._child: Child
+        self._node: Node
+        self._is_actor = False
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._line.read(loop, self._frames.put_nowait)
+        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        begin = self._begin
+        try:
+            spec = replace(unpickled(begin.spec), process=False)
+        except BaseException as error:
+            self._line.send(Failed(to_wire(error), ignored=False))
+            raise SystemExit(1) from error
+        self._is_actor = spec.kind == "actor"
+        path = f"{begin.parent}/{spec.id}"
+        self._node = Node(
+            path.replace("/", "."),
+            self._bus,
+            plane=begin.plane,
+            serialize_local=begin.serialize_local,
+            watchdog=begin.watchdog,
+        )
+        await self._node.open()
+        self._child = made(spec, self._node, begin.parent, build_child)
+        self._child.on_exit = self._exited
+        self._child.terminate = self._terminate
+        taking = loop.create_task(self._take_frames())
+        await self._over.wait()
+        taking.cancel()
+        await self._node.close()
+
+    async def _take_frames(self) -> None:
+        while True:
+            match await self._frames.get():
+                case Start(number):
+                    self._child.incarnation = number - 1
+                    self._starting = asyncio.get_running_loop().create_task(self._start())
+                case Stop(timeout, exit):
+                    self._stop(timeout, exit.exit())
+                case Pause(seconds):
+                    self._child.pause(seconds)
+                case Close(exit):
+                    self._child.close(exit.exit())
+                    self._over.set()
+                case None:
+                    self._stop(None, SHUTDOWN)
+                case _:
+                    pass
+
+    async def _start(self) -> None:
+        try:
+            await self._child.start()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told
+            self._line.send(Failed(to_wire(error), ignored=isinstance(error, Ignore)))
+            self._child.close(Exit("failed", error))
+            self._over.set()
+        else:
+            self._line.send(Ready(self._child.ref.url if self._is_actor else None))
+
+    def _stop(self, timeout: float | None, exit: Exit) -> None:
+        self._node.stopping = True
+        stop = asyncio.get_running_loop().create_task(self._stopped(timeout, exit))
+        self._stopping.add(stop)
+
+    async def _stopped(self, timeout: float | None, exit: Exit) -> None:
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        exit = await self._child.stop(timeout, exit)
+        if not self._over.is_set():
+            self._child.close(exit)
+            self._line.send(Stopped(WireExit.of(exit)))
+            self._over.set()
+
+    def _exited(self, exit: Exit) -> None:
+        # A crashed actor keeps its mailbox for its next incarnation; but not a process in which something goes on.
+        kept = self._is_actor and not self._node.abandoned
+        self._line.send(Exited(WireExit.of(exit), kept))
+        if not kept:
+            self._child.close(exit)
+            self._over.set()
+
+    async def _terminate(self) -> None:
+        self._line.send(Terminate())
+        await self._over.wait()
+
+    def _terminated(self) -> None:
+        """Somebody signalled this process. Its parent is told of a clean end, unless it has it stopped anyway."""
+        asyncio.get_running_loop().call_later(TERMINATED, self._end_by_signal)
+
+    def _end_by_signal(self) -> None:
+        if not self._stopping:
+            self._stop(None, SHUTDOWN)
+
+
+async def _left_behind() -> bool:
+    """Whether tasks that were cancelled, or threads, go on all the same."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    stubborn = (await asyncio.wait(tasks, timeout=LEFT))[1] if tasks else set()
+    threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    return bool(stubborn) or bool(threads)
+
+
+def _loop_factory(*, uvloop: bool) -> Any:
+    if not uvloop:
+        return None
+    import uvloop as module  # pyright: ignore[reportMissingImports]  # an extra; the parent has it
+
+    return module.new_event_loop
+
+
+def _be_woken_when_the_parent_ends() -> None:
+    """Have the kernel let this process go on when its parent ends, also where it was stopped (SIGSTOP): only then it
+    can see the end of the control socket. Linux only.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGCONT)  # PR_SET_PDEATHSIG
+
+
+class _Line:
+    """The control socket. Frames leave through a thread, so nothing here waits for a parent that does not read."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._out: SimpleQueue[bytes | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="mbactor-control-out", daemon=True)
+        self._writer.start()
+
+    def receive(self) -> FromParent:
+        """The next frame. EOFError or OSError where the parent has gone."""
+        return from_parent.decode(self._exactly(LENGTH.unpack(self._exactly(LENGTH.size))[0]))
+
+    def send(self, frame: FromNode) -> None:
+        self._out.put(encoded(frame))
+
+    def waiting(self) -> int:
+        return self._out.qsize()
+
+    def read(self, loop: asyncio.AbstractEventLoop, take: Any) -> None:
+        """Hand each frame to `take` on the loop; None when the parent has gone."""
+        threading.Thread(target=self._read, args=(loop, take), name="mbactor-control-in", daemon=True).start()
+
+    def drain(self) -> None:
+        """Until all that was sent has left, or the parent does not read."""
+        self._out.put(None)
+        self._writer.join(LEFT)
+
+    def _read(self, loop: asyncio.AbstractEventLoop, take: Any) -> None:
+        with suppress(EOFError, OSError, RuntimeError):  # the parent, or the loop, has gone
+            while True:
+                frame = self.receive()
+                if isinstance(frame, Ping):
+                    self.send(Pong())
+                else:
+                    loop.call_soon_threadsafe(take, frame)
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(take, None)
+        time.sleep(ORPHANED)
+        os._exit(1)
+
+    def _write(self) -> None:
+        last = False
+        while not last:
+            out = [self._out.get()]
+            while len(out) < BATCH and not self._out.empty():
+                out.append(self._out.get())
+            last = None in out
+            try:
+                self._link.sendall(b"".join(data for data in out if data is not None))
+            except OSError:
+                return
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            more = self._link.recv(size - len(data), socket.MSG_WAITALL)
+            if not more:
+                raise EOFError
+            data = data + more if data else more
+        return data
+
+
+class _Teller:
+    """Tells the parent's observers what happens here."""
+
+    wants_spans = False
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+        self._lost = 0
+
+    def on_event(self, name: str, fields: Mapping[str, Any]) -> None:
+        if self._line.waiting() >= EVENTS:
+            self._lost += 1
+            return
+        lost, self._lost = self._lost, 0
+        self._line.send(Happened(name, plain(dict(fields)), lost))
+
+    def on_start(self, span: observe.Span) -> None: ...
+    def on_end(self, span: observe.Span) -> None: ...

@@ -1,0 +1,380 @@
+"""A child in an OS process of its own, as its supervisor has it: the `Child` contract over a control socket.
+
+    child(Pipelines, process=True)
+    child(Thumbnails, process=True, replicas=4)      # four processes: four processors at work
+
+What is promised:
+
+- It is started with its whole specification and counts as started once all of it runs.
+- Its end is judged like any other: the exit of what runs in it, or, where the process is gone, a `ProcessDied` with
+  signal or exit code. (Exit code 0 is a clean end.)
+- It is stopped within its time, and one second later killed. Where it has as long as it takes, it is killed only when
+  it does not even answer a ping for `SILENT` seconds, as one that is stopped by a signal does not.
+- An actor that crashes gets its next incarnation in the same process, with its mailbox. The end of a subtree is the end
+  of its process, and so is an end that had to leave something behind.
+- It ends with its parent, also when that is killed (`node_main.py`).
+- What happens in it is told to this process's observers, with the field `node`; what it prints is printed here, each
+  line with its id before it.
+
+Costs about 0.3 s to start, beside what it imports, and two threads here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+from mbactor import observe, offload
+from mbactor.errors import Ignore, InvalidSpec, ProcessDied, from_wire
+from mbactor.kernel.exit import KILLED, NORMAL, SHUTDOWN, Exit
+from mbactor.kernel.ref import ActorRef, ref_of_url
+from mbactor.kernel.settings import Settings
+from mbactor.processes import preparation, start_python
+from mbactor.supervisor.node_frames import (
+    Begin,
+    Close,
+    Exited,
+    Failed,
+    FromNode,
+    FromParent,
+    Happened,
+    Pause,
+    Ping,
+    Pong,
+    Ready,
+    Start,
+    Stop,
+    Stopped,
+    Terminate,
+    WireExit,
+    encoded,
+    from_node,
+    pickled,
+    restored,
+    split,
+)
+from mbactor.supervisor.spec import ChildSpec
+from mbactor.transport.link import Hub, Lendable, Port
+
+if TYPE_CHECKING:
+    from mbactor.kernel.node import Node
+
+GRACE = 1.0
+"""Seconds beyond its own time that a node has to stop."""
+SILENT = 10.0
+"""Seconds without an answer after which a node that has as long as it takes to stop is given up."""
+PING = 1.0
+LINGER = 5.0
+"""Seconds a process has to go once it has said that it is through."""
+
+
+class NodeProcess:
+    """A child that runs in a process of its own, incarnation after incarnation."""
+
+    def __init__(self, spec: ChildSpec, node: Node, path: str) -> None:
+        self.spec = spec
+        self.path = path
+        self.incarnation = 0
+        self.on_exit: Callable[[Exit], None] | None = None
+        self.terminate: Callable[[], Awaitable[None]] | None = None
+        self._node = node
+        self._process: _Process | None = None
+        self._ports: list[Port] = []
+        """Those of its processes: of one that is gone, what it served is still reserved."""
+        self._ref: ActorRef[Any] | None = None
+
+    @property
+    def ref(self) -> ActorRef[Any] | NodeProcess:
+        """The actor's ref, where it is one and has run."""
+        return self if self._ref is None else self._ref
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number; None where none runs."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        self.incarnation += 1
+        with offload.busy():
+            process = self._process
+            if process is None:
+                process = self._process = await _Process.launch(self, self._node)
+                self._ports.append(process.port)
+            try:
+                url = await process.start(self.incarnation)
+            except asyncio.CancelledError:
+                await process.stop(self.spec.shutdown, SHUTDOWN, grace=GRACE / 2)
+                raise
+            except BaseException:
+                await process.stop(0, SHUTDOWN)
+                raise
+        self._release(but=process.port)
+        self._ref = None if url is None else ref_of_url(url)
+
+    async def stop(self, timeout: float | None, exit: Exit = SHUTDOWN) -> Exit:
+        process = self._process
+        if process is None:
+            return exit
+        process.port.reserve()
+        with offload.busy():
+            return await process.stop(timeout, exit)
+
+    def pause(self, seconds: float) -> None:
+        if self._process is not None:
+            self._process.send(Pause(seconds))
+
+    def close(self, exit: Exit) -> None:
+        if self._process is not None:
+            self._process.send(Close(WireExit.of(exit)))
+            self._node.background(self._process.stop(GRACE, exit), f"node {self.path} ends")
+        self._release()
+
+    def _release(self, but: Port | None = None) -> None:
+        for port in self._ports:
+            if port is not but:
+                port.release()
+        self._ports = [] if but is None else [but]
+
+    # --- what its process tells -----------------------------------------------------------------------------
+
+    def exited(self, exit: Exit) -> None:
+        """The incarnation ended by itself."""
+        if self.on_exit is not None:
+            self.on_exit(exit)
+
+    def gone(self, process: _Process) -> None:
+        """A process is there no more, and all that it said was heard."""
+        if self._process is process:
+            self._process = None
+        self._node.background(process.port.close(), "node link ends")
+
+    def asked_to_end(self) -> None:
+        if self.terminate is not None:
+            self._node.background(cast("Any", self.terminate()), f"node {self.path} ends for good")
+
+    def __repr__(self) -> str:
+        where = "no process" if self.pid is None else f"process {self.pid}"
+        return f"NodeProcess({self.path}, {where})"
+
+
+class _Process(asyncio.Protocol):
+    """One OS process, from its start to its end."""
+
+    def __init__(self, owner: NodeProcess, process: subprocess.Popen[bytes], port: Port) -> None:
+        self.port = port
+        self.pid = process.pid
+        self.over = asyncio.get_running_loop().create_future()
+        """How the process, or what ran in it, ended."""
+        self._owner = owner
+        self._popen = process
+        self._transport: asyncio.Transport
+        self._buffer = bytearray()
+        self._starting: asyncio.Future[str | None] | None = None
+        self._told: Exit | None = None
+        """What the process said of its end, before it came."""
+        self._running = self._stopping = self._killed = self._heard_all = False
+        self._code: int | None = None
+        self._heard_at = 0.0
+        self._traced = False
+
+    @classmethod
+    async def launch(cls, owner: NodeProcess, node: Node) -> _Process:
+        loop = asyncio.get_running_loop()
+        begin = _begin(owner, node, loop)
+        control, theirs = socket.socketpair()
+        lent, bus = socket.socketpair()
+        try:
+            popen = start_python(
+                "mbactor.supervisor.node_main", theirs, bus, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        except BaseException:
+            control.close()
+            lent.close()
+            raise
+        finally:
+            theirs.close()
+            bus.close()
+        _print_from(popen, owner.spec.id)
+        port = await hub_of(node).attach(lent)
+        process = cls(owner, popen, port)
+        process._traced = begin.traced
+        await loop.create_unix_connection(lambda: process, sock=control)
+        threading.Thread(target=process._wait, args=(loop,), name=f"mbactor-node-{popen.pid}", daemon=True).start()
+        process.send(begin)
+        return process
+
+    async def start(self, number: int) -> str | None:
+        """Start an incarnation; the url of its ref. Raises what it failed with."""
+        self._starting = asyncio.get_running_loop().create_future()
+        self.send(Start(number))
+        try:
+            url = await self._starting
+        finally:
+            self._starting = None
+        self._running = True
+        return url
+
+    async def stop(self, timeout: float | None, exit: Exit, *, grace: float = GRACE) -> Exit:
+        """Until it has ended; how."""
+        self._stopping = True
+        if timeout == 0:
+            self.kill()
+        elif not self.over.done():
+            self.send(Stop(timeout, WireExit.of(exit)))
+            await (self._while_it_answers() if timeout is None else asyncio.wait([self.over], timeout=timeout + grace))
+            if not self.over.done():
+                self.kill()
+        found: Exit = await asyncio.shield(self.over)
+        return found
+
+    def kill(self) -> None:
+        if self._code is None:
+            self._killed = True
+            self._popen.kill()
+
+    def send(self, frame: FromParent) -> None:
+        if not self._heard_all:
+            self._transport.write(encoded(frame))
+
+    async def _while_it_answers(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._heard_at = loop.time()
+        while not self.over.done() and loop.time() - self._heard_at < SILENT:
+            self.send(Ping())
+            await asyncio.wait([self.over], timeout=PING)
+
+    # --- its end ------------------------------------------------------------------------------------------------
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        code = self._popen.wait()
+        with suppress(RuntimeError):  # the loop is gone, and nobody wants to know
+            loop.call_soon_threadsafe(self._exited_with, code)
+
+    def _exited_with(self, code: int) -> None:
+        self._code = code
+        if self._heard_all:
+            self._end()
+        else:  # something that it started may hold its end of the socket
+            asyncio.get_running_loop().call_later(GRACE, self._transport.abort)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._heard_all = True
+        if self._code is not None:
+            self._end()
+
+    def _end(self) -> None:
+        """The process is gone, and all that it said was heard."""
+        assert self._code is not None
+        exit = self._how(self._code)
+        self._owner.gone(self)
+        self.over.set_result(exit)
+        if self._starting is not None and not self._starting.done():
+            self._starting.set_exception(
+                exit.error or ProcessDied(self._owner.path, self.pid, self._code, kind="process")
+            )
+        elif self._running and not self._stopping:
+            self._owner.exited(exit)
+
+    def _how(self, code: int) -> Exit:
+        if self._told is not None:
+            return self._told
+        if self._killed:
+            return KILLED
+        return NORMAL if code == 0 else Exit("failed", ProcessDied(self._owner.path, self.pid, code, kind="process"))
+
+    # --- what it says --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        for frame in split(self._buffer):
+            self._take(from_node.decode(frame))
+
+    def _take(self, frame: FromNode) -> None:
+        starting = self._starting
+        match frame:
+            case Ready(ref) if starting is not None and not starting.done():
+                starting.set_result(ref)
+            case Failed(error, ignored) if starting is not None and not starting.done():
+                starting.set_exception(Ignore() if ignored else from_wire(error))
+            case Exited(exit, True):
+                self._running = False
+                self._owner.exited(exit.exit())
+            case Exited(exit, _) | Stopped(exit):
+                self._told = exit.exit()
+                asyncio.get_running_loop().call_later(LINGER, self.kill)
+            case Terminate():
+                self._owner.asked_to_end()
+            case Pong():
+                self._heard_at = asyncio.get_running_loop().time()
+            case Happened(name, fields, lost):
+                told = {"node": self._owner.path, **restored(fields), **({"lost": lost} if lost else {})}
+                observe.relay(name, told, exported=self._traced)
+            case _:
+                pass
+
+
+def hub_of(node: Node) -> Hub:
+    """The hub of the node's bus. InvalidSpec where its bus cannot be lent to another process."""
+    bus = node.remote.bus
+    if not hasattr(bus, "reserve"):
+        raise InvalidSpec(
+            f"process: True given, and {type(bus).__name__} cannot be lent to another process; "
+            "the transport 'local' or one that connects to a broker expected"
+        )
+    return Hub(cast("Lendable", bus))
+
+
+def _begin(owner: NodeProcess, node: Node, loop: asyncio.AbstractEventLoop) -> Begin:
+    return Begin(
+        preparation=preparation(),
+        spec=pickled(owner.spec),
+        parent=owner.path.rpartition("/")[0],
+        plane=node.plane,
+        serialize_local=node.serialize_local,
+        watchdog=node.watchdog_limit,
+        uvloop=type(loop).__module__.startswith("uvloop"),
+        traced=observe.tracing() and Settings.from_environment().telemetry,
+    )
+
+
+# --- what it prints ---------------------------------------------------------------------------------------------------
+
+
+def _print_from(process: subprocess.Popen[bytes], name: str) -> None:
+    """Print each line of the process's output here, with its name before it."""
+    threading.Thread(target=_pump, args=(process, name), name=f"mbactor-output-{process.pid}", daemon=True).start()
+
+
+def _pump(process: subprocess.Popen[bytes], name: str) -> None:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    rest: dict[int, bytes] = {}
+    with selectors.DefaultSelector() as selector, process.stdout, process.stderr:
+        selector.register(process.stdout, selectors.EVENT_READ, "stdout")
+        selector.register(process.stderr, selectors.EVENT_READ, "stderr")
+        while selector.get_map():
+            for key, _ in selector.select():
+                data = os.read(key.fd, 65_536)
+                *lines, rest[key.fd] = (rest.get(key.fd, b"") + data).split(b"\n")
+                if not data:
+                    selector.unregister(key.fileobj)
+                    lines = [line for line in (rest[key.fd],) if line]
+                _print(name, lines, getattr(sys, key.data))
+
+
+def _print(name: str, lines: list[bytes], stream: Any) -> None:
+    with suppress(OSError, ValueError, AttributeError):  # it is closed, or there is none
+        for line in lines:
+            stream.write(f"{name} | {line.decode(errors='backslashreplace')}\n")
+        stream.flush()
