@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mbactor.errors import ActorRestarting, ActorStopped, BudgetSpent, MailboxFull, MbactorError
+from mbactor.errors import ActorRestarting, ActorStopped, BudgetSpent, MailboxFull, MbactorError, Unavailable
 from mbactor.kernel import waits
 from mbactor.kernel.context import Call
 from mbactor.kernel.gate import Gate
@@ -271,9 +271,11 @@ class Inbox:
             timer = loop.call_later(budget, lambda: None if future.done() else future.set_exception(error))
         future.add_done_callback(withdrawn)
 
-    def stopped(self) -> ActorStopped:
+    def stopped(self) -> MbactorError:
         """Why nothing is taken any more."""
         ended = self.ended
+        if self.node.leaving:
+            return Unavailable(f"{self.address}: its process ends, and another may take its place; send again then")
         return ActorStopped(self.address, "" if ended is None or ended.clean else str(ended))
 
     def refuse_all(self) -> None:

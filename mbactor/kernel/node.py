@@ -85,6 +85,8 @@ class Node:
         """Methods that did not end when they were cancelled, and were left behind."""
         self.stopping = False
         """Everything is being stopped: what is down will not come back."""
+        self.leaving = False
+        """What is down here may come back in another process."""
         self.loop: asyncio.AbstractEventLoop | Any = None
         self.time: Callable[[], float] = time.monotonic
         """The loop's clock, by the shortest way to it."""

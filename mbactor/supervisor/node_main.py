@@ -76,9 +76,11 @@ def main(control: int, bus: int) -> None:
     for one in (link, lent):  # else a child of this process would keep the parent from seeing its end
         os.register_at_fork(after_in_child=one.close)
     line = _Line(link)
-    begin = line.receive()
-    if not isinstance(begin, Begin):
-        raise SystemExit(1)
+    try:
+        begin = line.receive()
+    except (EOFError, OSError):
+        return  # the parent has gone, or does not want it any more
+    assert isinstance(begin, Begin)
     prepare(begin.preparation)
     observe.add_observer(_Teller(line))
     observers = telemetry_from_environment(environment()) if begin.traced else ()
@@ -115,6 +117,7 @@ class _Hosted:
         self._child: Child
         self._node: Node
         self._is_actor = False
+        self._shutdown: float | None = None
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -126,7 +129,7 @@ class _Hosted:
         except BaseException as error:
             self._line.send(Failed(to_wire(error), ignored=False))
             raise SystemExit(1) from error
-        self._is_actor = spec.kind == "actor"
+        self._is_actor, self._shutdown = spec.kind == "actor", spec.shutdown
         path = f"{begin.parent}/{spec.id}"
         self._node = Node(
             path.replace("/", "."),
@@ -165,10 +168,12 @@ class _Hosted:
     async def _start(self) -> None:
         try:
             await self._child.start()
+            await self._bus.flush()  # who hears that it is ready may ask it at once, by another socket
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told
             self._line.send(Failed(to_wire(error), ignored=isinstance(error, Ignore)))
+            self._leave()
             self._child.close(Exit("failed", error))
             self._over.set()
         else:
@@ -183,6 +188,7 @@ class _Hosted:
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()
             await asyncio.wait([self._starting])
+        self._leave()
         exit = await self._child.stop(timeout, exit)
         if not self._over.is_set():
             self._child.close(exit)
@@ -194,6 +200,7 @@ class _Hosted:
         kept = self._is_actor and not self._node.abandoned
         self._line.send(Exited(WireExit.of(exit), kept))
         if not kept:
+            self._leave()
             self._child.close(exit)
             self._over.set()
 
@@ -201,13 +208,18 @@ class _Hosted:
         self._line.send(Terminate())
         await self._over.wait()
 
+    def _leave(self) -> None:
+        """Whoever still waits is told that it is another process to ask next."""
+        self._node.leaving = True
+        self._bus.hold()
+
     def _terminated(self) -> None:
         """Somebody signalled this process. Its parent is told of a clean end, unless it has it stopped anyway."""
         asyncio.get_running_loop().call_later(TERMINATED, self._end_by_signal)
 
     def _end_by_signal(self) -> None:
         if not self._stopping:
-            self._stop(None, SHUTDOWN)
+            self._stop(self._shutdown, SHUTDOWN)
 
 
 async def _left_behind() -> bool:

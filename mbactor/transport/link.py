@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -34,7 +34,7 @@ FULL = 64 * 1024 * 1024
 """Bytes that may wait for a process that does not read."""
 MAX_PAYLOAD = 1024 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
-_PUBLISH, _SUBSCRIBE, _UNSUBSCRIBE, _DELIVER, _PING, _PONG, _RESERVE, _RELEASE, _FAIL = range(9)
+_PUBLISH, _SUBSCRIBE, _UNSUBSCRIBE, _DELIVER, _PING, _PONG, _RESERVE, _RELEASE, _FAIL, _HOLD = range(10)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -94,9 +94,8 @@ class _Wire(asyncio.Protocol):
     # --- what asyncio calls -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.set_write_buffer_limits(high=FULL)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._transport.set_write_buffer_limits(high=FULL)
         self.open = True
 
     def pause_writing(self) -> None:
@@ -173,7 +172,7 @@ class Port:
             reservation.release()
         self._reserved.clear()
 
-    def _take(self, frame: list[Any]) -> None:
+    def _take(self, frame: list[Any]) -> None:  # noqa: C901 - a case a frame
         match frame:
             case [0, subject, reply, data]:
                 self._asked.pop(subject, None)
@@ -197,6 +196,8 @@ class Port:
             case [8, reply, failure]:
                 self._asked.pop(reply, None)
                 self._bus.fail(reply, failure)
+            case [9]:
+                self.reserve()
             case _:
                 raise BadRequest(f"{frame!r} is no frame of a link")
 
@@ -291,6 +292,10 @@ class LinkBus:
 
     def fail(self, reply: str, failure: Failure) -> None:
         self._wire.send(_FAIL, reply, failure)
+
+    def hold(self) -> None:
+        """This process ends, and another may be started in its place: what it serves stays reserved."""
+        self._wire.send(_HOLD)
 
     def let_go(self, verb: int, number: int) -> None:
         self._subscriptions.pop(number, None)

@@ -1,0 +1,150 @@
+"""What runs in nodes: actors and subtrees that tell where they are, and that misbehave when asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from contextvars import Context
+from pathlib import Path
+from typing import Any
+
+from mbactor import Actor, Supervisor, child, endpoint
+from mbactor.errors import Ignore
+from mbactor.kernel.exit import Exit
+
+
+class Worker(Actor):
+    """Does as it is told."""
+
+    host = "worker.node.example"
+
+    def __init__(self, mark: str = "", notes: str | None = None) -> None:
+        self.mark = mark
+        self.notes = notes
+
+    async def on_start(self) -> None:
+        self.note(f"start {os.getpid()}")
+
+    async def on_stop(self, exit: Exit) -> None:
+        self.note(f"stop {exit.kind}")
+
+    def note(self, text: str) -> None:
+        if self.notes is not None:
+            with Path(self.notes).open("a") as file:
+                file.write(text + "\n")
+
+    @endpoint
+    async def pid(self) -> int:
+        return os.getpid()
+
+    @endpoint
+    async def marked(self) -> str:
+        return self.mark
+
+    @endpoint
+    async def nap(self, seconds: float) -> int:
+        await asyncio.sleep(seconds)
+        return os.getpid()
+
+    @endpoint
+    async def block(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - that is what it is about
+
+    @endpoint
+    async def crash(self) -> None:
+        raise RuntimeError("boom")
+
+    @endpoint
+    async def kill(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @endpoint
+    async def leave(self, code: int) -> None:
+        os._exit(code)
+
+    @endpoint
+    async def exit(self, code: int) -> None:
+        sys.exit(code)
+
+    @endpoint
+    async def end(self) -> None:
+        self.stop()
+
+    @endpoint
+    async def retire(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: loop.create_task(self.ref.stop()), context=Context())
+
+    @endpoint
+    async def say(self, text: str) -> None:
+        print(text)
+        print(text.upper(), file=sys.stderr)
+
+    @endpoint
+    async def log_it(self, text: str) -> None:
+        self.log.info(text, size=3)
+
+
+class Stubborn(Worker):
+    """Swallows its cancellation."""
+
+    host = "stubborn.node.example"
+
+    @endpoint
+    async def cling(self) -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                self.note("clung")
+
+
+class Refuses(Actor):
+    async def on_start(self) -> None:
+        raise ValueError("not today")
+
+
+class Ignored(Actor):
+    async def on_start(self) -> None:
+        raise Ignore
+
+
+class Warm(Actor):
+    """Takes its time to be ready."""
+
+    host = "warm.node.example"
+
+    async def on_start(self) -> None:
+        await asyncio.sleep(0.3)
+        self.ready = True
+
+    @endpoint
+    async def is_ready(self) -> bool:
+        return self.ready
+
+
+class Slow(Actor):
+    async def on_start(self) -> None:
+        await asyncio.sleep(3600)
+
+
+class Pair(Supervisor):
+    """A subtree; its own budget is small."""
+
+    max_restarts, within = 1, 60.0
+
+    def __init__(self, notes: str | None = None, *more: Any) -> None:
+        super().__init__(children=[child(Warm), child(Worker, args={"notes": notes})])
+
+
+class Broken(Supervisor):
+    children = (child(Worker), child(Refuses))
+
+
+class Outer(Supervisor):
+    """A node within a node."""
+
+    children = (child(Pair, process=True),)
