@@ -216,9 +216,10 @@ def start_python(module: str, *passed: socket.socket, **options: Any) -> subproc
     numbers = [one.fileno() for one in passed]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, process_worker.WITHSTOOD)
     try:
-        return subprocess.Popen(  # noqa: S603 - ourselves
+        started = subprocess.Popen(  # noqa: S603 - ourselves
             _command(module, numbers), stdin=subprocess.DEVNULL, pass_fds=numbers, **options
         )
+        return cast("subprocess.Popen[bytes]", started)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

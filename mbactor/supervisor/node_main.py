@@ -96,8 +96,8 @@ def main(control: int, bus: int) -> None:
             observer.shutdown()
         line.drain()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):
-            stream.flush()
+        with suppress(Exception):  # it may be closed, or anything
+            stream.flush()  # pyright: ignore[reportOptionalMemberAccess]
     if left:
         os._exit(0)
     runner.close()

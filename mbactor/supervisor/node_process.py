@@ -104,10 +104,7 @@ class NodeProcess:
     async def start(self) -> None:
         self.incarnation += 1
         with offload.busy():
-            process = self._process
-            if process is None:
-                process = self._process = await _Process.launch(self, self._node)
-                self._ports.append(process.port)
+            process = self._process or await self._launched()
             try:
                 url = await process.start(self.incarnation)
             except asyncio.CancelledError:
@@ -118,6 +115,18 @@ class NodeProcess:
                 raise
         self._release(but=process.port)
         self._ref = None if url is None else ref_of_url(url)
+
+    async def _launched(self) -> _Process:
+        launching = asyncio.get_running_loop().create_task(_Process.launch(self, self._node))
+        try:
+            # It takes no time worth breaking off, and half of it is not to be left behind.
+            await asyncio.shield(launching)
+        except asyncio.CancelledError:
+            await (await launching).stop(0, SHUTDOWN)
+            raise
+        self._process = process = launching.result()
+        self._ports.append(process.port)
+        return process
 
     async def stop(self, timeout: float | None, exit: Exit = SHUTDOWN) -> Exit:
         process = self._process
@@ -168,13 +177,14 @@ class NodeProcess:
 class _Process(asyncio.Protocol):
     """One OS process, from its start to its end."""
 
-    def __init__(self, owner: NodeProcess, process: subprocess.Popen[bytes], port: Port) -> None:
+    _popen: subprocess.Popen[bytes]
+
+    def __init__(self, owner: NodeProcess, port: Port, *, exported: bool) -> None:
         self.port = port
-        self.pid = process.pid
+        self.pid = 0
         self.over = asyncio.get_running_loop().create_future()
         """How the process, or what ran in it, ended."""
         self._owner = owner
-        self._popen = process
         self._transport: asyncio.Transport
         self._buffer = bytearray()
         self._starting: asyncio.Future[str | None] | None = None
@@ -183,33 +193,42 @@ class _Process(asyncio.Protocol):
         self._running = self._stopping = self._killed = self._heard_all = False
         self._code: int | None = None
         self._heard_at = 0.0
-        self._traced = False
+        self._exported = exported
 
     @classmethod
     async def launch(cls, owner: NodeProcess, node: Node) -> _Process:
         loop = asyncio.get_running_loop()
         begin = _begin(owner, node, loop)
-        control, theirs = socket.socketpair()
-        lent, bus = socket.socketpair()
-        try:
-            popen = start_python(
-                "mbactor.supervisor.node_main", theirs, bus, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-        except BaseException:
-            control.close()
-            lent.close()
-            raise
-        finally:
-            theirs.close()
-            bus.close()
-        _print_from(popen, owner.spec.id)
-        port = await hub_of(node).attach(lent)
-        process = cls(owner, popen, port)
-        process._traced = begin.traced
-        await loop.create_unix_connection(lambda: process, sock=control)
-        threading.Thread(target=process._wait, args=(loop,), name=f"mbactor-node-{popen.pid}", daemon=True).start()
+        (control, theirs), (lent, bus) = socket.socketpair(), socket.socketpair()
+        with theirs, bus:
+            port = await hub_of(node).attach(lent)
+            try:
+                _, process = await loop.create_unix_connection(
+                    lambda: cls(owner, port, exported=begin.traced), sock=control
+                )
+                # From here on nothing waits: a process that was started is always somebody's.
+                process.run(theirs, bus)
+            except BaseException:
+                control.close()
+                await port.close()
+                raise
         process.send(begin)
         return process
+
+    def run(self, *passed: socket.socket) -> None:
+        try:
+            self._popen = start_python(
+                "mbactor.supervisor.node_main", *passed, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        except BaseException:
+            self._transport.abort()
+            raise
+        self.pid = self._popen.pid
+        _print_from(self._popen, self._owner.spec.id)
+        waiting = threading.Thread(
+            target=self._wait, args=(asyncio.get_running_loop(),), name=f"mbactor-node-{self.pid}", daemon=True
+        )
+        waiting.start()
 
     async def start(self, number: int) -> str | None:
         """Start an incarnation; the url of its ref. Raises what it failed with."""
@@ -265,7 +284,7 @@ class _Process(asyncio.Protocol):
         else:  # something that it started may hold its end of the socket
             asyncio.get_running_loop().call_later(GRACE, self._transport.abort)
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the name is asyncio's
         self._heard_all = True
         if self._code is not None:
             self._end()
@@ -319,7 +338,7 @@ class _Process(asyncio.Protocol):
                 self._heard_at = asyncio.get_running_loop().time()
             case Happened(name, fields, lost):
                 told = {"node": self._owner.path, **restored(fields), **({"lost": lost} if lost else {})}
-                observe.relay(name, told, exported=self._traced)
+                observe.relay(name, told, exported=self._exported)
             case _:
                 pass
 

@@ -119,7 +119,7 @@ class _Wire(asyncio.Protocol):
         if start:
             del buffer[:start]
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the name is asyncio's
         self.open = False
         self._in.clear()
         self._lost()
