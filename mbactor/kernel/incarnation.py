@@ -89,8 +89,11 @@ class Incarnation:
             raise ActorStopped(f"{self.cell.address} (incarnation {self.number})")
         tasks = self._tasks = self._tasks if self._tasks is not None else set()
         call = Call(self.cell.routes.background, {}, self.cell)
+        context = contextvars.copy_context()
+        context.run(current.set, call)
+        # No coroutine around it: where that is cancelled before it began, the work was never awaited, and Python warns.
         task = asyncio.get_running_loop().create_task(
-            _rooted(work, call), name=name or f"{self.cell.address} background"
+            work, name=name or f"{self.cell.address} background", context=context
         )
         tasks.add(task)
         task.add_done_callback(self._task_done)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import datetime as dt
+import gc
 import time
+import warnings
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar, TypedDict
 
@@ -463,6 +465,10 @@ class Background(Actor):
     async def begin(self, *, fail: bool) -> None:
         self.spawn_task(self._work(fail=fail))
 
+    @endpoint
+    async def think_better_of_it(self) -> None:
+        self.spawn_task(self._work(fail=True)).cancel()
+
     async def _work(self, *, fail: bool) -> None:
         if fail:
             raise RuntimeError("in the background")
@@ -489,6 +495,18 @@ async def test_a_running_background_task_ends_with_its_actor(system: ActorSystem
     await ref.stop()
     left = {task for task in asyncio.all_tasks() - before if not task.done()}
     assert not [task for task in left if "background" in task.get_name()]
+
+
+async def test_a_background_task_that_is_cancelled_before_it_began_is_no_coroutine_that_was_never_awaited(
+    system: ActorSystem,
+) -> None:
+    ref = await system.spawn(Background)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        await ref.ask(Background.think_better_of_it)
+        await ref.stop()
+        gc.collect()
+    assert [str(one.message) for one in warned] == []
 
 
 async def test_nothing_is_left_when_a_system_has_stopped() -> None:
