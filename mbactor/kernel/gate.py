@@ -56,10 +56,15 @@ class Gate:
         if not self.quick:
             self.cell.ways = NO_WAYS
 
-    @property
-    def foremost(self) -> Worker | None:
-        """Who runs the one call that passes at a time; all others wait for that. None where more than one may."""
-        return next(iter((*self.workers, *self.leaving)), None) if self.limit == 1 else None
+    def before(self, call: Call) -> Worker | None:
+        """Who runs what has to end before a call that waits here can begin: the one that passes at a time, or the one
+        of its key. None where it merely waits for a place.
+        """
+        if self.limit == 1:
+            workers = self.workers or self.leaving
+            return workers[0] if workers else None
+        flying = self.queue.in_flight(call) if self.keyed else None
+        return self.worker_of(flying) if flying is not None else None
 
     def kick(self) -> bool:
         """There is a message: wake a worker, or start one. False where all are busy, or may not begin."""
@@ -133,7 +138,8 @@ class Gate:
         found = [
             one
             for one in (*self.workers, *self.leaving)
-            if one.call is not None and call in {one.call, one.call.context}
+            if (one.call is not None and call in {one.call, one.call.context})
+            or (one.queue is not self.queue and call in one.queue.work)
         ]
         if len(found) > 1:
             task = asyncio.current_task()

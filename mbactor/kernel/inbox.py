@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mbactor.errors import ActorRestarting, ActorStopped, BudgetSpent, MailboxFull, MbactorError, Unavailable
-from mbactor.kernel import waits
 from mbactor.kernel.context import Call
 from mbactor.kernel.gate import Gate
 from mbactor.kernel.routes import SERIAL, routes_of
@@ -105,8 +104,9 @@ class Inbox:
         """A message was queued behind others: its time budget runs, and it may be behind the one that waits for it."""
         if call.deadline < self.timer_at:
             self.watch_deadline(call.deadline)
-        if call.future is not None and (call.caller is not None or call.via) and gate.limit == 1:
-            waits.suspect(call)
+        one_passes = gate.limit == 1 or gate.keyed or gate.shut
+        if one_passes and call.future is not None and (call.caller is not None or call.via):
+            self.node.suspects.add(call)
 
     def accept_waiting(self, call: Call, budget: float) -> asyncio.Future[None]:
         """Queue a message as soon as there is room; the future ends when it is accepted, or with the reason why not."""
@@ -152,6 +152,8 @@ class Inbox:
 
     def worker_of(self, call: Call) -> Worker | None:
         """Who runs a call, while it runs."""
+        if self.main is not None and self.main.workers and self.main.workers[0].call is call:
+            return self.main.workers[0]
         return next((worker for gate in self.gates() if (worker := gate.worker_of(call)) is not None), None)
 
     def _other(self, number: int) -> Gate:

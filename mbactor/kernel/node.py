@@ -27,6 +27,7 @@ from mbactor.kernel.names import Names
 from mbactor.kernel.remote import Remote
 from mbactor.kernel.routes import Route
 from mbactor.kernel.sending import Arguments, ask, failed_already, from_thread, of_caller, tell, told_elsewhere
+from mbactor.kernel.waits import Suspects
 from mbactor.kernel.watchdog import Watchdog
 from mbactor.kernel.worker import Worker
 from mbactor.transport.address import Address
@@ -76,6 +77,7 @@ class Node:
         self.remote = Remote(self, bus)
         self.dead_letters = DeadLetters()
         self.refs = Names()
+        self.suspects = Suspects()
         self.cells: WeakValueDictionary[str, Cell] = WeakValueDictionary()
         """Those that can be meant by a replica's id: in an address, or in a ref that has travelled."""
         self.served: dict[str, Served] = {}

@@ -87,6 +87,9 @@ class KeyedQueue(MailboxQueue[T]):
         key = self._key_of(item)
         return key is not None and self._flying.get(key) is item and self._freed(key)
 
+    def in_flight(self, item: T) -> T | None:
+        return self._flying.get(self._key_of(item))
+
     def release_all(self) -> None:
         for key in tuple(self._flying):
             self._freed(key)

@@ -135,6 +135,10 @@ class MailboxQueue(Generic[T]):
     def release_all(self) -> None:
         """Nothing that was taken is in flight any more."""
 
+    def in_flight(self, item: T) -> T | None:  # noqa: ARG002 - means something only where items have keys
+        """What was taken, and has to be released before this item can be; None where nothing has."""
+        return None
+
     def items(self) -> list[T]:
         """What waits in lane WORK, the next first; a copy."""
         return list(self.work)
