@@ -3,8 +3,8 @@
 `policy.py` decides (pure), with its tables in `rules.py` and its values in `spec.py` and `state.py`; `runner.py`
 carries out what it decides. `supervisor.py` and `dynamic.py` are what users extend and call. `topology.py` reads a
 tree from a file, `tree.py` shows one, `control.py` answers about it on a socket (`sockets.py`). `system.py` is the root
-of a process, and `line.py` what it keeps of each spawned actor. `node_process.py` is a child in a process of its own, as
-its parent has it, and `node_main.py` what runs there.
+of a process, and `line.py` what it keeps of each spawned actor. `node_process.py` is a child in a process of its own,
+as its parent has it, and `node_main.py` what runs there.
 """
 
 from mbactor.supervisor.dynamic import DynamicSupervisor

@@ -21,6 +21,7 @@ from mbactor.errors import InvalidSpec, error_text, from_wire, to_wire
 from mbactor.kernel.exit import Exit, ExitKind
 from mbactor.process_worker import Preparation
 from mbactor.supervisor.spec import ChildSpec
+from mbactor.supervisor.tree import TreeNode
 
 LENGTH = struct.Struct(">I")
 
@@ -87,6 +88,10 @@ class Ping(msgspec.Struct, tag=True):
     """Is there anybody? Answered by a thread, also while the loop is blocked."""
 
 
+class Look(msgspec.Struct, tag=True):
+    """What runs there now?"""
+
+
 # --- from the node ------------------------------------------------------------------------------------------------
 
 
@@ -132,8 +137,14 @@ class Happened(msgspec.Struct, tag=True):
     lost: int = 0
 
 
-FromParent = Begin | Start | Stop | Pause | Close | Ping
-FromNode = Ready | Failed | Exited | Stopped | Terminate | Pong | Happened
+class Seen(msgspec.Struct, tag=True):
+    """The answer to `Look`."""
+
+    tree: TreeNode
+
+
+FromParent = Begin | Start | Stop | Pause | Close | Ping | Look
+FromNode = Ready | Failed | Exited | Stopped | Terminate | Pong | Happened | Seen
 
 _encode = msgspec.msgpack.Encoder(enc_hook=repr).encode
 from_parent: msgspec.msgpack.Decoder[FromParent] = msgspec.msgpack.Decoder(FromParent)

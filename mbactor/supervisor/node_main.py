@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from queue import SimpleQueue
@@ -38,10 +38,12 @@ from mbactor.supervisor.node_frames import (
     FromNode,
     FromParent,
     Happened,
+    Look,
     Pause,
     Ping,
     Pong,
     Ready,
+    Seen,
     Start,
     Stop,
     Stopped,
@@ -52,6 +54,8 @@ from mbactor.supervisor.node_frames import (
     plain,
     unpickled,
 )
+from mbactor.supervisor.supervisor import Supervisor
+from mbactor.supervisor.tree import refresh, tree_of_child
 from mbactor.transport.link import LinkBus
 
 ORPHANED = 5.0
@@ -60,6 +64,8 @@ LEFT = 1.0
 """Seconds what is left at the end has to react to its cancellation."""
 TERMINATED = 0.5
 """Seconds a SIGTERM waits for the parent's word: a service that is stopped signals the parent as well."""
+NESTED = 0.2
+"""Seconds that a node waits for what its own nodes tell of themselves."""
 BATCH = 100
 """Frames that leave in one write."""
 EVENTS = 10_000
@@ -112,12 +118,14 @@ class _Hosted:
         self._bus = bus
         self._frames: asyncio.Queue[FromParent | None] = asyncio.Queue()
         self._starting: asyncio.Task[None] | None = None
-        self._stopping: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._tasks: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
         self._child: Child
         self._node: Node
         self._is_actor = False
         self._shutdown: float | None = None
+        self._id = ""
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -129,7 +137,7 @@ class _Hosted:
         except BaseException as error:
             self._line.send(Failed(to_wire(error), ignored=False))
             raise SystemExit(1) from error
-        self._is_actor, self._shutdown = spec.kind == "actor", spec.shutdown
+        self._is_actor, self._shutdown, self._id = spec.kind == "actor", spec.shutdown, spec.id
         path = f"{begin.parent}/{spec.id}"
         self._node = Node(
             path.replace("/", "."),
@@ -160,6 +168,8 @@ class _Hosted:
                 case Close(exit):
                     self._child.close(exit.exit())
                     self._over.set()
+                case Look():
+                    self._do(self._tell_what_runs())
                 case None:
                     self._stop(None, SHUTDOWN)
                 case _:
@@ -181,8 +191,8 @@ class _Hosted:
 
     def _stop(self, timeout: float | None, exit: Exit) -> None:
         self._node.stopping = True
-        stop = asyncio.get_running_loop().create_task(self._stopped(timeout, exit))
-        self._stopping.add(stop)
+        self._stopping = True
+        self._do(self._stopped(timeout, exit))
 
     async def _stopped(self, timeout: float | None, exit: Exit) -> None:
         if self._starting is not None and not self._starting.done():
@@ -194,6 +204,16 @@ class _Hosted:
             self._child.close(exit)
             self._line.send(Stopped(WireExit.of(exit)))
             self._over.set()
+
+    async def _tell_what_runs(self) -> None:
+        if isinstance(self._child.ref, Supervisor):
+            await refresh(self._child.ref, NESTED)
+        self._line.send(Seen(tree_of_child(self._child, self._id)))
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _exited(self, exit: Exit) -> None:
         # A crashed actor keeps its mailbox for its next incarnation; but not a process in which something goes on.

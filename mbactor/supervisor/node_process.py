@@ -46,10 +46,12 @@ from mbactor.supervisor.node_frames import (
     FromNode,
     FromParent,
     Happened,
+    Look,
     Pause,
     Ping,
     Pong,
     Ready,
+    Seen,
     Start,
     Stop,
     Stopped,
@@ -62,6 +64,7 @@ from mbactor.supervisor.node_frames import (
     split,
 )
 from mbactor.supervisor.spec import ChildSpec
+from mbactor.supervisor.tree import TreeNode
 from mbactor.transport.link import Hub, Lendable, Port
 
 if TYPE_CHECKING:
@@ -90,6 +93,10 @@ class NodeProcess:
         self._ports: list[Port] = []
         """Those of its processes: of one that is gone, what it served is still reserved."""
         self._ref: ActorRef[Any] | None = None
+        self.view: TreeNode | None = None
+        """What runs in it, as it told last."""
+        self._asked_at: float | None = None
+        self._looked: asyncio.Future[None] | None = None
 
     @property
     def ref(self) -> ActorRef[Any] | NodeProcess:
@@ -100,6 +107,27 @@ class NodeProcess:
     def pid(self) -> int | None:
         """The process's number; None where none runs."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def silent(self) -> float | None:
+        """Seconds since it was asked what runs in it, where it has not answered yet."""
+        return None if self._asked_at is None else asyncio.get_running_loop().time() - self._asked_at
+
+    async def look(self, within: float) -> None:
+        """Ask it what runs in it, and wait for the answer (`view`) for so many seconds."""
+        loop = asyncio.get_running_loop()
+        if self._process is None:
+            return
+        if self._looked is None or self._looked.done():
+            self._looked, self._asked_at = loop.create_future(), loop.time()
+            self._process.send(Look())
+        await asyncio.wait([self._looked], timeout=within)
+
+    def seen(self, tree: TreeNode | None) -> None:
+        """What it answered; None where it is gone."""
+        self.view, self._asked_at = tree, None
+        if self._looked is not None and not self._looked.done():
+            self._looked.set_result(None)
 
     async def start(self) -> None:
         self.incarnation += 1
@@ -163,6 +191,7 @@ class NodeProcess:
         """A process is there no more, and all that it said was heard."""
         if self._process is process:
             self._process = None
+            self.seen(None)
         self._node.background(process.port.close(), "node link ends")
 
     def asked_to_end(self) -> None:
@@ -332,6 +361,8 @@ class _Process(asyncio.Protocol):
             case Exited(exit, _) | Stopped(exit):
                 self._told = exit.exit()
                 asyncio.get_running_loop().call_later(LINGER, self.kill)
+            case Seen(tree):
+                self._owner.seen(tree)
             case Terminate():
                 self._owner.asked_to_end()
             case Pong():

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from mbactor import observe
-from mbactor.durations import Duration
+from mbactor.durations import Duration, seconds
 from mbactor.errors import InvalidSpec, MbactorError
 from mbactor.kernel import ActorRef, DeadLetters, Operation, Response
 from mbactor.kernel.actor import Actor
@@ -26,7 +26,7 @@ from mbactor.kernel.settings import Settings
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child, kebab_case
 from mbactor.supervisor.supervisor import Supervisor
-from mbactor.supervisor.tree import TreeNode, tree_of, with_spawned
+from mbactor.supervisor.tree import TreeNode, refresh, tree_of, with_spawned
 from mbactor.transport import Bus, LocalBus
 
 A = TypeVar("A", bound=Actor)
@@ -227,6 +227,16 @@ class ActorSystem:
             return with_spawned(tree_of(self._tree), self._spawned)
         state = "stopped" if self._ended is None else "starting"
         return TreeNode(self.name, "supervisor", state, strategy=self._tree_spec.strategy)
+
+    async def whole_tree(self, within: Duration = "500ms") -> TreeNode:
+        """As `tree`, with what runs in processes of their own asked for anew (`tree` has what they told last).
+
+        One that has not answered after `within` is shown as before, and for how long it has been `silent`.
+        """
+        for root in (self._tree, self._spawned):
+            if root is not None and root.phase != "idle":
+                await refresh(root, seconds(within))
+        return self.tree()
 
 
 def _bus_of(transport: str | Bus) -> Bus:

@@ -5,19 +5,23 @@ print(render(system.tree(), "text"))
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mbactor.durations import text_of
 from mbactor.errors import InvalidSpec
 from mbactor.kernel.look import ActorView, PastExit, RunningMessage, cell_of, look, loop_time, reason_of
 from mbactor.mailbox import MailboxStatistics
-from mbactor.supervisor.children import ChildRow
+from mbactor.supervisor.children import Child, ChildRow
 from mbactor.supervisor.spec import ChildSpec, Kind, Restart, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from mbactor.supervisor.node_process import NodeProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,12 @@ class TreeNode:
     """What it handles, the oldest message first."""
     exits: tuple[PastExit, ...] = ()
     """Its last few ends, the newest last."""
+    process: bool = False
+    """It runs in an OS process of its own, with all that is under it."""
+    pid: int | None = None
+    """The number of that process, while there is one."""
+    silent: float | None = None
+    """Seconds since that process was asked what runs in it, where it has not answered: what is shown is older."""
     children: tuple[TreeNode, ...] = ()
 
 
@@ -71,6 +81,53 @@ def tree_of(supervisor: Supervisor) -> TreeNode:
     )
 
 
+def tree_of_child(child: Child, id: str) -> TreeNode:
+    """What one child is at this moment, as the process that it runs in tells."""
+    if isinstance(child.ref, Supervisor):
+        return tree_of(child.ref)
+    cell = cell_of(child.ref)
+    if cell is None:
+        return TreeNode(id, "actor", "stopped")
+    view = look(cell)
+    return TreeNode(id, "actor", view.state, host=view.host, incarnation=view.incarnation, **_seen(view))
+
+
+async def refresh(supervisor: Supervisor, within: float) -> None:
+    """Ask what runs in other processes under `supervisor`, and wait for the answers for so many seconds."""
+    await asyncio.gather(*(process.look(within) for process in _processes(supervisor)))
+
+
+def _processes(supervisor: Supervisor) -> Iterator[NodeProcess]:
+    for row in supervisor.which_children():
+        if row.process is not None:
+            yield row.process
+        elif isinstance(row.ref, Supervisor):
+            yield from _processes(row.ref)
+
+
+def _seen(view: ActorView) -> dict[str, Any]:
+    return {"mailbox": view.mailbox, "capacity": view.capacity, "running": view.running, "exits": view.exits}
+
+
+def _with_process(node: TreeNode, process: NodeProcess) -> TreeNode:
+    """The child as its supervisor has it, with what its own process told last."""
+    node = dataclasses.replace(node, process=True, pid=process.pid)
+    told = process.view
+    if told is None or process.pid is None:
+        return node
+    return dataclasses.replace(
+        node,
+        silent=process.silent,
+        strategy=told.strategy,
+        host=told.host,
+        mailbox=told.mailbox,
+        capacity=told.capacity,
+        running=told.running,
+        exits=told.exits,
+        children=told.children,
+    )
+
+
 def with_spawned(tree: TreeNode, spawned: Supervisor) -> TreeNode:
     """The tree, and what was spawned beside it as its last child, where anything was."""
     beside = tree_of(spawned)
@@ -85,7 +142,7 @@ def _running(row: ChildRow, now: float) -> TreeNode:
     inner = row.ref if isinstance(row.ref, Supervisor) else None
     cell = cell_of(row.ref)
     view = None if cell is None else look(cell, now)
-    return TreeNode(
+    found = TreeNode(
         id=row.id,
         kind=row.kind,
         state=_state(row, view),
@@ -103,6 +160,7 @@ def _running(row: ChildRow, now: float) -> TreeNode:
         exits=() if view is None else view.exits,
         children=() if inner is None else _below(inner, now),
     )
+    return found if row.process is None else _with_process(found, row.process)
 
 
 def _state(row: ChildRow, view: ActorView | None) -> str:
@@ -122,10 +180,10 @@ def tree_of_spec(spec: SupervisorSpec, name: str) -> TreeNode:
 def _declared(spec: ChildSpec) -> TreeNode:
     if spec.kind == "actor":
         host = getattr(spec.target, "host", None)
-        return TreeNode(spec.id, "actor", "declared", restart=spec.restart, host=host)
+        return TreeNode(spec.id, "actor", "declared", restart=spec.restart, host=host, process=spec.process)
     inner: Supervisor = spec.target(*spec.positional, **spec.args)
     below = tree_of_spec(inner.spec(), spec.id)
-    return dataclasses.replace(below, restart=spec.restart)
+    return dataclasses.replace(below, restart=spec.restart, process=spec.process)
 
 
 # --- drawings -------------------------------------------------------------------------------------------
@@ -162,6 +220,7 @@ def _facts(node: TreeNode) -> list[str]:
         facts.append(node.restart)
     if node.host is not None:
         facts.append(node.host)
+    facts += _of_process(node)
     if node.state != "declared":
         facts.append(f"{node.state}, held" if node.held else node.state)
     if node.uptime is not None:
@@ -175,6 +234,13 @@ def _facts(node: TreeNode) -> list[str]:
     if node.running:
         facts.append(f"runs {', '.join(message.method for message in node.running)}")
     return facts
+
+
+def _of_process(node: TreeNode) -> list[str]:
+    if not node.process:
+        return []
+    named = "own process" if node.pid is None else f"process {node.pid}"
+    return [named] if node.silent is None else [named, f"silent for {text_of(round(node.silent, 1))}"]
 
 
 def one_line(text: str) -> str:

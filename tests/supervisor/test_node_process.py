@@ -23,6 +23,7 @@ from mbactor.supervisor import node_process
 from mbactor.supervisor.children import ChildRow
 from mbactor.supervisor.node_process import NodeProcess
 from mbactor.supervisor.state import GaveUp, StartFailed
+from mbactor.supervisor.tree import render
 from tests.loops import LOOPS, Factory, run
 from tests.supervisor.node_parts import Broken, Ignored, Outer, Pair, Slow, Stubborn, Warm, Worker
 
@@ -502,6 +503,35 @@ async def test_its_events_are_told_here_with_its_name() -> None:
     assert crash["node"] == "spawned/top/pair"
     assert "boom" in str(crash["error"])
     assert "node_parts.py" in crash["error"].remote_trace
+
+
+async def test_its_part_of_the_tree_is_shown_as_it_told_last() -> None:
+    async with ActorSystem() as system:
+        await spawned(system, child(Outer, process=True), child(Worker, process=True, id="solo"))
+        nap = asyncio.ensure_future(system.ask(Worker.nap, 3600))
+        async with asyncio.timeout(PATIENCE):
+            while "nap" not in render(tree := await system.whole_tree("20s"), "text"):
+                await asyncio.sleep(0.01)
+        (top,) = tree.children
+        outer, solo = top.children
+        (pair,) = outer.children
+        warm, worker = pair.children
+        assert [node.id for node in (outer, pair, warm, worker, solo)] == ["outer", "pair", "warm", "worker", "solo"]
+        assert {node.state for node in (outer, pair, warm, worker, solo)} == {"running"}
+        assert len({outer.pid, pair.pid, solo.pid, os.getpid()}) == 4
+        assert (worker.process, worker.pid, worker.host) == (False, None, Worker.host)
+        assert [message.method for node in (worker, solo) for message in node.running] == ["nap"]
+        assert f"pair  supervisor (one_for_one)  permanent  process {pair.pid}  running" in render(tree, "text")
+        assert outer.pid is not None
+        os.kill(outer.pid, signal.SIGSTOP)
+        tree = await system.whole_tree("50ms")
+        stopped = tree.children[0].children[0]
+        assert stopped.silent is not None
+        assert stopped.silent >= 0.05
+        assert stopped.children  # as it was
+        os.kill(outer.pid, signal.SIGCONT)
+        assert (await system.whole_tree("20s")).children[0].children[0].silent is None
+        nap.cancel()
 
 
 def test_what_it_prints_is_printed_here_with_its_name_before_each_line(capfd: pytest.CaptureFixture[str]) -> None:
