@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 
-from mbactor import Actor, Supervisor, child, endpoint
+from mbactor import Actor, Exit, Supervisor, child, endpoint
 
 ACTORS = 20
 
@@ -20,7 +20,7 @@ class Clerk(Actor):
         self.desk = desk
         self._journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    async def on_stop(self, _: object) -> None:
+    async def on_stop(self, exit: Exit) -> None:
         os.close(self._journal)
 
     @endpoint
