@@ -9,8 +9,8 @@ lists every fault of the file and of those it includes, each with file, line, co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mbactor.errors import InvalidSpec, MbactorError
@@ -45,10 +45,14 @@ class Topology:
     file: Path
     included: tuple[Path, ...] = ()
     """The other files it was made of."""
+    overlays: tuple[Path, ...] = ()
+    """The files that change it for one deployment, in the order in which they do so."""
 
 
-def load(path: str | Path, environ: Mapping[str, str]) -> Topology:
+def load(path: str | Path, environ: Mapping[str, str], overlays: Sequence[str | Path] = ()) -> Topology:
     """Read and check a topology file; TopologyError lists every fault at once.
+
+        load("shop.yaml", environ, overlays=["prod.yaml"])
 
     The classes are imported, with the file's folder and the working directory on the import path. Nothing is
     started and nothing is constructed.
@@ -59,7 +63,7 @@ def load(path: str | Path, environ: Mapping[str, str]) -> Topology:
     topology = _topology(file, environ, problems)
     if topology is None or problems.found:
         raise TopologyError(str(file), problems.texts())
-    return topology
+    return replace(topology, overlays=tuple(Path(overlay) for overlay in overlays))
 
 
 def _topology(file: Path, environ: Mapping[str, str], problems: Problems) -> Topology | None:
