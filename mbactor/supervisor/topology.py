@@ -1,27 +1,36 @@
 """The topology file: a tree declared in YAML, read into specifications.
 
-    topology = load("shop.yaml", environ)
+    topology = load("shop.yaml", environ, overlays=["prod.yaml"])
     root = Supervisor.from_spec(topology.supervisor)
 
 Reading imports the classes and checks everything that can be known without starting anything. `TopologyError`
-lists every fault of the file and of those it includes, each with file, line, column and path of keys.
+lists every fault of the file and of those that belong to it, each with file, line, column and path of keys.
+
+`yaml_positions` reads nodes that know where they stand, `topology_files` works in what is included and
+`topology_merge` overlays and templates; `topology_children` and `topology_child` make specifications of the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mbactor.errors import InvalidSpec, MbactorError
+from mbactor.errors import MbactorError
+from mbactor.supervisor.interpolation import Sources
 from mbactor.supervisor.spec import SupervisorSpec
-from mbactor.supervisor.topology_children import ChildrenReader, supervisor_options
+from mbactor.supervisor.topology_children import Ids, TreeReader
 from mbactor.supervisor.topology_classes import look_in
-from mbactor.supervisor.topology_fields import Section, described
+from mbactor.supervisor.topology_fields import Section
+from mbactor.supervisor.topology_files import Files
+from mbactor.supervisor.topology_kinds import Kinds
+from mbactor.supervisor.topology_lints import lints
+from mbactor.supervisor.topology_merge import Overlays, Templates, merged_templates
+from mbactor.supervisor.topology_render import as_json, as_yaml, resolved
 from mbactor.supervisor.topology_schema import schema
-from mbactor.supervisor.yaml_positions import Problems, Table, read
+from mbactor.supervisor.yaml_positions import Problems, Table
 
-__all__ = ["Topology", "TopologyError", "load", "schema"]
+__all__ = ["Topology", "TopologyError", "as_json", "as_yaml", "load", "schema"]
 
 
 class TopologyError(MbactorError):
@@ -47,6 +56,10 @@ class Topology:
     """The other files it was made of."""
     overlays: tuple[Path, ...] = ()
     """The files that change it for one deployment, in the order in which they do so."""
+    warnings: tuple[str, ...] = ()
+    """What is allowed and hardly meant, each as `file:line:column: path.of.keys: what may go wrong`."""
+    document: Table = field(kw_only=True, compare=False, repr=False)
+    """The file as it was read, with all that belongs to it worked in: `as_yaml(topology.document)`."""
 
 
 def load(path: str | Path, environ: Mapping[str, str], overlays: Sequence[str | Path] = ()) -> Topology:
@@ -54,74 +67,103 @@ def load(path: str | Path, environ: Mapping[str, str], overlays: Sequence[str | 
 
         load("shop.yaml", environ, overlays=["prod.yaml"])
 
-    The classes are imported, with the file's folder and the working directory on the import path. Nothing is
-    started and nothing is constructed.
+    Each overlay changes what it names: a child by its id, anything else by its key. The classes are imported, with the
+    file's folder and the working directory on the import path. Nothing is started and nothing is constructed.
     """
     file = Path(path)
     problems = Problems()
     look_in(file.absolute().parent, Path.cwd())
-    topology = _topology(file, environ, problems)
+    try:
+        topology = _Reader(problems, environ).topology(file, tuple(Path(overlay) for overlay in overlays))
+    except RecursionError:
+        raise TopologyError(str(file), [f"{file}:1:1: the file is nested too deeply"]) from None
     if topology is None or problems.found:
         raise TopologyError(str(file), problems.texts())
-    return replace(topology, overlays=tuple(Path(overlay) for overlay in overlays))
+    return topology
 
 
-def _topology(file: Path, environ: Mapping[str, str], problems: Problems) -> Topology | None:
-    node = read(file, str(file), problems)
-    if node is None:
-        return None
-    if not isinstance(node, Table):
-        text = f"{described(node)} given, a mapping with `version` and `supervisor` expected"
-        problems.add(node.place, "", text)
-        return None
-    section = Section(node, "", problems, environ)
-    _version(section)
-    name = section.text("name")
-    transport = _transport(section)
-    children = ChildrenReader(problems, environ)
-    supervisor = _supervisor(section, file, children)
-    section.refuse_unread()
-    if supervisor is None:
-        return None
-    return Topology(name or file.stem, transport, supervisor, file, tuple(children.included))
+class _Reader:
+    def __init__(self, problems: Problems, environ: Mapping[str, str]) -> None:
+        self.problems = problems
+        self.warnings = Problems()
+        self.sources = Sources(environ)
+        self.kinds = Kinds()
+
+    def topology(self, file: Path, overlays: tuple[Path, ...]) -> Topology | None:
+        files = Files(self.problems, self.sources, self.kinds)
+        document, *changes = [files.document(one) for one in (file, *overlays)]
+        if document is None:
+            return None
+        overs = [change for change in changes if change is not None]
+        templates = Templates(merged_templates([document, *overs]), self.problems, self.sources)
+        table = document.table
+        for over in overs:
+            table = Overlays(templates, self.kinds).file(table, over.table)
+        table = _with_templates(table, templates)
+        for unused in templates.unused():
+            self.warnings.add(unused.key.place, "no child is made of this template")
+        section = Section(table, self.problems, self.sources)
+        _version(section)
+        name, transport = section.text("name"), _transport(section)
+        supervisor = self._supervisor(section)
+        section.entry("templates")
+        section.refuse_unread()
+        if supervisor is None or self.problems.found:
+            return None
+        name = name or file.stem
+        return Topology(
+            name,
+            transport,
+            supervisor,
+            file,
+            tuple(files.included),
+            overlays,
+            tuple(self.warnings.texts()),
+            document=resolved(table, name, self.kinds, self.sources.environ),
+        )
+
+    def _supervisor(self, section: Section) -> SupervisorSpec | None:
+        inner = section.section("supervisor")
+        if inner is None:
+            if not section.has("supervisor"):
+                section.wrong_at("supervisor", "missing, a mapping with `children` expected")
+            return None
+        reader = TreeReader(self.problems, self.sources, self.kinds)
+        spec = reader.supervisor(inner, ())
+        inner.refuse_unread()
+        for lint in () if spec is None or self.problems.found else lints(spec):
+            table = _nearest(reader.tables, lint.ids)
+            entry = table.entries.get(lint.field)
+            self.warnings.add(table.place if entry is None else entry.value.place, lint.text)
+        return spec
+
+
+def _nearest(tables: Mapping[Ids, Table], ids: Ids) -> Table:
+    """Where a child stands in the file, or the supervisor that makes it in code."""
+    return tables[ids] if ids in tables else _nearest(tables, ids[:-1])
+
+
+def _with_templates(table: Table, templates: Templates) -> Table:
+    entry = table.entries.get("supervisor")
+    if entry is None or not isinstance(entry.value, Table):
+        return table
+    whole = replace(entry, value=templates.in_children(entry.value))
+    return Table({**table.entries, "supervisor": whole}, table.place)
 
 
 def _version(section: Section) -> None:
-    if not section.has("version"):
-        section.entry("version")
-        section.wrong(section.table.place, "version", "missing, `version: 1` expected")
-        return
     given = section.text("version", "1")
-    if given is not None and given != "1":
-        entry = section.table.entries["version"]
-        section.wrong(entry.value, "version", f"{given!r} given, 1 expected (the only version there is)")
+    if not section.has("version"):
+        section.wrong_at("version", "missing, `version: 1` expected")
+    elif given is not None and given != "1":
+        section.wrong_at("version", f"{given!r} given, 1 expected (the only version there is)")
 
 
 def _transport(section: Section) -> str:
     given = section.text("transport", "local")
-    if given is None or given == "local":
-        return "local"
-    entry = section.table.entries["transport"]
-    text = f"{given!r} given, local expected"
-    if given == "embedded" or given.startswith("nats://"):
-        text += ": this version runs the whole tree in one process, on the local transport"
-    section.wrong(entry.value, "transport", text)
+    if given is not None and given != "local":
+        text = f"{given!r} given, local expected"
+        if given == "embedded" or given.startswith("nats://"):
+            text += ": this version runs the whole tree in one process, on the local transport"
+        section.wrong_at("transport", text)
     return "local"
-
-
-def _supervisor(section: Section, file: Path, children: ChildrenReader) -> SupervisorSpec | None:
-    inner = section.section("supervisor")
-    if inner is None:
-        if not section.has("supervisor"):
-            section.wrong(section.table.place, "supervisor", "missing, a mapping with `children` expected")
-        return None
-    options = supervisor_options(inner)
-    found = children.read(inner, file)
-    inner.refuse_unread()
-    try:
-        return SupervisorSpec(**options, children=found)
-    except InvalidSpec as error:
-        # What has a position was reported there already.
-        if not section.problems.found:
-            inner.wrong(inner.table.place, "", str(error))
-        return None

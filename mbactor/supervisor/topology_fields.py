@@ -1,5 +1,8 @@
 """Reading the fields of a topology file: each by its type, each fault noted with position, path and suggestion.
 
+    section = Section(table, problems, Sources(environ))
+    within = section.duration("within")
+
 A reader method returns the value, or None where there is none or it is wrong; what is wrong is in
 `Problems`, so that one run finds all of it.
 """
@@ -7,16 +10,21 @@ A reader method returns the value, or None where there is none or it is wrong; w
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mbactor.durations import seconds_of_text
 from mbactor.errors import InvalidSpec
-from mbactor.supervisor.interpolation import has_reference, interpolate
+from mbactor.supervisor.interpolation import Sources, has_reference, interpolate
 from mbactor.supervisor.spec import Backoff
 from mbactor.supervisor.yaml_positions import Entry, Items, Node, Place, Problems, Scalar, Table
 
 T = TypeVar("T")
+_OF_FIELD = re.compile(
+    r"""(?:child\ (?:'[^']*'|"[^"]*"):\ )?(?:\w+\.)?(?P<field>[a-z_]+):\ (?P<text>.*)""", re.DOTALL | re.VERBOSE
+)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
@@ -41,19 +49,31 @@ def described(node: Node) -> str:
 class Section:
     """A mapping of the file, read field by field."""
 
-    def __init__(self, table: Table, path: str, problems: Problems, environ: Mapping[str, str]) -> None:
+    def __init__(self, table: Table, problems: Problems, sources: Sources) -> None:
         self.table = table
-        self.path = path
         self.problems = problems
-        self.environ = environ
+        self.sources = sources
         self._taken: set[str] = set()
 
-    def at(self, name: str) -> str:
-        return f"{self.path}.{name}" if self.path else name
+    def within(self, table: Table) -> Section:
+        """A mapping further down, with the same sources."""
+        return Section(table, self.problems, self.sources)
 
-    def wrong(self, node: Node | Place, name: str, text: str) -> None:
-        place = node if isinstance(node, Place) else node.place
-        self.problems.add(place, self.at(name) if name else self.path, text)
+    def wrong(self, node: Node | Place, text: str) -> None:
+        self.problems.add(node if isinstance(node, Place) else node.place, text)
+
+    def wrong_at(self, name: str, text: str) -> None:
+        """At the value of the field where it is given, else where it should be."""
+        entry = self.table.entries.get(name)
+        self.wrong(self.table.place.at(name) if entry is None else entry.value, text)
+
+    def refused(self, error: InvalidSpec) -> None:
+        """What a specification says of itself, at the field that it names."""
+        found = _OF_FIELD.fullmatch(str(error))
+        if found is not None and found["field"] in self.table.entries:
+            self.wrong_at(found["field"], found["text"])
+        else:
+            self.wrong(self.table, str(error))
 
     def entry(self, name: str) -> Entry | None:
         """The field as it stands; asking for it says that it is known."""
@@ -63,58 +83,61 @@ class Section:
     def has(self, name: str) -> bool:
         return name in self.table.entries
 
-    def unread(self) -> list[str]:
-        return [name for name in self.table.entries if name not in self._taken]
-
     def refuse_unread(self) -> None:
         """Every key nobody asked for is a fault."""
-        for name in self.unread():
-            known = sorted(self._taken)
-            hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
-            self.wrong(self.table.entries[name].key, name, f"unknown key{hint}")
+        known = sorted(self._taken)
+        for name, entry in self.table.entries.items():
+            if name not in self._taken:
+                hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
+                self.wrong(entry.key, f"unknown key{hint}")
 
     # --- fields by type ---------------------------------------------------------------------------------
 
     def scalar(self, name: str, expected: str) -> Scalar | None:
         """The scalar with its references filled in."""
         entry = self.entry(name)
-        if entry is None:
-            return None
-        if not isinstance(entry.value, Scalar) or entry.value.absent:
-            self.wrong(entry.value, name, f"{described(entry.value)} given, {expected} expected")
-            return None
-        return self.filled(entry.value, name)
+        return None if entry is None else self.filled_scalar(entry.value, expected)
 
-    def filled(self, scalar: Scalar, name: str) -> Scalar | None:
+    def filled_scalar(self, node: Node, expected: str) -> Scalar | None:
+        if isinstance(node, Scalar) and not node.absent:
+            return self.filled(node)
+        self.wrong(node, f"{described(node)} given, {expected} expected")
+        return None
+
+    def filled(self, scalar: Scalar) -> Scalar | None:
         if not has_reference(scalar.text):
             return scalar
         try:
-            return Scalar(interpolate(scalar.text, self.environ), scalar.place, quoted=True)
+            text = interpolate(scalar.text, self.sources, Path(scalar.place.file).parent)
         except ValueError as error:
-            self.wrong(scalar, name, str(error))
+            self.wrong(scalar, str(error))
             return None
+        return Scalar(text, scalar.place, quoted=True)
 
-    def parsed(self, name: str, expected: str, parse: Callable[[str], T]) -> T | None:
+    def parsed(
+        self, name: str, expected: str, parse: Callable[[str], T], hint: Callable[[str], str] | None = None
+    ) -> T | None:
         scalar = self.scalar(name, expected)
         if scalar is None:
             return None
         try:
             return parse(scalar.text)
         except ValueError:
-            self.wrong(scalar, name, f"{scalar.text!r} given, {expected} expected")
+            more = "" if hint is None else hint(scalar.text)
+            self.wrong(scalar, f"{scalar.text!r} given, {expected} expected{more}")
             return None
 
     def text(self, name: str, expected: str = "a text") -> str | None:
         return self.parsed(name, expected, str)
 
-    def whole(self, name: str, least: int) -> int | None:
+    def whole(self, name: str, least: int, most: int | None = None) -> int | None:
         def parse(text: str) -> int:
             value = int(text)
-            if value < least:
+            if value < least or (most is not None and value > most):
                 raise ValueError
             return value
 
-        return self.parsed(name, f"a whole number >= {least}", parse)
+        return self.parsed(name, f"a whole number >= {least}{'' if most is None else f' and <= {most}'}", parse)
 
     def number(self, name: str) -> float | None:
         return self.parsed(name, "a number", float)
@@ -130,28 +153,27 @@ class Section:
         return self.parsed(name, "true or false", parse)
 
     def choice(self, name: str, allowed: tuple[str, ...]) -> str | None:
-        scalar = self.scalar(name, f"one of {', '.join(allowed)}")
-        if scalar is None or scalar.text in allowed:
-            return scalar.text if scalar else None
-        hint = did_you_mean(scalar.text, allowed)
-        self.wrong(scalar, name, f"{scalar.text!r} given, one of {', '.join(allowed)} expected{hint}")
-        return None
+        def parse(text: str) -> str:
+            if text not in allowed:
+                raise ValueError
+            return text
+
+        expected = f"one of {', '.join(allowed)}"
+        return self.parsed(name, expected, parse, lambda given: did_you_mean(given, allowed))
 
     def duration(self, name: str, **words: Any) -> float | None:
         """A duration with its unit, or one of `words` (which gives the value it stands for)."""
-        expected = " or ".join(["a duration with its unit, such as 500ms or 5s", *words])
 
-        def parse(text: str) -> float:
+        def parse(text: str) -> float | None:
+            if text in words:
+                found: float | None = words[text]
+                return found
             return seconds_of_text(text)
 
-        entry = self.table.entries.get(name)
-        if entry is not None and isinstance(entry.value, Scalar):
-            filled = self.filled(entry.value, name) if has_reference(entry.value.text) else entry.value
-            if filled is not None and filled.text in words:
-                self.entry(name)
-                found: float | None = words[filled.text]
-                return found
-        return self.parsed(name, expected, parse)
+        def hint(text: str) -> str:
+            return f", did you mean '{text}s'?" if _is_number(text) else did_you_mean(text, words)
+
+        return self.parsed(name, " or ".join(["a duration with its unit, such as 500ms or 5s,", *words]), parse, hint)
 
     # --- fields with structure -----------------------------------------------------------------------------
 
@@ -160,16 +182,16 @@ class Section:
         if entry is None:
             return None
         if not isinstance(entry.value, Table):
-            self.wrong(entry.value, name, f"{described(entry.value)} given, a mapping expected")
+            self.wrong(entry.value, f"{described(entry.value)} given, a mapping expected")
             return None
-        return Section(entry.value, self.at(name), self.problems, self.environ)
+        return self.within(entry.value)
 
     def items(self, name: str) -> Items | None:
         entry = self.entry(name)
         if entry is None:
             return None
         if not isinstance(entry.value, Items):
-            self.wrong(entry.value, name, f"{described(entry.value)} given, a list expected")
+            self.wrong(entry.value, f"{described(entry.value)} given, a list expected")
             return None
         return entry.value
 
@@ -183,31 +205,28 @@ class Section:
         section.refuse_unread()
         for required in ("initial", "maximum"):
             if not section.has(required):
-                section.wrong(section.table.place, required, "missing, a duration expected")
+                section.wrong_at(required, "missing, a duration expected")
         if len(self.problems.found) > before or initial is None or maximum is None:
             return None
         try:
             return Backoff(initial, maximum, 2.0 if factor is None else factor, 0.2 if jitter is None else jitter)
         except InvalidSpec as error:
-            section.wrong(section.table.place, "", str(error))
+            section.refused(error)
             return None
 
-    def value(self, name: str) -> Any:
-        """Anything: what the scalars in it naturally are."""
-        entry = self.entry(name)
-        return None if entry is None else self.plain(entry.value, name, natural=True)
-
-    def plain(self, node: Node, name: str, *, natural: bool) -> Any:
+    def plain(self, node: Node, *, natural: bool) -> Any:
         """The node as plain Python values; scalars as what they naturally are, or all as texts."""
         match node:
             case Scalar():
-                filled = self.filled(node, name)
+                filled = self.filled(node)
                 if filled is None:
                     return None
                 return filled.natural() if natural or filled.absent else filled.text
             case Items(items=items):
-                return [self.plain(item, f"{name}[{n}]", natural=natural) for n, item in enumerate(items)]
+                return [self.plain(item, natural=natural) for item in items]
             case Table(entries=entries):
-                return {
-                    key: self.plain(entry.value, f"{name}.{key}", natural=natural) for key, entry in entries.items()
-                }
+                return {key: self.plain(entry.value, natural=natural) for key, entry in entries.items()}
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)?", text) is not None

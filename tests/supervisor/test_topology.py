@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mbactor.mailbox import Mailbox
-from mbactor.supervisor.interpolation import interpolate
+from mbactor.supervisor.interpolation import Sources, interpolate
 from mbactor.supervisor.spec import Backoff, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.topology import Topology, TopologyError, load, schema
@@ -235,19 +235,21 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ("- actor: shop_for_test:Orders\n  supervisor: x", "two kinds given, 'actor' and 'supervisor'"),
         ("- just text", "'just text' given, a mapping such as"),
         (
-            "- actor: shop_for_test:Orders\n  process: true",
-            "tree.yaml:5:16: supervisor.children[0].process: true given",
+            "- actor: shop_for_test:Orders\n  replicas: 0",
+            "replicas: '0' given, a whole number >= 1 and <= 10000 expected",
         ),
-        ("- actor: shop_for_test:Orders\n  replicas: 0", "replicas: '0' given, a whole number >= 1 expected"),
         ("- actor: shop_for_test:Orders\n  shutdown: 5", "or brutal or infinity expected"),
         ("- actor: shop_for_test:Orders\n  backoff: {initial: 1s}", "backoff.maximum: missing"),
         ("- actor: shop_for_test:Orders\n  backoff: {initial: 2s, maximum: 1s}", "at least initial"),
         ("- actor: shop_for_test:Orders\n  mailbox: {capacity: 0}", "mailbox.capacity: '0' given"),
-        ("- actor: shop_for_test:Orders\n  mailbox: {overflow: no}", "mailbox: mailbox overflow 'no'"),
+        (
+            "- actor: shop_for_test:Orders\n  mailbox: {overflow: no}",
+            "tree.yaml:5:26: supervisor.children[0].mailbox.overflow: 'no' given, one of reject",
+        ),
         ("- actor: shop_for_test:Orders\n  config: 5", "config: '5' given, a mapping expected"),
         (
             "- actor: shop_for_test:Orders\n  config: {items: 5}",
-            "config: 'items' given, and Orders declares no such property",
+            "tree.yaml:5:16: supervisor.children[0].config.items: Orders declares no such property; it declares: nothing",
         ),
         ("- actor: shop_for_test:Orders\n  significant: true", "significant: True given with restart 'permanent'"),
         ("- actor: shop_for_test:Orders\n  id: a b", "id: 'a b' given"),
@@ -263,7 +265,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "- actor: shop_for_test:Needs\n  args: {point: {y: 1}}",
             "args.point: {'y': 1} given: Object missing required field `x`",
         ),
-        ("- supervisor: n\n  replicas: 2", "supervisor.children[0].replicas: unknown key"),
+        ("- supervisor: n\n  mailbox: {}", "supervisor.children[0].mailbox: unknown key"),
         (
             "- supervisor: n\n  children: [{actor: 'shop_for_test:Orders', restart: temporary, significant: true}]",
             "auto_shutdown is 'never'",
@@ -334,7 +336,7 @@ def test_a_variable_without_value_and_default_is_an_error_with_its_position(fold
         "tree.yaml:6:23: supervisor.children[0].args.channel: the environment variable B is not set: say which",
         (
             "tree.yaml:6:49: supervisor.children[0].args.start: ${C-1} given, "
-            "${VAR}, ${VAR:-default} or ${VAR:?message} expected"
+            "${VAR}, ${VAR:-default}, ${VAR:?message}, ${VAR:+alternative}, ${file:path} or ${replica} expected"
         ),
     ]
 
@@ -344,7 +346,7 @@ def test_a_variable_without_value_and_default_is_an_error_with_its_position(fold
     [("a${X}b${Y:-2}", "a1b2"), ("$${X}", "${X}"), ("${E:-d}", "d"), ("${E}", ""), ("$X", "$X"), ("${X:?m}", "1")],
 )
 def test_interpolation(text: str, value: str) -> None:
-    assert interpolate(text, {"X": "1", "E": ""}) == value
+    assert interpolate(text, Sources({"X": "1", "E": ""})) == value
 
 
 def test_included_files_bring_their_children_in_with_positions_of_their_own(folder: Path) -> None:
@@ -361,8 +363,8 @@ def test_included_files_bring_their_children_in_with_positions_of_their_own(fold
     assert child_faults(folder, text) == [
         "more/two.yaml:3:9: children[0].id: the id 'a' is given twice in this supervisor (first at tree.yaml:5:11)",
         (
-            "more/two.yaml:4:5: children[0].x: unknown key; known: actor, args, backoff, config, id, mailbox, process, "
-            "replicas, restart, shutdown, significant"
+            "more/two.yaml:4:5: children[0].x: unknown key; known: actor, after, args, backoff, config, id, mailbox, "
+            "process, replicas, restart, shutdown, significant, template"
         ),
     ]
 
@@ -387,7 +389,7 @@ def test_a_short_kind_gives_its_arguments_and_its_keys_as_a_child(folder: Path) 
     text = "- sale: {strat: 2, id: x}\n  id: flows"
     assert child_faults(folder, text) == [
         "tree.yaml:4:14: supervisor.children[0].sale.strat: Orders takes no such argument, did you mean 'start'?",
-        "tree.yaml:4:24: supervisor.children[0].id: given in `sale` and beside it; once expected",
+        "tree.yaml:4:24: supervisor.children[0].sale.id: given in `sale` and beside it; once expected",
     ]
 
 

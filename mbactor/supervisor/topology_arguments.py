@@ -1,0 +1,136 @@
+"""The arguments and the configuration of a child, against what its class takes.
+
+    args = arguments(Orders, section)
+
+Arguments are converted to what the constructor's annotations say, so a wrong type is an error at the line of the
+argument and not a crash at the first message. A secret stays a text, and is in no error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import inspect
+import typing
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Any, Union
+
+import msgspec
+
+from mbactor.durations import seconds_of_text
+from mbactor.supervisor.interpolation import Secret
+from mbactor.supervisor.topology_fields import Section, did_you_mean
+from mbactor.supervisor.yaml_positions import Node
+
+
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor's parameters that can be given by name."""
+    found = inspect.signature(cls).parameters.items()
+    return {name: p for name, p in found if p.kind not in {p.VAR_POSITIONAL, p.POSITIONAL_ONLY}}
+
+
+def declared_configs(_cls: type) -> Mapping[str, Any]:
+    """The configuration properties that a class declares: none, as no class can declare any yet."""
+    return {}
+
+
+def arguments(cls: type, section: Section, others: Iterable[str] = ()) -> dict[str, Any]:
+    """The constructor's arguments from a section of the file; `others` are keys that may have been meant."""
+    known = parameters(cls)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    named = {name: p for name, p in known.items() if p.kind is not p.VAR_KEYWORD}
+    hints = _hints_of(cls)
+    converted: dict[str, Any] = {}
+    for name, entry in section.table.entries.items():
+        if name in named or open_ended:
+            converted[name] = _argument(section, entry.value, hints.get(name, Any) if name in named else Any)
+        else:
+            hint = did_you_mean(name, [*named, *others]) or f"; it takes: {', '.join(named) or 'nothing'}"
+            section.wrong(entry.key, f"{cls.__qualname__} takes no such argument{hint}")
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and not section.has(name):
+            section.wrong_at(name, f"missing: {cls.__qualname__} needs this argument")
+    return converted
+
+
+def configuration(cls: type, section: Section) -> dict[str, Any]:
+    """The configuration of a child; every key has to be declared by its class."""
+    declared = declared_configs(cls)
+    for name, entry in section.table.entries.items():
+        if name not in declared:
+            hint = did_you_mean(name, declared) or f"; it declares: {', '.join(declared) or 'nothing'}"
+            section.wrong(entry.key, f"{cls.__qualname__} declares no such property{hint}")
+    return {name: section.plain(entry.value, natural=True) for name, entry in section.table.entries.items()}
+
+
+def _hints_of(cls: type) -> Mapping[str, Any]:
+    """The constructor's annotations; nothing where they cannot be resolved."""
+    try:
+        return typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
+    except (NameError, AttributeError, TypeError):
+        return {}
+
+
+def _argument(section: Section, node: Node, annotation: Any) -> Any:
+    """One argument as its annotation wants it."""
+    before = len(section.problems.found)
+    natural = section.plain(node, natural=True)
+    if len(section.problems.found) > before or annotation is Any:
+        return natural
+    text = section.plain(node, natural=False)
+    secrets = _secrets_in(natural)
+    try:
+        if _is_duration(annotation) and not secrets:
+            return None if text is None else _duration(text)
+        converted = _convert(natural, text, annotation)
+        if secrets <= _secrets_in(converted):
+            return converted
+    except (ValueError, TypeError) as error:
+        if not secrets:
+            section.wrong(node, f"{natural!r} given: {error}")
+            return None
+    # Why it does not fit might say what it is.
+    wanted = inspect.formatannotation(annotation)
+    section.wrong(node, f"{natural!r} given, {wanted} expected; a secret can only be a text (`str`)")
+    return None
+
+
+def _convert(natural: Any, text: Any, annotation: Any) -> Any:
+    try:
+        return msgspec.convert(natural, annotation)
+    except msgspec.ValidationError as error:
+        try:
+            # A text field keeps `01234` as it was written; a number filled in from the environment is a text here.
+            return msgspec.convert(text, annotation, strict=False)
+        except msgspec.ValidationError:
+            raise error from None
+
+
+def _secrets_in(value: Any) -> set[str]:
+    """The secrets that still are `Secret`, and so hidden, in a value."""
+    if isinstance(value, Secret):
+        return {value}
+    if isinstance(value, Mapping):
+        inner: Iterable[Any] = value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        inner = value
+    elif isinstance(value, msgspec.Struct):
+        inner = msgspec.structs.asdict(value).values()
+    elif dataclasses.is_dataclass(value):
+        inner = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    else:
+        return set()
+    return set().union(*map(_secrets_in, inner))
+
+
+def _is_duration(annotation: Any) -> bool:
+    members = set(typing.get_args(annotation)) if typing.get_origin(annotation) in {Union, UnionType} else {annotation}
+    return dt.timedelta in members and members <= {int, float, str, dt.timedelta, type(None)}
+
+
+def _duration(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError("a duration with its unit, such as 500ms or 5s, expected")
+    seconds_of_text(text)
+    return text
