@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 SHORTEST_PERIOD = 0.05
 FILE = click.argument("file", type=click.Path(path_type=Path))
+OVERLAYS = click.option(
+    "-o",
+    "--overlay",
+    "overlays",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A file that changes FILE for one deployment; several are worked in one after another.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,6 +41,7 @@ def main() -> None:
 
 @main.command()
 @FILE
+@OVERLAYS
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
@@ -43,7 +52,7 @@ def main() -> None:
     show_default=True,
     help="auto: text on a terminal, JSON elsewhere.",
 )
-def run(file: Path, log_level: str, log_format: str) -> None:
+def run(file: Path, overlays: tuple[Path, ...], log_level: str, log_format: str) -> None:
     """Start the tree of FILE and serve until Ctrl-C (or SIGTERM).
 
     The first signal stops everything in reverse order, giving each child its shutdown time; a second one ends the
@@ -53,22 +62,60 @@ def run(file: Path, log_level: str, log_format: str) -> None:
     _end_quietly_until_something_runs()
     from mbactor.cli.run import serve
 
-    sys.exit(serve(load(file), log_level=log_level, log_format=log_format))
+    sys.exit(serve(load(file, overlays), log_level=log_level, log_format=log_format))
 
 
 @main.command()
 @FILE
-def check(file: Path) -> None:
+@OVERLAYS
+@click.option("--strict", is_flag=True, help="Take warnings for mistakes: exit code 2 where there are any.")
+def check(file: Path, overlays: tuple[Path, ...], strict: bool) -> None:
     """Import the classes of FILE and report every mistake, with file, line and column.
 
-    Nothing is started. Exit code 0 when the file is right, 2 when it is not.
+    Warnings tell what is allowed and hardly meant, such as restarts that can never be counted together. Nothing is
+    started. Exit code 0 when the file is right, 2 when it is not.
     """
-    topology = load(file)
+    topology = load(file, overlays)
+    for where, text in topology.warnings:
+        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {where}: {text}", err=True)
+    if strict and topology.warnings:
+        click.echo(f"{file}: {_count(len(topology.warnings), 'warning')}, refused by --strict", err=True)
+        sys.exit(2)
     click.echo(f"{file}: ok, {topology.name}: {_counted(topology)}")
 
 
 @main.command()
 @FILE
+@OVERLAYS
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["yaml", "json", "text", "mermaid", "dot"]),
+    default="yaml",
+    show_default=True,
+    help="yaml and json are the file itself, text, mermaid and dot its tree.",
+)
+def render(file: Path, overlays: tuple[Path, ...], form: str) -> None:
+    """Print FILE as it is understood: with its includes, overlays, templates, variables and defaults worked in.
+
+    The YAML says of each value in which line of which file it was written. It can be run as it is, without the
+    environment it was made with. A secret (`${file:...}`) stays a reference to its file.
+    """
+    from mbactor.supervisor.topology import as_json, as_yaml
+    from mbactor.supervisor.tree import render as drawn
+    from mbactor.supervisor.tree import tree_of_spec
+
+    topology = load(file, overlays)
+    if form in {"yaml", "json"}:
+        write = as_yaml if form == "yaml" else as_json
+        click.echo(write(topology.document).rstrip("\n"))
+    else:
+        click.echo(drawn(tree_of_spec(topology.supervisor, topology.name), form))
+
+
+@main.command()
+@FILE
+@OVERLAYS
 @click.option(
     "--format",
     "form",
@@ -82,7 +129,16 @@ def check(file: Path) -> None:
 @click.option("--once", is_flag=True, help="With --live: show it once, with every row.")
 @click.option("--all", "whole", is_flag=True, help="With --live: every row, also where they do not fit the terminal.")
 @click.option("--pid", type=int, help="With --live: which process, where several run FILE.")
-def tree(file: Path, form: str, live: bool, every: str | None, once: bool, whole: bool, pid: int | None) -> None:
+def tree(
+    file: Path,
+    overlays: tuple[Path, ...],
+    form: str,
+    live: bool,
+    every: str | None,
+    once: bool,
+    whole: bool,
+    pid: int | None,
+) -> None:
     """Draw the supervision tree that FILE declares, without starting it; or, with --live, the one that runs.
 
     The live table shows each actor's state, incarnation, uptime and restarts, what waits in its mailbox and what it
@@ -90,14 +146,17 @@ def tree(file: Path, form: str, live: bool, every: str | None, once: bool, whole
     is one object a line. Exit code 1 when FILE is not running, or stops.
     """
     if live:
+        if overlays:
+            raise click.UsageError("--overlay changes what FILE declares; it goes without --live")
         sys.exit(_live(file, form, every=every, once=once, whole=whole, pid=pid))
     for option, given in (("--every", every), ("--once", once), ("--all", whole), ("--pid", pid)):
         if given:
             raise click.UsageError(f"{option} goes with --live")
-    from mbactor.supervisor.tree import render, tree_of_spec
+    from mbactor.supervisor.tree import render as drawn
+    from mbactor.supervisor.tree import tree_of_spec
 
-    topology = load(file)
-    click.echo(render(tree_of_spec(topology.supervisor, topology.name), form))
+    topology = load(file, overlays)
+    click.echo(drawn(tree_of_spec(topology.supervisor, topology.name), form))
 
 
 def _live(file: Path, form: str, *, every: str | None, once: bool, whole: bool, pid: int | None) -> int:
@@ -128,19 +187,18 @@ def schema() -> None:
     click.echo(json.dumps(topology_schema(), indent=2))
 
 
-def load(file: Path) -> Topology:
-    """The topology of a file; every mistake on stderr and exit code 2 where it has any."""
+def load(file: Path, overlays: tuple[Path, ...] = ()) -> Topology:
+    """The topology of a file and its overlays; every mistake on stderr and exit code 2 where it has any."""
     from mbactor.errors import MbactorError
     from mbactor.supervisor.topology import load as load_topology
 
     try:
-        return load_topology(file, environment())
+        return load_topology(file, environment(), overlays)
     except MbactorError as error:
         problems = getattr(error, "problems", None) or [error.message]
         for problem in problems:
             click.echo(f"{click.style('error:', fg='red', bold=True)} {problem}", err=True)
-        counted = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        click.echo(f"{file}: {counted}, nothing was started", err=True)
+        click.echo(f"{file}: {_count(len(problems), 'mistake')}, nothing was started", err=True)
         sys.exit(2)
 
 
@@ -150,6 +208,10 @@ def _end_quietly_until_something_runs() -> None:
         signal.signal(number, lambda *_: os._exit(0))
 
 
+def _count(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
+
+
 def _counted(topology: Topology) -> str:
     from mbactor.supervisor.tree import tree_of_spec
 
@@ -157,5 +219,4 @@ def _counted(topology: Topology) -> str:
         below = getattr(node, "children", ())
         return sum(map(leaves, below)) if below else 1
 
-    count = leaves(tree_of_spec(topology.supervisor, topology.name))
-    return "1 actor" if count == 1 else f"{count} actors"
+    return _count(leaves(tree_of_spec(topology.supervisor, topology.name)), "actor")

@@ -43,6 +43,8 @@ def serve(topology: Topology, *, log_level: str, log_format: str) -> int:
         stop_telemetry = _start_telemetry()
     except MbactorError as error:
         return _failed(error)
+    for where, text in topology.warnings:
+        observe.emit("topology.doubtful", where=where, text=text)
     try:
         code, left = _run(_serve(topology))
     except KeyboardInterrupt:

@@ -56,8 +56,8 @@ class Topology:
     """The other files it was made of."""
     overlays: tuple[Path, ...] = ()
     """The files that change it for one deployment, in the order in which they do so."""
-    warnings: tuple[str, ...] = ()
-    """What is allowed and hardly meant, each as `file:line:column: path.of.keys: what may go wrong`."""
+    warnings: tuple[tuple[str, str], ...] = ()
+    """What is allowed and hardly meant: (`file:line:column`, `path.of.keys: what may go wrong`)."""
     document: Table = field(kw_only=True, compare=False, repr=False)
     """The file as it was read, with all that belongs to it worked in: `as_yaml(topology.document)`."""
 
@@ -118,7 +118,7 @@ class _Reader:
             file,
             tuple(files.included),
             overlays,
-            tuple(self.warnings.texts()),
+            tuple((str(place), text) for place, text in self.warnings.sorted()),
             document=resolved(table, name, self.kinds, self.sources.environ),
         )
 

@@ -99,17 +99,20 @@ Node = Scalar | Items | Table
 
 @dataclass(slots=True)
 class Problems:
-    """Everything wrong, in the order found; `texts` is sorted by position."""
+    """Everything wrong, in the order found; `sorted` and `texts` by position."""
 
     found: list[tuple[Place, str]] = field(default_factory=list)
 
     def add(self, place: Place, text: str) -> None:
         self.found.append((place, f"{place.path}: {text}" if place.path else text))
 
-    def texts(self) -> list[str]:
+    def sorted(self) -> list[tuple[Place, str]]:
+        """Each once, by position."""
         files = list(dict.fromkeys(place.file for place, _ in self.found))
-        ordered = sorted(self.found, key=lambda one: (files.index(one[0].file), one[0].line, one[0].column))
-        return list(dict.fromkeys(f"{place}: {text}" for place, text in ordered))
+        return sorted(dict.fromkeys(self.found), key=lambda one: (files.index(one[0].file), one[0].line, one[0].column))
+
+    def texts(self) -> list[str]:
+        return [f"{place}: {text}" for place, text in self.sorted()]
 
 
 def read(path: Path, shown: str, problems: Problems) -> Node | None:

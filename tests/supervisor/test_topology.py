@@ -244,7 +244,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ("- actor: shop_for_test:Orders\n  mailbox: {capacity: 0}", "mailbox.capacity: '0' given"),
         (
             "- actor: shop_for_test:Orders\n  mailbox: {overflow: no}",
-            "tree.yaml:5:26: supervisor.children[0].mailbox.overflow: 'no' given, one of reject",
+            "tree.yaml:5:27: supervisor.children[0].mailbox.overflow: 'no' given, one of reject",
         ),
         ("- actor: shop_for_test:Orders\n  config: 5", "config: '5' given, a mapping expected"),
         (
