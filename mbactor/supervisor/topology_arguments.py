@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import inspect
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from types import UnionType
@@ -22,6 +23,8 @@ from mbactor.durations import seconds_of_text
 from mbactor.supervisor.interpolation import Secret
 from mbactor.supervisor.topology_fields import Section, did_you_mean
 from mbactor.supervisor.yaml_positions import Node
+
+_EXPECTED = re.compile(r"Expected `(?P<wanted>.+)`, got `.+?`(?: - at `\$\.?(?P<path>.+)`)?")
 
 
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
@@ -88,12 +91,21 @@ def _argument(section: Section, node: Node, annotation: Any) -> Any:
             return converted
     except (ValueError, TypeError) as error:
         if not secrets:
-            section.wrong(node, f"{natural!r} given: {error}")
+            section.wrong(node, f"{natural!r} given{_reason(error)}")
             return None
     # Why it does not fit might say what it is.
     wanted = inspect.formatannotation(annotation)
     section.wrong(node, f"{natural!r} given, {wanted} expected; a secret can only be a text (`str`)")
     return None
+
+
+def _reason(error: Exception) -> str:
+    """Msgspec's words as ours: what was expected, and where in the value."""
+    found = _EXPECTED.fullmatch(str(error))
+    if found is None:
+        return f": {error}"
+    where = f" at {found['path']}" if found["path"] else ""
+    return f", {found['wanted']} expected{where}"
 
 
 def _convert(natural: Any, text: Any, annotation: Any) -> Any:

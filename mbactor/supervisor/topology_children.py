@@ -92,9 +92,9 @@ class TreeReader:
             second = table.entries[kinds[1]].key
             self.problems.add(second.place, f"two kinds given, {kinds[0]!r} and {kinds[1]!r}; one expected")
         elif unknown is not None:
-            hint = did_you_mean(unknown.text, [*known, *sorted(KEYS)])
-            self.problems.add(unknown.place, f"unknown kind {unknown.text!r}{hint}; known: {', '.join(known)}")
-        else:
+            hint = did_you_mean(unknown.text, [*known, *sorted(KEYS)]) or f"; known: {', '.join(known)}"
+            self.problems.add(unknown.place, f"unknown kind {unknown.text!r}{hint}")
+        elif "template" not in table.entries:
             self.problems.add(table.place, f"no kind given, one of {', '.join(known)} expected")
         return None
 

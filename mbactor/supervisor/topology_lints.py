@@ -123,8 +123,8 @@ def _window(spec: SupervisorSpec, ids: tuple[str, ...]) -> Iterator[Lint]:
         else f"within: {text_of(math.ceil(total))} or more, or shorter stops and backoffs expected"
     )
     text = (
-        f"{counted} may take {_time(total)}, with the stops of others and its backoff; crashes that far apart never "
-        f"exceed {spec.max_restarts} within {text_of(spec.within)}, so this supervisor may go on for ever; {advice}"
+        f"{counted} may take {_time(total)} (its backoff, and the stops of those that go with it), so more of them "
+        f"may never fall within {text_of(spec.within)}, and a crash loop does not end; {advice}"
     )
     yield Lint(ids, "within", text)
 

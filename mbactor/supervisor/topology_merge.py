@@ -47,13 +47,13 @@ class Templates:
         return [entry for name, entry in self.entries.items() if name not in self._whole]
 
     def applied(self, table: Table, above: tuple[str, ...] = ()) -> Table:
-        """The child, and those within it, without any `template`."""
+        """The child, and those within it, with what their templates have."""
         table = self.in_children(table, above)
         if "template" not in table.entries:
             return table
-        own = Table({name: entry for name, entry in table.entries.items() if name != "template"}, table.place)
         base = self._named(table, above)
-        return own if base is None else merged_tables(base, own)
+        # One that is faulty stays: who reads the child then does not ask for what it would have brought.
+        return table if base is None else merged_tables(base, _without(table, "template"))
 
     def in_children(self, table: Table, above: tuple[str, ...] = ()) -> Table:
         """The supervisor with its children applied."""

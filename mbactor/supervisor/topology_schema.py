@@ -1,29 +1,40 @@
-"""The JSON Schema of the topology file, so that editors complete and check it."""
+"""The JSON Schema of the topology file, so that editors complete and check it.
+
+json.dumps(schema())
+json.dumps(schema(overlay=True))       # of a file for `-o`
+"""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
-from mbactor.mailbox import Overflow
-from mbactor.supervisor.spec import AUTO_SHUTDOWNS, RESTARTS, STRATEGIES
+from mbactor.mailbox.overflow import OVERFLOWS
+from mbactor.supervisor.spec import AUTO_SHUTDOWNS, MOST_REPLICAS, RESTARTS, STRATEGIES
 from mbactor.supervisor.topology_classes import short_kinds
+from mbactor.supervisor.topology_kinds import KEYS
 
 _REFERENCE = r"\$\{"
 _DURATION = r"(\s*\d+(\.\d+)?\s*(us|µs|ms|s|m|h|d))+\s*"
 
 
-def schema() -> dict[str, Any]:
-    """The schema; short kinds are those that are installed here."""
+def schema(*, overlay: bool = False) -> dict[str, Any]:
+    """The schema of a topology file, or of an overlay; short kinds are those that are installed here."""
+    child = {"anyOf": [*_kinds(), _part()] if overlay else [*_kinds(), {**_part(), "required": ["template"]}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "mbactor topology",
+        "title": "mbactor topology overlay" if overlay else "mbactor topology",
         "type": "object",
         "additionalProperties": False,
-        "required": ["version", "supervisor"],
+        "required": [] if overlay else ["version", "supervisor"],
         "properties": {
             "version": {"const": 1},
             "name": {"type": "string", "description": "default: the name of the file"},
             "transport": {"const": "local", "default": "local"},
+            "templates": {
+                "type": "object",
+                "additionalProperties": {"$ref": "#/$defs/part"},
+                "description": "parts that children are made of: `template: name`",
+            },
             "supervisor": _closed(_tree(), []),
         },
         "$defs": {
@@ -32,7 +43,8 @@ def schema() -> dict[str, Any]:
             "backoff": _backoff(),
             "mailbox": _mailbox(),
             "children": {"type": "array", "items": {"$ref": "#/$defs/child"}},
-            "child": {"oneOf": _kinds()},
+            "child": _with_remove(child) if overlay else child,
+            "part": _part(),
         },
     }
 
@@ -50,6 +62,14 @@ def _choice(*words: str) -> dict[str, Any]:
     return _or_reference({"enum": list(words)})
 
 
+def _whole(least: int, **more: Any) -> dict[str, Any]:
+    return _or_reference({"type": "integer", "minimum": least, **more})
+
+
+def _boolean() -> dict[str, Any]:
+    return _or_reference({"type": "boolean", "default": False})
+
+
 def _duration(*words: str) -> dict[str, Any]:
     pattern = "|".join([_DURATION, *words])
     return _or_reference({"type": "string", "pattern": f"^({pattern})$", "examples": ["500ms", "1m30s", *words]})
@@ -63,18 +83,18 @@ def _backoff() -> dict[str, Any]:
         "factor": _or_reference({"type": "number", "minimum": 1, "default": 2}),
         "jitter": _or_reference({"type": "number", "minimum": 0, "maximum": 1, "default": 0.2}),
     }
-    return _closed(properties, ["initial", "maximum"])
+    # What is missing may come from a template or from what an overlay changes.
+    return _closed(properties, [])
 
 
 def _mailbox() -> dict[str, Any]:
-    capacity = _or_reference({"type": "integer", "minimum": 1, "default": 1000})
-    return _closed({"capacity": capacity, "overflow": _choice(*get_args(Overflow))}, [])
+    return _closed({"capacity": _whole(1, default=1000), "overflow": _choice(*OVERFLOWS)}, [])
 
 
 def _tree() -> dict[str, Any]:
     return {
         "strategy": _choice(*STRATEGIES),
-        "max_restarts": _or_reference({"type": "integer", "minimum": 0, "default": 3}),
+        "max_restarts": _whole(0, default=3),
         "within": {"$ref": "#/$defs/duration"},
         "auto_shutdown": _choice(*AUTO_SHUTDOWNS),
         "children": {"$ref": "#/$defs/children"},
@@ -84,26 +104,51 @@ def _tree() -> dict[str, Any]:
 def _common() -> dict[str, Any]:
     return {
         "id": {"type": "string", "description": "default: the class name in kebab-case"},
+        "template": {"type": "string", "description": "what it is made of; its own keys win"},
         "restart": _choice(*RESTARTS),
         "shutdown": {"$ref": "#/$defs/shutdown"},
         "backoff": {"$ref": "#/$defs/backoff"},
         "config": {"type": "object"},
-        "significant": {"type": "boolean", "default": False},
-        "process": {"const": False},
+        "significant": _boolean(),
+        "process": {**_boolean(), "description": "run it in an OS process of its own"},
+        "after": {"type": "array", "items": {"type": "string"}, "description": "siblings that are started before it"},
     }
 
 
+def _properties() -> dict[str, dict[str, Any]]:
+    """All keys that a child of any kind may have."""
+    own = {
+        "replicas": _whole(1, maximum=MOST_REPLICAS, default=1),
+        "mailbox": {"$ref": "#/$defs/mailbox"},
+        "args": {"type": "object"},
+    }
+    properties = {**_common(), **_tree(), **own}
+    assert properties.keys() == KEYS
+    return properties
+
+
 def _kinds() -> list[dict[str, Any]]:
-    reference = {"type": "string", "pattern": r"^[\w.]+:[\w.]+$", "description": "module:Class"}
-    replicas = _or_reference({"type": "integer", "minimum": 1, "default": 1})
-    mailbox = {"$ref": "#/$defs/mailbox"}
-    of_class = {**_common(), "args": {"type": "object"}, "replicas": replicas, "mailbox": mailbox}
-    nested = {**_common(), **_tree(), "supervisor": {"type": "string", "pattern": "^[^:]+$"}}
+    reference = {"type": "string", "pattern": r"^[\w.]+:[\w.]+$|\$\{", "description": "module:Class"}
+    every, common, tree = _properties(), _common(), _tree()
+    of_class = {key: value for key, value in every.items() if key not in tree}
+    of_supervisor = {key: value for key, value in of_class.items() if key != "mailbox"}
+    nested = {**common, **tree, "replicas": every["replicas"]}
     del nested["id"]
     return [
         _closed({"actor": reference, **of_class}, ["actor"]),
-        _closed({"supervisor": reference, **of_class}, ["supervisor"]),
-        _closed(nested, ["supervisor"]),
+        _closed({"supervisor": reference, **of_supervisor}, ["supervisor"]),
+        _closed({"supervisor": {"type": "string", "pattern": "^[^:]+$"}, **nested}, ["supervisor"]),
         _closed({"include": {"type": "string", "description": "a file, relative to this one"}}, ["include"]),
-        *(_closed({kind: {"type": ["object", "null"]}, **_common()}, [kind]) for kind in sorted(short_kinds())),
+        *(_closed({kind: {"type": ["object", "null"]}, **common}, [kind]) for kind in sorted(short_kinds())),
     ]
+
+
+def _part() -> dict[str, Any]:
+    """Some keys of a child, of whatever kind it turns out to be."""
+    kinds = {kind: {"type": ["object", "null"]} for kind in short_kinds()}
+    return _closed({"actor": {"type": "string"}, "supervisor": {"type": "string"}, **kinds, **_properties()}, [])
+
+
+def _with_remove(child: dict[str, Any]) -> dict[str, Any]:
+    taken = {"remove": {**_boolean(), "description": "take the child away"}}
+    return {"anyOf": [{**one, "properties": {**one["properties"], **taken}} for one in child["anyOf"]]}

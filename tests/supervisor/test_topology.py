@@ -2,88 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from textwrap import dedent
-from typing import Any
 
 import pytest
 
 from mbactor.mailbox import Mailbox
 from mbactor.supervisor.interpolation import Sources, interpolate
-from mbactor.supervisor.spec import Backoff, SupervisorSpec
+from mbactor.supervisor.spec import Backoff
 from mbactor.supervisor.supervisor import Supervisor
-from mbactor.supervisor.topology import Topology, TopologyError, load, schema
-
-MODULE = """
-from __future__ import annotations
-import datetime as dt
-from dataclasses import dataclass
-from mbactor import durations
-from mbactor.kernel.actor import Actor
-from mbactor.supervisor.supervisor import Supervisor
-from mbactor.supervisor.spec import child
-
-class Orders(Actor):
-    host = "orders.example"
-    def __init__(self, start: int = 0, channel: str = "web", every: durations.Duration = 1.0,
-                 tags: list[str] | None = None, ratio: float = 1.0, on: bool = False) -> None: ...
-
-@dataclass
-class Point:
-    x: int
-    zip: str = ""
-
-class Needs(Actor):
-    def __init__(self, point: Point) -> None: ...
-
-class Tree(Supervisor):
-    children = (child(Orders),)
-
-class Plain: ...
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    (tmp_path / "shop_for_test.py").write_text(MODULE)
-    (tmp_path / "broken_for_test.py").write_text("import json\nraise ValueError('at import')\n")
-    (tmp_path / "half_for_test.py").write_text("import not_there\n")
-    (tmp_path / "plain.yaml").write_text("text\n")
-    (tmp_path / "broken.yaml").write_text("[\n")
-    # An installed package of a user, with two short kinds.
-    info = tmp_path / "shop_for_test-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shop-for-test\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[mbactor.children]\nsale = shop_for_test:Orders\nlost = nowhere:X\n")
-    before = list(sys.path)
-    yield tmp_path
-    sys.path[:] = before
-    for name in ("shop_for_test", "broken_for_test"):
-        sys.modules.pop(name, None)
-
-
-def read(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> Topology:
-    (folder / "tree.yaml").write_text(dedent(text))
-    return load(folder / "tree.yaml", environ or {})
-
-
-def children(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> SupervisorSpec:
-    body = dedent(text).strip().replace("\n", "\n    ")
-    return read(folder, f"version: 1\nsupervisor:\n  children:\n    {body}\n", environ).supervisor
-
-
-def faults(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
-    """The problems, without the folder's name."""
-    with pytest.raises(TopologyError) as caught:
-        read(folder, text, environ)
-    return [problem.replace(f"{folder}/", "") for problem in caught.value.problems]
-
-
-def child_faults(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
-    body = dedent(text).strip().replace("\n", "\n    ")
-    return faults(folder, f"version: 1\nsupervisor:\n  children:\n    {body}\n", environ)
+from mbactor.supervisor.topology import TopologyError, load
+from tests.supervisor.topology_parts import child_faults, children, faults, read
 
 
 def test_a_whole_file_becomes_specifications(folder: Path) -> None:
@@ -229,7 +157,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ("- actor: [x]", "supervisor.children[0].actor: a list given"),
         (
             "- actr: shop_for_test:Orders",
-            "unknown kind 'actr', did you mean 'actor'?; known: actor, supervisor, include",
+            "unknown kind 'actr', did you mean 'actor'?",
         ),
         ("- id: x", "no kind given, one of actor, supervisor, include"),
         ("- actor: shop_for_test:Orders\n  supervisor: x", "two kinds given, 'actor' and 'supervisor'"),
@@ -257,7 +185,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "- actor: shop_for_test:Orders\n  args: {strat: 1}",
             "tree.yaml:5:14: supervisor.children[0].args.strat: Orders takes no such argument, did you mean 'start'?",
         ),
-        ("- actor: shop_for_test:Orders\n  args: {start: ten}", "args.start: 'ten' given: Expected `int`, got `str`"),
+        ("- actor: shop_for_test:Orders\n  args: {start: ten}", "args.start: 'ten' given, int expected"),
         ("- actor: shop_for_test:Orders\n  args: {every: 5}", "args.every: 5 given: '5' is not a duration"),
         ("- actor: shop_for_test:Needs", "args.point: missing: Needs needs this argument"),
         ("- actor: shop_for_test:Needs\n  args: {}", "tree.yaml:5:13: supervisor.children[0].args.point: missing"),
@@ -282,7 +210,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ("- include: tree.yaml", "the file includes itself: "),
         ("- sale: 5", "supervisor.children[0].sale: '5' given, a mapping expected"),
         ("- lost:", "tree.yaml:4:7: supervisor.children[0].lost: there is no module 'nowhere'"),
-        ("- slae: {}", "unknown kind 'slae', did you mean 'sale'?; known: actor, supervisor, include, "),
+        ("- slae: {}", "unknown kind 'slae', did you mean 'sale'?"),
     ],
 )
 def test_a_faulty_child_is_refused_where_the_fault_is(folder: Path, text: str, problem: str) -> None:
@@ -391,15 +319,3 @@ def test_a_short_kind_gives_its_arguments_and_its_keys_as_a_child(folder: Path) 
         "tree.yaml:4:14: supervisor.children[0].sale.strat: Orders takes no such argument, did you mean 'start'?",
         "tree.yaml:4:24: supervisor.children[0].sale.id: given in `sale` and beside it; once expected",
     ]
-
-
-def test_the_schema_describes_every_key(folder: Path) -> None:
-    sys.path.insert(0, str(folder))
-    described: dict[str, Any] = schema()
-    assert described["$schema"].startswith("https://json-schema.org/")
-    assert set(described["properties"]) == {"version", "name", "transport", "supervisor"}
-    kinds = [set(one["required"]) for one in described["$defs"]["child"]["oneOf"]]
-    assert {"actor"} in kinds
-    assert {"sale"} in kinds
-    actor = described["$defs"]["child"]["oneOf"][0]["properties"]
-    assert {"id", "args", "replicas", "restart", "shutdown", "backoff", "mailbox", "config"} <= set(actor)

@@ -1,0 +1,68 @@
+"""Topology files for tests: a module with actors, and files that name them, read or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from mbactor.supervisor.spec import SupervisorSpec
+from mbactor.supervisor.topology import Topology, TopologyError, load
+
+MODULE = """
+from __future__ import annotations
+import datetime as dt
+from dataclasses import dataclass
+from mbactor import durations
+from mbactor.kernel.actor import Actor
+from mbactor.supervisor.supervisor import Supervisor
+from mbactor.supervisor.spec import child
+
+class Orders(Actor):
+    host = "orders.example"
+    def __init__(self, start: int = 0, channel: str = "web", every: durations.Duration = 1.0,
+                 tags: list[str] | None = None, ratio: float = 1.0, on: bool = False) -> None: ...
+
+@dataclass
+class Point:
+    x: int
+    zip: str = ""
+
+class Needs(Actor):
+    def __init__(self, point: Point) -> None: ...
+
+class Tree(Supervisor):
+    children = (child(Orders),)
+
+class Plain: ...
+"""
+
+
+def read(folder: Path, text: str, environ: Mapping[str, str] | None = None, overlays: Sequence[str] = ()) -> Topology:
+    """The topology of `tree.yaml` with this text, and of overlays with those."""
+    (folder / "tree.yaml").write_text(dedent(text))
+    over = [folder / f"over{n}.yaml" for n in range(1, len(overlays) + 1)]
+    for path, content in zip(over, overlays, strict=True):
+        path.write_text(dedent(content))
+    return load(folder / "tree.yaml", environ or {}, over)
+
+
+def children(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> SupervisorSpec:
+    body = dedent(text).strip().replace("\n", "\n    ")
+    return read(folder, f"version: 1\nsupervisor:\n  children:\n    {body}\n", environ).supervisor
+
+
+def faults(
+    folder: Path, text: str, environ: Mapping[str, str] | None = None, overlays: Sequence[str] = ()
+) -> list[str]:
+    """The problems, without the folder's name."""
+    with pytest.raises(TopologyError) as caught:
+        read(folder, text, environ, overlays)
+    return [problem.replace(f"{folder}/", "") for problem in caught.value.problems]
+
+
+def child_faults(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    body = dedent(text).strip().replace("\n", "\n    ")
+    return faults(folder, f"version: 1\nsupervisor:\n  children:\n    {body}\n", environ)
