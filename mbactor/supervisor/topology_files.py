@@ -18,7 +18,8 @@ from mbactor.supervisor.topology_kinds import Kinds
 from mbactor.supervisor.yaml_positions import Entry, Items, Node, Problems, Table, read
 
 MOST_CHILDREN = 100_000
-"""More than this is files that include each other again and again."""
+MOST_INCLUDES = 1_000
+"""More than these is files that include others again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class Files:
         self.included: list[Path] = []
         self._above: list[Path] = []
         self._templates: dict[str, Entry] = {}
-        self._count = 0
+        self._nodes: dict[Path, Node | None] = {}
+        self._children_read = 0
+        self._includes_read = 0
 
     def document(self, file: Path) -> Document | None:
         """The document of a file, or None where it is none."""
@@ -86,8 +89,8 @@ class Files:
 
     def _children(self, items: Items) -> Iterator[Node]:
         for item in items.items:
-            self._count += 1
-            if self._count > MOST_CHILDREN:
+            self._children_read += 1
+            if self._children_read > MOST_CHILDREN:
                 self.problems.add(item.place, f"more than {MOST_CHILDREN} children, with those of included files")
                 return
             if not isinstance(item, Table):
@@ -114,10 +117,15 @@ class Files:
         if not target.is_file():
             section.wrong_at("include", f"there is no file {str(target)!r}")
             return
-        if target not in self.included:
+        self._includes_read += 1
+        if self._includes_read > MOST_INCLUDES:
+            section.wrong_at("include", f"more than {MOST_INCLUDES} includes, with those of included files")
+            return
+        if target not in self._nodes:
             self.included.append(target)
+            self._nodes[target] = read(target, str(target), self.problems)
         self._above.append(target)
-        items = self._included_items(read(target, str(target), self.problems))
+        items = self._included_items(self._nodes[target])
         if items is not None:
             yield from self._children(items)
         self._above.pop()

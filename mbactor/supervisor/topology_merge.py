@@ -120,7 +120,11 @@ class Overlays:
         return Table(whole.entries, base.place)
 
     def children(self, base: Items, over: Items) -> Items:
-        ids = {id: place for place, item in reversed([*enumerate(base.items)]) if (id := self.id_of(item)) is not None}
+        ids: dict[str, int] = {}
+        for number, one in enumerate(base.items):
+            own = self.id_of(one)
+            if own is not None:
+                ids.setdefault(own, number)
         items: list[Node | None] = [*base.items]
         for item in over.items:
             id = self.id_of(item)

@@ -23,6 +23,7 @@ from mbactor.supervisor.yaml_positions import Entry, Items, Node, Place, Scalar,
 _DEFAULT = Place("", 0, 0)
 _PLAIN = re.compile(r"[A-Za-z0-9_./][\w./@+-]*(:[\w./@+-]+)*", re.ASCII)
 _FIRST = ("id", "replicas", "restart", "shutdown", "backoff", "mailbox", "significant", "process", "after")
+_NO_TEXTS = frozenset({"replicas", "max_restarts", "significant", "process", "capacity", "factor", "jitter"})
 _LAST = ("config", "args", "children")
 _OF_TREE = {"strategy": "one_for_one", "max_restarts": "3", "within": "5s", "auto_shutdown": "never"}
 _OF_BACKOFF = {"factor": "2.0", "jitter": "0.2"}
@@ -31,10 +32,11 @@ _OF_MAILBOX = {"capacity": "1000", "overflow": "reject"}
 
 def resolved(table: Table, name: str, kinds: Kinds, environ: Mapping[str, str]) -> Table:
     """The document of a right file with its variables filled in and its defaults in their places."""
+    fill = _Fill(environ, kinds)
     entries = {"version": _default("version", "1"), "name": _default("name", name, quoted=True)}
     entries["transport"] = _default("transport", "local")
     for key, entry in table.entries.items():
-        entries[key] = Entry(entry.key, _filled(entry.value, environ))
+        entries[key] = Entry(entry.key, fill.node(entry.value))
     supervisor = entries["supervisor"]
     assert isinstance(supervisor.value, Table)
     entries["supervisor"] = Entry(supervisor.key, _tree(supervisor.value, kinds))
@@ -54,18 +56,29 @@ def as_json(document: Table) -> str:
 # --- what is filled in ------------------------------------------------------------------------------------------
 
 
-def _filled(node: Node, environ: Mapping[str, str]) -> Node:
-    match node:
-        case Scalar(text=text, place=place) if has_reference(text):
-            shown = interpolation.resolved(text, environ, Path(place.file).parent)
-            return Scalar(shown, place, quoted=True)
-        case Scalar():
-            return node
-        case Items(items=items, place=place):
-            return Items(tuple(_filled(item, environ) for item in items), place)
-        case Table(entries=entries, place=place):
-            filled = {key: Entry(entry.key, _filled(entry.value, environ)) for key, entry in entries.items()}
-            return Table(filled, place)
+class _Fill:
+    """Fills in the variables of a document."""
+
+    def __init__(self, environ: Mapping[str, str], kinds: Kinds) -> None:
+        self.environ = environ
+        self.free = {"args", "config", *kinds.short}
+        """What is in these is a text where it was filled in; elsewhere the field says what it is."""
+
+    def node(self, node: Node, *, field: str = "", free: bool = False) -> Node:
+        match node:
+            case Scalar(text=text, place=place) if has_reference(text):
+                shown = interpolation.resolved(text, self.environ, Path(place.file).parent)
+                return Scalar(shown, place, quoted=free or field not in _NO_TEXTS)
+            case Scalar():
+                return node
+            case Items(items=items, place=place):
+                return Items(tuple(self.node(item, free=free) for item in items), place)
+            case Table(entries=entries, place=place):
+                filled = {
+                    key: Entry(entry.key, self.node(entry.value, field=key, free=free or key in self.free))
+                    for key, entry in entries.items()
+                }
+                return Table(filled, place)
 
 
 def _default(key: str, text: str, *, quoted: bool = False) -> Entry:

@@ -15,6 +15,7 @@ MODULE = """
 from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
+from typing import Any, Literal
 from mbactor import durations
 from mbactor.kernel.actor import Actor
 from mbactor.supervisor.supervisor import Supervisor
@@ -37,6 +38,20 @@ class Tree(Supervisor):
     children = (child(Orders),)
 
 class Plain: ...
+
+@dataclass
+class Login:
+    user: str
+    password: str
+
+class Gate(Actor):
+    # Takes what may be secret.
+    def __init__(self, key: str = "", pin: int = 0, mode: Literal["a", "b"] = "a", raw: bytes = b"",
+                 login: Login | None = None, any_of: Any = None, every: durations.Duration = 1.0,
+                 keys: list[str] | None = None) -> None: ...
+
+class Rival(Actor):
+    host = "orders.example"
 """
 
 
