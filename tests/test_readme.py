@@ -52,7 +52,7 @@ def test_the_first_two_commands_are_the_documented_set_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [c for c in COMMANDS if re.match(r"\.venv/bin/mbactor (check|tree|schema)", c) and "--live" not in c]
+    "line", [c for c in COMMANDS if re.match(r"\.venv/bin/mbactor (check|tree|render|schema)", c) and "--live" not in c]
 )
 def test_a_short_command_ends_well(line: str) -> None:
     done = _run([sys.executable, "-m", "mbactor", *line.split()[1:]], ROOT)
@@ -77,11 +77,20 @@ def test_the_topology_in_the_readme_is_right(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "orders.py").write_text(
         "from mbactor import Actor\nclass Orders(Actor):\n    def __init__(self, start: int = 0) -> None: ...\n"
+        "class Archive(Actor):\n    def __init__(self, token: str, name: str) -> None: ...\n"
     )
-    text = next(body for language, body in FENCES if language == "yaml")
-    (tmp_path / "topology.yaml").write_text(text)
+    base, overlay = (body for language, body in FENCES if language == "yaml")
+    (tmp_path / "topology.yaml").write_text(base)
     topology = load(tmp_path / "topology.yaml", {})
     assert [child.id for child in topology.supervisor.children] == ["orders-1", "orders-2", "pipelines", "gateway"]
+    assert topology.warnings == ()
+    (tmp_path / "token").write_text("t0ken\n")
+    (tmp_path / "prod.yaml").write_text(overlay.replace("/run/secrets/archive", "token"))
+    environ = {"FLOWS_DB": "sqlite:///x.db", "PLACE": "p"}
+    children = load(tmp_path / "topology.yaml", environ, [tmp_path / "prod.yaml"]).supervisor.children
+    assert [child.id for child in children] == [*(f"orders-{n}" for n in range(1, 5)), "pipelines", "archive"]
+    assert children[0].args == {"start": 20}
+    assert children[-1].args == {"token": "t0ken", "name": "archive of p"}
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(((?!http)[^)]+)\)", README))))

@@ -180,11 +180,12 @@ def _period(text: str) -> float:
 
 
 @main.command()
-def schema() -> None:
+@click.option("--overlay", is_flag=True, help="Of a file for -o, which may name parts of children.")
+def schema(overlay: bool) -> None:
     """Print the JSON Schema of the topology file, for editors that complete and check it."""
     from mbactor.supervisor.topology import schema as topology_schema
 
-    click.echo(json.dumps(topology_schema(), indent=2))
+    click.echo(json.dumps(topology_schema(overlay=overlay), indent=2))
 
 
 def load(file: Path, overlays: tuple[Path, ...] = ()) -> Topology:

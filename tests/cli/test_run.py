@@ -287,9 +287,76 @@ def test_a_tree_is_drawn_as_text_mermaid_dot_and_json(tmp_path: Path) -> None:
 
 def test_the_schema_is_json(tmp_path: Path) -> None:
     assert json.loads(command("schema", cwd=tmp_path).stdout)["type"] == "object"
+    overlay = json.loads(command("schema", "--overlay", cwd=tmp_path).stdout)
+    assert overlay["required"] == []
 
 
-@pytest.mark.parametrize("verb", [(), ("run",), ("check",), ("tree",), ("schema",)])
+OVERLAY = """
+supervisor:
+  strategy: one_for_all
+  children:
+    - {id: first, restart: transient}
+    - {id: second, remove: true}
+"""
+
+
+def test_an_overlay_is_worked_in_by_check_tree_and_render(tmp_path: Path) -> None:
+    topology = str(write(tmp_path, TREE))
+    (tmp_path / "prod.yaml").write_text(OVERLAY)
+    given = (topology, "-o", "prod.yaml")
+    assert "ok, loud: 2 actors" in command("check", *given, cwd=tmp_path, PORT="0").stdout
+    text = command("tree", *given, cwd=tmp_path, PORT="0").stdout
+    assert "├── first  actor  transient" in text
+    assert command("render", *given, "--format", "text", cwd=tmp_path, PORT="0").stdout == text
+    (tmp_path / "prod.yaml").write_text(OVERLAY.replace("second", "secnd"))
+    done = command("check", *given, cwd=tmp_path, PORT="0")
+    assert done.returncode == 2
+    assert "prod.yaml:6:12: supervisor.children[1].id: there is no child 'secnd' to remove here" in done.stderr
+
+
+def test_a_rendered_file_stands_alone(tmp_path: Path) -> None:
+    topology = str(write(tmp_path, TREE))
+    (tmp_path / "prod.yaml").write_text(OVERLAY)
+    rendered = command("render", topology, "-o", "prod.yaml", cwd=tmp_path, PORT="0").stdout
+    assert "restart: transient  # prod.yaml:5" in rendered
+    (tmp_path / "rendered.yaml").write_text(rendered)
+    tree = command("tree", "rendered.yaml", "--format", "json", cwd=tmp_path).stdout
+    assert tree == command("tree", topology, "-o", "prod.yaml", "--format", "json", cwd=tmp_path, PORT="0").stdout
+    document = json.loads(command("render", "rendered.yaml", "--format", "json", cwd=tmp_path).stdout)
+    assert [child["id"] for child in document["supervisor"]["children"]] == ["first", "gateway"]
+
+
+def test_what_is_hardly_meant_is_a_warning_of_check_and_a_mistake_when_it_is_strict(tmp_path: Path) -> None:
+    topology = str(write(tmp_path, TREE))
+    (tmp_path / "prod.yaml").write_text("supervisor: {strategy: one_for_all}\n")
+    given = (topology, "-o", "prod.yaml")
+    done = command("check", *given, cwd=tmp_path, PORT="0")
+    assert done.returncode == 0
+    assert f"warning: {topology}:5:3: supervisor: 3 restarts of 'first' may take 30s" in done.stderr
+    done = command("check", *given, "--strict", cwd=tmp_path, PORT="0")
+    assert done.returncode == 2
+    assert "1 warning, refused by --strict" in done.stderr
+    assert command("check", topology, "--strict", cwd=tmp_path, PORT="0").returncode == 0
+
+
+def test_a_run_logs_once_what_is_hardly_meant(tmp_path: Path) -> None:
+    tree = TREE.replace("name: loud\nsupervisor:\n", "name: loud\nsupervisor:\n  strategy: one_for_all\n")
+    with serving(write(tmp_path, tree), tmp_path) as served:
+        assert served.url
+        served.signal(signal.SIGTERM)
+        assert served.end() == 0, served.told()
+        lines = [line for line in served.errors if "topology.doubtful" in line]
+        assert len(lines) == 1
+        assert "3 restarts of " in lines[0]
+
+
+def test_overlays_are_for_what_a_file_declares(tmp_path: Path) -> None:
+    done = command("tree", str(write(tmp_path, TREE)), "--live", "-o", "prod.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "without --live" in done.stderr
+
+
+@pytest.mark.parametrize("verb", [(), ("run",), ("check",), ("tree",), ("render",), ("schema",)])
 def test_help_helps(tmp_path: Path, verb: tuple[str, ...]) -> None:
     done = command(*verb, "--help", cwd=tmp_path)
     assert done.returncode == 0

@@ -421,7 +421,7 @@ def test_check_and_the_schema_take_every_overflow(topology: Callable[[str], Path
         assert (result.exit_code, "ok" in result.output) == (0, True), result.output
     result = CliRunner().invoke(command, ["check", str(topology("{capacity: 2, overflow: block}"))])
     assert result.exit_code == 2
-    assert "mailbox overflow 'block': expected one of reject, wait, drop_oldest, drop_newest" in result.output
+    assert "mailbox.overflow: 'block' given, one of reject, wait, drop_oldest, drop_newest expected" in result.output
     of_schema = schema()["$defs"]["mailbox"]["properties"]["overflow"]["anyOf"][0]
     assert of_schema == {"enum": ALL}
 
