@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -77,7 +78,8 @@ def check(file: Path, overlays: tuple[Path, ...], strict: bool) -> None:
     """
     topology = load(file, overlays)
     for where, text in topology.warnings:
-        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {where}: {text}", err=True)
+        told = f"{click.style('warning:', fg='yellow', bold=True)} {click.style(where, bold=True)}: {text}"
+        click.echo(told, err=True)
     if strict and topology.warnings:
         click.echo(f"{file}: {_count(len(topology.warnings), 'warning')}, refused by --strict", err=True)
         sys.exit(2)
@@ -198,7 +200,7 @@ def load(file: Path, overlays: tuple[Path, ...] = ()) -> Topology:
     except MbactorError as error:
         problems = getattr(error, "problems", None) or [error.message]
         for problem in problems:
-            click.echo(f"{click.style('error:', fg='red', bold=True)} {problem}", err=True)
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {_bold_place(problem)}", err=True)
         click.echo(f"{file}: {_count(len(problems), 'mistake')}, nothing was started", err=True)
         sys.exit(2)
 
@@ -207,6 +209,11 @@ def _end_quietly_until_something_runs() -> None:
     """A signal before the tree is being started has nothing to stop; the running tree replaces these handlers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
+
+
+def _bold_place(problem: str) -> str:
+    place = re.match(r".+?:\d+:\d+(?=: )", problem)
+    return problem if place is None else click.style(place[0], bold=True) + problem[place.end() :]
 
 
 def _count(number: int, what: str) -> str:

@@ -14,6 +14,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from types import UnionType
 from typing import Any, Union
 
@@ -27,7 +28,8 @@ from mbactor.supervisor.yaml_positions import Node
 _EXPECTED = re.compile(r"Expected `(?P<wanted>.+)`, got `.+?`(?: - at `\$\.?(?P<path>.+)`)?")
 
 
-def parameters(cls: type) -> dict[str, inspect.Parameter]:
+@lru_cache(maxsize=1024)
+def parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     """The constructor's parameters that can be given by name."""
     found = inspect.signature(cls).parameters.items()
     return {name: p for name, p in found if p.kind not in {p.VAR_POSITIONAL, p.POSITIONAL_ONLY}}
@@ -67,6 +69,7 @@ def configuration(cls: type, section: Section) -> dict[str, Any]:
     return {name: section.plain(entry.value, natural=True) for name, entry in section.table.entries.items()}
 
 
+@lru_cache(maxsize=1024)
 def _hints_of(cls: type) -> Mapping[str, Any]:
     """The constructor's annotations; nothing where they cannot be resolved."""
     try:
@@ -85,7 +88,7 @@ def _argument(section: Section, node: Node, annotation: Any) -> Any:
     secrets = _secrets_in(natural)
     try:
         if _is_duration(annotation) and not secrets:
-            return None if text is None else _duration(text)
+            return None if text is None else _duration(text, annotation)
         converted = _convert(natural, text, annotation)
         if secrets <= _secrets_in(converted):
             return converted
@@ -137,12 +140,16 @@ def _secrets_in(value: Any) -> set[str]:
 
 
 def _is_duration(annotation: Any) -> bool:
-    members = set(typing.get_args(annotation)) if typing.get_origin(annotation) in {Union, UnionType} else {annotation}
+    members = _members(annotation)
     return dt.timedelta in members and members <= {int, float, str, dt.timedelta, type(None)}
 
 
-def _duration(text: Any) -> str:
+def _members(annotation: Any) -> set[Any]:
+    return set(typing.get_args(annotation)) if typing.get_origin(annotation) in {Union, UnionType} else {annotation}
+
+
+def _duration(text: Any, annotation: Any) -> str | dt.timedelta:
     if not isinstance(text, str):
         raise TypeError("a duration with its unit, such as 500ms or 5s, expected")
-    seconds_of_text(text)
-    return text
+    found = seconds_of_text(text)
+    return text if str in _members(annotation) else dt.timedelta(seconds=found)

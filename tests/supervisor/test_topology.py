@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
@@ -319,3 +320,62 @@ def test_a_short_kind_gives_its_arguments_and_its_keys_as_a_child(folder: Path) 
         "tree.yaml:4:14: supervisor.children[0].sale.strat: Orders takes no such argument, did you mean 'start'?",
         "tree.yaml:4:24: supervisor.children[0].sale.id: given in `sale` and beside it; once expected",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- actor: shop_for_test:Orders\n  id: a b", "tree.yaml:5:11: supervisor.children[0].id: 'a b' given, a text"),
+        (
+            "- actor: shop_for_test:Orders\n  restart: permanent\n  significant: true",
+            "tree.yaml:6:20: supervisor.children[0].significant: True given with restart 'permanent'",
+        ),
+        (
+            "- actor: shop_for_test:Orders\n  restart: transient\n  significant: true",
+            "tree.yaml:6:20: supervisor.children[0].significant: True given while auto_shutdown is 'never'",
+        ),
+        (
+            "- actor: shop_for_test:Orders\n  backoff: {initial: 2s, maximum: 1s}",
+            "tree.yaml:5:39: supervisor.children[0].backoff.maximum: 1.0 given, at least initial",
+        ),
+        (
+            "- actor: shop_for_test:Orders\n  backoff: {initial: 1s, maximum: 2s, jitter: 2}",
+            "tree.yaml:5:51: supervisor.children[0].backoff.jitter: 2.0 given, a number from 0 to 1",
+        ),
+        ("- supervisor: n\n  within: 0s", "tree.yaml:5:15: supervisor.children[0].within: 0.0 given, more than 0"),
+        (
+            "- &a {actor: 'shop_for_test:Orders'}\n- <<: *a\n  id: b",
+            "tree.yaml:5:7: supervisor.children[1].<<: YAML's merge key given; `template: name` is what shares parts",
+        ),
+        ("- actor: shop_for_test:Orders\n  shutdown: 1.5", "expected, did you mean '1.5s'?"),
+        ("- actor: shop_for_test:Orders\n  shutdown: brutall", "expected, did you mean 'brutal'?"),
+        ("- actor: shop_for_test:Gate\n  args: {pause: 5}", "args.pause: 5 given: '5' is not a duration"),
+        ("- actor: shop_for_test:Needs\n  args: {point: {x: a}}", "args.point: {'x': 'a'} given, int expected at x"),
+        ("- actor: shop_for_test:Orders\n  args: [1]", "args: a list given, a mapping expected"),
+    ],
+)
+def test_what_a_specification_refuses_is_told_at_the_field(folder: Path, text: str, problem: str) -> None:
+    found = child_faults(folder, text)
+    assert any(problem in one for one in found), found
+
+
+def test_a_timedelta_is_written_with_its_unit(folder: Path) -> None:
+    text = "- actor: shop_for_test:Gate\n  args: {pause: 1m 30s, every: 5s}"
+    (spec,) = children(folder, text).children
+    assert spec.args == {"pause": dt.timedelta(seconds=90), "every": "5s"}
+
+
+def test_supervisors_nested_without_measure_are_refused(folder: Path) -> None:
+    text = "{supervisor: s, children: [" * 150 + "]}" * 150
+    assert any("nested too deeply" in one for one in child_faults(folder, f"- {text}"))
+
+
+def test_a_child_with_a_fault_brings_no_others(folder: Path) -> None:
+    """What follows from a fault is not told: that others wait for a child that is faulty, or what it would need."""
+    text = """
+        - {actor: 'shop_for_test:Missing', id: a}
+        - {actor: 'shop_for_test:Orders', id: b, after: [a]}
+        - {actor: 'nowhere:Orders', after: [b]}
+        - {actor: 'shop_for_test:Orders', id: c, after: [orders]}
+    """
+    assert len(child_faults(folder, text)) == 2

@@ -48,7 +48,7 @@ class Gate(Actor):
     # Takes what may be secret.
     def __init__(self, key: str = "", pin: int = 0, mode: Literal["a", "b"] = "a", raw: bytes = b"",
                  login: Login | None = None, any_of: Any = None, every: durations.Duration = 1.0,
-                 keys: list[str] | None = None) -> None: ...
+                 keys: list[str] | None = None, pause: dt.timedelta | None = None) -> None: ...
 
 class Rival(Actor):
     host = "orders.example"
