@@ -136,7 +136,7 @@ async def _until_stopped(system: ActorSystem, stopped: asyncio.Event, addresses:
         starting.result()
     except MbactorError as error:
         return _failed(error)
-    click.echo(render(system.tree(), "text"))
+    click.echo(render(await system.whole_tree(), "text"))
     for url in addresses.urls:
         click.echo(f"serving {click.style(url, bold=True)}")
     click.echo("Ctrl-C stops it")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mbactor.errors import error_text
+from mbactor.errors import ActorCrashed, error_text
 
 ExitKind = Literal["normal", "shutdown", "failed", "killed", "gave_up"]
 
@@ -35,6 +35,8 @@ class Exit:
         if self.error is None:
             return self.kind
         text = error_text(self.error)
+        if type(self.error) is ActorCrashed and text:
+            return f"{self.kind}: {text}"  # it was raised in another process, and says as what
         return f"{self.kind}: {type(self.error).__name__}" + (f": {text}" if text else "")
 
 

@@ -19,14 +19,13 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
 from mbactor.errors import Ignore, to_wire
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.node import Node
 from mbactor.kernel.settings import environment
-from mbactor.observers import telemetry_from_environment
 from mbactor.process_worker import prepare, withstand_signals
 from mbactor.supervisor.children import Child, build_child, made
 from mbactor.supervisor.node_frames import (
@@ -57,6 +56,9 @@ from mbactor.supervisor.node_frames import (
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.tree import refresh, tree_of_child
 from mbactor.transport.link import LinkBus
+
+if TYPE_CHECKING:
+    from mbactor.observers import TelemetryObserver
 
 ORPHANED = 5.0
 """Seconds a node has to stop what it runs once its parent is gone."""
@@ -89,9 +91,7 @@ def main(control: int, bus: int) -> None:
     assert isinstance(begin, Begin)
     prepare(begin.preparation)
     observe.add_observer(_Teller(line))
-    observers = telemetry_from_environment(environment()) if begin.traced else ()
-    for observer in observers:
-        observe.add_observer(observer)
+    observers = _telemetry() if begin.traced else []
     hosted = _Hosted(begin, line, LinkBus(lent))
     runner = asyncio.Runner(loop_factory=_loop_factory(uvloop=begin.uvloop))
     try:
@@ -250,6 +250,15 @@ async def _left_behind() -> bool:
     stubborn = (await asyncio.wait(tasks, timeout=LEFT))[1] if tasks else set()
     threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
     return bool(stubborn) or bool(threads)
+
+
+def _telemetry() -> list[TelemetryObserver]:
+    from mbactor.observers import telemetry_from_environment  # a quarter of the time that a start takes
+
+    observers = telemetry_from_environment(environment())
+    for observer in observers:
+        observe.add_observer(observer)
+    return observers
 
 
 def _loop_factory(*, uvloop: bool) -> Any:
