@@ -146,6 +146,14 @@ def error_text(error: BaseException) -> str:
         return f"<{type(error).__name__} whose text raised {type(trouble).__name__}>"
 
 
+def error_told(error: BaseException) -> str:
+    """Type and text. A crash that comes from another process has its type in its text."""
+    text = error_text(error)
+    if text and type(error) is ActorCrashed:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def _printable(text: Any) -> str:
     return str(text).encode("utf-8", "backslashreplace").decode()
 

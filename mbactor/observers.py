@@ -25,7 +25,7 @@ from structlog.processors import JSONRenderer
 
 from mbactor import clock, observe
 from mbactor.durations import text_of
-from mbactor.errors import MbactorError, error_text
+from mbactor.errors import MbactorError, error_told
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -209,13 +209,8 @@ def _trace_id() -> str | None:
 
 def _plain(key: str, value: Any) -> Any:
     if isinstance(value, BaseException):
-        return _error_text(value)
+        return error_told(value)
     return round(value, 6) if key in _SECONDS and isinstance(value, float) else value
-
-
-def _error_text(error: BaseException) -> str:
-    text = error_text(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _readable(key: str, value: Any) -> str:

@@ -75,10 +75,10 @@ class Served:
 
 
 @contextmanager
-def serving(topology: Path, cwd: Path, **variables: str) -> Iterator[Served]:
+def serving(topology: Path, cwd: Path, *more: str, **variables: str) -> Iterator[Served]:
     """`mbactor run` of a topology; killed at the end where it still runs."""
     environment = {**os.environ, "PORT": "0", "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "mbactor", "run", str(topology)]
+    command = [sys.executable, "-m", "mbactor", "run", str(topology), *more]
     process = subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

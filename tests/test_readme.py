@@ -79,7 +79,8 @@ def test_the_topology_in_the_readme_is_right(tmp_path: Path) -> None:
         "from mbactor import Actor\nclass Orders(Actor):\n    def __init__(self, start: int = 0) -> None: ...\n"
         "class Archive(Actor):\n    def __init__(self, token: str, name: str) -> None: ...\n"
     )
-    base, overlay = (body for language, body in FENCES if language == "yaml")
+    base, overlay, nodes = (body for language, body in FENCES if language == "yaml")
+    assert nodes == (ROOT / "examples" / "credit_approval" / "nodes.yaml").read_text()
     (tmp_path / "topology.yaml").write_text(base)
     topology = load(tmp_path / "topology.yaml", {})
     assert [child.id for child in topology.supervisor.children] == ["orders-1", "orders-2", "pipelines", "gateway"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mbactor.errors import ActorCrashed, error_text
+from mbactor.errors import error_told
 
 ExitKind = Literal["normal", "shutdown", "failed", "killed", "gave_up"]
 
@@ -34,10 +34,7 @@ class Exit:
     def __str__(self) -> str:
         if self.error is None:
             return self.kind
-        text = error_text(self.error)
-        if type(self.error) is ActorCrashed and text:
-            return f"{self.kind}: {text}"  # it was raised in another process, and says as what
-        return f"{self.kind}: {type(self.error).__name__}" + (f": {text}" if text else "")
+        return f"{self.kind}: {error_told(self.error)}"
 
 
 NORMAL = Exit("normal")

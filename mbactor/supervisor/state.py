@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mbactor.errors import MbactorError, error_text
+from mbactor.errors import MbactorError, error_text, error_told
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.supervisor.spec import ChildSpec
 
@@ -23,9 +23,7 @@ class StartFailed(MbactorError):
     """A child could not be started; `child` names it, `__cause__` says why, nested for nested supervisors."""
 
     def __init__(self, child: str, cause: BaseException) -> None:
-        text = error_text(cause)
-        kind = type(cause).__name__
-        reason = text if isinstance(cause, StartFailed) else f"{kind}: {text}" if text else kind
+        reason = error_text(cause) if isinstance(cause, StartFailed) else error_told(cause)
         super().__init__(f"child {child!r} failed to start: {reason}", child=child)
         self.child = child
         self.__cause__ = cause

@@ -1,0 +1,118 @@
+"""`mbactor run` of a tree over several processes: one log, one exit code, and no process is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.process import PATIENCE, ROOT, Served, command, serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+EXAMPLE = ROOT / "examples" / "credit_approval"
+ACTORS = """
+import os
+from mbactor import Actor, endpoint
+
+
+class Till(Actor):
+    host = "till.example"
+
+    @endpoint
+    async def pid(self) -> int:
+        self.log.info("asked", by="a test")
+        print("asked")
+        return os.getpid()
+"""
+TREE = """
+version: 1
+name: shop
+supervisor:
+  max_restarts: {max_restarts}
+  children:
+    - actor: shop:Till
+      process: true
+    - gateway: {{port: 0}}
+"""
+
+
+def post(url: str, **arguments: Any) -> dict[str, Any]:
+    """The answer, as soon as there is one: what is restarted just now is asked again."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        answer = httpx.post(url, json=arguments, timeout=PATIENCE)
+        if answer.status_code == 200:
+            found: dict[str, Any] = answer.json()
+            return found
+        assert answer.status_code in {500, 503}, answer.text
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.05)
+
+
+def nodes(served: Served) -> dict[str, int]:
+    """The processes of the tree that was printed when it was up."""
+    found = {}
+    for line in served.lines:
+        words = line.replace("├── ", "").replace("└── ", "").replace("│", "").split()
+        if "process" in words:
+            found[words[0]] = int(words[words.index("process") + 1])
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_workflow_goes_on_through_the_death_of_every_process_it_runs_in(tmp_path: Path) -> None:
+    overlay = str(EXAMPLE / "nodes.yaml")
+    with serving(EXAMPLE / "topology.yaml", tmp_path, "-o", overlay, FLOWS_DB="sqlite:///flows.db") as served:
+        url = served.url
+        pids = nodes(served)
+        assert list(pids) == ["foreman", "credit-1", "credit-2"]
+        parked = post(f"{url}/credit.example/apply", name="Ada", credit_score=700, amount=500_000)
+        assert parked["status"] == "interrupted"
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
+            done = post(f"{url}/credit.example/apply", name="Ada", credit_score=700, amount=5_000)
+            assert (done["status"], done["state"]["approved"]) == ("completed", True)
+        done = post(f"{url}/credit.example/answer", flow_key=parked["flow_key"], approved=True)
+        assert (done["status"], done["state"]["decided_by"]) == ("completed", "a human")
+        served.signal(signal.SIGINT)
+        assert served.end() == 0
+    restarted = [json.loads(line) for line in served.errors if "supervisor.restarting" in line]
+    assert [line["child"] for line in restarted] == list(pids)
+    assert all("was killed by SIGKILL" in line["reason"] for line in restarted)
+    assert not [pid for pid in pids.values() if alive(pid)]
+
+
+def test_a_node_that_dies_too_often_is_the_end_of_the_whole_and_its_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(ACTORS)
+    (tmp_path / "shop.yaml").write_text(TREE.format(max_restarts=0))
+    with serving(tmp_path / "shop.yaml", tmp_path) as served:
+        pid = httpx.get(f"{served.url}/till.example/pid", timeout=PATIENCE).json()
+        assert nodes(served) == {"till": pid}
+        os.kill(pid, signal.SIGKILL)
+        assert served.end() == 1
+    assert "till | asked" in served.lines
+    assert [json.loads(line)["node"] for line in served.errors if '"asked"' in line] == ["shop/till"]
+    assert f"the process {pid} was killed by SIGKILL" in served.errors[-1]
+
+
+def test_a_process_that_does_not_start_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        ACTORS + "\n    async def on_start(self) -> None:\n        raise ValueError('no money in it')\n"
+    )
+    (tmp_path / "shop.yaml").write_text(TREE.format(max_restarts=3))
+    done = command("run", "shop.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: child 'till' failed to start: ValueError: no money in it"
