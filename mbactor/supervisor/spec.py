@@ -226,9 +226,9 @@ def in_order(children: tuple[ChildSpec, ...]) -> tuple[ChildSpec, ...]:
     """The children with their replicas in the order in which they start: as given, but each behind those that it is
     to be started `after`. InvalidSpec where one of those is unknown, or they wait for each other in a circle.
     """
-    expanded = tuple(one for spec in children for one in spec.expand())
+    expanded = [one for spec in children for one in spec.expand()]
     if not any(spec.after for spec in children):
-        return expanded
+        return tuple(expanded)
     named: dict[str, set[int]] = {}
     for place, one in enumerate(expanded):
         named.setdefault(one.id, set()).add(place)
@@ -242,7 +242,11 @@ def in_order(children: tuple[ChildSpec, ...]) -> tuple[ChildSpec, ...]:
         if unknown is not None:
             known = ", ".join(id for id in named if id != one.id) or "none"
             raise InvalidSpec(f"child {one.id!r}: after: {unknown!r} given, one of its siblings expected: {known}")
-        sorter.add(place, *(before for name in one.after for before in named[name]))
+        earlier = list(dict.fromkeys(before for name in one.after for before in sorted(named[name])))
+        sorter.add(place, *earlier)
+        if one.after:
+            # By the ids that they have from now on, so that the order is found again where this is read once more.
+            expanded[place] = replace(one, after=tuple(expanded[before].id for before in earlier))
     try:
         sorter.prepare()
     except CycleError as error:

@@ -109,7 +109,9 @@ def test_a_faulty_supervisor_is_refused_by_field_and_value(options: dict[str, An
     ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
 def test_a_child_stands_behind_those_it_is_started_after(children: list[Any], order: str) -> None:
-    assert " ".join(one.id for one in SupervisorSpec(children=children).children) == order
+    spec = SupervisorSpec(children=children)
+    assert " ".join(one.id for one in spec.children) == order
+    assert SupervisorSpec(children=spec.children) == spec  # what was read once can be read again
 
 
 @pytest.mark.parametrize(
