@@ -200,6 +200,19 @@ class Cell(Inbox):
             else:
                 self.close(ended)
 
+    def respecify(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        config: Mapping[str, Any] | None,
+        shutdown: float | None,
+    ) -> None:
+        """What its next incarnation is constructed with; how long the one that runs has to stop."""
+        self.args = args
+        self.kwargs = kwargs or _NOTHING
+        self.config = config or _NOTHING
+        self.shutdown = shutdown
+
     def note_exit(self, ended: Exit) -> None:
         """Remember how an incarnation ended."""
         if not self.exits:

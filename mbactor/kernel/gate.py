@@ -11,7 +11,7 @@ from mbactor.kernel.context import Call
 from mbactor.kernel.routes import Lanes
 from mbactor.kernel.sending import NO_WAYS
 from mbactor.kernel.worker import Worker
-from mbactor.mailbox import KeyedQueue, MailboxQueue
+from mbactor.mailbox import KeyedQueue, Mailbox, MailboxQueue
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
@@ -55,6 +55,14 @@ class Gate:
         self.quick = taking and not self.cell.node.serialize_local
         if not self.quick:
             self.cell.ways = NO_WAYS
+
+    def rebound(self, bound: Mailbox) -> None:
+        """Take as many messages as this says from now on."""
+        self.room = bound.capacity
+        before = len(self.work)
+        self.queue.rebound(bound)
+        for _ in range(len(self.work) - before):
+            self.kick()
 
     def before(self, call: Call) -> Worker | None:
         """Who runs what has to end before a call that waits here can begin: the one that passes at a time, or the one

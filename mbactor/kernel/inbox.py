@@ -137,6 +137,12 @@ class Inbox:
         now = asyncio.get_running_loop().time()
         return MailboxStatistics.of([gate.queue.statistics(now) for gate in self.gates()])
 
+    def rebound(self, mailbox: Mailbox | None) -> None:
+        """Another bound (None: that of the class), at once. What waits beyond a lower one is handled all the same."""
+        self.bound = mailbox or self.cls.mailbox
+        for gate in self.gates():
+            gate.rebound(self.bound)
+
     # --- gates ------------------------------------------------------------------------------------------
 
     def gate(self, number: int) -> Gate:

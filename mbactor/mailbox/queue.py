@@ -113,6 +113,11 @@ class MailboxQueue(Generic[T]):
     def _evict(self) -> T:
         return self.work.popleft()
 
+    def rebound(self, bound: Mailbox) -> None:
+        """Another bound from now on. What is here beyond it stays; who waited for room may have it now."""
+        self.bound = bound
+        self._admit()
+
     # --- out ------------------------------------------------------------------------------------------------
 
     def take(self) -> T | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mbactor.kernel.cell import Cell
@@ -102,6 +102,28 @@ def made(spec: ChildSpec, node: Node, path: str, build: Build) -> Child:
     if spec.kind == "supervisor":
         return SupervisorChild(spec, node, f"{path}/{spec.id}", build)
     return build(spec, node)
+
+
+def respecify(child: Child, before: ChildSpec, spec: ChildSpec) -> bool:
+    """Let a child be specified otherwise; arguments show at its next start, and refs to it stay as they are. False
+    where it cannot be the same child.
+    """
+    if (before.target, before.process) != (spec.target, spec.process):
+        return False
+    match child:
+        case Cell():
+            child.respecify(spec.positional, spec.args, spec.config, spec.shutdown)
+            if before.mailbox != spec.mailbox:
+                child.rebound(spec.mailbox)
+        case SupervisorChild():
+            child.spec = spec
+        case _:
+            return before == replace(spec, **{name: getattr(before, name) for name in _OF_THE_SUPERVISOR})
+    return True
+
+
+_OF_THE_SUPERVISOR = ("restart", "shutdown", "backoff", "significant", "after")
+"""Fields that a child itself knows nothing of."""
 
 
 class SupervisorChild:

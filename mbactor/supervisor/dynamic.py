@@ -130,6 +130,10 @@ class DynamicSupervisor(Supervisor):
         """Refused: a child that does not run is not known here."""
         self._refuse(child)
 
+    async def renew_child(self, child: Any) -> Any:
+        """Refused: a child that does not run is not known here."""
+        self._refuse(child)
+
     async def delete_child(self, child: Any) -> None:
         """Refused: a child that does not run is not known here."""
         self._refuse(child)

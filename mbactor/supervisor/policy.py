@@ -25,6 +25,7 @@ from mbactor.errors import (
 )
 from mbactor.kernel.exit import NORMAL, SHUTDOWN, Exit
 from mbactor.supervisor import rules
+from mbactor.supervisor.reconfigure import Reconfiguring
 from mbactor.supervisor.spec import SupervisorSpec
 from mbactor.supervisor.state import (
     Action,
@@ -42,6 +43,7 @@ from mbactor.supervisor.state import (
     NotStarted,
     Operation,
     Pause,
+    Reconfigure,
     RestartChild,
     Restarting,
     RetryDue,
@@ -55,7 +57,7 @@ from mbactor.supervisor.state import (
     StopRequested,
     TerminateChild,
 )
-from mbactor.supervisor.turn import Draft, Turn
+from mbactor.supervisor.turn import Draft
 
 
 def decide(spec: SupervisorSpec, state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
@@ -79,7 +81,7 @@ def running(spec: SupervisorSpec, started_at: float) -> State:
     return State(children=children, phase="running")
 
 
-class _Decision(Turn):
+class _Decision(Reconfiguring):
     """What each event means."""
 
     # --- the event ----------------------------------------------------------------------------------
@@ -135,6 +137,8 @@ class _Decision(Turn):
                     self.restart_group(child)
             case StartChild():
                 self.start_child(event)
+            case Reconfigure():
+                self.reconfigure(event)
             case TerminateChild() | RestartChild() | DeleteChild():
                 child = self.state.find(event.id)
                 if child is None:
@@ -266,6 +270,9 @@ class _Decision(Turn):
                 if isinstance(operation.call, StartChild):
                     self.drop(child, exit)
                 else:
+                    if isinstance(operation.call, Reconfigure):
+                        # A group restart that fails by it would have the supervisor give up.
+                        self.update(child, held=True, broken=True)
                     self.actions.append(Close(child.id, exit))
                 self.answer_call(operation, StartFailed(child.id, answer.error))
             case "shutdown":
@@ -275,7 +282,11 @@ class _Decision(Turn):
         operation = self.state.operation
         assert operation is not None
         child = self.update(child, status="stopped", last_exit=exit)
-        if operation.purpose == "call":
+        if operation.purpose == "call" and isinstance(operation.call, Reconfigure):
+            self.adopt(operation.call)
+            if not operation.call.start:
+                self.answer_call(operation)
+        elif operation.purpose == "call":
             self.rest(self.update(child, held=True), exit)
             self.answer_call(operation)
         elif operation.purpose == "restart" and _passes_away(child):
@@ -347,14 +358,8 @@ class _Decision(Turn):
         due = child.due
         if due is not None:
             child = self.undelay(child)
-        self.rest(self.update(child, held=True, unjudged=None), child.last_exit or NORMAL)
-        if due is None or self.spec.strategy == "one_for_one":
-            return
-        # Those that were to be restarted with it still are, by the next of them.
-        for other in self.state.children:
-            if other.awaiting or other.status == "restarting":
-                self.delay(other, due)
-                return
+        self.rest(self.update(child, held=True, broken=False, unjudged=None), child.last_exit or NORMAL)
+        self.go_on_without(due)
 
 
 def _without(jobs: tuple[Job, ...], job: Job) -> tuple[Job, ...]:

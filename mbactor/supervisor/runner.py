@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mbactor import observe
 from mbactor.errors import Deadlock, Ignore, Unavailable
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
-from mbactor.supervisor.children import Build, Child, ChildRow, made, row_of
+from mbactor.supervisor.children import Build, Child, ChildRow, made, respecify, row_of
 from mbactor.supervisor.policy import decide
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.state import (
     Abort,
     Action,
+    Adopt,
     Call,
     Close,
     Delay,
@@ -236,6 +237,8 @@ class Runner:
             case Drop(id, exit):
                 self._child(id).close(exit)
                 del self.children[id]
+            case Adopt(spec):
+                self._adopt(spec)
             case Ended(exit):
                 self._work = self._task(self._end(exit))
             case _:
@@ -381,6 +384,19 @@ class Runner:
             if wanted.get(id) != spec:
                 child.close(SHUTDOWN)
                 del self.children[id]
+
+    def _adopt(self, spec: SupervisorSpec) -> None:
+        """Specify the children as they are wanted from now on. One that is another is made anew when it starts."""
+        self.spec = spec
+        for one in spec.children:
+            before, child = self.children.get(one.id, (one, None))
+            if child is None or before == one:
+                continue
+            if respecify(child, before, one):
+                self.children[one.id] = (one, child)
+            else:
+                child.close(SHUTDOWN)
+                del self.children[one.id]
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # Not in the context of whoever happened to ask: its deadline and its call are not the children's.

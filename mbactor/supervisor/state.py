@@ -12,7 +12,7 @@ from typing import Literal
 
 from mbactor.errors import MbactorError, error_text, error_told
 from mbactor.kernel.exit import SHUTDOWN, Exit
-from mbactor.supervisor.spec import ChildSpec
+from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 
 Status = Literal["starting", "running", "stopping", "stopped", "restarting"]
 Purpose = Literal["boot", "restart", "call", "shutdown"]
@@ -54,6 +54,8 @@ class ChildState:
     status: Status = "stopped"
     held: bool = False
     """An operator stopped it: group restarts leave it alone until an operator restarts it."""
+    broken: bool = False
+    """It is held because a reconfiguration could not start it, and the next one is to try again."""
     awaiting: bool = False
     """A group restart stopped it and has not started it again yet."""
     attempts: int = 0
@@ -206,7 +208,22 @@ class DeleteChild:
     now: float
 
 
-Call = StartChild | TerminateChild | RestartChild | DeleteChild
+@dataclass(frozen=True, slots=True)
+class Reconfigure:
+    """From now on `spec` is what is supervised, where one is given. Of all that runs only the child `id` is touched:
+    it is stopped, started, or both. Children that `spec` does not name stay as they are, but for one that is stopped
+    and not started again: that is forgotten.
+    """
+
+    call: int
+    id: str
+    now: float
+    spec: SupervisorSpec | None = None
+    stop: bool = False
+    start: bool = False
+
+
+Call = StartChild | TerminateChild | RestartChild | DeleteChild | Reconfigure
 Answer = Started | NotStarted | Ignored | Stopped
 Event = StartRequested | Answer | Exited | RetryDue | StopRequested | Call
 
@@ -277,6 +294,13 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """This is the specification from now on; what runs goes on under it."""
+
+    spec: SupervisorSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     call: int
     id: str
@@ -314,4 +338,4 @@ class Ended:
 
 
 Report = Reply | Restarting | GiveUp | Up
-Action = Start | Abort | Stop | Delay | Undelay | Pause | Close | Drop | Ended | Report
+Action = Start | Abort | Stop | Delay | Undelay | Pause | Close | Drop | Adopt | Ended | Report

@@ -25,7 +25,7 @@ from mbactor.seams import checkpoint
 from mbactor.supervisor.children import Build, Child, ChildCount, ChildRow, build_child, start_now
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec, check_spec
-from mbactor.supervisor.state import DeleteChild, Phase, RestartChild, StartChild, TerminateChild
+from mbactor.supervisor.state import DeleteChild, Phase, Reconfigure, RestartChild, StartChild, TerminateChild
 
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
@@ -124,6 +124,33 @@ class Supervisor:
         """Forget a stopped child. ChildRunning, ChildRestarting, NoSuchChild."""
         id = self._id_of(child)
         await self._bound().call(lambda call, now: DeleteChild(call, id, now))
+
+    async def renew_child(self, child: Any) -> Any:
+        """Stop a child and start it again, or start one that does not run; its ref. NoSuchChild, StartFailed.
+
+        It is the operator's restart: nothing is charged, and a temporary child is not forgotten in between.
+        """
+        id = self._id_of(child)
+        if self._bound().state.find(id) is None:
+            known = ", ".join(row.id for row in self.which_children()) or "none"
+            raise NoSuchChild(f"no child {id!r}; known: {known}", id=id)
+        await self._bound().call(lambda call, now: Reconfigure(call, id, now, stop=True, start=True))
+        return self._ref_of(id)
+
+    async def reconfigure(
+        self, spec: SupervisorSpec, child: str = "", *, stop: bool = False, start: bool = False
+    ) -> None:
+        """Supervise by `spec` from now on, and stop or start (or both) one child of it. What else runs is not touched.
+
+        `ActorSystem.apply` is made of these. StartFailed where the child does not start; it is held then.
+        """
+        runner = self._bound()
+        try:
+            await runner.call(lambda call, now: Reconfigure(call, child, now, spec, stop=stop, start=start))
+        finally:
+            adopted = runner.spec
+            self.strategy, self.auto_shutdown = adopted.strategy, adopted.auto_shutdown
+            self.max_restarts, self.within = adopted.max_restarts, adopted.within
 
     def which_children(self) -> list[ChildRow]:
         """The children in the order in which they start."""

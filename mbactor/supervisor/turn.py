@@ -109,7 +109,7 @@ class Turn:
             self.update(child, status="stopping")
             self.actions.append(Stop(job.id, 0.0 if self.state.kill else child.spec.shutdown))
         else:
-            self.update(child, status="starting", awaiting=False, due=None, unjudged=None)
+            self.update(child, status="starting", awaiting=False, broken=False, due=None, unjudged=None)
             self.actions.append(Start(job.id, again=operation.purpose == "restart"))
 
     def end_operation(self, operation: Operation) -> None:

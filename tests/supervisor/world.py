@@ -13,6 +13,7 @@ from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child
 from mbactor.supervisor.state import (
     Abort,
     Action,
+    Adopt,
     Call,
     Delay,
     DeleteChild,
@@ -21,6 +22,7 @@ from mbactor.supervisor.state import (
     Event,
     Exited,
     NotStarted,
+    Reconfigure,
     Reply,
     RestartChild,
     RetryDue,
@@ -100,6 +102,8 @@ class World:
                 return NotStarted(id, TimeoutError(), self.now)
             case Drop(id):
                 self.log.append(("drop", id))
+            case Adopt(spec):
+                self.spec = spec
             case Delay(id, seconds):
                 self.timers[id] = self.now + seconds
             case Undelay(id):
@@ -150,6 +154,15 @@ class World:
 
     def delete(self, id: str) -> str:
         return self.call(lambda n: DeleteChild(n, id, self.now))
+
+    def reconfigure(self, *children: ChildSpec, child: str = "", stop: bool = False, start: bool = False, **own: Any) -> str:
+        """Supervise these children from now on (none given: the same as before), by these fields."""
+        now = {name: getattr(self.spec, name) for name in ("strategy", "max_restarts", "within", "auto_shutdown")}
+        spec = SupervisorSpec(children=children or self.spec.children, **now | own)
+        return self.call(lambda n: Reconfigure(n, child, self.now, spec, stop=stop, start=start))
+
+    def renew(self, id: str) -> str:
+        return self.call(lambda n: Reconfigure(n, id, self.now, stop=True, start=True))
 
     # --- what is to be seen ----------------------------------------------------------------------------
 
