@@ -134,6 +134,15 @@ class Actor:
         """The names of this node's actors: `self.refs.register("till", self.ref)`, `self.refs["till"].ask(...)`."""
         return self._alive().cell.node.refs
 
+    def supervisor(self, name: str) -> Any:
+        """The running `Supervisor` with this id, or path of ids, in this process: to start children under it.
+
+            await self.supervisor("sessions").start_child(child(Session, id=name))
+
+        It is the present incarnation: ask for it anew rather than keep it. NoSuchChild where there is none.
+        """
+        return self._on_loop("supervisor").cell.node.supervisor(name)
+
     @property
     def id(self) -> str:
         """Names this incarnation; the next has another."""

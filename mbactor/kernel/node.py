@@ -85,6 +85,8 @@ class Node:
         """Answers that came when nobody waited for them any more; they were dropped."""
         self.abandoned = 0
         """Methods that did not end when they were cancelled, and were left behind."""
+        self.supervisor: Callable[[str], Any]
+        """The running supervisor of a name, as whoever runs the tree finds it."""
         self.stopping = False
         """Everything is being stopped: what is down will not come back."""
         self.leaving = False

@@ -36,6 +36,8 @@ class DynamicSupervisor(Supervisor):
 
     max_children: int | None = None
     _lines: dict[str, Line]
+    _nested: dict[str, Line]
+    """Those of its children that are supervisors: few, and looked for by name."""
     _node: Node
     _build: Build
     _stopping: bool = False
@@ -54,7 +56,7 @@ class DynamicSupervisor(Supervisor):
 
     def bind(self, node: Node, path: str, *, build: Build = build_child) -> None:
         super().bind(node, path, build=build)
-        self._lines = {}
+        self._lines, self._nested = {}, {}
         self._node, self._build = node, build
 
     def spec(self) -> SupervisorSpec:
@@ -111,6 +113,8 @@ class DynamicSupervisor(Supervisor):
         self._check(spec)
         line = Line(self, spec, made(spec, self._node, self.path, self._build))
         self._lines[spec.id] = line
+        if spec.kind == "supervisor":
+            self._nested[spec.id] = line
         started = line.start_now()
         if started is not True:
             await line.start(failed=started if isinstance(started, BaseException) else None)
@@ -154,6 +158,10 @@ class DynamicSupervisor(Supervisor):
             workers=len(lines) - supervisors,
         )
 
+    def nested(self) -> Iterator[tuple[str, Supervisor | None]]:
+        for id, line in self._nested.items():
+            yield id, line.child.ref
+
     def knows(self, id: str) -> bool:
         """Whether the id is taken."""
         return id in self._lines
@@ -177,6 +185,7 @@ class DynamicSupervisor(Supervisor):
         """Its child is down for good: the id is free."""
         if self._lines.get(line.spec.id) is line:
             del self._lines[line.spec.id]
+            self._nested.pop(line.spec.id, None)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 

@@ -85,7 +85,9 @@ def plan(running: SupervisorSpec, wanted: SupervisorSpec, name: str, marks: Mark
     """
     running, wanted = canonical(running), canonical(wanted)
     own = _own_changes(running, wanted)
-    steps = [Step("change", name, "supervisor", own, fields=tuple(one.field for one in own), wanted=wanted)] if own else []
+    steps = (
+        [Step("change", name, "supervisor", own, fields=tuple(one.field for one in own), wanted=wanted)] if own else []
+    )
     return (*steps, *_Level(name, running, wanted, marks or Marks()).steps())
 
 
@@ -122,10 +124,11 @@ def canonical(spec: SupervisorSpec) -> SupervisorSpec:
     """The same tree in the form in which trees are compared: all defaults written out, and the order of the list in
     place of what it was made of (`after`).
     """
-    return with_children(spec, tuple(_canonical(one) for one in spec.children))
+    return with_children(spec, tuple(canonical_child(one) for one in spec.children))
 
 
-def _canonical(spec: ChildSpec) -> ChildSpec:
+def canonical_child(spec: ChildSpec) -> ChildSpec:
+    """One child as `canonical` has it."""
     tree = tree_in(spec)
     plain = replace(spec, after=()) if spec.after else spec
     return plain if tree is None else with_tree(plain, canonical(tree))
@@ -206,7 +209,10 @@ class _Level:
             return below
         if act == "start":
             return [Step(act, path, new.kind, changes, after=self._before(new.id), wanted=new)]
-        return [Step(act, path, new.kind, changes, fields=tuple(names), wanted=new), *(below if act == "change" else ())]
+        return [
+            Step(act, path, new.kind, changes, fields=tuple(names), wanted=new),
+            *(below if act == "change" else ()),
+        ]
 
     def _act(self, path: str, new: ChildSpec, names: list[str], *, supervisor: bool) -> Act | None:
         live = all(effect_of(name) == "live" for name in names)

@@ -70,7 +70,7 @@ def shown(field: str, value: Any) -> str:
             return f"{text_of(value.initial)} to {text_of(value.maximum)}, x {value.factor:g}, jitter {value.jitter:g}"
         case _, Mailbox():
             return f"{value.capacity}, {value.overflow}"
-        case ("strategy" | "auto_shutdown" | "restart"), str():
+        case (("strategy" | "auto_shutdown" | "restart"), str()):
             return value
     text = _text(_masked(field.rpartition(".")[2], value))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -50,7 +50,7 @@ class Reconfiguring(Turn):
         for spec in event.spec.children:
             child = known.pop(spec.id, None)
             if child is not None:
-                named.append(replace(child, spec=spec))
+                named.append(child if child.spec is spec else replace(child, spec=spec))
             elif event.start and spec.id == event.id:
                 named.append(ChildState(spec))
         self.state.children = (*named, *known.values())

@@ -390,7 +390,7 @@ class Runner:
         self.spec = spec
         for one in spec.children:
             before, child = self.children.get(one.id, (one, None))
-            if child is None or before == one:
+            if child is None or before is one or before == one:
                 continue
             if respecify(child, before, one):
                 self.children[one.id] = (one, child)

@@ -14,7 +14,7 @@ and to leave neither task nor timer behind.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbactor import observe
@@ -25,7 +25,15 @@ from mbactor.seams import checkpoint
 from mbactor.supervisor.children import Build, Child, ChildCount, ChildRow, build_child, start_now
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec, check_spec
-from mbactor.supervisor.state import DeleteChild, Phase, Reconfigure, RestartChild, StartChild, TerminateChild
+from mbactor.supervisor.state import (
+    ChildState,
+    DeleteChild,
+    Phase,
+    Reconfigure,
+    RestartChild,
+    StartChild,
+    TerminateChild,
+)
 
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
@@ -185,6 +193,21 @@ class Supervisor:
     def phase(self) -> Phase:
         """idle, boot, running, stopping or ended."""
         return self._bound().state.phase
+
+    @property
+    def declared(self) -> SupervisorSpec:
+        """What it was started to supervise, or reconfigured to; children that were added since are not in it."""
+        return self._bound().spec
+
+    def nested(self) -> Iterator[tuple[str, Supervisor | None]]:
+        """The supervisors among its children: id, and the present incarnation where there is one."""
+        for state in self.states():
+            if state.spec.kind == "supervisor":
+                yield state.id, self._bound().ref(state.id)
+
+    def states(self) -> tuple[ChildState, ...]:
+        """What it remembers of each child, in the order in which they start."""
+        return self._bound().state.children
 
     def spec(self) -> SupervisorSpec:
         """Its specification, checked; InvalidSpec names the class, the field and the value."""

@@ -8,13 +8,13 @@ async with ActorSystem() as system:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from mbactor import observe
 from mbactor.durations import Duration, seconds
-from mbactor.errors import InvalidSpec, MbactorError
+from mbactor.errors import BadRequest, InvalidSpec, MbactorError, Unavailable
 from mbactor.kernel import ActorRef, DeadLetters, Operation, Response
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.context import acting_for
@@ -23,11 +23,17 @@ from mbactor.kernel.names import Names
 from mbactor.kernel.node import Node
 from mbactor.kernel.ref import Answer, At
 from mbactor.kernel.settings import Settings
+from mbactor.supervisor.applying import Applying, Plan, Told
 from mbactor.supervisor.dynamic import DynamicSupervisor
+from mbactor.supervisor.paths import resolve
+from mbactor.supervisor.plan_values import Change, changed
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child, kebab_case
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.tree import TreeNode, refresh, tree_of, with_spawned
 from mbactor.transport import Bus, LocalBus
+
+if TYPE_CHECKING:
+    from mbactor.supervisor.topology import Topology
 
 A = TypeVar("A", bound=Actor)
 S = TypeVar("S", bound=Supervisor)
@@ -63,10 +69,13 @@ class ActorSystem:
             serialize_local=serialize_local,
             watchdog=watchdog,
         )
+        self._transport = transport if isinstance(transport, str) else None
+        self._apply_lock = asyncio.Lock()
         self._tree_spec = tree
         self._tree: Supervisor | None = None
         self._spawned = DynamicSupervisor()
         self._spawned.bind(self.node, "spawned")
+        self.node.supervisor = self.supervisor
         self._names: dict[str, int] = {}
         self._serving = False
         self._ended: asyncio.Future[Exit] | None = None
@@ -208,6 +217,85 @@ class ActorSystem:
     def abandoned(self) -> int:
         """Methods and hooks that did not end when they were cancelled, and were left behind."""
         return self.node.abandoned
+
+    # --- the tree while it runs -----------------------------------------------------------------------------
+
+    def supervisor(self, name: str) -> Supervisor:
+        """The running supervisor with this id, or path of ids: where children are added to one of a topology file.
+
+            sessions = system.supervisor("sessions")
+            ref = await sessions.start_child(child(Session, id="session-17"))
+
+        It is the present incarnation: ask for it anew rather than keep it. NoSuchChild, Ambiguous (give more of the
+        path), Unavailable where it does not run.
+        """
+        there = dict(self._supervisors())
+        found = there[resolve(name, list(there))]
+        if found is None:
+            raise Unavailable(f"supervisor {name!r} is not running")
+        return found
+
+    def parent_of(self, name: str) -> tuple[Supervisor, str]:
+        """The supervisor of the child with this id, or path of ids, and the id. Errors as for `supervisor`."""
+        there = dict(self._supervisors())
+        above = {
+            f"{path}/{row.id}": (one, row.id) for path, one in there.items() if one for row in one.which_children()
+        }
+        path = resolve(name, [*above, *(path for path in there if path not in above)])
+        if path not in above:
+            raise BadRequest(f"{path} is the root of its tree, which ends with its process", path=path)
+        return above[path]
+
+    def plan(self, wanted: SupervisorSpec | Topology) -> Plan:
+        """What `apply` would do to make the running tree the one that is wanted; nothing is done.
+
+            for step in system.plan(topology.load("shop.yaml", os.environ)).steps:
+                print(step.act, step.path, *step.changes)
+
+        Children that were added at run time, and those of dynamic supervisors, stay as they are. Unavailable where no
+        tree runs.
+        """
+        return self._planned(wanted)[1]
+
+    async def apply(self, wanted: SupervisorSpec | Topology, *, told: Told | None = None) -> Plan:
+        """Make the running tree the one that is wanted, step by step; the plan that was carried out.
+
+            plan = await system.apply(topology.load("shop.yaml", os.environ))
+
+        What no change concerns goes on, with its mailbox; restarts that were charged stay charged; what an operator
+        stopped stays stopped. `told` hears of each step when it begins and when it is done. ApplyFailed at the first
+        step that fails: nothing is taken back, and another apply goes on from there. One apply runs at a time.
+        """
+        async with self._apply_lock:
+            applying, plan = self._planned(wanted)
+            try:
+                await applying.carry_out(told)
+            finally:
+                self._tree_spec = applying.spec
+            return plan
+
+    def _planned(self, wanted: SupervisorSpec | Topology) -> tuple[Applying, Plan]:
+        if self._tree is None:
+            raise Unavailable("no tree runs that could be compared with another")
+        later: list[Change] = []
+        if not isinstance(wanted, SupervisorSpec):
+            later += changed("name", self.name, wanted.name)
+            if self._transport is not None:
+                later += changed("transport", self._transport, wanted.transport)
+            wanted = wanted.supervisor
+        applying = Applying(self._tree, wanted)
+        return applying, Plan(self.name, applying.steps, tuple(later))
+
+    def _supervisors(self) -> Iterator[tuple[str, Supervisor | None]]:
+        """All supervisors, in the tree and beside it, by their paths; None for one that does not run."""
+        roots = [one for one in (self._tree, self._spawned) if one is not None and one.phase != "idle"]
+        pending: list[tuple[str, Supervisor | None]] = [(one.path, one) for one in roots]
+        while pending:
+            path, one = pending.pop(0)
+            runs = one is not None and one.phase in {"boot", "running"}
+            yield path, one if runs else None
+            if one is not None and runs:
+                pending += [(f"{path}/{id}", inner) for id, inner in one.nested()]
 
     # --- what is seen ---------------------------------------------------------------------------------------
 

@@ -155,7 +155,9 @@ class World:
     def delete(self, id: str) -> str:
         return self.call(lambda n: DeleteChild(n, id, self.now))
 
-    def reconfigure(self, *children: ChildSpec, child: str = "", stop: bool = False, start: bool = False, **own: Any) -> str:
+    def reconfigure(
+        self, *children: ChildSpec, child: str = "", stop: bool = False, start: bool = False, **own: Any
+    ) -> str:
         """Supervise these children from now on (none given: the same as before), by these fields."""
         now = {name: getattr(self.spec, name) for name in ("strategy", "max_restarts", "within", "auto_shutdown")}
         spec = SupervisorSpec(children=children or self.spec.children, **now | own)

@@ -1,0 +1,171 @@
+"""A plan carried out on the running tree: what there is, step by step what is wanted, and what became of it.
+
+Each step is one call to one supervisor, served in its turn; between two of them the tree is whole, so that whatever
+fails or stops meanwhile finds a tree that is specified as it runs. After each step the supervisors above are told, so
+that a branch which is restarted later comes back as it was applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mbactor.errors import MbactorError, Unavailable
+from mbactor.supervisor.plan import (
+    Marks,
+    Step,
+    applied,
+    canonical,
+    canonical_child,
+    inline,
+    plan,
+    subtree,
+    with_children,
+    with_tree,
+)
+from mbactor.supervisor.plan_values import Change
+from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
+from mbactor.supervisor.state import ChildState
+from mbactor.supervisor.supervisor import Supervisor
+
+Told = Callable[[Step, Literal["begun", "done"]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done so that the running tree is the one that is wanted.
+
+        for step in system.plan(topology).steps:
+            print(step.act, step.path, *step.changes)
+
+    `steps` are in the order in which `apply` does them. `later` is what only another start of the process can change.
+    """
+
+    system: str
+    steps: tuple[Step, ...]
+    later: tuple[Change, ...] = ()
+
+
+class ApplyFailed(MbactorError):
+    """A step of an apply failed, for the reason in `__cause__`. Those before are `done`; those after it, `left`, were
+    not begun. Nothing was taken back: another apply goes on from here.
+    """
+
+    status = 409
+
+    def __init__(self, step: Step, done: Sequence[Step], left: Sequence[Step], cause: MbactorError) -> None:
+        super().__init__(f"{step.act} {step.path}: {cause.message}", done=len(done), left=len(left))
+        self.step = step
+        self.done = tuple(done)
+        self.left = tuple(left)
+        self.__cause__ = cause
+
+
+@dataclass(slots=True)
+class _Found:
+    held: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+
+    def marks(self) -> Marks:
+        return Marks(frozenset(self.held), frozenset(self.broken), frozenset(self.ended))
+
+
+class Applying:
+    """One apply to the tree under `root`."""
+
+    def __init__(self, root: Supervisor, wanted: SupervisorSpec) -> None:
+        if root.phase not in {"boot", "running"}:
+            raise Unavailable(f"the tree of {root.path} is not running")
+        self.root = root
+        self.wanted = canonical(wanted)
+        found = _Found()
+        self.spec = _as_it_runs(root, self.wanted, found)
+        self.steps = plan(self.spec, self.wanted, root.path, found.marks())
+
+    async def carry_out(self, told: Told | None = None) -> SupervisorSpec:
+        """Do the steps; what is specified then. ApplyFailed at the first that fails.
+
+        Cancelled, it finishes the step that was begun and leaves the others.
+        """
+        for number, step in enumerate(self.steps):
+            if told is not None:
+                told(step, "begun")
+            begun = asyncio.ensure_future(self._do(step))
+            try:
+                await asyncio.shield(begun)
+            except asyncio.CancelledError:
+                await asyncio.wait([begun])
+                raise
+            except MbactorError as error:
+                raise ApplyFailed(step, self.steps[:number], self.steps[number + 1 :], error) from error
+            if told is not None:
+                told(step, "done")
+        return self.spec
+
+    async def _do(self, step: Step) -> None:
+        spec = applied(self.spec, step)
+        ids = step.path.split("/")[1:]
+        try:
+            if ids:
+                stop = step.act in {"stop", "restart", "restart branch"}
+                start = step.act in {"start", "restart", "restart branch"}
+                if step.act == "change":
+                    await self._tell(spec, ids)
+                await self._tell(spec, ids[:-1], ids[-1], stop=stop, start=start)
+        finally:
+            self.spec = spec
+            for depth in range(max(0, len(ids) - 2), -1, -1):
+                await self._tell(spec, ids[:depth])
+
+    async def _tell(
+        self, spec: SupervisorSpec, ids: Sequence[str], child: str = "", *, stop: bool = False, start: bool = False
+    ) -> None:
+        """Have the supervisor at this path supervise what the specification says of it, where it runs."""
+        tree = subtree(spec, ids)
+        supervisor = running_at(self.root, ids)
+        if tree is not None and supervisor is not None:
+            await supervisor.reconfigure(tree, child, stop=stop, start=start)
+
+
+def running_at(root: Supervisor, ids: Sequence[str]) -> Supervisor | None:
+    """The supervisor at a path of ids below `root`, where it runs in this process, or is about to."""
+    found: Supervisor | None = root
+    for id in ids:
+        found = None if found is None else dict(found.nested()).get(id)
+    return found if found is not None and found.phase in {"boot", "running"} else None
+
+
+def _as_it_runs(supervisor: Supervisor, wanted: SupervisorSpec | None, found: _Found) -> SupervisorSpec:
+    """What a supervisor supervises now. Of the children that were added at run time only those that are wanted too:
+    the others are no business of what was declared.
+    """
+    declared = canonical(supervisor.declared)
+    names = {one.id for one in declared.children} | {one.id for one in (wanted.children if wanted else ())}
+    states = {state.id: state for state in supervisor.states() if state.id in names}
+    behind: dict[str | None, list[ChildSpec]] = {}
+    last = None
+    for one in declared.children:
+        if one.id in states:
+            last = one.id
+        elif one.restart == "temporary":
+            found.ended.add(f"{supervisor.path}/{one.id}")
+            behind.setdefault(last, []).append(one)
+    children = behind.pop(None, [])
+    for state in states.values():
+        children += [_child_as_it_runs(supervisor, state, wanted, found), *behind.pop(state.id, ())]
+    return with_children(declared, tuple(children))
+
+
+def _child_as_it_runs(
+    supervisor: Supervisor, state: ChildState, wanted: SupervisorSpec | None, found: _Found
+) -> ChildSpec:
+    spec, path = canonical_child(state.spec), f"{supervisor.path}/{state.id}"
+    if state.held:
+        (found.broken if state.broken else found.held).add(path)
+    nested = running_at(supervisor, [state.id])
+    if nested is None or inline(spec) is None:
+        return spec
+    return with_tree(spec, _as_it_runs(nested, subtree(wanted, [state.id]) if wanted else None, found))
