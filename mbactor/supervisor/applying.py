@@ -8,9 +8,9 @@ that a branch which is restarted later comes back as it was applied.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Protocol
 
 from mbactor.errors import MbactorError, Unavailable
 from mbactor.supervisor.plan import (
@@ -30,7 +30,12 @@ from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.state import ChildState
 from mbactor.supervisor.supervisor import Supervisor
 
-Told = Callable[[Step, Literal["begun", "done"]], None]
+class Progress(Protocol):
+    """Who follows an apply: hears of the plan first, then of each step when it begins and when it is done."""
+
+    def planned(self, plan: Plan) -> None: ...
+    def begun(self, step: Step) -> None: ...
+    def done(self, step: Step) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +90,14 @@ class Applying:
         self.spec = _as_it_runs(root, self.wanted, found)
         self.steps = plan(self.spec, self.wanted, root.path, found.marks())
 
-    async def carry_out(self, told: Told | None = None) -> SupervisorSpec:
+    async def carry_out(self, progress: Progress | None = None) -> SupervisorSpec:
         """Do the steps; what is specified then. ApplyFailed at the first that fails.
 
         Cancelled, it finishes the step that was begun and leaves the others.
         """
         for number, step in enumerate(self.steps):
-            if told is not None:
-                told(step, "begun")
+            if progress is not None:
+                progress.begun(step)
             begun = asyncio.ensure_future(self._do(step))
             try:
                 await asyncio.shield(begun)
@@ -101,8 +106,8 @@ class Applying:
                 raise
             except MbactorError as error:
                 raise ApplyFailed(step, self.steps[:number], self.steps[number + 1 :], error) from error
-            if told is not None:
-                told(step, "done")
+            if progress is not None:
+                progress.done(step)
         return self.spec
 
     async def _do(self, step: Step) -> None:

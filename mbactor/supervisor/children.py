@@ -117,8 +117,11 @@ def respecify(child: Child, before: ChildSpec, spec: ChildSpec) -> bool:
                 child.rebound(spec.mailbox)
         case SupervisorChild():
             child.spec = spec
+        case _ if before == replace(spec, **{name: getattr(before, name) for name in _OF_THE_SUPERVISOR}):
+            elsewhere: Any = child
+            elsewhere.spec = spec
         case _:
-            return before == replace(spec, **{name: getattr(before, name) for name in _OF_THE_SUPERVISOR})
+            return False
     return True
 
 

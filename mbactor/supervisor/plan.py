@@ -41,6 +41,8 @@ EFFECTS: Final[Mapping[str, Effect]] = {
 """What a change of a field does. live: nothing is stopped. restart: the child is restarted; its mailbox and the refs to
 it stay. replace: it is stopped and another is started in its place. Of a supervisor that is a class of its own, or
 runs in a process of its own, both restart the whole branch. A field that is not here is taken as replace."""
+ELSEWHERE: Final = frozenset({"mailbox"})
+"""Fields that are live, but for a child in a process of its own: what they are about is there."""
 _NAMES = {"target": "class", "kind": "class", "positional": "args"}
 _OWN = ("strategy", "max_restarts", "within", "auto_shutdown")
 """What a supervisor written in the file has for itself."""
@@ -215,7 +217,7 @@ class _Level:
         ]
 
     def _act(self, path: str, new: ChildSpec, names: list[str], *, supervisor: bool) -> Act | None:
-        live = all(effect_of(name) == "live" for name in names)
+        live = all(effect_of(name) == "live" and not (new.process and name in ELSEWHERE) for name in names)
         if path in self.marks.broken:
             return "start"
         if not names:

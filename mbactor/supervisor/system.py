@@ -23,7 +23,7 @@ from mbactor.kernel.names import Names
 from mbactor.kernel.node import Node
 from mbactor.kernel.ref import Answer, At
 from mbactor.kernel.settings import Settings
-from mbactor.supervisor.applying import Applying, Plan, Told
+from mbactor.supervisor.applying import Applying, Plan, Progress
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.paths import resolve
 from mbactor.supervisor.plan_values import Change, changed
@@ -257,19 +257,21 @@ class ActorSystem:
         """
         return self._planned(wanted)[1]
 
-    async def apply(self, wanted: SupervisorSpec | Topology, *, told: Told | None = None) -> Plan:
+    async def apply(self, wanted: SupervisorSpec | Topology, *, progress: Progress | None = None) -> Plan:
         """Make the running tree the one that is wanted, step by step; the plan that was carried out.
 
             plan = await system.apply(topology.load("shop.yaml", os.environ))
 
         What no change concerns goes on, with its mailbox; restarts that were charged stay charged; what an operator
-        stopped stays stopped. `told` hears of each step when it begins and when it is done. ApplyFailed at the first
-        step that fails: nothing is taken back, and another apply goes on from there. One apply runs at a time.
+        stopped stays stopped. ApplyFailed at the first step that fails: nothing is taken back, and another apply goes
+        on from there. Cancelled, it finishes the step that was begun. One apply runs at a time.
         """
         async with self._apply_lock:
             applying, plan = self._planned(wanted)
+            if progress is not None:
+                progress.planned(plan)
             try:
-                await applying.carry_out(told)
+                await applying.carry_out(progress)
             finally:
                 self._tree_spec = applying.spec
             return plan

@@ -28,8 +28,9 @@ from mbactor import (
 )
 from mbactor.supervisor.applying import ApplyFailed, Plan
 from mbactor.supervisor.paths import Ambiguous, resolve
+from mbactor.supervisor.plan import Step
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
-from mbactor.supervisor.topology import Topology
+from mbactor.supervisor.topology import load
 
 pytestmark = pytest.mark.usefixtures("mbactor_loop")
 
@@ -94,6 +95,22 @@ def nest(id: str, *children: ChildSpec, **own: Any) -> ChildSpec:
 
 def tree(*children: ChildSpec, **own: Any) -> SupervisorSpec:
     return SupervisorSpec(children=children, **own)
+
+
+class Heard:
+    """What the progress of an apply says."""
+
+    def __init__(self) -> None:
+        self.of: list[str] = []
+
+    def planned(self, plan: Plan) -> None:
+        self.of.append(f"{len(plan.steps)} steps")
+
+    def begun(self, step: Step) -> None:
+        self.of.append(f"begun {step.path}")
+
+    def done(self, step: Step) -> None:
+        self.of.append(f"done {step.path}")
 
 
 @asynccontextmanager
@@ -303,16 +320,16 @@ async def test_a_step_that_fails_ends_it_and_another_apply_goes_on() -> None:
 async def test_the_failure_says_what_was_done_and_what_was_not() -> None:
     async with office(clerk("a")) as system:
         Clerk.refuses.add("c")
-        heard: list[tuple[str, str]] = []
+        heard = Heard()
         with pytest.raises(ApplyFailed) as caught:
             await system.apply(
                 tree(clerk("a"), clerk("b"), clerk("c"), clerk("d")),
-                told=lambda step, what: heard.append((step.path, what)),
+                progress=heard,
             )
         assert [step.path for step in caught.value.done] == ["office/b"]
         assert [step.path for step in caught.value.left] == ["office/d"]
         assert caught.value.step.path == "office/c"
-        assert heard == [("office/b", "begun"), ("office/b", "done"), ("office/c", "begun")]
+        assert heard.of == ["3 steps", "begun office/b", "done office/b", "begun office/c"]
 
 
 async def test_a_failed_start_does_not_bring_the_tree_down_with_the_next_group_restart() -> None:
@@ -375,10 +392,11 @@ async def test_a_system_without_a_tree_has_nothing_to_compare() -> None:
             system.plan(tree())
 
 
-async def test_what_only_another_start_changes_is_told() -> None:
+async def test_what_only_another_start_changes_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text("version: 1\nsupervisor: {children: []}\n")
     async with office() as system:
-        topology = Topology("shop", "local", tree(), Path("shop.yaml"))
-        plan = system.plan(topology)
+        plan = system.plan(load(file, {}))
         assert isinstance(plan, Plan)
         assert list(map(str, plan.later)) == ["name 'office' -> 'shop'"]
 

@@ -46,7 +46,7 @@ def told(before: SupervisorSpec, after: SupervisorSpec, **marks: set[str]) -> li
 
 def line(step: Step) -> str:
     where = "" if step.act not in {"start", "move"} else f" after {step.after}" if step.after else " first"
-    return " ".join([step.act, step.path]) + where + "".join(f", {one}" for one in step.changes)
+    return f"{step.act} {step.path}" + where + "".join(f", {one}" for one in step.changes)
 
 
 # --- properties -----------------------------------------------------------------------------------------------
@@ -226,6 +226,9 @@ def test_a_supervisor_of_a_class_of_its_own_or_in_a_process_is_restarted_with_al
         "restart branch top/shop, args.size 1 -> 2",
         "restart branch top/node, a.shutdown 5s -> 1s",
     ]
+    far = leaf("far", process=True)
+    assert told(tree(far), tree(replace(far, shutdown=1.0))) == ["change top/far, shutdown 5s -> 1s"]
+    assert told(tree(far), tree(replace(far, mailbox=Mailbox(5)))) == ["restart top/far, mailbox none -> 5, reject"]
     assert told(tree(nest("n", leaf("a"))), tree(nest("n", leaf("a"), process=True))) == [
         "restart branch top/n, process False -> True"
     ]
