@@ -29,9 +29,9 @@ class NotRunning(MbactorError):
 class Link:
     """Asks one request after another. NotRunning as soon as the process is gone."""
 
-    def __init__(self, found: Running, file: Path) -> None:
+    def __init__(self, found: Running, what: str) -> None:
         self.pid = found.pid
-        self._file = file
+        self._what = what
         self._received = bytearray()
         self._pending = False
         self._socket = socket.socket(socket.AF_UNIX)
@@ -65,6 +65,11 @@ class Link:
         self._pending = False
         return line
 
+    def more(self, within: float) -> bytes | None:
+        """Another line of the same answer, where it has several; None as for `ask`."""
+        self._pending = True
+        return self.ask(None, within)
+
     def rest(self, seconds: float) -> None:
         """Wait between two requests; NotRunning at once when the process goes."""
         if self._readable(seconds):
@@ -83,25 +88,38 @@ class Link:
         self._received += part
 
     def _gone(self) -> NotRunning:
-        return NotRunning(f"{self._file} has stopped (pid {self.pid})")
+        return NotRunning(f"{self._what} has stopped (pid {self.pid})")
 
 
-def connect(file: Path, pid: int | None, places: Sequence[Path]) -> Link:
-    """Reach the process that runs a file. NotRunning, where there is none, or several and no choice."""
-    return Link(chosen(file, running(file, places), pid), file)
+def connect(file: Path | None, pid: int | None, places: Sequence[Path], *, other: bool = False) -> Link:
+    """Reach the process that runs a file, or the one there is. NotRunning, where there is none, or several and no
+    choice. `other` lets a pid stand for itself, whatever it runs.
+    """
+    if pid is not None and (other or file is None):
+        found = next((one for one in running(None, places) if one.pid == pid), None)
+        if found is None:
+            raise NotRunning(f"there is no process {pid} that runs a tree and answers this user")
+    else:
+        found = chosen(file, running(file, places), pid)
+    return Link(found, found.system if file is None else str(file))
 
 
-def chosen(file: Path, found: Sequence[Running], pid: int | None) -> Running:
+def chosen(file: Path | None, found: Sequence[Running], pid: int | None) -> Running:
     """The one that is meant."""
     pids = ", ".join(str(one.pid) for one in found)
+    if not found and file is None:
+        raise NotRunning("nothing is running; `mbactor run FILE` starts a tree")
     if not found:
-        hint = "" if file.exists() else ", and there is no such file"
+        hint = "" if file is not None and file.exists() else ", and there is no such file"
         raise NotRunning(f"{file} is not running{hint}; `mbactor run {file}` starts it")
     if pid is not None:
         for one in found:
             if one.pid == pid:
                 return one
         raise NotRunning(f"{file} does not run with pid {pid}; it runs with pid {pids}")
+    if len(found) > 1 and file is None:
+        listed = ", ".join(f"{one.system} (pid {one.pid})" for one in found)
+        raise NotRunning(f"several trees are running: {listed}; choose one of them by its file or by --pid")
     if len(found) > 1:
         raise NotRunning(f"{file} runs {len(found)} times; choose one of them by --pid: {pids}")
     return found[0]

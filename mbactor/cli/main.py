@@ -16,6 +16,7 @@ import mbactor
 from mbactor.kernel.settings import environment
 
 if TYPE_CHECKING:
+    from mbactor.supervisor.operating import Verb
     from mbactor.supervisor.topology import Topology
 
 SHORTEST_PERIOD = 0.05
@@ -27,6 +28,14 @@ OVERLAYS = click.option(
     multiple=True,
     type=click.Path(path_type=Path),
     help="A file that changes FILE for one deployment; several are worked in one after another.",
+)
+PID = click.option(
+    "--pid", type=int, help="Which process, where several run FILE; it may be one that runs another file."
+)
+NAME = click.argument("name")
+OF = click.argument("file", type=click.Path(path_type=Path), required=False)
+TIMEOUT = click.option(
+    "--timeout", metavar="DURATION", help="How long to wait, such as 30s.  [default: until it is done]"
 )
 
 
@@ -169,16 +178,115 @@ def _live(file: Path, form: str, *, every: str | None, once: bool, whole: bool, 
     return show(file, pid, View(every=_period(every or "1s"), once=once, whole=whole, json=form == "json"))
 
 
-def _period(text: str) -> float:
+def _duration(option: str, text: str) -> float:
     from mbactor.durations import seconds_of_text
 
     try:
-        found = seconds_of_text(text)
+        return seconds_of_text(text)
     except ValueError as error:
-        raise click.UsageError(f"--every: {error}") from None
+        raise click.UsageError(f"{option}: {error}") from None
+
+
+def _period(text: str) -> float:
+    found = _duration("--every", text)
     if found < SHORTEST_PERIOD:
         raise click.UsageError(f"--every: {text} given, at least 50ms expected")
     return found
+
+
+@main.command()
+@FILE
+@OVERLAYS
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: for programs.",
+)
+@click.option("--exit-code", "differs", is_flag=True, help="Exit code 3 where there is something to do.")
+@PID
+def plan(file: Path, overlays: tuple[Path, ...], form: str, differs: bool, pid: int | None) -> None:
+    r"""Compare FILE with the tree that runs, and print what `apply` would do.
+
+    \b
+    + is started, - is stopped, ~ is restarted, = is changed while it goes on
+
+    The running process reads FILE itself, with its own environment and the overlays it was started with, if none are
+    given. Code of modules that it has imported already is not read again: that takes another start. What was added at
+    run time is left alone, and what an operator stopped stays stopped. Exit code 0, also where there is something to
+    do (but see --exit-code), 1 when FILE is not running, 2 for a faulty file.
+    """
+    from mbactor.cli.operate import plan as planned
+
+    sys.exit(planned(file, overlays, pid, form=form, differs=differs))
+
+
+@main.command()
+@FILE
+@OVERLAYS
+@PID
+def apply(file: Path, overlays: tuple[Path, ...], pid: int | None) -> None:
+    """Change the running tree to what FILE says, step by step, as `plan` prints it.
+
+    Whatever the changes do not concern goes on. A faulty FILE changes nothing. The first step that fails ends it:
+    nothing is taken back, and another `apply` goes on from there. Ctrl-C lets the step in hand be finished. Code of
+    modules that the process has imported already is not read again: that takes another start. Exit code 0 when all is
+    done, 1 when a step failed or FILE is not running, 2 for a faulty file.
+    """
+    from mbactor.cli.operate import apply as applied
+
+    sys.exit(applied(file, overlays, pid))
+
+
+@main.command()
+@NAME
+@OF
+@PID
+@TIMEOUT
+def stop(name: str, file: Path | None, pid: int | None, timeout: str | None) -> None:
+    """Stop the child NAME of the running tree, an actor or a whole supervisor, until `mbactor start` starts it.
+
+    NAME is its id, or as much of the path of ids as it takes (`pipelines/orders`). FILE may be left out where one tree
+    runs. Restarts of its siblings leave it stopped. Exit code 0 when it is stopped, 1 when nothing runs, 4 when
+    NAME is unknown or ambiguous, 5 when it is not done within --timeout.
+    """
+    _operate("stop", name, file, pid, timeout)
+
+
+@main.command()
+@NAME
+@OF
+@PID
+@TIMEOUT
+def start(name: str, file: Path | None, pid: int | None, timeout: str | None) -> None:
+    """Start the child NAME of the running tree, which was stopped or has ended.
+
+    Exit code 0 when it runs, 1 when it does not start or nothing runs, 4 when it runs already or is about to be
+    restarted, or NAME is unknown or ambiguous, 5 when it is not done within --timeout.
+    """
+    _operate("start", name, file, pid, timeout)
+
+
+@main.command()
+@NAME
+@OF
+@PID
+@TIMEOUT
+def restart(name: str, file: Path | None, pid: int | None, timeout: str | None) -> None:
+    """Stop the child NAME of the running tree and start it again; one that does not run is started.
+
+    It is not counted as a restart by its supervisor. Exit codes as of `start`.
+    """
+    _operate("restart", name, file, pid, timeout)
+
+
+def _operate(verb: Verb, name: str, file: Path | None, pid: int | None, timeout: str | None) -> None:
+    from mbactor.cli.operate import operate
+
+    seconds = None if timeout is None else _duration("--timeout", timeout)
+    sys.exit(operate(verb, name, file, pid, seconds))
 
 
 @main.command()

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -109,18 +108,19 @@ async def _serve(topology: Topology) -> int:
     system = ActorSystem(topology.name, topology.transport, tree=topology.supervisor)
     stopped = asyncio.Event()
     with observe.observing(addresses), _Signals(stopped):
-        async with _shown(system, topology.file):
+        async with _shown(system, topology):
             return await _until_stopped(system, stopped, addresses)
 
 
 @asynccontextmanager
-async def _shown(system: ActorSystem, file: Path) -> AsyncIterator[None]:
-    """Let other programs of the user look at it, also while it starts and stops. Where that cannot be had, it runs
-    all the same.
+async def _shown(system: ActorSystem, topology: Topology) -> AsyncIterator[None]:
+    """Let other programs of the user look at it and change it, also while it starts and stops. Where that cannot be
+    had, it runs all the same.
     """
     async with AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(Control(system, file, folders(environment())))
+            control = Control(system, topology.file, folders(environment()), topology.overlays)
+            await stack.enter_async_context(control)
         except Unavailable as error:
             click.echo(f"{click.style('warning:', fg='yellow')} no control socket: {error.message}", err=True)
         yield

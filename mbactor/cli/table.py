@@ -16,8 +16,10 @@ from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mbactor.durations import text_of
 from mbactor.kernel.look import PastExit, RunningMessage
 from mbactor.mailbox import MailboxStatistics
+from mbactor.supervisor.children import Budget
 from mbactor.supervisor.control import Snapshot
 from mbactor.supervisor.tree import TreeNode, one_line
 
@@ -27,6 +29,8 @@ STORM_ENDS = 3
 SLOW = 1.0
 """Seconds after which a message, waiting or in hand, is worth a look."""
 STUCK = 10.0
+MOST_ALERTS = 4
+"""Lines of what cannot wait."""
 MEDIUM, WIDE = 120, 150
 """Columns of a terminal from which all counters, and the last end of each actor, have a column of their own."""
 _STATES = {
@@ -88,7 +92,7 @@ def fitting(rows: Sequence[Row], room: int) -> frozenset[tuple[int, ...]]:
 
 def urgency(node: TreeNode) -> int:
     """3: something is wrong now. 2: work piles up. 1: something was wrong. 0: quiet."""
-    if node.state not in {"running", "stopped"} or is_storm(node):
+    if node.state not in {"running", "stopped"} or is_storm(node) or is_nearly_spent(node.budget):
         return 3
     waits = 0.0 if node.mailbox is None else node.mailbox.oldest_age
     if waits >= SLOW or any(message.age >= SLOW for message in node.running):
@@ -100,6 +104,11 @@ def urgency(node: TreeNode) -> int:
 def is_storm(node: TreeNode) -> bool:
     """Whether it ends again and again, right now."""
     return recent(node) >= STORM_ENDS
+
+
+def is_nearly_spent(budget: Budget | None) -> bool:
+    """Whether most of the restarts within the window are used up. One that is always as near says nothing by it."""
+    return budget is not None and budget.spent > 0 and budget.left <= budget.max_restarts // 3
 
 
 def recent(node: TreeNode) -> int:
@@ -117,10 +126,11 @@ def lost(mailbox: MailboxStatistics) -> int:
 def drawn(snapshot: Snapshot, size: Size, *, note: Text | None = None, footer: str = "") -> RenderableType:
     """A headline, the table, the last ends where the table has no room for them, and what was left out."""
     rows = rows_of(snapshot.tree)
+    alerts = _alerts(rows)
     ends = [] if size.width >= WIDE else _ends(rows, size)
     if size.height is not None:
         # The headline, the titles of the columns, the footer and the two empty lines between.
-        room = max(3, size.height - 5 - (len(ends) + 2 if ends else 0))
+        room = max(3, size.height - 5 - len(alerts) - (len(ends) + 2 if ends else 0))
         if len(rows) > room:
             kept = fitting(rows, room)
             cut = len(rows) - len(kept)
@@ -128,7 +138,7 @@ def drawn(snapshot: Snapshot, size: Size, *, note: Text | None = None, footer: s
             left = [row for row in rows if row.path not in kept]
             footer = "  ".join(part for part in (_cut(cut, len(rows), left), footer) if part)
             rows = shown
-    parts: list[RenderableType] = [note or _headline(snapshot, size.width), Text(), _table(rows, size.width)]
+    parts: list[RenderableType] = [note or _headline(snapshot, size.width), *alerts, Text(), _table(rows, size.width)]
     if ends:
         parts += [Text("\nLAST ENDS", style="dim"), *ends]
     if footer:
@@ -156,6 +166,25 @@ def _headline(snapshot: Snapshot, width: int) -> Text:
         plural = "" if snapshot.dead_letters == 1 else "s"
         line.append(f"  {snapshot.dead_letters} dead letter{plural}", style="yellow")
     return _line(line)
+
+
+def _alerts(rows: Sequence[Row]) -> list[Text]:
+    """What cannot wait, in words: supervisors that are about to give up, and children that do not come to rest."""
+    told = [text for row in rows for text in (_alert(row.node),) if text]
+    shown = told if len(told) <= MOST_ALERTS else [*told[: MOST_ALERTS - 1], f"and {len(told) - MOST_ALERTS + 1} more"]
+    return [_line(Text(f"! {text}", style="bold red")) for text in shown]
+
+
+def _alert(node: TreeNode) -> str:
+    texts = []
+    if node.budget is not None and is_nearly_spent(node.budget):
+        budget = node.budget
+        after = "one more and it gives up" if not budget.left else f"{budget.left + 1} more and it gives up"
+        texts.append(f"{budget.spent} of {budget.max_restarts} restarts spent within {text_of(budget.within)}: {after}")
+    if is_storm(node):
+        again = f", again in {short(node.restarts_in)}" if node.restarts_in else ""
+        texts.append(f"ends again and again, {recent(node)} times within {STORM_WITHIN:g}s{again}")
+    return f"{one_line(node.id)}: {'; '.join(texts)}" if texts else ""
 
 
 def _table(rows: Sequence[Row], width: int) -> Table:
@@ -258,7 +287,18 @@ def _incarnation(row: Row) -> Text:
 
 
 def _uptime(row: Row) -> Text:
+    if row.node.restarts_in is not None:
+        return Text(_soon(row.node.restarts_in), style="yellow")
     return Text("" if row.node.uptime is None else short(row.node.uptime))
+
+
+def _left(row: Row) -> Text:
+    """Restarts that are left within the window, of how many."""
+    budget = row.node.budget
+    if budget is None:
+        return Text()
+    style = "bold red" if is_nearly_spent(budget) else "yellow" if budget.spent else "dim"
+    return Text(f"{budget.left}/{budget.max_restarts}", style=style)
 
 
 def _restarts(row: Row) -> Text:
@@ -339,6 +379,7 @@ _FIELDS = (
     Field("UP", _uptime, 6, numeric=True, least=50),
     Field("RESTARTS", _restarts, 8, numeric=True, most=MEDIUM),
     Field("RESTARTS", _restarts_and_storm, 10, numeric=True, least=MEDIUM),
+    Field("LEFT", _left, 5, numeric=True, least=100),
     Field("WAITING", _mailbox(_waiting), 7, numeric=True, most=MEDIUM),
     Field("WAITING", _mailbox(_waiting_of_capacity), 9, numeric=True, least=MEDIUM),
     Field("OLDEST", _mailbox(_oldest), 6, numeric=True, least=75),
@@ -368,6 +409,14 @@ def short(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit}{whole % size // piece:02d}{part}"
     return f"{whole}s"
+
+
+def _soon(seconds: float) -> str:
+    """When something will be, in at most six characters: in 3s, in 15m, in 2h."""
+    for unit, size in (("s", 1), ("m", 60), ("h", 3600)):
+        if seconds < 99.5 * size:
+            return f"in {round(seconds / size)}{unit}"
+    return f"in {round(seconds / 86400)}d"
 
 
 def _ago(end: PastExit) -> str:

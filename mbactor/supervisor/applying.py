@@ -30,6 +30,7 @@ from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.state import ChildState
 from mbactor.supervisor.supervisor import Supervisor
 
+
 class Progress(Protocol):
     """Who follows an apply: hears of the plan first, then of each step when it begins and when it is done."""
 

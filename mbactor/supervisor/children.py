@@ -180,6 +180,22 @@ class SupervisorChild:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """The restarts of a supervisor that count at this moment: `spent` of them fell within the last `within` seconds, and
+    one more than `max_restarts` has it give up.
+    """
+
+    max_restarts: int
+    within: float
+    spent: int
+
+    @property
+    def left(self) -> int:
+        """How many more it bears now."""
+        return max(0, self.max_restarts - self.spent)
+
+
+@dataclass(frozen=True, slots=True)
 class ChildRow:
     """One child as `which_children` shows it."""
 
@@ -195,11 +211,15 @@ class ChildRow:
     held: bool
     uptime: float | None
     """Seconds since this incarnation started, where it runs."""
+    restarts_in: float | None = None
+    """Seconds until it is started again, where it waits out its backoff."""
+    budget: Budget | None = None
+    """Of a child of a dynamic supervisor: its own restart budget."""
     process: NodeProcess | None = None
     """The process of its own that it runs in."""
 
 
-def row_of(state: ChildState, child: Child | None) -> ChildRow:
+def row_of(state: ChildState, child: Child | None, budget: Budget | None = None) -> ChildRow:
     """What is to be seen of a child: what its supervisor remembers, and the child where it was ever made."""
     spec = state.spec
     return ChildRow(
@@ -213,6 +233,8 @@ def row_of(state: ChildState, child: Child | None) -> ChildRow:
         last_exit=state.last_exit,
         held=state.held,
         uptime=asyncio.get_running_loop().time() - state.started_at if state.status == "running" else None,
+        restarts_in=None if state.due is None else max(0.0, state.due - asyncio.get_running_loop().time()),
+        budget=budget,
         process=cast("NodeProcess", child) if spec.process and child is not None else None,
     )
 

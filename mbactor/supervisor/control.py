@@ -6,9 +6,11 @@
     $ echo '{"get": "tree"}' | nc -U $XDG_RUNTIME_DIR/mbactor/shop-1f0c3d5e7a-4711.sock
     {"tree": {"id": "shop", ...}, "system": "shop", "pid": 4711, "uptime": 12.5, "dead_letters": 0}
 
-A request is an object with one key, the verb. What cannot be answered is answered with `{"error": "..."}`. Requests
-are bounded, so are connections; a client that does not read is cut off, and nobody ever waits for one. However many
-ask, taking snapshots costs the system a twentieth of its time at most: those who come too early get the last one.
+A request is an object with one key, the verb: get, plan, apply, stop, start or restart (`operating.py`). What cannot be
+answered is answered with `{"error": "..."}`, with the HTTP-like `status` of the error, and the `problems` of a faulty
+file. An apply is answered with several lines, up to `applied` or `failed`. Requests are bounded, so are connections; a
+client that does not read is cut off, and nobody ever waits for one. However many ask, taking snapshots costs the system
+a twentieth of its time at most: those who come too early get the last one.
 """
 
 from __future__ import annotations
@@ -17,15 +19,16 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from mbactor.errors import BadRequest, MbactorError
+from mbactor.errors import BadRequest, MbactorError, Unavailable
+from mbactor.supervisor.operating import Operator
 from mbactor.supervisor.sockets import listen
 from mbactor.supervisor.tree import TreeNode
 
@@ -56,7 +59,7 @@ class Snapshot:
 class Control:
     """Answers while the block lasts. Entering raises Unavailable where no socket can be had; see `sockets.listen`."""
 
-    def __init__(self, system: ActorSystem, file: Path, places: Sequence[Path]) -> None:
+    def __init__(self, system: ActorSystem, file: Path, places: Sequence[Path], overlays: Sequence[Path] = ()) -> None:
         self.path: Path | None = None
         self._system = system
         self._file = file
@@ -66,6 +69,7 @@ class Control:
         self._began = 0.0
         self._last = b""
         self._good_until = 0.0
+        self._operator = Operator(system, file, overlays)
 
     async def __aenter__(self) -> Self:
         self._began = time.monotonic()
@@ -103,30 +107,49 @@ class Control:
         try:
             with suppress(OSError, TimeoutError):
                 if len(self._clients) > CONNECTIONS:
-                    await _write(writer, _refusal(f"{CONNECTIONS} clients are connected already"))
+                    await _write(writer, _refusal(Unavailable(f"{CONNECTIONS} clients are connected already")))
                     return
                 while (line := await _line(reader)) is not None:
-                    await _write(writer, await self.answer(line))
+                    async with aclosing(self.answers(line)) as answers:
+                        async for answer in answers:
+                            await _write(writer, answer)
         except asyncio.LimitOverrunError:
             with suppress(OSError, TimeoutError):
-                await _write(writer, _refusal(f"a request of more than {REQUEST_LIMIT} bytes"))
+                await _write(writer, _refusal(BadRequest(f"a request of more than {REQUEST_LIMIT} bytes")))
         finally:
             writer.transport.abort()
 
     # --- requests -----------------------------------------------------------------------------------------
 
-    async def answer(self, line: bytes) -> bytes:
-        """The answer to one request, as a line."""
+    async def answers(self, line: bytes) -> AsyncGenerator[bytes]:
+        """The answers to one request, each as a line: one, but for an apply."""
         try:
             verb, what = _parsed(line)
-            return await _VERBS[verb](self, what)
+            async with aclosing(_VERBS[verb](self, what)) as answers:
+                async for answer in answers:
+                    yield answer if isinstance(answer, bytes) else _encoded(answer)
         except MbactorError as error:
-            return _refusal(error.message)
+            yield _refusal(error)
 
-    async def _get(self, what: Any) -> bytes:
+    async def _get(self, what: Any) -> AsyncGenerator[Any]:
         if not isinstance(what, str) or what not in _GET:
             raise BadRequest(f"get: {_short(what)} given, one of {', '.join(_GET)} expected")
-        return _GET[what](self)
+        yield _GET[what](self)
+
+    def _plan(self, what: Any) -> AsyncGenerator[Any]:
+        return self._operator.plan(what, os.getpid())
+
+    def _apply(self, what: Any) -> AsyncGenerator[Any]:
+        return self._operator.apply(what, os.getpid())
+
+    def _stop(self, what: Any) -> AsyncGenerator[Any]:
+        return self._operator.operate("stop", what)
+
+    def _start(self, what: Any) -> AsyncGenerator[Any]:
+        return self._operator.operate("start", what)
+
+    def _restart(self, what: Any) -> AsyncGenerator[Any]:
+        return self._operator.operate("restart", what)
 
     def _tree(self) -> bytes:
         begun = time.monotonic()
@@ -145,7 +168,14 @@ class Control:
         return self._last
 
 
-_VERBS: Mapping[str, Callable[[Control, Any], Awaitable[bytes]]] = {"get": Control._get}  # noqa: SLF001 - its own
+_VERBS: Mapping[str, Callable[[Control, Any], AsyncGenerator[Any]]] = {
+    "get": Control._get,  # noqa: SLF001 - its own, and so on
+    "plan": Control._plan,  # noqa: SLF001
+    "apply": Control._apply,  # noqa: SLF001
+    "stop": Control._stop,  # noqa: SLF001
+    "start": Control._start,  # noqa: SLF001
+    "restart": Control._restart,  # noqa: SLF001
+}
 _GET: Mapping[str, Callable[[Control], bytes]] = {"tree": Control._tree}  # noqa: SLF001
 
 
@@ -178,8 +208,10 @@ async def _write(writer: asyncio.StreamWriter, answer: bytes) -> None:
         await writer.drain()
 
 
-def _refusal(text: str) -> bytes:
-    return _encoded({"error": text})
+def _refusal(error: MbactorError) -> bytes:
+    told: dict[str, Any] = {"error": error.message, "status": error.status}
+    problems = getattr(error, "problems", None)
+    return _encoded(told if problems is None else {**told, "problems": problems})
 
 
 def _encoded(value: Any) -> bytes:

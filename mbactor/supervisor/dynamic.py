@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mbactor.durations import Duration
 from mbactor.errors import AlreadyPresent, AlreadyStarted, ChildRunning, InvalidSpec, NoSuchChild, Unavailable
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
-from mbactor.supervisor.children import Build, ChildCount, ChildRow, build_child, made
+from mbactor.supervisor.children import Budget, Build, ChildCount, ChildRow, build_child, made
 from mbactor.supervisor.line import Line
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, check_spec
@@ -147,6 +147,9 @@ class DynamicSupervisor(Supervisor):
         self._bound()
         return [line.row() for line in self._lines.values()]
 
+    def restart_budget(self) -> None:
+        """Each child has its own: `which_children` has it."""
+
     def count_children(self) -> ChildCount:
         self._bound()
         lines = self._lines.values()
@@ -177,6 +180,11 @@ class DynamicSupervisor(Supervisor):
     def budget(self) -> SupervisorSpec:
         """`max_restarts` and `within`, as they were when it started."""
         return self._bound().spec
+
+    @property
+    def fresh_budget(self) -> Budget:
+        """That of a child that was never restarted."""
+        return Budget(self.budget.max_restarts, self.budget.within, 0)
 
     def runner_of(self, line: Line) -> Runner:
         return Runner(line, self._node, self.path, self._build)

@@ -58,10 +58,9 @@ class Line:
 
     def row(self) -> ChildRow:
         if self.runner is not None:
-            state = self._remembered(self.runner)
-        else:
-            state = ChildState(self.spec, status=self.status, started_at=self.started_at or 0.0)
-        return row_of(state, self.child)
+            return row_of(self._remembered(self.runner), self.child, self.runner.budget())
+        state = ChildState(self.spec, status=self.status, started_at=self.started_at or 0.0)
+        return row_of(state, self.child, self.pool.fresh_budget)
 
     def _remembered(self, runner: Runner) -> ChildState:
         """A child that its runner has done with has stopped."""

@@ -140,12 +140,7 @@ class _Decision(Reconfiguring):
             case Reconfigure():
                 self.reconfigure(event)
             case TerminateChild() | RestartChild() | DeleteChild():
-                child = self.state.find(event.id)
-                if child is None:
-                    known = ", ".join(other.id for other in self.state.children) or "none"
-                    self.reply(event, NoSuchChild(f"no child {event.id!r}; known: {known}", id=event.id))
-                else:
-                    self.administer(event, child)
+                self.administer(event)
 
     # --- a child ended by itself --------------------------------------------------------------------
 
@@ -335,7 +330,12 @@ class _Decision(Reconfiguring):
                 ),
             )
 
-    def administer(self, event: TerminateChild | RestartChild | DeleteChild, child: ChildState) -> None:
+    def administer(self, event: TerminateChild | RestartChild | DeleteChild) -> None:
+        child = self.state.find(event.id)
+        if child is None:
+            known = ", ".join(other.id for other in self.state.children) or "none"
+            self.reply(event, NoSuchChild(f"no child {event.id!r}; known: {known}", id=event.id))
+            return
         match event, child.status:
             case TerminateChild(), "running":
                 self.operate("call", (Job("stop", child.id),), call=event)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mbactor import observe
 from mbactor.errors import Deadlock, Ignore, Unavailable
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
-from mbactor.supervisor.children import Build, Child, ChildRow, made, respecify, row_of
+from mbactor.supervisor.children import Budget, Build, Child, ChildRow, made, respecify, row_of
 from mbactor.supervisor.policy import decide
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.state import (
@@ -193,6 +193,12 @@ class Runner:
         """The children in the order in which they start."""
         return [row_of(state, self._known(state.id)) for state in self.state.children]
 
+    def budget(self) -> Budget:
+        """The restarts that count now."""
+        spec, now = self.spec, _now()
+        spent = sum(now - moment <= spec.within for moment in self.state.spent)
+        return Budget(spec.max_restarts, spec.within, spent)
+
     def ref(self, id: str) -> Any:
         child = self._known(id)
         return child.ref if child is not None else None
@@ -218,7 +224,7 @@ class Runner:
         finally:
             self._feeding = False
 
-    def _do(self, action: Action) -> None:
+    def _do(self, action: Action) -> None:  # noqa: C901 - one line for each action
         match action:
             case Start(id, again):
                 self._work = self._task(self._start_child(id, self._child(id), again=again))
@@ -237,10 +243,10 @@ class Runner:
             case Drop(id, exit):
                 self._child(id).close(exit)
                 del self.children[id]
-            case Adopt(spec):
-                self._adopt(spec)
             case Ended(exit):
                 self._work = self._task(self._end(exit))
+            case Adopt(spec):
+                self._adopt(spec)
             case _:
                 self._tell(action)
 

@@ -37,10 +37,13 @@ class NotPrivate(MbactorError):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A process that runs a file, and the socket on which it answers."""
+    """A process that runs a file, and the socket on which it answers. `system` is the name of what it runs, in
+    short.
+    """
 
     pid: int
     path: Path
+    system: str = ""
 
 
 def folders(variables: Mapping[str, str]) -> tuple[Path, ...]:
@@ -86,12 +89,12 @@ def listen(system: str, file: Path, places: Sequence[Path]) -> tuple[socket.sock
     raise Unavailable("; ".join(reasons))
 
 
-def running(file: Path, places: Sequence[Path]) -> list[Running]:
-    """The processes that run a file, the oldest socket first. What dead ones left is removed.
+def running(file: Path | None, places: Sequence[Path]) -> list[Running]:
+    """The processes that run a file (None: any), the oldest socket first. What dead ones left is removed.
 
     NotPrivate where nothing was found and a folder could not be trusted.
     """
-    wanted = _hash_of(file)
+    wanted = None if file is None else _hash_of(file)
     found: list[tuple[float, Running]] = []
     mistrusted: NotPrivate | None = None
     for folder in places:
@@ -104,11 +107,11 @@ def running(file: Path, places: Sequence[Path]) -> list[Running]:
             continue
         remove_stale(folder)
         for path, name in _sockets(folder):
-            if name["file"] == wanted:
+            if wanted in {None, name["file"]}:
                 with suppress(FileNotFoundError):
                     began = path.lstat().st_mtime
                     if answers(path):
-                        found.append((began, Running(int(name["pid"]), path)))
+                        found.append((began, Running(int(name["pid"]), path, name["system"])))
     if mistrusted is not None and not found:
         raise mistrusted
     return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].pid))]

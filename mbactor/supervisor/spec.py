@@ -229,13 +229,7 @@ def in_order(children: tuple[ChildSpec, ...]) -> tuple[ChildSpec, ...]:
     expanded = [one for spec in children for one in spec.expand()]
     if not any(spec.after for spec in children):
         return tuple(expanded)
-    named: dict[str, set[int]] = {}
-    for place, one in enumerate(expanded):
-        named.setdefault(one.id, set()).add(place)
-    for spec in children:
-        if spec.replicas > 1:
-            replicas = {place for one in spec.expand() for place in named[one.id]}
-            named[spec.id] = named.get(spec.id, set()) | replicas
+    named = _places(children, expanded)
     sorter: TopologicalSorter[int] = TopologicalSorter()
     for place, one in enumerate(expanded):
         unknown = next((name for name in one.after if name not in named), None)
@@ -263,6 +257,18 @@ def in_order(children: tuple[ChildSpec, ...]) -> tuple[ChildSpec, ...]:
         for other in sorter.get_ready():
             heappush(ready, other)
     return tuple(ordered)
+
+
+def _places(children: tuple[ChildSpec, ...], expanded: list[ChildSpec]) -> dict[str, set[int]]:
+    """Where each id stands; that of replicas, without the number, is all of them."""
+    named: dict[str, set[int]] = {}
+    for place, one in enumerate(expanded):
+        named.setdefault(one.id, set()).add(place)
+    for spec in children:
+        if spec.replicas > 1:
+            replicas = {place for one in spec.expand() for place in named[one.id]}
+            named[spec.id] = named.get(spec.id, set()) | replicas
+    return named
 
 
 def check_spec(spec: Any) -> None:

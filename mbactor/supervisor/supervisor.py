@@ -22,7 +22,7 @@ from mbactor.durations import Duration
 from mbactor.errors import InvalidSpec, MbactorError, NoSuchChild, Unavailable
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.seams import checkpoint
-from mbactor.supervisor.children import Build, Child, ChildCount, ChildRow, build_child, start_now
+from mbactor.supervisor.children import Budget, Build, Child, ChildCount, ChildRow, build_child, start_now
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec, check_spec
 from mbactor.supervisor.state import (
@@ -163,6 +163,13 @@ class Supervisor:
     def which_children(self) -> list[ChildRow]:
         """The children in the order in which they start."""
         return self._bound().rows()
+
+    def restart_budget(self) -> Budget | None:
+        """How many restarts are left within the window: `supervisor.restart_budget().left`. None where each child has a
+        budget of its own, or it does not run.
+        """
+        runner = self._bound()
+        return runner.budget() if runner.state.phase in {"boot", "running"} else None
 
     def count_children(self) -> ChildCount:
         rows = self.which_children()

@@ -16,7 +16,7 @@ from mbactor.durations import text_of
 from mbactor.errors import InvalidSpec
 from mbactor.kernel.look import ActorView, PastExit, RunningMessage, cell_of, look, loop_time, reason_of
 from mbactor.mailbox import MailboxStatistics
-from mbactor.supervisor.children import Child, ChildRow
+from mbactor.supervisor.children import Budget, Child, ChildRow
 from mbactor.supervisor.spec import ChildSpec, Kind, Restart, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
 
@@ -48,6 +48,12 @@ class TreeNode:
     last_exit: str | None = None
     uptime: float | None = None
     held: bool = False
+    """It was stopped on somebody's request, and stays so until it is started."""
+    budget: Budget | None = None
+    """How many restarts count now, and how many are allowed: of a supervisor that runs, and of a child of a dynamic
+    one, which has its own."""
+    restarts_in: float | None = None
+    """Seconds until it is started again, where it is restarting after a backoff."""
     mailbox: MailboxStatistics | None = None
     capacity: int | None = None
     """How many messages the mailbox takes."""
@@ -77,6 +83,7 @@ def tree_of(supervisor: Supervisor) -> TreeNode:
         state=_PHASES.get(phase, phase),
         strategy=supervisor.strategy,
         incarnation=supervisor.incarnation,
+        budget=supervisor.restart_budget(),
         children=_below(supervisor, loop_time()),
     )
 
@@ -119,6 +126,7 @@ def _with_process(node: TreeNode, process: NodeProcess) -> TreeNode:
         node,
         silent=process.silent,
         strategy=told.strategy,
+        budget=told.budget,
         host=told.host,
         mailbox=told.mailbox,
         capacity=told.capacity,
@@ -154,6 +162,8 @@ def _running(row: ChildRow, now: float) -> TreeNode:
         last_exit=None if row.last_exit is None else reason_of(row.last_exit),
         uptime=row.uptime,
         held=row.held,
+        budget=row.budget if inner is None else inner.restart_budget(),
+        restarts_in=row.restarts_in,
         mailbox=None if view is None else view.mailbox,
         capacity=None if view is None else view.capacity,
         running=() if view is None else view.running,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 from mbactor.cli.table import Size, drawn, fitting, is_storm, rows_of, short, urgency
 from mbactor.kernel.look import PastExit, RunningMessage
 from mbactor.mailbox import MailboxStatistics
+from mbactor.supervisor.children import Budget
 from mbactor.supervisor.control import Snapshot
 from mbactor.supervisor.tree import TreeNode
 
@@ -45,12 +47,18 @@ def painted(node: TreeNode, width: int, height: int | None = None, *, colors: bo
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
+def titled(lines: list[str]) -> int:
+    """Where the table begins: behind the headline, what cannot wait, and an empty line."""
+    return next(n for n, line in enumerate(lines) if line.startswith("ACTOR"))
+
+
 def line_of(id: str, lines: list[str]) -> str:
     return next(line for line in lines if f"─ {id}" in line)
 
 
 def test_the_rows_hang_where_they_stand_in_the_tree() -> None:
-    names = [line[:13].rstrip() for line in painted(MIXED, 100)[3:9]]
+    lines = painted(MIXED, 100)
+    names = [line[:13].rstrip() for line in lines[titled(lines) + 1 :][:6]]
     assert names == ["shop", "├─ quiet", "├─ orders", "└─ shop", "   ├─ printer", "   └─ held"]
 
 
@@ -61,7 +69,17 @@ def test_the_head_counts_the_actors_by_state() -> None:
 
 def test_eighty_columns_show_what_waits_what_is_lost_and_what_is_in_hand() -> None:
     lines = painted(MIXED, 80)
-    assert lines[2].split() == ["ACTOR", "STATE", "INC", "UP", "RESTARTS", "WAITING", "OLDEST", "LOST", "NOW"]
+    assert lines[titled(lines)].split() == [
+        "ACTOR",
+        "STATE",
+        "INC",
+        "UP",
+        "RESTARTS",
+        "WAITING",
+        "OLDEST",
+        "LOST",
+        "NOW",
+    ]
     assert line_of("orders", lines).split() == [
         "├─",
         "orders",
@@ -81,7 +99,7 @@ def test_eighty_columns_show_what_waits_what_is_lost_and_what_is_in_hand() -> No
 def test_a_wide_terminal_shows_every_counter_the_sender_and_the_last_end() -> None:
     lines = painted(MIXED, 200)
     titles = "ACTOR STATE INC UP RESTARTS WAITING OLDEST HIGHEST REJECTED EXPIRED DROPPED NOW LAST END"
-    assert lines[2].split() == titles.split()
+    assert lines[titled(lines)].split() == titles.split()
     orders = "├─ orders running 1 1m05s 95/100 2.5s 99 7 5 3 3.2s place +1 ← desk.example/serve"
     assert line_of("orders", lines).split() == orders.split()
     assert "17 (3!)" in line_of("printer", lines)
@@ -109,6 +127,42 @@ def test_a_restart_storm_is_bold_and_red_and_a_single_restart_is_not() -> None:
     assert f"{red}once" not in next(line for line in lines if "└─" in line)
 
 
+def budgeted(spent: int, *children: TreeNode, most: int = 3, id: str = "shop") -> TreeNode:
+    return replace(tree(*children), id=id, budget=Budget(most, 5.0, spent))
+
+
+def test_a_supervisor_shows_how_many_restarts_are_left() -> None:
+    lines = painted(budgeted(1, budgeted(0, id="inner")), 120)
+    assert "LEFT" in lines[titled(lines)]
+    assert [line.split()[-1] for line in lines[titled(lines) + 1 :][:2]] == ["2/3", "3/3"]
+
+
+def test_what_cannot_wait_stands_above_the_table_in_words_and_in_red() -> None:
+    storm = replace(STORMY, restarts_in=3.25)
+    picture = budgeted(3, storm, budgeted(1, id="calm"), budgeted(7, most=9, id="near"))
+    assert [line for line in painted(picture, 80) if line.startswith("!")] == [
+        "! shop: 3 of 3 restarts spent within 5s: one more and it gives up",
+        "! printer: ends again and again, 3 times within 10s, again in 3.2s",
+        "! near: 7 of 9 restarts spent within 5s: 3 more and it gives up",
+    ]
+    assert "\x1b[1;31m! shop" in "".join(painted(picture, 80, colors=True))
+    many = painted(tree(*[STORMY] * 9), 80)
+    assert [line for line in many if line.startswith("!")][-1] == "! and 6 more"
+
+
+def test_a_budget_that_was_never_touched_is_no_alarm() -> None:
+    assert not any(line.startswith("!") for line in painted(budgeted(0, most=0), 80))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.4, "in 0s"), (3.25, "in 3s"), (99, "in 99s"), (150, "in 2m"), (9000, "in 2h"), (1e6, "in 12d")],
+)
+def test_a_child_that_waits_out_a_backoff_shows_when_it_starts(seconds: float, told: str) -> None:
+    waiting = actor("late", state="restarting", uptime=None, restarts_in=seconds)
+    assert told in line_of("late", painted(tree(waiting), 60))
+
+
 @pytest.mark.parametrize("width", [30, 50, 63, 67, 72, 80, 81, 100, 119, 120, 140, 149, 150, 200])
 def test_no_line_is_longer_than_the_terminal_and_each_state_is_whole(width: int) -> None:
     deep = actor("with-a-very-long-name-" + "x" * 100, running=(RunningMessage("m" * 90, 1.0, "s" * 90),))
@@ -127,7 +181,7 @@ def test_where_not_all_rows_fit_the_urgent_ones_are_kept_below_their_supervisors
     assert line_of("printer", lines)
     assert line_of("orders", lines)
     assert line_of("a0 ", lines)
-    assert lines[-1] == f"{204 - 16} of 204 rows cut, all quiet; --all shows them.  every 1s"
+    assert lines[-1] == f"{204 - 15} of 204 rows cut, all quiet; --all shows them.  every 1s"
     assert "204" not in "".join(painted(many, 80))
     assert sum("─ " in line for line in painted(many, 80)) == 203
 

@@ -101,7 +101,7 @@ async def test_a_connection_takes_one_request_after_another_the_last_also_withou
         (b"[" * 10_000 + b"\n", "a request is a JSON object on a line of its own"),
         (b"[]\n", '[] given, an object with one key expected, such as {"get": "tree"}'),
         (b'{"get": "tree", "stop": "x"}\n', "an object with one key expected"),
-        (b'{"fly": 1}\n', "'fly' given, one of get expected"),
+        (b'{"fly": 1}\n', "'fly' given, one of get, plan, apply, stop, start, restart expected"),
         (b'{"get": "money"}\n', "get: 'money' given, one of tree expected"),
         (b'{"get": ["tree"]}\n', "get: ['tree'] given, one of tree expected"),
         (b'{"get": "' + b"x" * 1000 + b'"}\n', "x…"),
@@ -149,6 +149,12 @@ async def test_a_client_that_does_not_read_holds_up_nobody_and_is_cut_off(monkey
         await _until(lambda: not opened.control._clients)
 
 
+async def _answer(opened: Open) -> bytes:
+    """The answer to `GET`, without a client."""
+    (line,) = [line async for line in opened.control.answers(GET)]
+    return line
+
+
 async def _until(condition: Any) -> None:
     with anyio.fail_after(5):
         while not condition():
@@ -175,17 +181,17 @@ async def test_the_end_of_the_system_cuts_its_clients_off() -> None:
 async def test_those_who_ask_too_soon_get_the_same_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "SHARE", 1e9)
     async with open_system() as opened:
-        first = await opened.control.answer(GET)
+        first = await _answer(opened)
         await opened.system.spawn(Echo)
-        assert await opened.control.answer(GET) == first
+        assert await _answer(opened) == first
         monkeypatch.setattr(control, "SHARE", 0)
         opened.control._good_until = 0
-        assert "spawned" in (await opened.control.answer(GET)).decode()
+        assert "spawned" in (await _answer(opened)).decode()
 
 
 async def test_an_id_that_is_no_unicode_is_shown_all_the_same() -> None:
     async with open_system(child(Echo, id="a\ud800")) as opened:
-        answer = msgspec.json.decode(await opened.control.answer(GET), type=Snapshot)
+        answer = msgspec.json.decode(await _answer(opened), type=Snapshot)
         assert answer.tree.children[0].id == "a?"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from mbactor import Actor, ActorSystem, Backoff, endpoint
 from mbactor.errors import InvalidSpec, MbactorError
+from mbactor.supervisor.children import Budget
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.spec import SupervisorSpec, child
 from mbactor.supervisor.supervisor import Supervisor
@@ -71,6 +72,30 @@ async def test_a_running_tree_shows_states_and_what_happened() -> None:
         assert (pipelines.state, pipelines.held) == ("stopped", True)
         assert [one.id for one in pool.children] == ["late"]
         assert "stopped, held" in render(tree, "text")
+
+
+@pytest.mark.anyio
+async def test_a_running_tree_shows_the_restarts_left_and_when_the_next_is_due() -> None:
+    yard = Yard()
+    slow = leaf("slow", backoff=Backoff("1h", "1h", jitter=0))
+    top = Supervisor(children=[leaf("a"), slow, child(DynamicSupervisor, id="pool")], max_restarts=5, within="1h")
+    async with running(yard, top):
+        pool = top.which_children()[2].ref
+        for name in ("fresh", "worn"):
+            await pool.start_child(leaf(name))
+        for name in ("a", "worn", "slow"):
+            yard.parts[name].crash()
+        await until(lambda: top.which_children()[0].restarts == pool.which_children()[1].restarts == 1)
+        tree = tree_of(top)
+        assert tree.budget == Budget(max_restarts=5, within=3600.0, spent=2)
+        assert tree.budget.left == 3
+        a, waiting, dynamic = tree.children
+        assert (a.budget, a.restarts_in) == (None, None)
+        assert waiting.restarts_in == pytest.approx(3600, abs=30)
+        assert (dynamic.budget, pool.restart_budget()) == (None, None)
+        assert [one.budget.left for one in dynamic.children if one.budget] == [3, 2]
+        await top.terminate_child("slow")
+        assert tree_of(top).children[1].restarts_in is None
 
 
 # --- of a system ------------------------------------------------------------------------------------------

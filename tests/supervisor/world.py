@@ -86,7 +86,7 @@ class World:
         assert answer is not None
         self.feed(answer)
 
-    def _do(self, action: Action) -> Event | None:
+    def _do(self, action: Action) -> Event | None:  # noqa: C901 - one case for each action
         match action:
             case Start(id):
                 self.log.append(("start", id))
