@@ -108,11 +108,11 @@ def _followed(link: Link, file: Path, steps: Sequence[Step]) -> int:
             doing, since = step, time.monotonic()
         else:
             click.echo(f"{click.style('done', fg='green')} {step}{_took(since)}")
-    if course.error is None:
+    if course.why is None:
         if steps:
             click.echo(f"applied {_counted(len(steps), 'step')}{_took(begun)}")
         return 0
-    _error(course.error)
+    _error(course.why)
     click.echo(f"{course.step} of {_counted(len(steps), 'step')} done; not done:", err=True)
     for step_left in steps[course.step :]:
         click.echo(f"  {one_step(step_left)}", err=True)

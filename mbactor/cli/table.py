@@ -379,7 +379,7 @@ _FIELDS = (
     Field("UP", _uptime, 6, numeric=True, least=50),
     Field("RESTARTS", _restarts, 8, numeric=True, most=MEDIUM),
     Field("RESTARTS", _restarts_and_storm, 10, numeric=True, least=MEDIUM),
-    Field("LEFT", _left, 5, numeric=True, least=100),
+    Field("LEFT", _left, 5, numeric=True, optional=True, least=100),
     Field("WAITING", _mailbox(_waiting), 7, numeric=True, most=MEDIUM),
     Field("WAITING", _mailbox(_waiting_of_capacity), 9, numeric=True, least=MEDIUM),
     Field("OLDEST", _mailbox(_oldest), 6, numeric=True, least=75),

@@ -42,7 +42,7 @@ class Course:
 
     state: Literal["begun", "done", "failed", "applied"]
     step: int
-    error: str | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -38,8 +38,8 @@ pytestmark = pytest.mark.usefixtures("mbactor_loop")
 class Clerk(Actor):
     """Tells its class of its life."""
 
-    life: list[str] = []
-    refuses: set[str] = set()
+    life: ClassVar[list[str]] = []
+    refuses: ClassVar[set[str]] = set()
 
     def __init__(self, name: str, size: int = 0) -> None:
         self.name = name
