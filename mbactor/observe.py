@@ -36,6 +36,7 @@ EVENTS: Mapping[str, str] = {
     "message.dead": "a message could not be delivered: address, method, sender, reason",
     "supervisor.restarting": "a child is about to be restarted: supervisor, child, delay, restarts, reason",
     "supervisor.gave_up": "the restart budget is spent: supervisor, child, reason",
+    "tree.changed": "an operator, or an apply, changed the running tree: act (start, stop, restart, ...), path",
     "topology.doubtful": "a topology file allows what is hardly meant: where (file:line:column), text",
     "system.serving": "the tree is up: system",
     "system.stopping": "the tree is being stopped: system",

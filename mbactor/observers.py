@@ -45,6 +45,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "message.failed": ("warning", "told method answered with an error nobody waits for"),
     "supervisor.restarting": ("warning", "supervisor restarts a child"),
     "supervisor.gave_up": ("error", "supervisor gave up on a child"),
+    "tree.changed": ("info", "the running tree was changed"),
     "topology.doubtful": ("warning", "topology file is right and hardly meant so"),
     "system.serving": ("info", "system is up"),
     "system.stopping": ("info", "system is stopping"),

@@ -61,7 +61,7 @@ def test_a_short_command_ends_well(line: str) -> None:
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    """Set-up lines by `.ci/run`, the served example, its curl line and `tree --live` by tests/cli, the rest here."""
+    """Set-up lines by `.ci/run`, the served example, its curl line and what is asked of a running tree by tests/cli, the rest here."""
     known = (
         SETUP,
         ".venv/bin/mbactor ",

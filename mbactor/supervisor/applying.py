@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mbactor import observe
 from mbactor.errors import MbactorError, Unavailable
 from mbactor.supervisor.plan import (
     Marks,
@@ -112,6 +113,10 @@ class Applying:
         return self.spec
 
     async def _do(self, step: Step) -> None:
+        await self._call(step)
+        changed(step.act, step.path)
+
+    async def _call(self, step: Step) -> None:
         spec = applied(self.spec, step)
         ids = step.path.split("/")[1:]
         try:
@@ -134,6 +139,11 @@ class Applying:
         supervisor = running_at(self.root, ids)
         if tree is not None and supervisor is not None:
             await supervisor.reconfigure(tree, child, stop=stop, start=start)
+
+
+def changed(act: str, path: str) -> None:
+    """Tell observers who changed what, where somebody did."""
+    observe.emit("tree.changed", act=act, path=path)
 
 
 def running_at(root: Supervisor, ids: Sequence[str]) -> Supervisor | None:

@@ -181,8 +181,10 @@ class SupervisorChild:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The restarts of a supervisor that count at this moment: `spent` of them fell within the last `within` seconds, and
-    one more than `max_restarts` has it give up.
+    """The restarts that count at this moment: `spent` of them fell within the last `within` seconds, and one more than
+    `max_restarts` has the supervisor give up.
+
+        supervisor.restart_budget().left
     """
 
     max_restarts: int

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mbactor import offload
 from mbactor.errors import BadRequest, ChildRunning
 from mbactor.kernel.settings import environment
-from mbactor.supervisor.applying import ApplyFailed, Plan
+from mbactor.supervisor.applying import ApplyFailed, Plan, changed
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.plan import Step
 from mbactor.supervisor.supervisor import Supervisor
@@ -115,6 +115,7 @@ class Operator:
                     await above.renew_child(id)
         except ChildRunning as error:
             raise _running(above, path) from error
+        changed(verb, path)
         state = next((row.state for row in above.which_children() if row.id == id), "forgotten")
         yield Operated(path, state)
 

@@ -156,9 +156,9 @@ class Supervisor:
         try:
             await runner.call(lambda call, now: Reconfigure(call, child, now, spec, stop=stop, start=start))
         finally:
-            adopted = runner.spec
-            self.strategy, self.auto_shutdown = adopted.strategy, adopted.auto_shutdown
-            self.max_restarts, self.within = adopted.max_restarts, adopted.within
+            if runner.spec is spec:  # also where the child did not start
+                self.strategy, self.auto_shutdown = spec.strategy, spec.auto_shutdown
+                self.max_restarts, self.within = spec.max_restarts, spec.within
 
     def which_children(self) -> list[ChildRow]:
         """The children in the order in which they start."""

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 
-from mbactor import Actor, ActorSystem, DynamicSupervisor, child
+from mbactor import Actor, ActorSystem, DynamicSupervisor, child, observe
 from mbactor.supervisor.control import Control
 from mbactor.supervisor.topology import load
+from mbactor.testing.recorder import Recorder
 
 pytestmark = pytest.mark.anyio
 
@@ -99,14 +100,14 @@ async def shop(text: str = TREE) -> AsyncIterator[Shop]:
     with tempfile.TemporaryDirectory(prefix="mb") as folder:
         file = Path(folder) / "shop.yaml"
         file.write_text(text)
-        async with ActorSystem("shop", tree=load(file, {}).supervisor) as system:
-            async with Control(system, file, [Path(folder) / "sockets"]) as control:
-                opened = Shop(system, control, file)
-                try:
-                    yield opened
-                finally:
-                    opened.hang_up()
-                    await asyncio.sleep(0)
+        system = ActorSystem("shop", tree=load(file, {}).supervisor)
+        async with system, Control(system, file, [Path(folder) / "sockets"]) as control:
+            opened = Shop(system, control, file)
+            try:
+                yield opened
+            finally:
+                opened.hang_up()
+                await asyncio.sleep(0)
 
 
 async def until(condition: Any) -> None:
@@ -140,6 +141,17 @@ async def test_an_apply_tells_its_plan_and_each_step() -> None:
         ]
         assert opened.states("inner") == {"y": "running", "pool": "running"}
         assert (await opened.one("plan", {}))["plan"]["steps"] == []
+
+
+async def test_observers_are_told_of_each_change() -> None:
+    recorder = Recorder(asyncio.get_running_loop())
+    async with shop() as opened:
+        opened.write("size: 1", "size: 2")
+        with observe.observing(recorder):
+            await opened.ask("apply", {})
+            await opened.ask("stop", "x")
+    told = [(event.fields["act"], event.fields["path"]) for event in recorder.events if event.name == "tree.changed"]
+    assert told == [("restart", "shop/a"), ("stop", "shop/inner/x")]
 
 
 async def test_a_faulty_file_changes_nothing_and_all_its_mistakes_are_told() -> None:

@@ -45,7 +45,7 @@ def test_the_restarts_that_were_charged_stay_charged() -> None:
     assert len(made.state.spent) == 2
     made.advance(30)
     made.exit("a")
-    assert made.state.phase == "running"
+    assert len(made.state.spent) == 3
     made.exit("a")
     assert made.state.phase == "ended"
 

