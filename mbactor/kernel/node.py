@@ -38,6 +38,10 @@ T = TypeVar("T")
 _LINGER = 1.0
 
 
+def _no_tree(name: str) -> Any:
+    raise Unavailable(f"there is no supervisor {name!r}: nothing in this process knows of a tree")
+
+
 class Served:
     """The replicas of one host in this process; each in turn."""
 
@@ -85,7 +89,7 @@ class Node:
         """Answers that came when nobody waited for them any more; they were dropped."""
         self.abandoned = 0
         """Methods that did not end when they were cancelled, and were left behind."""
-        self.supervisor: Callable[[str], Any]
+        self.supervisor: Callable[[str], Any] = _no_tree
         """The running supervisor of a name, as whoever runs the tree finds it."""
         self.stopping = False
         """Everything is being stopped: what is down will not come back."""

@@ -90,3 +90,16 @@ def test_everything_is_all_that_waits_in_every_lane_and_for_room() -> None:
     assert queue.offer(4) is False
     queue.wait(4)
     assert sorted(queue.everything()) == [1, 2, 3, 4]
+
+
+def test_another_bound_holds_at_once_and_what_is_there_stays() -> None:
+    queue = queue_of(3, "wait")
+    for item in range(3):
+        assert queue.offer(item) is True
+    assert queue.offer(3) is False
+    queue.wait(3)
+    queue.rebound(Mailbox(5, "wait"))
+    assert (queue.statistics(0.0).waiting, queue.items()) == (0, [0, 1, 2, 3])
+    queue.rebound(Mailbox(2))
+    assert queue.offer(4) is False
+    assert [queue.take() for _ in range(5)] == [0, 1, 2, 3, None]

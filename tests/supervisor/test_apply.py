@@ -28,9 +28,11 @@ from mbactor import (
 )
 from mbactor.supervisor.applying import ApplyFailed, Plan
 from mbactor.supervisor.paths import Ambiguous, resolve
-from mbactor.supervisor.plan import Step
+from mbactor.supervisor.plan import Step, canonical
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.topology import load
+from mbactor.supervisor.tree import TreeNode
+from tests.supervisor.test_plan import Maker, paths
 
 pytestmark = pytest.mark.usefixtures("mbactor_loop")
 
@@ -408,6 +410,30 @@ async def test_the_restarts_that_were_charged_stay_charged() -> None:
         await system.apply(tree(clerk("a"), max_restarts=1, within="1h"))
         ref(system, "a").tell(Clerk.crash)
         assert (await system.wait()).kind == "gave_up"
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_any_tree_becomes_any_other_and_only_what_the_steps_name_is_touched(seed: int) -> None:
+    maker = Maker(seed, processes=0)
+    wanted = maker.tree()
+    async with ActorSystem("top", tree=wanted) as system:
+        for _ in range(4):
+            before, wanted = incarnations(system.tree()), maker.other(wanted)
+            plan = await system.apply(wanted)
+            after = incarnations(system.tree())
+            assert system.plan(wanted).steps == ()
+            assert after.keys() == paths(canonical(wanted)).keys() | {"top"}
+            touched = [step.path for step in plan.steps if step.act not in {"change", "move"}]
+            for path in before.keys() & after.keys():
+                if not any(f"{path}/".startswith(f"{one}/") for one in touched):
+                    assert after[path] == before[path]
+            assert [node.id for node in system.tree().children] == [one.id for one in wanted.children]
+
+
+def incarnations(tree: TreeNode, above: str = "") -> dict[str, int]:
+    path = f"{above}{tree.id}"
+    below = [incarnations(child, f"{path}/") for child in tree.children]
+    return {path: tree.incarnation} | {at: number for each in below for at, number in each.items()}
 
 
 async def test_many_children_are_applied_at_once() -> None:

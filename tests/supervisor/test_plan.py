@@ -68,8 +68,9 @@ OWN: dict[str, list[Any]] = {
 class Maker:
     """Makes trees, and others of them: drawn value by value they would be small, and slow to draw."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, processes: float = 0.2) -> None:
         self.random = Random(seed)
+        self.processes = processes
 
     def tree(self) -> SupervisorSpec:
         return tree(*self.children(2), **self.some(OWN))
@@ -89,7 +90,7 @@ class Maker:
     def child(self, id: str, depth: int) -> ChildSpec:
         kind = self.random.choice(["leaf", "other", "shop", "nest", "nest"])
         if kind == "nest" and depth:
-            process = self.random.random() < 0.2
+            process = self.random.random() < self.processes
             return nest(id, *self.children(depth - 1), process=process, **self.some(OWN))
         if kind == "shop":
             return child(Shop, id=id, args={"size": self.random.randint(0, 2)})

@@ -22,7 +22,7 @@ from mbactor import (
 from mbactor.foreman import Flow, FlowOutcome, Flows, Graph, StepRecord, task, workflow
 from mbactor.foreman.features import TaskReference, WorkflowReference
 from mbactor.kernel.names import Names
-from mbactor.supervisor import ChildSpec
+from mbactor.supervisor import Budget, ChildSpec, Plan, Step, SupervisorSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -138,6 +138,14 @@ def assert_stash(worker: Worker) -> NoReturn:
 
 class Sub(Counter):
     host = "sub.example"
+
+
+async def use_a_tree(system: ActorSystem) -> None:
+    assert_type(system.supervisor("pool"), Supervisor)
+    assert_type(system.plan(SupervisorSpec()), Plan)
+    assert_type(system.plan(SupervisorSpec()).steps, tuple[Step, ...])
+    assert_type(await system.apply(SupervisorSpec()), Plan)
+    assert_type(system.supervisor("pool").restart_budget(), Budget | None)
 
 
 async def use_a_system(system: ActorSystem) -> None:
