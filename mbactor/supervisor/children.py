@@ -117,12 +117,19 @@ def respecify(child: Child, before: ChildSpec, spec: ChildSpec) -> bool:
                 child.rebound(spec.mailbox)
         case SupervisorChild():
             child.spec = spec
-        case _ if before == replace(spec, **{name: getattr(before, name) for name in _OF_THE_SUPERVISOR}):
+        case _:
+            if not alike(before, replace(spec, **{name: getattr(before, name) for name in _OF_THE_SUPERVISOR})):
+                return False
             elsewhere: Any = child
             elsewhere.spec = spec
-        case _:
-            return False
     return True
+
+
+def alike(one: ChildSpec, other: ChildSpec) -> bool:
+    """Whether two specifications are of the same child, in whatever form they are written."""
+    from mbactor.supervisor.plan import canonical_child  # which imports this module
+
+    return one == other or canonical_child(one) == canonical_child(other)
 
 
 _OF_THE_SUPERVISOR = ("restart", "shutdown", "backoff", "significant", "after")

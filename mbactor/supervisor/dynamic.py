@@ -163,7 +163,7 @@ class DynamicSupervisor(Supervisor):
 
     def nested(self) -> Iterator[tuple[str, Supervisor | None]]:
         for id, line in self._nested.items():
-            yield id, line.child.ref
+            yield id, line.child.ref if isinstance(line.child.ref, Supervisor) else None
 
     def knows(self, id: str) -> bool:
         """Whether the id is taken."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
+from mbactor.errors import InvalidSpec
 from mbactor.supervisor.plan_values import Change, changed, same
 from mbactor.supervisor.spec import ChildSpec, Kind, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
@@ -113,7 +114,10 @@ def tree_in(spec: ChildSpec) -> SupervisorSpec | None:
     """What a nested supervisor supervises, where its specification says all of that."""
     if spec.target is not Supervisor or spec.positional or not spec.args.keys() <= {*_OWN, "children"}:
         return None
-    return SupervisorSpec(**spec.args)
+    try:
+        return SupervisorSpec(**spec.args)
+    except InvalidSpec:
+        return None  # which its start will tell
 
 
 def with_tree(spec: ChildSpec, tree: SupervisorSpec) -> ChildSpec:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mbactor import observe
 from mbactor.errors import Deadlock, Ignore, Unavailable
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
-from mbactor.supervisor.children import Budget, Build, Child, ChildRow, made, respecify, row_of
+from mbactor.supervisor.children import Budget, Build, Child, ChildRow, alike, made, respecify, row_of
 from mbactor.supervisor.policy import decide
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.state import (
@@ -387,7 +387,8 @@ class Runner:
         """Of the children of the incarnation before, keep those that are still wanted just so."""
         wanted = {spec.id: spec for spec in self.spec.children}
         for id, (spec, child) in list(self.children.items()):
-            if wanted.get(id) != spec:
+            one = wanted.get(id)
+            if one is None or not alike(spec, one):
                 child.close(SHUTDOWN)
                 del self.children[id]
 

@@ -207,10 +207,11 @@ class Supervisor:
         return self._bound().spec
 
     def nested(self) -> Iterator[tuple[str, Supervisor | None]]:
-        """The supervisors among its children: id, and the present incarnation where there is one."""
+        """The supervisors among its children: id, and the present incarnation where there is one in this process."""
         for state in self.states():
             if state.spec.kind == "supervisor":
-                yield state.id, self._bound().ref(state.id)
+                ref = self._bound().ref(state.id)
+                yield state.id, ref if isinstance(ref, Supervisor) else None
 
     def states(self) -> tuple[ChildState, ...]:
         """What it remembers of each child, in the order in which they start."""

@@ -232,7 +232,7 @@ class ActorSystem:
         there = dict(self._supervisors())
         found = there[resolve(name, list(there))]
         if found is None:
-            raise Unavailable(f"supervisor {name!r} is not running")
+            raise Unavailable(f"supervisor {name!r} is not running in this process")
         return found
 
     def parent_of(self, name: str) -> tuple[Supervisor, str]:

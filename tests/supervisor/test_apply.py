@@ -246,6 +246,16 @@ async def test_a_branch_of_three_levels_remembers_what_was_applied_to_its_leaf()
         assert await ref(system, "x").ask(Clerk.tell_size) == 2
 
 
+async def test_refs_survive_the_restart_of_a_branch_that_an_apply_did_not_concern() -> None:
+    inner = nest("inner", clerk("x"), nest("deep", clerk("y"), clerk("z", after=["y"])))
+    async with office(inner, clerk("a")) as system:
+        refs = [ref(system, path) for path in ("x", "y", "z")]
+        await system.apply(tree(inner, clerk("b")))
+        await system.supervisor("office").renew_child("inner")
+        assert [await one.ask(Clerk.tell_size) for one in refs] == [0, 0, 0]
+        assert [ref(system, path) for path in ("x", "y", "z")] == refs
+
+
 async def test_what_was_added_at_run_time_stays() -> None:
     async with office(clerk("a"), child(DynamicSupervisor, id="pool")) as system:
         await system.supervisor("office").start_child(clerk("late"))
@@ -293,6 +303,28 @@ async def test_a_child_in_a_long_backoff_is_started_at_once_by_its_new_arguments
         await until(lambda: states(system)["a"] == "restarting")
         await system.apply(tree(clerk("a", size=3, backoff=slow), max_restarts=99))
         assert await ref(system, "a").ask(Clerk.tell_size) == 3
+
+
+async def test_a_branch_in_a_process_of_its_own_is_restarted_as_a_whole_and_only_where_it_has_to_be() -> None:
+    def node(*children: ChildSpec, **options: Any) -> ChildSpec:
+        return child(Supervisor, id="node", args={"children": children}, process=True, **options)
+
+    def pid(system: ActorSystem) -> int | None:
+        (row,) = system.supervisor("office").which_children()
+        assert row.process is not None
+        return row.process.pid
+
+    async with office(node(clerk("x"))) as system:
+        first = pid(system)
+        await system.apply(tree(node(clerk("x"), restart="transient", shutdown="9s")))
+        assert pid(system) == first
+        plan = await system.apply(tree(node(clerk("x"), clerk("y"), restart="transient", shutdown="9s")))
+        assert [(step.act, step.path) for step in plan.steps] == [("restart branch", "office/node")]
+        assert pid(system) not in {first, None}
+        with pytest.raises(NoSuchChild):
+            system.parent_of("x")
+        with pytest.raises(Unavailable, match="'node' is not running in this process"):
+            system.supervisor("node")
 
 
 # --- what fails -----------------------------------------------------------------------------------------------
@@ -343,6 +375,13 @@ async def test_a_failed_start_does_not_bring_the_tree_down_with_the_next_group_r
         ref(system, "a").tell(Clerk.crash)
         await until(lambda: "start a" in Clerk.life)
         assert states(system) == {"a": "running", "b": "stopped"}
+
+
+async def test_a_nested_supervisor_that_is_faulty_fails_at_its_own_step() -> None:
+    async with office(clerk("a")) as system:
+        with pytest.raises(ApplyFailed, match="start office/bad: .*within: 'soon' given"):
+            await system.apply(tree(clerk("a", shutdown=1), nest("bad", within="soon")))
+        assert states(system)["a"] == "running"
 
 
 async def test_a_child_that_asks_not_to_be_started_is_no_failure() -> None:
@@ -485,7 +524,7 @@ async def test_a_dynamic_supervisor_of_a_file_is_reached_by_its_name() -> None:
         with pytest.raises(NoSuchChild):
             system.supervisor("a")
         await system.supervisor("web").terminate_child("sessions")
-        with pytest.raises(Unavailable, match="'sessions' is not running"):
+        with pytest.raises(Unavailable, match="'sessions' is not running in this process"):
             system.supervisor("sessions")
 
 
