@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -79,8 +80,11 @@ def test_the_topology_in_the_readme_is_right(tmp_path: Path) -> None:
         "from mbactor import Actor\nclass Orders(Actor):\n    def __init__(self, start: int = 0) -> None: ...\n"
         "class Archive(Actor):\n    def __init__(self, token: str, name: str) -> None: ...\n"
     )
-    base, overlay, nodes = (body for language, body in FENCES if language == "yaml")
+    base, overlay, sessions, nodes = (body for language, body in FENCES if language == "yaml")
     assert nodes == (ROOT / "examples" / "credit_approval" / "nodes.yaml").read_text()
+    whole = f"version: 1\nsupervisor:\n  children:\n{indent(sessions, '    ')}"
+    (tmp_path / "sessions.yaml").write_text(whole)
+    assert load(tmp_path / "sessions.yaml", {}).supervisor.children[0].args == {"max_children": 1000}
     (tmp_path / "topology.yaml").write_text(base)
     topology = load(tmp_path / "topology.yaml", {})
     assert [child.id for child in topology.supervisor.children] == ["orders-1", "orders-2", "pipelines", "gateway"]

@@ -379,7 +379,7 @@ async def test_a_failed_start_does_not_bring_the_tree_down_with_the_next_group_r
 
 async def test_a_nested_supervisor_that_is_faulty_fails_at_its_own_step() -> None:
     async with office(clerk("a")) as system:
-        with pytest.raises(ApplyFailed, match="start office/bad: .*within: 'soon' given"):
+        with pytest.raises(ApplyFailed, match="start office/bad: .*within: 'soon' is not a duration"):
             await system.apply(tree(clerk("a", shutdown=1), nest("bad", within="soon")))
         assert states(system)["a"] == "running"
 
