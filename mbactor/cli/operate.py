@@ -20,7 +20,8 @@ from mbactor.cli.steps import as_json, drawn, one_step
 from mbactor.durations import text_of
 from mbactor.errors import MbactorError
 from mbactor.kernel.settings import environment
-from mbactor.supervisor.operating import Course, Operated, Planned, Verb
+from mbactor.supervisor.by_name import Operated, Verb
+from mbactor.supervisor.operating import Course, Planned
 from mbactor.supervisor.plan import Step
 from mbactor.supervisor.sockets import folders
 

@@ -19,7 +19,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from mbactor.errors import BadRequest, MbactorError, Unavailable
+from mbactor.supervisor.by_name import LOOK
 from mbactor.supervisor.operating import Operator
 from mbactor.supervisor.sockets import listen
-from mbactor.supervisor.tree import TreeNode
+from mbactor.supervisor.tree import TreeNode, refresh
 
 if TYPE_CHECKING:
     from mbactor.supervisor.system import ActorSystem
@@ -134,7 +135,7 @@ class Control:
     async def _get(self, what: Any) -> AsyncGenerator[Any]:
         if not isinstance(what, str) or what not in _GET:
             raise BadRequest(f"get: {_short(what)} given, one of {', '.join(_GET)} expected")
-        yield _GET[what](self)
+        yield await _GET[what](self)
 
     def _plan(self, what: Any) -> AsyncGenerator[Any]:
         return self._operator.plan(what, os.getpid())
@@ -151,9 +152,11 @@ class Control:
     def _restart(self, what: Any) -> AsyncGenerator[Any]:
         return self._operator.operate("restart", what)
 
-    def _tree(self) -> bytes:
-        begun = time.monotonic()
-        if begun >= self._good_until:
+    async def _tree(self) -> bytes:
+        if time.monotonic() >= self._good_until:
+            for root in self._system.roots():
+                await refresh(root, LOOK)
+            begun = time.monotonic()
             self._last = _encoded(
                 Snapshot(
                     tree=self._system.tree(),
@@ -176,7 +179,7 @@ _VERBS: Mapping[str, Callable[[Control, Any], AsyncGenerator[Any]]] = {
     "start": Control._start,  # noqa: SLF001
     "restart": Control._restart,  # noqa: SLF001
 }
-_GET: Mapping[str, Callable[[Control], bytes]] = {"tree": Control._tree}  # noqa: SLF001
+_GET: Mapping[str, Callable[[Control], Awaitable[bytes]]] = {"tree": Control._tree}  # noqa: SLF001
 
 
 def _parsed(line: bytes) -> tuple[str, Any]:

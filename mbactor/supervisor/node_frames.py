@@ -20,6 +20,7 @@ from mbactor import process_worker
 from mbactor.errors import InvalidSpec, error_text, from_wire, to_wire
 from mbactor.kernel.exit import Exit, ExitKind
 from mbactor.process_worker import Preparation
+from mbactor.supervisor.by_name import Operated, Verb
 from mbactor.supervisor.spec import ChildSpec
 from mbactor.supervisor.tree import TreeNode
 
@@ -92,6 +93,14 @@ class Look(msgspec.Struct, tag=True):
     """What runs there now?"""
 
 
+class Operate(msgspec.Struct, tag=True):
+    """Do what an operator asks, to a child in there."""
+
+    number: int
+    verb: Verb
+    path: str
+
+
 # --- from the node ------------------------------------------------------------------------------------------------
 
 
@@ -143,8 +152,16 @@ class Seen(msgspec.Struct, tag=True):
     tree: TreeNode
 
 
-FromParent = Begin | Start | Stop | Pause | Close | Ping | Look
-FromNode = Ready | Failed | Exited | Stopped | Terminate | Pong | Happened | Seen
+class Done(msgspec.Struct, tag=True):
+    """What came of an `Operate`."""
+
+    number: int
+    operated: Operated | None = None
+    error: dict[str, Any] | None = None
+
+
+FromParent = Begin | Start | Stop | Pause | Close | Ping | Look | Operate
+FromNode = Ready | Failed | Exited | Stopped | Terminate | Pong | Happened | Seen | Done
 
 _encode = msgspec.msgpack.Encoder(enc_hook=repr).encode
 from_parent: msgspec.msgpack.Decoder[FromParent] = msgspec.msgpack.Decoder(FromParent)

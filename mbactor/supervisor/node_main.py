@@ -22,22 +22,25 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
-from mbactor.errors import Ignore, to_wire
+from mbactor.errors import Ignore, MbactorError, to_wire
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.node import Node
 from mbactor.kernel.settings import environment
 from mbactor.process_worker import prepare, withstand_signals
+from mbactor.supervisor.by_name import operate, supervisor
 from mbactor.supervisor.children import Child, build_child, made
 from mbactor.supervisor.node_frames import (
     LENGTH,
     Begin,
     Close,
+    Done,
     Exited,
     Failed,
     FromNode,
     FromParent,
     Happened,
     Look,
+    Operate,
     Pause,
     Ping,
     Pong,
@@ -146,6 +149,7 @@ class _Hosted:
             serialize_local=begin.serialize_local,
             watchdog=begin.watchdog,
         )
+        self._node.supervisor = lambda name: supervisor(name, self._roots())
         await self._node.open()
         self._child = made(spec, self._node, begin.parent, build_child)
         self._child.on_exit = self._exited
@@ -157,7 +161,8 @@ class _Hosted:
 
     async def _take_frames(self) -> None:
         while True:
-            match await self._frames.get():
+            frame = await self._frames.get()
+            match frame:
                 case Start(number):
                     self._child.incarnation = number - 1
                     self._starting = asyncio.get_running_loop().create_task(self._start())
@@ -170,6 +175,8 @@ class _Hosted:
                     self._over.set()
                 case Look():
                     self._do(self._tell_what_runs())
+                case Operate():
+                    self._do(self._operate(frame))
                 case None:
                     self._stop(None, SHUTDOWN)
                 case _:
@@ -206,9 +213,20 @@ class _Hosted:
             self._over.set()
 
     async def _tell_what_runs(self) -> None:
-        if isinstance(self._child.ref, Supervisor):
-            await refresh(self._child.ref, NESTED)
+        for root in self._roots():
+            await refresh(root, NESTED)
         self._line.send(Seen(tree_of_child(self._child, self._id)))
+
+    async def _operate(self, asked: Operate) -> None:
+        try:
+            done = Done(asked.number, await operate(asked.verb, asked.path, self._roots()))
+        except MbactorError as error:
+            done = Done(asked.number, error=to_wire(error))
+        self._line.send(done)
+
+    def _roots(self) -> list[Supervisor]:
+        found = self._child.ref
+        return [found] if isinstance(found, Supervisor) else []
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

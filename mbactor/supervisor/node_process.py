@@ -30,23 +30,27 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from mbactor import observe, offload
-from mbactor.errors import Ignore, InvalidSpec, ProcessDied, from_wire
+from mbactor.errors import Ignore, InvalidSpec, ProcessDied, Unavailable, from_wire
 from mbactor.kernel.exit import KILLED, NORMAL, SHUTDOWN, Exit
 from mbactor.kernel.ref import ActorRef, ref_of_url
 from mbactor.kernel.settings import Settings
 from mbactor.processes import preparation, start_python
+from mbactor.supervisor.by_name import Operated, Verb
 from mbactor.supervisor.node_frames import (
     Begin,
     Close,
+    Done,
     Exited,
     Failed,
     FromNode,
     FromParent,
     Happened,
     Look,
+    Operate,
     Pause,
     Ping,
     Pong,
@@ -122,6 +126,12 @@ class NodeProcess:
             self._looked, self._asked_at = loop.create_future(), loop.time()
             self._process.send(Look())
         await asyncio.wait([self._looked], timeout=within)
+
+    async def operate(self, verb: Verb, path: str) -> Operated:
+        """Do what an operator asks, to a child in there. ProcessDied where the process dies meanwhile."""
+        if self._process is None:
+            raise Unavailable(f"{self.path} does not run; start it first")
+        return await self._process.operate(verb, path)
 
     def seen(self, tree: TreeNode | None) -> None:
         """What it answered; None where it is gone."""
@@ -222,6 +232,8 @@ class _Process(asyncio.Protocol):
         self._running = self._stopping = self._killed = self._heard_all = False
         self._code: int | None = None
         self._heard_at = 0.0
+        self._numbers = count()
+        self._operations: dict[int, asyncio.Future[Operated]] = {}
         self._exported = exported
 
     @classmethod
@@ -283,6 +295,16 @@ class _Process(asyncio.Protocol):
         found: Exit = await asyncio.shield(self.over)
         return found
 
+    async def operate(self, verb: Verb, path: str) -> Operated:
+        number = next(self._numbers)
+        asked: asyncio.Future[Operated] = asyncio.get_running_loop().create_future()
+        self._operations[number] = asked
+        self.send(Operate(number, verb, path))
+        try:
+            return await asked
+        finally:
+            del self._operations[number]
+
     def kill(self) -> None:
         if self._code is None:
             self._killed = True
@@ -324,10 +346,12 @@ class _Process(asyncio.Protocol):
         exit = self._how(self._code)
         self._owner.gone(self)
         self.over.set_result(exit)
+        died = ProcessDied(self._owner.path, self.pid, self._code, kind="process")
+        for asked in self._operations.values():
+            if not asked.done():
+                asked.set_exception(died)
         if self._starting is not None and not self._starting.done():
-            self._starting.set_exception(
-                exit.error or ProcessDied(self._owner.path, self.pid, self._code, kind="process")
-            )
+            self._starting.set_exception(exit.error or died)
         elif self._running and not self._stopping:
             self._owner.exited(exit)
 
@@ -348,7 +372,7 @@ class _Process(asyncio.Protocol):
         for frame in split(self._buffer):
             self._take(from_node.decode(frame))
 
-    def _take(self, frame: FromNode) -> None:
+    def _take(self, frame: FromNode) -> None:  # noqa: C901 - a case a frame
         starting = self._starting
         match frame:
             case Ready(ref) if starting is not None and not starting.done():
@@ -363,6 +387,11 @@ class _Process(asyncio.Protocol):
                 asyncio.get_running_loop().call_later(LINGER, self.kill)
             case Seen(tree):
                 self._owner.seen(tree)
+            case Done(number, operated, error) if (asked := self._operations.get(number)) and not asked.done():
+                if operated is not None:
+                    asked.set_result(operated)
+                else:
+                    asked.set_exception(from_wire(error or {}))
             case Terminate():
                 self._owner.asked_to_end()
             case Pong():

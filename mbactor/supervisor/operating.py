@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mbactor import offload
-from mbactor.errors import BadRequest, ChildRunning
+from mbactor.errors import BadRequest
 from mbactor.kernel.settings import environment
-from mbactor.supervisor.applying import ApplyFailed, Plan, changed
-from mbactor.supervisor.dynamic import DynamicSupervisor
+from mbactor.supervisor.applying import ApplyFailed, Plan
+from mbactor.supervisor.by_name import Verb, operate
 from mbactor.supervisor.plan import Step
-from mbactor.supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from mbactor.supervisor.system import ActorSystem
     from mbactor.supervisor.topology import Topology
-
-Verb = Literal["stop", "start", "restart"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +40,6 @@ class Course:
     state: Literal["begun", "done", "failed", "applied"]
     step: int
     why: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Operated:
-    """The answer to `{"stop": "orders"}` and its like: whom it was about, and its state now."""
-
-    path: str
-    state: str
-    """A child's state, or "forgotten"."""
 
 
 class Operator:
@@ -100,24 +88,10 @@ class Operator:
     # --- children by name ---------------------------------------------------------------------------------
 
     async def operate(self, verb: Verb, name: Any) -> AsyncGenerator[Any]:
-        """stop: it stays stopped until it is started. start: one that is stopped. restart: both, or a start."""
+        """Whoever stops to listen does not stop what was begun."""
         if not isinstance(name, str) or not name:
             raise BadRequest(f"{verb}: {name!r} given, the id or the path of a child expected")
-        above, id = self._system.parent_of(name)
-        path = f"{above.path}/{id}"
-        try:
-            match verb:
-                case "stop":
-                    await above.terminate_child(id)
-                case "start":
-                    await above.restart_child(id)
-                case "restart":
-                    await above.renew_child(id)
-        except ChildRunning as error:
-            raise _running(above, path) from error
-        changed(verb, path)
-        state = next((row.state for row in above.which_children() if row.id == id), "forgotten")
-        yield Operated(path, state)
+        yield await operate(verb, name, self._system.roots())
 
 
 class _Listener:
@@ -165,11 +139,3 @@ def _listed(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise BadRequest(f"overlays: {value!r} given, a list of paths expected")
     return value
-
-
-def _running(above: Supervisor, path: str) -> ChildRunning:
-    if isinstance(above, DynamicSupervisor):
-        text = f"{path} is under a dynamic supervisor, which forgets whoever is stopped; the program starts it anew"
-    else:
-        text = f"{path} runs already"
-    return ChildRunning(text, id=path)

@@ -8,13 +8,13 @@ async with ActorSystem() as system:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from mbactor import observe
 from mbactor.durations import Duration, seconds
-from mbactor.errors import BadRequest, InvalidSpec, MbactorError, Unavailable
+from mbactor.errors import InvalidSpec, MbactorError, Unavailable
 from mbactor.kernel import ActorRef, DeadLetters, Operation, Response
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.context import acting_for
@@ -23,9 +23,9 @@ from mbactor.kernel.names import Names
 from mbactor.kernel.node import Node
 from mbactor.kernel.ref import Answer, At
 from mbactor.kernel.settings import Settings
+from mbactor.supervisor import by_name
 from mbactor.supervisor.applying import Applying, Plan, Progress
 from mbactor.supervisor.dynamic import DynamicSupervisor
-from mbactor.supervisor.paths import resolve
 from mbactor.supervisor.plan_values import Change, changed
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child, kebab_case
 from mbactor.supervisor.supervisor import Supervisor
@@ -229,22 +229,11 @@ class ActorSystem:
         It is the present incarnation: ask for it anew rather than keep it. NoSuchChild, Ambiguous (give more of the
         path), Unavailable where it does not run.
         """
-        there = dict(self._supervisors())
-        found = there[resolve(name, list(there))]
-        if found is None:
-            raise Unavailable(f"supervisor {name!r} is not running in this process")
-        return found
+        return by_name.supervisor(name, self.roots())
 
-    def parent_of(self, name: str) -> tuple[Supervisor, str]:
-        """The supervisor of the child with this id, or path of ids, and the id. Errors as for `supervisor`."""
-        there = dict(self._supervisors())
-        above = {
-            f"{path}/{row.id}": (one, row.id) for path, one in there.items() if one for row in one.which_children()
-        }
-        path = resolve(name, [*above, *(path for path in there if path not in above)])
-        if path not in above:
-            raise BadRequest(f"{path} is the root of its tree, which ends with its process", path=path)
-        return above[path]
+    def roots(self) -> list[Supervisor]:
+        """The supervisors at the top: of the tree, and of what was spawned beside it."""
+        return [one for one in (self._tree, self._spawned) if one is not None and one.phase != "idle"]
 
     def plan(self, wanted: SupervisorSpec | Topology) -> Plan:
         """What `apply` would do to make the running tree the one that is wanted; nothing is done.
@@ -288,17 +277,6 @@ class ActorSystem:
         applying = Applying(self._tree, wanted)
         return applying, Plan(self.name, applying.steps, tuple(later))
 
-    def _supervisors(self) -> Iterator[tuple[str, Supervisor | None]]:
-        """All supervisors, in the tree and beside it, by their paths; None for one that does not run."""
-        roots = [one for one in (self._tree, self._spawned) if one is not None and one.phase != "idle"]
-        pending: list[tuple[str, Supervisor | None]] = [(one.path, one) for one in roots]
-        while pending:
-            path, one = pending.pop(0)
-            runs = one is not None and one.phase in {"boot", "running"}
-            yield path, one if runs else None
-            if one is not None and runs:
-                pending += [(f"{path}/{id}", inner) for id, inner in one.nested()]
-
     # --- what is seen ---------------------------------------------------------------------------------------
 
     @property
@@ -323,9 +301,8 @@ class ActorSystem:
 
         One that has not answered after `within` is shown as before, and for how long it has been `silent`.
         """
-        for root in (self._tree, self._spawned):
-            if root is not None and root.phase != "idle":
-                await refresh(root, seconds(within))
+        for root in self.roots():
+            await refresh(root, seconds(within))
         return self.tree()
 
 

@@ -11,7 +11,7 @@ from contextvars import Context
 from pathlib import Path
 from typing import Any
 
-from mbactor import Actor, Supervisor, child, endpoint
+from mbactor import Actor, DynamicSupervisor, Supervisor, child, endpoint
 from mbactor.errors import Ignore
 from mbactor.kernel.exit import Exit
 
@@ -148,3 +148,24 @@ class Outer(Supervisor):
     """A node within a node."""
 
     children = (child(Pair, process=True),)
+
+
+class Book(Worker):
+    host = "book.node.example"
+
+
+class Keeper(Worker):
+    """Adds children to a supervisor beside it."""
+
+    host = "keeper.node.example"
+
+    @endpoint
+    async def keep(self, count: int) -> list[str]:
+        shelf = self.supervisor("shelf")
+        for n in range(count):
+            await shelf.start_child(child(Book, id=f"book-{n}"))
+        return [row.id for row in self.supervisor("shelves/shelf").which_children()]
+
+
+class Shelves(Supervisor):
+    children = (child(DynamicSupervisor, id="shelf"), child(Keeper))

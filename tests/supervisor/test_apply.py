@@ -27,6 +27,7 @@ from mbactor import (
     endpoint,
 )
 from mbactor.supervisor.applying import ApplyFailed, Plan
+from mbactor.supervisor.by_name import parent_of
 from mbactor.supervisor.paths import Ambiguous, resolve
 from mbactor.supervisor.plan import Step, canonical
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
@@ -130,7 +131,8 @@ def took() -> list[str]:
 
 
 def ref(system: ActorSystem, path: str) -> Any:
-    above, id = system.parent_of(path)
+    above, id = parent_of(path, system.roots())
+    assert isinstance(above, Supervisor)
     return next(row.ref for row in above.which_children() if row.id == id)
 
 
@@ -322,7 +324,7 @@ async def test_a_branch_in_a_process_of_its_own_is_restarted_as_a_whole_and_only
         assert [(step.act, step.path) for step in plan.steps] == [("restart branch", "office/node")]
         assert pid(system) not in {first, None}
         with pytest.raises(NoSuchChild):
-            system.parent_of("x")
+            parent_of("x", system.roots())
         with pytest.raises(Unavailable, match="'node' is not running in this process"):
             system.supervisor("node")
 
@@ -536,6 +538,6 @@ async def test_an_actor_starts_others_under_a_supervisor_it_knows_by_name() -> N
 
 async def test_the_root_has_no_supervisor_that_could_stop_it() -> None:
     async with office(clerk("a")) as system:
-        assert system.parent_of("a")[1] == "a"
+        assert parent_of("a", system.roots())[1] == "a"
         with pytest.raises(Exception, match="office is the root of its tree"):
-            system.parent_of("office")
+            parent_of("office", system.roots())

@@ -17,15 +17,28 @@ from typing import Any
 import pytest
 
 from mbactor import Actor, ActorCrashed, ActorSystem, Backoff, Supervisor, Unavailable, child, observe
-from mbactor.errors import InvalidSpec, MbactorError, ProcessDied
+from mbactor.errors import ChildRunning, InvalidSpec, MbactorError, NoSuchChild, ProcessDied
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor import node_process
+from mbactor.supervisor.by_name import Operated, operate
 from mbactor.supervisor.children import ChildRow
 from mbactor.supervisor.node_process import NodeProcess
 from mbactor.supervisor.state import GaveUp, StartFailed
 from mbactor.supervisor.tree import render
 from tests.loops import LOOPS, Factory, run
-from tests.supervisor.node_parts import Broken, Ignored, Outer, Pair, Slow, Stubborn, Warm, Worker
+from tests.supervisor.node_parts import (
+    Book,
+    Broken,
+    Ignored,
+    Keeper,
+    Outer,
+    Pair,
+    Shelves,
+    Slow,
+    Stubborn,
+    Warm,
+    Worker,
+)
 
 PATIENCE = 20.0
 ROOT = Path(__file__).parent.parent.parent
@@ -532,6 +545,40 @@ async def test_its_part_of_the_tree_is_shown_as_it_told_last() -> None:
         os.kill(outer.pid, signal.SIGCONT)
         assert (await system.whole_tree("20s")).children[0].children[0].silent is None
         nap.cancel()
+
+
+async def test_an_operator_reaches_what_runs_in_it_by_name() -> None:
+    async with ActorSystem() as system:
+        await spawned(system, child(Outer, process=True), child(Worker, process=True, id="solo"))
+        roots, path = system.roots(), "spawned/top/outer/pair/worker"
+        assert await operate("stop", "worker", roots) == Operated(path, "stopped")
+        with pytest.raises(ChildRunning, match="spawned/top/outer/pair/warm runs already"):
+            await operate("start", "pair/warm", roots)
+        assert await operate("start", "worker", roots) == Operated(path, "running")
+        assert await operate("restart", "worker", roots) == Operated(path, "running")
+        solo = row(system.supervisor("top"), "solo").process
+        assert solo is not None
+        before = solo.pid
+        assert await operate("restart", "solo", roots) == Operated("spawned/top/solo", "running")
+        assert solo.pid not in {before, None}
+        with pytest.raises(NoSuchChild, match="there is no 'workr'; did you mean spawned/top/outer/pair/worker?"):
+            await operate("stop", "workr", roots)
+        slow = asyncio.ensure_future(operate("stop", "worker", roots))
+        outer = row(system.supervisor("top"), "outer").process
+        assert outer is not None
+        assert outer.pid is not None
+        os.kill(outer.pid, signal.SIGSTOP)
+        await asyncio.sleep(0.05)
+        os.kill(outer.pid, signal.SIGKILL)
+        with suppress(ProcessDied, NoSuchChild):  # as it was asked before, or has told nothing since
+            await asyncio.wait_for(slow, PATIENCE)
+
+
+async def test_children_are_added_to_a_dynamic_supervisor_in_it_by_an_actor_there() -> None:
+    async with ActorSystem() as system:
+        await spawned(system, child(Shelves, process=True))
+        assert await system.ask(Keeper.keep, 3) == ["book-0", "book-1", "book-2"]
+        assert len({await system.ask(Book.pid), await system.ask(Keeper.pid)} - {os.getpid()}) == 1
 
 
 def test_what_it_prints_is_printed_here_with_its_name_before_each_line(capfd: pytest.CaptureFixture[str]) -> None:
