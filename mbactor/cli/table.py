@@ -41,6 +41,7 @@ _STATES = {
     "stopped": "dim",
     "held": "magenta",
     "down": "bold red",
+    "silent": "bold red",
 }
 
 
@@ -92,7 +93,8 @@ def fitting(rows: Sequence[Row], room: int) -> frozenset[tuple[int, ...]]:
 
 def urgency(node: TreeNode) -> int:
     """3: something is wrong now. 2: work piles up. 1: something was wrong. 0: quiet."""
-    if node.state not in {"running", "stopped"} or is_storm(node) or is_nearly_spent(node.budget):
+    trouble = is_storm(node) or is_nearly_spent(node.budget) or is_silent(node)
+    if node.state not in {"running", "stopped"} or trouble:
         return 3
     waits = 0.0 if node.mailbox is None else node.mailbox.oldest_age
     if waits >= SLOW or any(message.age >= SLOW for message in node.running):
@@ -104,6 +106,11 @@ def urgency(node: TreeNode) -> int:
 def is_storm(node: TreeNode) -> bool:
     """Whether it ends again and again, right now."""
     return recent(node) >= STORM_ENDS
+
+
+def is_silent(node: TreeNode) -> bool:
+    """Whether its process does not answer: its loop is blocked, or it was stopped by a signal."""
+    return node.silent is not None and node.silent >= SLOW
 
 
 def is_nearly_spent(budget: Budget | None) -> bool:
@@ -181,6 +188,8 @@ def _alert(node: TreeNode) -> str:
         budget = node.budget
         after = "one more and it gives up" if not budget.left else f"{budget.left + 1} more and it gives up"
         texts.append(f"{budget.spent} of {budget.max_restarts} restarts spent within {text_of(budget.within)}: {after}")
+    if node.silent is not None and is_silent(node):
+        texts.append(f"its process {node.pid} has not answered for {short(node.silent)}; what is shown is as old")
     if is_storm(node):
         again = f", again in {short(node.restarts_in)}" if node.restarts_in else ""
         texts.append(f"ends again and again, {recent(node)} times within {STORM_WITHIN:g}s{again}")
@@ -274,12 +283,18 @@ def _name(row: Row) -> Text:
 
 def state_of(node: TreeNode) -> str:
     """Its state in one word."""
+    if is_silent(node):
+        return "silent"
     return "held" if node.held and node.state == "stopped" else node.state
 
 
 def _state(row: Row) -> Text:
     state = state_of(row.node)
     return Text(state, style=_STATES.get(state, ""))
+
+
+def _pid(row: Row) -> Text:
+    return Text("" if row.node.pid is None else str(row.node.pid), style="dim")
 
 
 def _incarnation(row: Row) -> Text:
@@ -375,6 +390,7 @@ def _last_end(row: Row) -> Text:
 _FIELDS = (
     Field("ACTOR", _name, 14, grows=True),
     Field("STATE", _state, 10),
+    Field("PID", _pid, 7, numeric=True, optional=True, least=90),
     Field("INC", _incarnation, 4, numeric=True, least=68),
     Field("UP", _uptime, 6, numeric=True, least=50),
     Field("RESTARTS", _restarts, 8, numeric=True, most=MEDIUM),

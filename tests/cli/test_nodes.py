@@ -41,6 +41,18 @@ supervisor:
       process: true
     - gateway: {{port: 0}}
 """
+NESTED = """
+version: 1
+name: shop
+supervisor:
+  children:
+    - supervisor: back
+      process: true
+      children:
+        - actor: shop:Till
+          replicas: 2
+    - gateway: {port: 0}
+"""
 
 
 def post(url: str, **arguments: Any) -> dict[str, Any]:
@@ -93,6 +105,30 @@ def test_a_workflow_goes_on_through_the_death_of_every_process_it_runs_in(tmp_pa
     assert [line["child"] for line in restarted] == list(pids)
     assert all("was killed by SIGKILL" in line["reason"] for line in restarted)
     assert not [pid for pid in pids.values() if alive(pid)]
+
+
+def test_what_runs_in_other_processes_is_shown_and_reached_by_name(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(ACTORS)
+    (tmp_path / "shop.yaml").write_text(NESTED)
+    places = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    with serving(tmp_path / "shop.yaml", tmp_path, **places) as served:
+        pid = httpx.get(f"{served.url}/till.example/pid", timeout=PATIENCE).json()
+        shown = command("tree", "shop.yaml", "--live", "--once", cwd=tmp_path, COLUMNS="110", **places)
+        lines = {line.split("─ ")[1].split()[0]: line for line in shown.stdout.splitlines() if "─ " in line}
+        assert list(lines) == ["back", "till-1", "till-2", "gateway"]
+        assert str(pid) in lines["back"]
+        assert "running" in lines["till-2"]
+        told = command("stop", "till-2", cwd=tmp_path, **places).stdout
+        assert told.startswith("shop/back/till-2: stopped; it stays so until")
+        shown = command("tree", "shop.yaml", "--live", "--once", cwd=tmp_path, COLUMNS="110", **places)
+        assert "held" in next(line for line in shown.stdout.splitlines() if "till-2" in line)
+        again = command("restart", "back", cwd=tmp_path, **places)
+        assert again.returncode == 0, again.stderr
+        assert httpx.get(f"{served.url}/till.example/pid", timeout=PATIENCE).json() != pid
+        os.kill(pid := httpx.get(f"{served.url}/till.example/pid", timeout=PATIENCE).json(), signal.SIGSTOP)
+        served.signal(signal.SIGINT)
+        os.kill(pid, signal.SIGCONT)
+        assert served.end() == 0
 
 
 def test_a_node_that_dies_too_often_is_the_end_of_the_whole_and_its_exit_code(tmp_path: Path) -> None:

@@ -221,3 +221,20 @@ def test_durations_have_at_most_six_characters() -> None:
     given = {0.0: "0s", 0.035: "35ms", 0.9996: "1.0s", 3.21: "3.2s", 9.96: "10s", 59.9: "1m00s", 125: "2m05s"}
     given |= {3599: "59m59s", 12_000: "3h20m", 446_400: "5d04h", 86_400 * 364.0: "364d", 86_399.9: "1d00h"}
     assert {seconds: short(seconds) for seconds in given} == given
+
+
+def test_the_processes_are_told_and_one_that_does_not_answer_stands_out() -> None:
+    def house(silent: float | None) -> TreeNode:
+        below = (actor("till"), actor("desk"))
+        return tree(replace(tree(*below), id="back", process=True, pid=1009, silent=silent), actor("front"))
+
+    calm = painted(house(0.2), 100)
+    assert "PID" in calm[titled(calm)]
+    assert "1009" in line_of("back", calm)
+    assert "running" in line_of("back", calm)
+    assert not [line for line in calm if line.startswith("!")]
+    silent = painted(house(12.0), 100)
+    assert "silent" in line_of("back", silent)
+    assert "! back: its process 1009 has not answered for 12s; what is shown is as old" in silent
+    assert urgency(house(12.0).children[0]) == 3
+    assert "PID" not in painted(MIXED, 100)[titled(painted(MIXED, 100))]
