@@ -112,7 +112,8 @@ def test_what_runs_in_other_processes_is_shown_and_reached_by_name(tmp_path: Pat
     (tmp_path / "shop.yaml").write_text(NESTED)
     places = {"XDG_RUNTIME_DIR": str(tmp_path)}
     with serving(tmp_path / "shop.yaml", tmp_path, **places) as served:
-        pid = httpx.get(f"{served.url}/till.example/pid", timeout=PATIENCE).json()
+        url = served.url
+        pid = httpx.get(f"{url}/till.example/pid", timeout=PATIENCE).json()
         shown = command("tree", "shop.yaml", "--live", "--once", cwd=tmp_path, COLUMNS="110", **places)
         lines = {line.split("─ ")[1].split()[0]: line for line in shown.stdout.splitlines() if "─ " in line}
         assert list(lines) == ["back", "till-1", "till-2", "gateway"]
@@ -124,8 +125,8 @@ def test_what_runs_in_other_processes_is_shown_and_reached_by_name(tmp_path: Pat
         assert "held" in next(line for line in shown.stdout.splitlines() if "till-2" in line)
         again = command("restart", "back", cwd=tmp_path, **places)
         assert again.returncode == 0, again.stderr
-        assert httpx.get(f"{served.url}/till.example/pid", timeout=PATIENCE).json() != pid
-        os.kill(pid := httpx.get(f"{served.url}/till.example/pid", timeout=PATIENCE).json(), signal.SIGSTOP)
+        assert httpx.get(f"{url}/till.example/pid", timeout=PATIENCE).json() != pid
+        os.kill(pid := httpx.get(f"{url}/till.example/pid", timeout=PATIENCE).json(), signal.SIGSTOP)
         served.signal(signal.SIGINT)
         os.kill(pid, signal.SIGCONT)
         assert served.end() == 0
