@@ -10,16 +10,17 @@ from typing import Any
 
 import click
 
-from benchmarks import actors, charts, flows, report
+from benchmarks import actors, charts, flows, report, supervision
 from benchmarks.harness import Bench, InvalidRun, Result, event_loops, machine
 from mbactor import observe
 
 KNOWN: dict[str, Callable[[Bench], Coroutine[Any, Any, list[Result]]]] = {
     "actors": actors.measure,
     "flows": flows.measure,
+    "supervision": supervision.measure,
 }
 SUMMARIES = {name: (sys.modules[measure.__module__].__doc__ or "").split("\n", 1)[0] for name, measure in KNOWN.items()}
-LISTED = "\n".join(f"  {name:<8}{summary}" for name, summary in SUMMARIES.items())
+LISTED = "\n".join(f"  {name:<12}{summary}" for name, summary in SUMMARIES.items())
 
 
 @click.command(

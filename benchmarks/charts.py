@@ -18,11 +18,14 @@ FLOOR_GROUPS = {
     "": "",
     "messages": "Beside bare asyncio, doing the same",
     "features": "With a feature, beside the same message without it",
+    "restarts": "Restarts, beside bare tasks that raise and are created anew",
+    "trees": "Trees, beside as many bare tasks that are created and cancelled",
 }
 """The groups whose ratios are shares of a speed, and their headings."""
 LEAST = {
     "actors": "Share of the speed of what it stands beside: 1 is as quick, more is better",
     "flows": "Times the speed of one commit a step: 1 is as quick, more is better",
+    "supervision": "Share of the speed of bare tasks: 1 is as quick, more is better",
 }
 
 
@@ -50,15 +53,17 @@ def floor_chart(results: Sequence[Result]) -> Chart | None:
         return None
     benchmark = shown[0].benchmark
     panels = [
-        Panel(heading, [Row(case, [_share_of(r) for r in of if r.case == case]) for case in _cases(of)])
+        Panel(heading, [Row(case, [share_of(r) for r in of if r.case == case]) for case in _cases(of)])
         for group, heading in FLOOR_GROUPS.items()
         if (of := [result for result in shown if result.group == group])
     ]
     return _chart(f"{benchmark.title()}: speed beside the floor", LEAST[benchmark], panels, shown)
 
 
-def _share_of(result: Result) -> Bar:
-    target = result.target.bound if result.target and result.target.of == "ratio" else None
+def share_of(result: Result) -> Bar:
+    """A bar as long as the share of the floor's speed, with the figure beside it and the target on the same scale."""
+    bound = result.target.bound if result.target and result.target.of == "ratio" else None
+    target = 1 / bound if bound and result.better == "lower" else bound
     amount = number(result.value) + (f" {result.unit}").replace(" 1/s", "/s")
     return Bar(result.loop, share(result), f"{number(share(result))}  ({amount})", target)
 

@@ -7,6 +7,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import flows, neighbours, peers, savina, svg
+from benchmarks import charts, flows, neighbours, peers, savina, supervision, svg
 from benchmarks.harness import (
     Bench,
     Better,
@@ -221,6 +222,71 @@ def test_ticks_are_short() -> None:
     assert [svg.tick_text(tick) for tick in (0, 0.25, 150000, 2.5e6)] == ["0", "0.25", "150,000", "2.5M"]
 
 
+# --- supervision -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict[str, Any]], Path]:
+    """Every case, as small as can be, on one event loop; and the charts."""
+    charts = tmp_path_factory.mktemp("charts")
+    results = results_of(run("supervision", "--quick", "--json", "--loop", "asyncio", "--svg", str(charts)))
+    sane(results, "supervision")
+    return {result["case"]: result for result in results}, charts
+
+
+def test_restarts_are_measured_beside_bare_tasks_that_raise_and_are_created_anew(
+    supervised: tuple[dict[str, dict[str, Any]], Path],
+) -> None:
+    by_case, _ = supervised
+    assert cases_of(by_case, "restarts") == [
+        "restart of one actor", "restarts, one by one", "crash to first answer, p50", "crash to first answer, p99",
+        "100 crash at once", "one_for_all of 100, one crash",
+    ]  # fmt: skip
+    assert by_case["restart of one actor"]["target"] == {"bound": 10.0, "of": "ratio"}
+    assert 1 < by_case["restart of one actor"]["ratio"] < 40
+    assert by_case["crash to first answer, p50"]["value"] <= by_case["crash to first answer, p99"]["value"]
+    assert by_case["100 crash at once"]["ratio"] < 50
+
+
+def test_trees_are_measured_beside_as_many_bare_tasks(
+    supervised: tuple[dict[str, dict[str, Any]], Path],
+) -> None:
+    by_case, _ = supervised
+    trees = ["nested tree", "supervisor", "dynamic supervisor"]
+    assert cases_of(by_case, "trees") == [f"{name} of 500, {what}" for name in trees for what in ("start", "stop")]
+    for case in cases_of(by_case, "trees"):
+        assert by_case[case]["ratio"] < 50
+    assert cases_of(by_case, "memory") == [f"{name}, each" for name in trees]
+    for case in cases_of(by_case, "memory"):
+        assert by_case[case]["value"] < 4096
+
+
+def test_supervision_is_drawn_with_the_target_of_a_restart_as_a_share(
+    supervised: tuple[dict[str, dict[str, Any]], Path],
+) -> None:
+    by_case, folder = supervised
+    [chart] = folder.iterdir()
+    assert chart.name == "supervision-floor.svg"
+    restart = by_case["restart of one actor"]
+    assert f"{number(1 / restart['ratio'])}  ({number(restart['value'])} us)" in chart.read_text()
+    bar = charts.share_of(replace(measured_result()[0], better="lower", target=Target(10.0)))
+    assert bar.target == pytest.approx(0.1)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("grow", [supervision.flat, supervision.dynamic, supervision.nested])
+async def test_ten_times_as_many_children_take_less_than_fifty_times_as_long(grow: supervision.Grow) -> None:
+    async def took(count: int) -> float:
+        """The processor's time to start and to stop them."""
+        async with ActorSystem() as system:
+            began = time.process_time()
+            await (await grow(system, count)).stop()
+            return time.process_time() - began
+
+    few = min([await took(200) for _ in range(3)])
+    assert await took(2_000) < 50 * few
+
+
 # --- flows -------------------------------------------------------------------------------------------------
 
 
@@ -257,12 +323,13 @@ def test_without_a_name_the_benchmarks_are_listed() -> None:
     assert listed.exit_code == 0
     assert "actors" in listed.output
     assert "flows" in listed.output
+    assert "supervision" in listed.output
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
     refused = run("nonsense")
     assert refused.returncode == 2
-    assert "no benchmark 'nonsense'; there are: actors, flows" in refused.stderr
+    assert "no benchmark 'nonsense'; there are: actors, flows, supervision" in refused.stderr
 
 
 def test_a_text_that_no_case_has_in_its_name_is_an_error_that_lists_the_cases() -> None:
