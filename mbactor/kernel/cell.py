@@ -132,18 +132,11 @@ class Cell(Inbox):
         begun = self.current
         if begun is None:
             return self.state != "starting"
-        busy = (self.main is not None and self.main.workers) or self.other
-        if busy or self.state != "running" or not self.routes.stops_plainly or begun.holds_anything():
+        # A worker that waits for a message would outlast the stop by a turn of the loop; awaited, it does not.
+        busy = any(gate.workers for gate in self.gates())
+        if busy or self.state != "running" or not begun.ends_at_once():
             return False
-        self.current = None
-        self.state = "down"
-        for gate in self.gates():
-            gate.halt()
-        self.unstash()
-        if self.node.stopping:
-            self.close(exit)
-        if observe.active():
-            observe.emit("actor.stopped", actor=self.address, incarnation=self.incarnation, exit=str(exit))
+        begun.end_now(exit)
         return True
 
     async def stop(self, timeout: float | None, exit: Exit = SHUTDOWN) -> Exit:
@@ -282,7 +275,7 @@ class Cell(Inbox):
         ends = not aside and (policy != "resume" or call is None)
         observe.emit("actor.crashed", actor=self.address, method=where, error=error, told=told)
         if ends and self.current is by:
-            by.end_by_itself(Exit("failed", error, told=told and policy != "fail"))
+            by.end_by_itself(Exit("failed", error, told=told and policy != "fail"), over=call)
 
     def gone_astray(self, error: ActorCrashed, by: Incarnation) -> None:
         """A thread of an incarnation does not end: leave both behind. Its asker has been told."""

@@ -154,6 +154,10 @@ class Gate:
             found = [one for one in found if one.task is task] or found
         return found[0] if found else None
 
+    def runs_but_for(self, over: Call | None) -> bool:
+        """Whether any worker is at another message than the one that is over."""
+        return any(worker.call not in {None, over} for worker in (*self.workers, *self.leaving))
+
     def cancel_overdue(self, now: float) -> float:
         """Cancel what runs past its deadline; the next deadline of what goes on."""
         nearest = math.inf

@@ -199,6 +199,8 @@ class Inbox:
 
     def unstash(self) -> int:
         """Put what was stashed before all that waits, in the order in which it came. How many there were."""
+        if self.stashed is None:
+            return 0
         stashed = self._take_stash()
         gates = {call.route.gate: self.gate(call.route.gate) for call in stashed}
         for number, gate in gates.items():

@@ -236,6 +236,8 @@ class Worker:
             # Whatever the method met further down: this message was taken. One refused at the door was not.
             error.taken = error.taken if call.refused else "yes"
             self._answer_with(call, error)
+        elif isinstance(error, Exception):
+            self._crashes(call, error)
         elif isinstance(error, Stashed):
             self.gate.cell.keep(call)
         elif isinstance(error, KeyboardInterrupt | SystemExit):

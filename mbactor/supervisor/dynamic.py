@@ -20,15 +20,12 @@ from mbactor.errors import AlreadyPresent, AlreadyStarted, ChildRunning, Invalid
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
 from mbactor.supervisor.children import Budget, Build, ChildCount, ChildRow, build_child, made
 from mbactor.supervisor.line import Line
-from mbactor.supervisor.runner import Runner
+from mbactor.supervisor.runner import FAIR_RUN, Runner
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, check_spec
 from mbactor.supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
-
-FAIR_RUN = 32
-"""Children started or stopped without waiting before the loop serves others."""
 
 
 class DynamicSupervisor(Supervisor):

@@ -127,6 +127,9 @@ class Line:
     async def attempt(self, child: Child, id: str, *, again: bool) -> BaseException | None:
         return await self.pool.attempt(child, id, again=again)
 
+    def attempt_now(self, child: Child, *, again: bool) -> bool | BaseException:
+        return self.pool.attempt_now(child, again=again)
+
     async def terminate_child(self, child: Any) -> None:
         await self.pool.terminate_child(child)
 

@@ -14,7 +14,7 @@ and a request to stop breaks off whatever is under way.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from mbactor.errors import (
     AlreadyPresent,
@@ -200,8 +200,11 @@ class _Decision(Reconfiguring):
 
     def leader(self, child: ChildState) -> ChildState:
         """The first in the list of those restarted together: groups that overlap become one."""
-        together = {child.id, *(other.id for other in self.delayed_with(child))}
-        for other in self.delayed_with(child):
+        delayed = self.delayed_with(child)
+        if not delayed:
+            return child
+        together = {child.id, *(other.id for other in delayed)}
+        for other in delayed:
             self.undelay(other)
         return next(other for other in self.state.children if other.id in together)
 

@@ -6,7 +6,7 @@ that were charged stay charged. What an operator has for it is `plan`.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from mbactor.kernel.exit import NORMAL
 from mbactor.supervisor.state import Adopt, ChildState, Job, Reconfigure

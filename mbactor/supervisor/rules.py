@@ -26,7 +26,7 @@ def restarts(restart: Restart, exit: Exit) -> bool:
 
 def charge(spent: tuple[float, ...], now: float, within: float) -> tuple[float, ...]:
     """The restarts that count now, this one included; one exactly `within` old still counts."""
-    return (*(moment for moment in spent if now - moment <= within), now)
+    return (*[moment for moment in spent if now - moment <= within], now)
 
 
 def group(strategy: Strategy, children: tuple[ChildState, ...], id: str) -> tuple[ChildState, ...]:

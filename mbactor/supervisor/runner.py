@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mbactor import observe
 from mbactor.errors import Deadlock, Ignore, Unavailable
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
-from mbactor.supervisor.children import Budget, Build, Child, ChildRow, alike, made, respecify, row_of
+from mbactor.supervisor.children import Budget, Build, Child, ChildRow, alike, made, respecify, row_of, stop_now
 from mbactor.supervisor.policy import decide
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.state import (
@@ -54,6 +54,8 @@ from mbactor.supervisor.state import (
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
 
+FAIR_RUN = 32
+"""Children started or stopped without waiting before the loop serves others."""
 GRACE = 1.0
 """Seconds a start that was broken off has to end before it is abandoned."""
 
@@ -64,6 +66,7 @@ class Owner(Protocol):
     """What the runner needs of the supervisor it runs."""
 
     async def attempt(self, child: Child, id: str, *, again: bool) -> BaseException | None: ...
+    def attempt_now(self, child: Child, *, again: bool) -> bool | BaseException: ...
     async def wind_up(self, exit: Exit) -> None: ...
     async def terminate_child(self, child: Any) -> None: ...
 
@@ -84,6 +87,7 @@ class Runner:
         self._feeding = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._work: asyncio.Task[None] | None = None
+        self._done_at_once = 0
         self._aborting = False
         self._asked = False
         self._calls: dict[int, asyncio.Future[Exception | None]] = {}
@@ -227,11 +231,11 @@ class Runner:
     def _do(self, action: Action) -> None:  # noqa: C901 - one line for each action
         match action:
             case Start(id, again):
-                self._work = self._task(self._start_child(id, self._child(id), again=again))
+                self._start(id, self._child(id), again=again)
             case Abort(id):
                 self._abort(id)
             case Stop(id, timeout):
-                self._work = self._task(self._stop_child(id, self._child(id), timeout, self._work))
+                self._stop(id, self._child(id), timeout)
             case Delay(id, seconds):
                 self._delay(id, seconds)
             case Undelay(id):
@@ -257,7 +261,7 @@ class Runner:
                     answer.set_result(error)
             case Up() if self._up is not None:
                 self._up.set_result(None)
-            case Restarting(id, delay, restarts, exit):
+            case Restarting(id, delay, restarts, exit) if observe.active():
                 observe.emit(
                     "supervisor.restarting",
                     supervisor=self.path,
@@ -271,9 +275,33 @@ class Runner:
 
     # --- effects ----------------------------------------------------------------------------------------
 
-    async def _start_child(self, id: str, child: Child, *, again: bool) -> None:
+    def _start(self, id: str, child: Child, *, again: bool) -> None:
+        """At once, where the child can do that, so that a restart costs no task; now and then others get their turn."""
         child.on_exit = partial(self.exited, id, child)
         child.terminate = partial(self._owner.terminate_child, id)
+        self._done_at_once += 1
+        started: bool | BaseException = False
+        try:
+            if self._done_at_once % FAIR_RUN:
+                started = self.context.copy().run(self._owner.attempt_now, child, again=again)
+        except BaseException as error:  # the program ends; whoever stops the tree then need not wait for this
+            self._inbox.appendleft(answer(id, error))
+            raise
+        if started is False:
+            self._work = self._task(self._start_child(id, child, again=again))
+        else:  # before all that was told meanwhile: nothing is under way
+            self._inbox.appendleft(answer(id, None if started is True else started))
+
+    def _stop(self, id: str, child: Child, timeout: float | None) -> None:
+        """As `_start`."""
+        self._done_at_once += 1
+        prompt = timeout != 0 and self._work is None and self._done_at_once % FAIR_RUN
+        if prompt and stop_now(child, SHUTDOWN):
+            self._inbox.appendleft(Stopped(id, SHUTDOWN, _now()))
+        else:
+            self._work = self._task(self._stop_child(id, child, timeout, self._work))
+
+    async def _start_child(self, id: str, child: Child, *, again: bool) -> None:
         mine = self._enter()
         error: BaseException | None
         try:

@@ -21,7 +21,7 @@ from mbactor import observe
 from mbactor.durations import Duration
 from mbactor.errors import InvalidSpec, MbactorError, NoSuchChild, Unavailable
 from mbactor.kernel.exit import SHUTDOWN, Exit
-from mbactor.seams import checkpoint
+from mbactor.seams import checkpoint, is_armed
 from mbactor.supervisor.children import Budget, Build, Child, ChildCount, ChildRow, build_child, start_now
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec, check_spec
@@ -271,8 +271,10 @@ class Supervisor:
             return error
         return None
 
-    def attempt_now(self, child: Child) -> bool | BaseException:
+    def attempt_now(self, child: Child, *, again: bool = False) -> bool | BaseException:
         """Start a child that can do so at once; the exception it failed with, as a value. False where it cannot."""
+        if again and is_armed("supervisor.restart.before"):
+            return False
         try:
             return start_now(child)
         except (KeyboardInterrupt, SystemExit):

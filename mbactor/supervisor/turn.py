@@ -5,8 +5,9 @@ of which `policy` composes what each event means.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from mbactor.errors import Unavailable
 from mbactor.kernel.exit import SHUTDOWN, Exit
@@ -24,6 +25,7 @@ from mbactor.supervisor.state import (
     Job,
     Operation,
     Phase,
+    Places,
     Reply,
     RetryDue,
     Start,
@@ -50,7 +52,7 @@ class Draft:
         self.queue = state.queue
         self.kill = state.kill
         self._children: tuple[ChildState, ...] | list[ChildState] = state.children
-        self._places = state.places
+        self._places = placed(state.children, state.places)
 
     @property
     def children(self) -> tuple[ChildState, ...]:
@@ -60,15 +62,16 @@ class Draft:
 
     @children.setter
     def children(self, children: Iterable[ChildState]) -> None:
-        self._children, self._places = tuple(children), {}
+        self._children = tuple(children)
+        self._places = placed(self._children, Places())
 
     def find(self, id: str) -> ChildState | None:
-        place = placed(self._children, self._places).get(id)
+        place = self._places.get(id)
         return None if place is None else self._children[place]
 
     def put(self, child: ChildState) -> None:
         """In the place of what it was before. One that is not there any more is not there again."""
-        place = placed(self._children, self._places).get(child.id)
+        place = self._places.get(child.spec.id)
         if place is not None:
             if isinstance(self._children, tuple):
                 self._children = list(self._children)
@@ -152,6 +155,9 @@ class Turn:
     # --- children -------------------------------------------------------------------------------------
 
     def group(self, child: ChildState) -> tuple[ChildState, ...]:
+        if self.spec.strategy == "one_for_one":  # whatever the number of the others, which `rules.group` looks through
+            alone = self.state.find(child.id)
+            return () if alone is None else (alone,)
         return rules.group(self.spec.strategy, self.state.children, child.id)
 
     def update(self, child: ChildState, **changes: Any) -> ChildState:

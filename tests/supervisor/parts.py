@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 
@@ -95,10 +95,12 @@ class PromptPart(Part):
 
 
 class Yard:
-    """Builds parts and says how they behave."""
+    """Builds parts, of the `usual` kind where none is given, and says how they behave."""
 
-    def __init__(self, part: type[Part] = Part) -> None:
-        self.part = part
+    usual: ClassVar[type[Part]] = Part
+
+    def __init__(self, part: type[Part] | None = None) -> None:
+        self.part = part or self.usual
         self.parts: dict[str, Part] = {}
         self.closed: dict[str, Exit] = {}
         self.log: list[str] = []

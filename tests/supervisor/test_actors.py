@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import ClassVar
 
 import pytest
 
 from mbactor.errors import ActorCrashed, ActorStopped, Ignore
 from mbactor.kernel import Actor, endpoint
-from mbactor.kernel.exit import SHUTDOWN
+from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.node import Node
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.spec import child
@@ -74,6 +77,63 @@ async def test_a_crash_nobody_was_told_of_restarts_the_actor_and_the_ref_stays()
         row = top.which_children()[0]
         assert (row.incarnation, row.restarts) == (2, 1)
         assert row.ref == ref
+
+
+ROOM: ContextVar[str] = ContextVar("room", default="none")
+
+
+class Guest(Actor):
+    """Notes in which room it is constructed; `crash` enters another one first."""
+
+    rooms: ClassVar[list[str]] = []
+
+    def __init__(self) -> None:
+        self.rooms.append(ROOM.get())
+
+    @endpoint
+    async def crash(self) -> None:
+        ROOM.set("that of the crash")
+        raise ValueError("boom")
+
+    @endpoint
+    async def room(self) -> str:
+        return ROOM.get()
+
+
+class Leaving(Guest):
+    async def on_stop(self, exit: Exit) -> None:
+        await asyncio.sleep(0)
+
+
+class Working(Guest):
+    @endpoint
+    async def crash(self) -> None:
+        self.spawn_task(asyncio.sleep(3600))
+        raise ValueError("boom")
+
+
+@pytest.mark.parametrize("cls", [Guest, Leaving, Working])
+async def test_the_next_incarnation_runs_in_the_context_of_its_supervisor_not_in_that_of_the_crash(
+    cls: type[Guest],
+) -> None:
+    Guest.rooms.clear()
+    ROOM.set("that of the tree")
+    async with tree(Supervisor(children=[child(cls)])) as top:
+        ref = top.which_children()[0].ref
+        ref.tell(Guest.crash)
+        assert await ref.ask(Guest.room) == "that of the tree"
+        assert Guest.rooms == ["that of the tree"] * 2
+
+
+async def test_a_crash_that_leaves_nothing_to_end_takes_no_task_but_that_of_the_next_message() -> None:
+    async with tree(Supervisor(children=[child(Guest)])) as top:
+        ref = top.which_children()[0].ref
+        before = asyncio.all_tasks()
+        ref.tell(Guest.crash)
+        [worker] = asyncio.all_tasks() - before
+        await asyncio.wait([worker])
+        assert top.which_children()[0].incarnation == 2
+        assert asyncio.all_tasks() == before
 
 
 async def test_bad_clients_cannot_switch_a_tree_off() -> None:

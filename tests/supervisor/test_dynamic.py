@@ -20,7 +20,8 @@ from mbactor.errors import (
     Unavailable,
 )
 from mbactor.kernel.exit import KILLED, NORMAL, SHUTDOWN, Exit
-from mbactor.supervisor.dynamic import FAIR_RUN, DynamicSupervisor
+from mbactor.supervisor.dynamic import DynamicSupervisor
+from mbactor.supervisor.runner import FAIR_RUN
 from mbactor.supervisor.spec import Backoff, child
 from mbactor.supervisor.state import StartFailed
 from mbactor.supervisor.supervisor import Supervisor

@@ -19,11 +19,10 @@ from mbactor import observe
 from mbactor.errors import ActorStopped, MbactorError
 from mbactor.kernel import Actor, ActorRef, endpoint
 from mbactor.kernel.exit import NORMAL, SHUTDOWN, Exit
-from mbactor.supervisor import dynamic
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.line import Line
 from mbactor.supervisor.policy import booting, decide, running
-from mbactor.supervisor.runner import Runner
+from mbactor.supervisor.runner import FAIR_RUN, Runner
 from mbactor.supervisor.spec import Backoff, SupervisorSpec, child
 from mbactor.supervisor.state import Ended, Started, StartRequested, State, Stop, Stopped, StopRequested
 from mbactor.supervisor.supervisor import Supervisor
@@ -202,7 +201,7 @@ async def test_children_that_can_start_and_stop_at_once_take_no_task_and_others_
     async with parts.running(yard, pool):
         watching = asyncio.create_task(other())
         tasks = asyncio.all_tasks()
-        for n in range(dynamic.FAIR_RUN * 10):
+        for n in range(FAIR_RUN * 10):
             await pool.start_child(leaf(f"a{n}"))
             assert asyncio.all_tasks() == tasks
         assert turns >= 9

@@ -13,13 +13,20 @@ from mbactor import observe, seams
 from mbactor.errors import AlreadyStarted, Ignore, InvalidSpec, NoSuchChild, Unavailable
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor import runner
+from mbactor.supervisor.runner import FAIR_RUN
 from mbactor.supervisor.spec import Backoff, child
 from mbactor.supervisor.state import GaveUp, StartFailed
 from mbactor.supervisor.supervisor import Supervisor
-from tests.supervisor.parts import Part, Yard, running, timers, until
+from tests.supervisor.parts import Part, PromptPart, Yard, running, timers, until
 from tests.supervisor.world import leaf
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True, params=[Part, PromptPart])
+def usual(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rule holds for children that are waited for and for those that start and stop at once."""
+    monkeypatch.setattr(Yard, "usual", request.param)
 
 
 class Events:
@@ -41,7 +48,7 @@ def abc(**options: Any) -> Supervisor:
 
 
 async def test_children_start_in_order_and_stop_in_reverse_each_within_its_own_time() -> None:
-    yard = Yard()
+    yard = Yard(Part)
     children = [leaf("a", shutdown="1s"), leaf("b", shutdown="brutal"), leaf("c", shutdown=None)]
     async with running(yard, Supervisor(children=children)):
         assert yard.took() == ["start a", "start b", "start c"]
@@ -112,7 +119,7 @@ async def test_a_stop_while_on_start_is_under_way_starts_no_child() -> None:
 
 
 async def test_a_stop_before_the_first_step_of_a_start_ends_it_too() -> None:
-    yard = Yard()
+    yard = Yard(Part)
     supervisor = yard.bound(Supervisor(children=[leaf("a", shutdown=None)]))
     starting = asyncio.create_task(supervisor.start())
     await asyncio.sleep(0)
@@ -421,3 +428,81 @@ async def test_a_restart_passes_the_seam() -> None:
             yard.parts["a"].crash()
             await until(lambda: supervisor.count_children().active == 0)
     assert seen == ["a"]
+
+
+# --- children that start and stop at once --------------------------------------------------------------------------
+
+
+async def test_a_child_that_starts_at_once_is_restarted_while_its_end_is_told() -> None:
+    yard = Yard(PromptPart)
+    async with running(yard, Supervisor(children=[leaf("a"), leaf("b")])) as supervisor:
+        yard.took()
+        tasks = asyncio.all_tasks()
+        yard.parts["a"].crash()
+        assert yard.took() == ["start a"]
+        assert asyncio.all_tasks() == tasks
+        assert [(row.state, row.restarts) for row in supervisor.which_children()] == [("running", 1), ("running", 0)]
+
+
+async def test_a_group_of_children_that_start_and_stop_at_once_is_restarted_while_the_end_of_one_is_told() -> None:
+    yard = Yard(PromptPart)
+    async with running(yard, Supervisor(strategy="one_for_all", children=[leaf("a"), leaf("b"), leaf("c")])):
+        yard.took()
+        yard.parts["b"].crash()
+        assert yard.took() == ["stop c", "stop a", "start a", "start b", "start c"]
+
+
+async def test_what_fails_to_start_at_once_is_tried_again_in_another_turn_of_the_loop() -> None:
+    yard = Yard(PromptPart)
+    async with running(yard, Supervisor(max_restarts=1000, children=[leaf("a")])) as supervisor:
+        yard.errors["a"] = [RuntimeError() for _ in range(100)]
+        yard.parts["a"].crash()
+        assert yard.parts["a"].incarnation == 2
+        await supervisor.terminate_child("a")  # an operator's call comes in between
+        assert len(yard.errors["a"]) > 90
+
+
+async def test_others_have_their_turn_while_many_children_start_and_stop_at_once() -> None:
+    yard, turns = Yard(PromptPart), 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(other())
+    async with running(yard, Supervisor(children=[leaf(f"a{n}") for n in range(FAIR_RUN * 10)])) as supervisor:
+        assert turns >= 9
+        turns = 0
+        await supervisor.stop()
+        assert turns >= 9
+    watching.cancel()
+
+
+async def test_a_restart_that_a_test_holds_still_is_waited_for() -> None:
+    yard, reached, go = Yard(PromptPart), asyncio.Event(), asyncio.Event()
+
+    async def hold(child: str) -> None:
+        reached.set()
+        await go.wait()
+
+    async with running(yard, Supervisor(children=[leaf("a")])):
+        yard.took()
+        with seams.armed("supervisor.restart.before", hold):
+            yard.parts["a"].crash()
+            await reached.wait()
+            assert yard.took() == []
+            go.set()
+            await until(lambda: yard.parts["a"].running)
+
+
+async def test_an_exception_that_ends_the_program_while_a_child_is_restarted_leaves_a_tree_that_can_be_stopped() -> (
+    None
+):
+    yard = Yard(PromptPart)
+    async with running(yard, Supervisor(children=[leaf("a"), leaf("b")])):
+        yard.errors["a"] = [KeyboardInterrupt()]
+        with pytest.raises(KeyboardInterrupt):
+            yard.parts["a"].crash()
+    assert [part.running for part in yard.parts.values()] == [False, False]
