@@ -26,6 +26,7 @@ EVENTS: Mapping[str, str] = {
     "actor.started": "an incarnation runs: actor, incarnation",
     "actor.stopped": "an incarnation ended: actor, incarnation, exit",
     "actor.crashed": "a method raised: actor, method, error, told, trace",
+    "actor.start_failed": "the constructor or on_start raised what is no answer: actor, error, trace",
     "actor.stop_failed": "on_stop raised: actor, error, trace",
     "actor.abandoned": "a method that would not stop was left behind: actor, method",
     "message.failed": "a method that was told, not asked, answered with an error: actor, method, error",
@@ -114,6 +115,7 @@ _LOUD = frozenset(
     {
         "actor.abandoned",
         "actor.crashed",
+        "actor.start_failed",
         "actor.stop_failed",
         "foreman.trouble",
         "loop.blocked",

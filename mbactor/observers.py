@@ -15,7 +15,6 @@ import threading
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from structlog.dev import BRIGHT, CYAN, DIM, GREEN, RED, RESET_ALL, YELLOW, Column, ConsoleRenderer
@@ -26,6 +25,7 @@ from structlog.processors import JSONRenderer
 from mbactor import clock, observe
 from mbactor.durations import text_of
 from mbactor.errors import MbactorError, error_told
+from mbactor.tracebacks import begin_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -38,6 +38,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "actor.started": ("debug", "actor started"),
     "actor.stopped": ("debug", "actor stopped"),
     "actor.crashed": ("error", "actor crashed"),
+    "actor.start_failed": ("error", "actor failed while it started"),
     "actor.stop_failed": ("error", "actor failed while it stopped"),
     "actor.abandoned": ("error", "method would not stop and was left behind"),
     "loop.blocked": ("warning", "event loop is blocked"),
@@ -185,15 +186,8 @@ def traceback_of(fields: Mapping[str, Any]) -> str | None:
         return None
     if isinstance(error, MbactorError) and error.remote_trace is not None:
         return error.remote_trace
-    below = error.__traceback__
-    while below is not None and below.tb_next is not None and _is_ours(below):
-        below = below.tb_next
+    below = begin_of(error.__traceback__)
     return None if below is None else "".join(traceback.format_exception(type(error), error, below))
-
-
-def _is_ours(step: TracebackType) -> bool:
-    """The frames that lead from the mailbox to the method are the same for every crash."""
-    return str(step.tb_frame.f_globals.get("__name__", "")).startswith("mbactor.kernel.")
 
 
 def _own_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:

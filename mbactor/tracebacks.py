@@ -1,7 +1,7 @@
 """Tracebacks that are noted at once and written out only where somebody reads them.
 
     noted = note(error)        # a few microseconds; no frame is kept alive
-    print(noted)               # what `traceback.format_exception` would have said
+    print(noted)               # what `traceback.format_exception` would have said, without what leads to the actor
 
 An error that crosses to its asker takes its traceback along. Writing that out opens source files, which takes longer
 than all else that a crash costs, and most are never read.
@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from types import TracebackType
 
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
 _HEAD = "Traceback (most recent call last):\n"
 _DEPTH = 20
 """Causes of causes that are followed."""
+
+_OURS = ("mbactor.kernel.", "mbactor.supervisor.")
 
 Frames = list[tuple[str, int, str, None]]
 
@@ -57,9 +60,18 @@ def note(error: BaseException, text_of: Callable[[BaseException], str]) -> Noted
     return NotedTrace([(join, frames, last) for join, (_, frames, last) in zip(joins, parts, strict=True)][::-1])
 
 
+def begin_of(trace: TracebackType | None) -> TracebackType | None:
+    """Where a traceback begins to say something: what leads to an actor's code is the same for every failure."""
+    while trace is not None and trace.tb_next is not None:
+        if not str(trace.tb_frame.f_globals.get("__name__", "")).startswith(_OURS):
+            break
+        trace = trace.tb_next
+    return trace
+
+
 def _frames(error: BaseException) -> Frames:
     frames: Frames = []
-    at = error.__traceback__
+    at = begin_of(error.__traceback__)
     while at is not None:
         code = at.tb_frame.f_code
         frames.append((code.co_filename, at.tb_lineno, code.co_name, None))

@@ -20,6 +20,7 @@ from mbactor.errors import (
     ActorCrashed,
     BudgetSpent,
     Deadlock,
+    MbactorError,
     NoSuchChild,
 )
 from mbactor.kernel.context import Call, Hooked, current
@@ -35,6 +36,15 @@ if TYPE_CHECKING:
     from mbactor.kernel.node import Node
 
 EXITS_KEPT = 8
+
+
+def tell_start_failed(actor: str, error: BaseException) -> None:
+    """Show the traceback of a start that failed: whoever waits for the start is told the error's text only.
+
+    An error that was raised on purpose (`MbactorError`) says itself what is wrong.
+    """
+    if isinstance(error, Exception) and not isinstance(error, MbactorError):
+        observe.emit("actor.start_failed", actor=actor, error=error)
 
 
 class Cell(Inbox):
@@ -225,8 +235,9 @@ class Cell(Inbox):
         token = current.set(None)
         try:
             begun.actor = self.cls(*self.args, **self.kwargs)
-        except BaseException:
+        except BaseException as error:
             self.state = "down"
+            tell_start_failed(self.address, error)
             raise
         finally:
             current.reset(token)
@@ -240,7 +251,8 @@ class Cell(Inbox):
         token = current.set(call)
         try:
             await begun.actor.on_start()
-        except BaseException:
+        except BaseException as error:
+            tell_start_failed(self.address, error)
             self.current = None
             self.state = "down"
             begun.release()

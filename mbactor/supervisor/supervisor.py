@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbactor import observe
 from mbactor.durations import Duration
 from mbactor.errors import InvalidSpec, MbactorError, NoSuchChild, Unavailable
+from mbactor.kernel.cell import tell_start_failed
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.seams import checkpoint, is_armed
 from mbactor.supervisor.children import Budget, Build, Child, ChildCount, ChildRow, build_child, start_now
@@ -230,7 +231,11 @@ class Supervisor:
         runner.on_exit = self._exited
         self.incarnation += 1
         self._stop_asked = False
-        await self.on_start()
+        try:
+            await self.on_start()
+        except BaseException as error:
+            tell_start_failed(runner.path, error)
+            raise
         try:
             if self._stop_asked:
                 raise Unavailable(f"supervisor {runner.path} was stopped while it started")

@@ -33,6 +33,7 @@ from mbactor import (
     endpoint,
 )
 from mbactor.kernel.dead_letters import DeadLetter, DeadLetters
+from mbactor.observers import traceback_of
 from mbactor.supervisor import SupervisorSpec
 from mbactor.supervisor.state import StartFailed
 from mbactor.testing import Recorder
@@ -947,6 +948,62 @@ async def test_a_failing_on_stop_is_reported_and_blocks_nothing(
     failed = mbactor_recorder.find("actor.stop_failed")
     assert [type(one.fields["error"]) for one in failed] == [type(error)]
     assert mbactor_recorder.find("supervisor.gave_up") == []
+
+
+class Unfit(Shop):
+    async def on_start(self) -> None:
+        raise OSError("no disk")
+
+
+class Unmade(Shop):
+    def __init__(self) -> None:
+        raise OSError("no disk")
+
+
+class Closed(Shop):
+    async def on_start(self) -> None:
+        raise SoldOut("x")
+
+
+@pytest.mark.parametrize("cls", [Unfit, Unmade])
+async def test_a_failing_start_is_told_with_its_traceback(
+    mbactor: ActorSystem, mbactor_recorder: Recorder, cls: type[Actor]
+) -> None:
+    with pytest.raises(StartFailed, match="OSError: no disk"):
+        await mbactor.spawn(child(Supervisor, id="inner", args={"children": [child(cls, id="unfit")]}))
+    failed = mbactor_recorder.find("actor.start_failed")
+    assert [one.fields["actor"] for one in failed] == ["shop.example#unfit"]
+    trace = traceback_of(failed[0].fields) or ""
+    assert 'raise OSError("no disk")' in trace
+    assert "/mbactor/kernel/" not in trace
+
+
+async def test_a_supervisor_that_does_not_start_is_told_with_its_traceback(
+    mbactor: ActorSystem, mbactor_recorder: Recorder
+) -> None:
+    class Faulty(Supervisor):
+        async def on_start(self) -> None:
+            raise OSError("no disk")
+
+    with pytest.raises(StartFailed, match="OSError: no disk"):
+        await mbactor.spawn(Faulty)
+    assert 'raise OSError("no disk")' in (traceback_of(mbactor_recorder.find("actor.start_failed")[0].fields) or "")
+
+
+async def test_a_start_that_is_refused_on_purpose_is_no_failure(
+    mbactor: ActorSystem, mbactor_recorder: Recorder
+) -> None:
+    with pytest.raises(StartFailed):
+        await mbactor.spawn(Closed)
+    assert mbactor_recorder.find("actor.start_failed") == []
+
+
+async def test_a_traceback_begins_where_the_actor_s_code_does(mbactor: ActorSystem) -> None:
+    shop = await mbactor.spawn(Shop)
+    with pytest.raises(ActorCrashed) as crashed:
+        await shop.ask(Shop.crash)
+    assert "in crash" in (crashed.value.remote_trace or "")
+    assert "/mbactor/kernel/" not in (crashed.value.remote_trace or "")
 
 
 # --- what is no crash -------------------------------------------------------------------------------------------------
