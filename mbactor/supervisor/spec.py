@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
-from mbactor.durations import Duration, seconds
+from mbactor.durations import Duration, seconds, text_of
 from mbactor.errors import InvalidSpec
 from mbactor.kernel.actor import Actor
 
@@ -58,7 +58,7 @@ class Backoff:
         if first <= 0:
             raise InvalidSpec(f"backoff.initial: {initial!r} given, more than 0 expected")
         if most < first:
-            raise InvalidSpec(f"backoff.maximum: {maximum!r} given, at least initial ({initial!r}) expected")
+            raise InvalidSpec(f"backoff.maximum: {text_of(most)} given, at least initial ({text_of(first)}) expected")
         if not factor >= 1:
             raise InvalidSpec(f"backoff.factor: {factor!r} given, a number >= 1 expected")
         if not 0 <= jitter <= 1:

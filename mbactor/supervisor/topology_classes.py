@@ -11,6 +11,7 @@ import inspect
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,8 @@ from mbactor.supervisor.topology_fields import did_you_mean
 
 GROUP = "mbactor.children"
 """The entry-point group of short kinds."""
+_imported: dict[str, int | None] = {}
+"""How old the file was of each module that was imported because a topology file names it."""
 
 
 def short_kinds() -> dict[str, EntryPoint]:
@@ -46,7 +49,8 @@ def import_class(reference: str) -> type:
     for part in attribute.split("."):
         if not hasattr(found, part):
             classes = [known for known, value in vars(found).items() if inspect.isclass(value)]
-            raise ValueError(f"module {name} has no {attribute!r}{did_you_mean(part, classes)}")
+            hint = _stale(name, module) or did_you_mean(part, classes)
+            raise ValueError(f"module {name} has no {attribute!r}{hint}")
         found = getattr(found, part)
     try:
         kind_of(found)
@@ -62,14 +66,45 @@ def import_class(reference: str) -> type:
 
 
 def _import(name: str) -> ModuleType:
+    known = name in sys.modules
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             folders = ", ".join(folder or "." for folder in sys.path[:2])
             raise ValueError(f"there is no module {name!r} (looked in {folders} and the installed packages)") from None
-        raise ValueError(f"module {name!r} cannot be imported: {error}") from error
+        raise ValueError(f"module {name!r} cannot be imported{_where(error)}: {error}") from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also of a module that exits at its import
-        raise ValueError(f"module {name!r} cannot be imported: {type(error).__name__}: {error_text(error)}") from error
+        reason = f"{type(error).__name__}: {error_text(error)}"
+        raise ValueError(f"module {name!r} cannot be imported{_where(error)}: {reason}") from error
+    if not known:
+        _imported[name] = _date_of(module)
+    return module
+
+
+def _where(error: BaseException) -> str:
+    """The line of the user's code at which an import failed; a SyntaxError says it itself."""
+    found = ""
+    for frame, line in walk_tb(error.__traceback__):
+        top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if top != "mbactor" and top not in sys.stdlib_module_names:
+            found = f" ({Path(frame.f_code.co_filename).name}, line {line})"
+    return "" if isinstance(error, SyntaxError) else found
+
+
+def _stale(name: str, module: ModuleType) -> str:
+    """What is to be said of a module whose file says something else by now: an apply meets such."""
+    if name not in _imported or _imported[name] == (date := _date_of(module)) or date is None:
+        return ""
+    file = Path(str(module.__file__)).name
+    return f"; {file} has changed since this process imported it, and is read again at its next start"
+
+
+def _date_of(module: ModuleType) -> int | None:
+    """When the module's file was last written, where it has one."""
+    try:
+        return Path(str(module.__file__)).stat().st_mtime_ns
+    except (OSError, AttributeError, ValueError):
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from mbactor.supervisor.interpolation import Sources, interpolate
 from mbactor.supervisor.spec import Backoff
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.topology import TopologyError, load
-from tests.supervisor.topology_parts import child_faults, children, faults, read
+from tests.supervisor.topology_parts import MODULE, child_faults, children, faults, read
 
 
 def test_a_whole_file_becomes_specifications(folder: Path) -> None:
@@ -152,7 +153,10 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "- actor: nothing_here:Orders",
             "tree.yaml:4:14: supervisor.children[0].actor: there is no module 'nothing_here'",
         ),
-        ("- actor: broken_for_test:Orders", "module 'broken_for_test' cannot be imported: ValueError: at import"),
+        (
+            "- actor: broken_for_test:Orders",
+            "module 'broken_for_test' cannot be imported (broken_for_test.py, line 2): ValueError: at import",
+        ),
         ("- actor: shop_for_test", "'shop_for_test' given, `module:Class` expected"),
         ("- actor: shop_for_test:Plain", "an Actor or Supervisor class expected"),
         ("- actor: [x]", "supervisor.children[0].actor: a list given"),
@@ -207,7 +211,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ("- actor: shop_for_test:Orders\n  id: ${A", "a closing brace expected"),
         ("- actor: shop_for_test:Orders\n  significant: 5", "significant: '5' given, true or false expected"),
         ("- actor: shop_for_test:Orders\n  args: {every: [1]}", "a duration with its unit"),
-        ("- actor: half_for_test:Orders", "module 'half_for_test' cannot be imported: No module named 'not_there'"),
+        ("- actor: half_for_test:Orders", "cannot be imported (half_for_test.py, line 1): No module named 'not_there'"),
         ("- include: tree.yaml", "the file includes itself: "),
         ("- sale: 5", "supervisor.children[0].sale: '5' given, a mapping expected"),
         ("- lost:", "tree.yaml:4:7: supervisor.children[0].lost: there is no module 'nowhere'"),
@@ -217,6 +221,16 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
 def test_a_faulty_child_is_refused_where_the_fault_is(folder: Path, text: str, problem: str) -> None:
     found = child_faults(folder, text)
     assert any(problem in one for one in found), found
+
+
+def test_a_class_that_was_written_after_its_module_was_imported_is_told_as_such(folder: Path) -> None:
+    missing = "supervisor.children[0].actor: module shop_for_test has no 'Later'"
+    assert child_faults(folder, "- actor: shop_for_test:Later") == [f"tree.yaml:4:14: {missing}, did you mean 'Gate'?"]
+    module = folder / "shop_for_test.py"
+    module.write_text(f"{MODULE}\nclass Later(Orders): ...\n")
+    os.utime(module, (2e9, 2e9))
+    said = "; shop_for_test.py has changed since this process imported it, and is read again at its next start"
+    assert child_faults(folder, "- actor: shop_for_test:Later") == [f"tree.yaml:4:14: {missing}{said}"]
 
 
 def test_replicas_are_counted_among_the_ids(folder: Path) -> None:
@@ -336,7 +350,7 @@ def test_a_short_kind_gives_its_arguments_and_its_keys_as_a_child(folder: Path) 
         ),
         (
             "- actor: shop_for_test:Orders\n  backoff: {initial: 2s, maximum: 1s}",
-            "tree.yaml:5:39: supervisor.children[0].backoff.maximum: 1.0 given, at least initial",
+            "tree.yaml:5:39: supervisor.children[0].backoff.maximum: 1s given, at least initial (2s)",
         ),
         (
             "- actor: shop_for_test:Orders\n  backoff: {initial: 1s, maximum: 2s, jitter: 2}",
