@@ -215,8 +215,9 @@ def plan(file: Path, overlays: tuple[Path, ...], form: str, differs: bool, pid: 
 
     The running process reads FILE itself, with its own environment and the overlays it was started with, if none are
     given. Code of modules that it has imported already is not read again: that takes another start. What was added at
-    run time is left alone, and what an operator stopped stays stopped. Exit code 0, also where there is something to
-    do (but see --exit-code), 1 when FILE is not running, 2 for a faulty file.
+    run time is left alone, but for what goes with its supervisor: the plan counts it. What an operator stopped stays
+    stopped. Exit code 0, also where there is something to do (but see --exit-code), 1 when FILE is not running, 2 for
+    a faulty file.
     """
     from mbactor.cli.operate import plan as planned
 

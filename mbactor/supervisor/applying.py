@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from mbactor import observe
@@ -90,7 +90,18 @@ class Applying:
         self.wanted = canonical(wanted)
         found = _Found()
         self.spec = _as_it_runs(root, self.wanted, found)
-        self.steps = plan(self.spec, self.wanted, root.path, found.marks())
+        self.steps = tuple(self._with_losses(step) for step in plan(self.spec, self.wanted, root.path, found.marks()))
+
+    def _with_losses(self, step: Step) -> Step:
+        """The step, with what it ends for good: whoever added children at run time is not asked to add them again."""
+        if step.kind != "supervisor" or step.act not in {"stop", "restart branch"}:
+            return step
+        branch = running_at(self.root, step.path.split("/")[1:])
+        lost = 0 if branch is None else _added(branch)
+        if not lost:
+            return step
+        counted = "1 child" if lost == 1 else f"{lost} children"
+        return replace(step, changes=(*step.changes, Change("added at run time", counted, "none")))
 
     async def carry_out(self, progress: Progress | None = None) -> SupervisorSpec:
         """Do the steps; what is specified then. ApplyFailed at the first that fails.
@@ -152,6 +163,14 @@ def running_at(root: Supervisor, ids: Sequence[str]) -> Supervisor | None:
     for id in ids:
         found = None if found is None else dict(found.nested()).get(id)
     return found if found is not None and found.phase in {"boot", "running"} else None
+
+
+def _added(supervisor: Supervisor) -> int:
+    """How many children were added at run time below a supervisor, as far as this process sees."""
+    declared = {one.id for one in supervisor.declared.children}
+    own = sum(row.id not in declared for row in supervisor.which_children())
+    branches = (one for id, one in supervisor.nested() if id in declared and one is not None)
+    return own + sum(_added(one) for one in branches if one.phase in {"boot", "running"})
 
 
 def _as_it_runs(supervisor: Supervisor, wanted: SupervisorSpec | None, found: _Found) -> SupervisorSpec:

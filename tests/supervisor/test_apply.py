@@ -272,6 +272,25 @@ async def test_what_was_added_at_run_time_stays() -> None:
         assert system.plan(wanted).steps == ()
 
 
+async def test_a_plan_says_how_many_children_that_were_added_at_run_time_a_step_ends() -> None:
+    def pool(most: int) -> ChildSpec:
+        return child(DynamicSupervisor, id="pool", args={"max_children": most})
+
+    async with office(nest("n", clerk("x"), pool(5))) as system:
+        for name in ("s1", "s2"):
+            await system.supervisor("pool").start_child(clerk(name))
+        await system.supervisor("n").start_child(clerk("late"))
+        changed = system.plan(tree(nest("n", clerk("x"), pool(9)))).steps
+        assert [str(one) for one in changed[0].changes] == [
+            "args.max_children 5 -> 9",
+            "added at run time 2 children -> none",
+        ]
+        gone = system.plan(tree(clerk("y"))).steps
+        assert [str(one) for one in gone[0].changes] == ["added at run time 3 children -> none"]
+        untouched = system.plan(tree(nest("n", clerk("x"), pool(5), max_restarts=9))).steps
+        assert [str(one) for one in untouched[0].changes] == ["max_restarts 3 -> 9"]
+
+
 async def test_what_an_operator_stopped_stays_stopped_and_starts_as_it_was_applied() -> None:
     async with office(clerk("a"), clerk("b"), nest("n", clerk("x"))) as system:
         top = system.supervisor("office")
