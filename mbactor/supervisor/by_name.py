@@ -49,9 +49,14 @@ def supervisors(roots: Iterable[Supervisor]) -> Iterator[tuple[str, Supervisor |
 def supervisor(name: str, roots: Iterable[Supervisor]) -> Supervisor:
     """The running supervisor that is meant. NoSuchChild, Ambiguous, Unavailable where it does not run here."""
     there = dict(supervisors(roots))
-    found = there[resolve(name, list(there))]
+    path = resolve(name, list(there))
+    found = there[path]
     if found is None:
-        raise Unavailable(f"supervisor {name!r} is not running in this process")
+        above, _, id = path.rpartition("/")
+        rows = above_it.which_children() if (above_it := there.get(above)) is not None else []
+        own = any(row.id == id and row.process is not None for row in rows)
+        hint = "; it has one of its own, and only actors in there reach it" if own else ""
+        raise Unavailable(f"supervisor {name!r} is not running in this process{hint}")
     return found
 
 

@@ -16,6 +16,7 @@ from itertools import accumulate
 
 from mbactor.durations import text_of
 from mbactor.errors import InvalidSpec
+from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
 
@@ -96,6 +97,12 @@ def _below(spec: SupervisorSpec, ids: tuple[str, ...], attempts: int) -> Iterato
         yield Lint(ids, "max_restarts", text)
     for child in spec.children:
         inner = spec_of(child)
+        if child.process and child.target is DynamicSupervisor:
+            text = (
+                "true given, and children are added from within its process, where nobody else is; a supervisor around "
+                "it and the actors that add them expected there"
+            )
+            yield Lint((*ids, child.id), "process", text)
         if inner is not None:
             yield from _supervisor(child, inner, (*ids, child.id))
             yield from _below(inner, (*ids, child.id), 1 if child.restart == "temporary" else whole)

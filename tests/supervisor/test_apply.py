@@ -344,7 +344,7 @@ async def test_a_branch_in_a_process_of_its_own_is_restarted_as_a_whole_and_only
         assert pid(system) not in {first, None}
         with pytest.raises(NoSuchChild):
             parent_of("x", system.roots())
-        with pytest.raises(Unavailable, match="'node' is not running in this process"):
+        with pytest.raises(Unavailable, match="'node' is not running in this process; it has one of its own"):
             system.supervisor("node")
 
 
@@ -521,6 +521,7 @@ def test_a_name_is_a_path_or_enough_of_its_end(name: str, path: str) -> None:
     [
         ("mail", Ambiguous, "'mail' may be shop/web/mail or shop/back/mail; give more of its path"),
         ("orders", NoSuchChild, "there is no 'orders'; did you mean shop/orders-1 or shop/orders-2?"),
+        ("shop/orders", NoSuchChild, "there is no 'shop/orders'; did you mean shop/orders-1 or shop/orders-2?"),
         ("wbe", NoSuchChild, "there is no 'wbe'; did you mean shop/web?"),
         ("zzz", NoSuchChild, "there is no 'zzz'; there are: shop, shop/orders-1"),
         ("ail", NoSuchChild, "there is no 'ail'; did you mean shop/web/mail?"),

@@ -47,6 +47,13 @@ def found(*children: ChildSpec, **options: Any) -> list[tuple[tuple[str, ...], s
     return [(lint.ids, lint.field) for lint in lints(SupervisorSpec(children=children, **options))]
 
 
+def test_a_dynamic_supervisor_alone_in_a_process_is_told() -> None:
+    alone = child(DynamicSupervisor, id="pool", process=True)
+    assert found(alone, child(One)) == [(("pool",), "process")]
+    inside = nested("n", [child(DynamicSupervisor, id="pool"), child(One)], options={"process": True})
+    assert found(inside) == []
+
+
 DURATIONS = st.sampled_from([0.0, 0.5, 1.0, 5.0, 30.0])
 BACKOFFS = st.none() | st.builds(Backoff, st.sampled_from([0.1, 1.0]), st.sampled_from([1.0, 20.0]))
 ACTORS = st.builds(
