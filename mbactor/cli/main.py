@@ -158,7 +158,7 @@ def tree(
     """
     if live:
         if overlays:
-            raise click.UsageError("--overlay changes what FILE declares; it goes without --live")
+            raise click.UsageError("--overlay cannot be given with --live: what runs has its overlays already")
         sys.exit(_live(file, form, every=every, once=once, whole=whole, pid=pid))
     for option, given in (("--every", every), ("--once", once), ("--all", whole), ("--pid", pid)):
         if given:
@@ -250,8 +250,9 @@ def stop(name: str, file: Path | None, pid: int | None, timeout: str | None) -> 
     """Stop the child NAME of the running tree, an actor or a whole supervisor, until `mbactor start` starts it.
 
     NAME is its id, or as much of the path of ids as it takes (`pipelines/orders`). FILE may be left out where one tree
-    runs. Restarts of its siblings leave it stopped. Exit code 0 when it is stopped, 1 when nothing runs, 4 when
-    NAME is unknown or ambiguous, 5 when it is not done within --timeout.
+    runs. Restarts of its siblings leave it stopped; a supervisor above it that is started again, or whose process is,
+    starts it too. Exit code 0 when it is stopped, 1 when nothing runs, 4 when NAME is unknown or ambiguous, 5 when it
+    is not done within --timeout.
     """
     _operate("stop", name, file, pid, timeout)
 

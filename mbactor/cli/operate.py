@@ -89,7 +89,7 @@ def operate(verb: Verb, name: str, file: Path | None, pid: int | None, timeout: 
 
 def _remark(verb: Verb, answer: Operated) -> str:
     if verb == "stop" and answer.state == "stopped":
-        return f"; it stays so until `mbactor start {answer.path}`"
+        return f"; it stays so until `mbactor start {answer.path}`, or until its supervisor starts again"
     if verb != "stop" and answer.state == "stopped":
         return "; it asked not to be started"
     return ""

@@ -39,7 +39,7 @@ def resolve(name: str, paths: Sequence[str]) -> str:
 
 def _like(wanted: str, paths: Sequence[str]) -> list[str]:
     """Those whose end begins with it, as the replicas of a child do, or is spelt like it."""
-    begin = [path for path in paths if f"/{path}".rpartition("/")[2].startswith(wanted)]
+    begin = [path for path in paths if f"/{wanted}" in f"/{path}" and "/" not in f"/{path}".rpartition(f"/{wanted}")[2]]
     if begin:
         return begin
     last = {path.rpartition("/")[2]: path for path in reversed(paths)}

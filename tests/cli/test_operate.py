@@ -209,7 +209,10 @@ def test_a_child_is_stopped_started_and_restarted_by_its_name_alone(office: Offi
     with office.running():
         stopped = office.do("stop", "clerk-1")
         assert stopped.returncode == 0, stopped.stderr
-        assert stopped.stdout == "office/clerk-1: stopped; it stays so until `mbactor start office/clerk-1`\n"
+        assert stopped.stdout == (
+            "office/clerk-1: stopped; it stays so until `mbactor start office/clerk-1`,"
+            " or until its supervisor starts again\n"
+        )
         assert "held" in office.do("tree", "office.yaml", "--live", "--once").stdout
         assert office.do("start", "clerk-1", "office.yaml").stdout == "office/clerk-1: running\n"
         assert office.do("restart", "back").stdout == "office/back: running\n"
