@@ -86,6 +86,10 @@ class Feature:
         requires: str | None = None,
         local_names: dict[str, Any] | None = None,
     ) -> None:
+        if isinstance(function, Feature):
+            raise DeclarationError(
+                f"{function.function.__qualname__}: declared twice; one of @endpoint, @task and @workflow expected"
+            )
         if method.upper() not in METHODS | {ANY_METHOD}:
             known = ", ".join(sorted(METHODS))
             raise DeclarationError(f"{function.__qualname__}: method {method!r}: expected ANY or one of {known}")

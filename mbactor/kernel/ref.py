@@ -53,6 +53,12 @@ class ActorRef(Generic[A]):
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
 
+    if not TYPE_CHECKING:  # for a type checker a ref has no such attribute at all
+
+        def __getattr__(self, name: str) -> Any:
+            hint = "" if name.startswith("_") else "; a message is sent by ask or tell: ref.ask(Counter.add, by=5)"
+            raise AttributeError(f"an ActorRef has no attribute {name!r}{hint}", name=name, obj=self)
+
     @property
     def cell(self) -> Cell:
         """The machinery of the actor. Unavailable where that is in another process."""

@@ -150,6 +150,8 @@ def child(
     if not isinstance(process, bool):
         raise InvalidSpec(f"child {name!r}: process: {process!r} given, True or False expected")
     before = _after(name, after)
+    if args is not None and not isinstance(args, Mapping):
+        raise InvalidSpec(f"child {name!r}: args: {args!r} given, a mapping of argument names to values expected")
     arguments = dict(args) if args else _NO_ARGUMENTS
     _check_arguments(name, target, positional, arguments)
     return ChildSpec(

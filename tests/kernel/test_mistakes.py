@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from mbactor import Actor, ActorCrashed, ActorRef, ActorStopped, ActorSystem, DeclarationError, child, endpoint
+from mbactor import (
+    Actor,
+    ActorCrashed,
+    ActorRef,
+    ActorStopped,
+    ActorSystem,
+    DeclarationError,
+    InvalidSpec,
+    child,
+    endpoint,
+)
 
 
 class Shop(Actor):
@@ -90,3 +100,26 @@ def test_where_nobody_listens_a_crash_is_written_to_stderr() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "actor.crashed" in done.stderr
     assert "lost order" in done.stderr
+
+
+def test_a_method_that_is_declared_twice_is_refused() -> None:
+    again: Any = endpoint
+
+    async def go(self: Actor) -> None: ...
+
+    with pytest.raises(DeclarationError, match=r"go: declared twice; one of @endpoint, @task and @workflow expected"):
+        again(endpoint(go))
+
+
+def test_arguments_that_are_no_mapping_are_refused() -> None:
+    with pytest.raises(
+        InvalidSpec, match=r"child 'x': args: \[1\] given, a mapping of argument names to values expected"
+    ):
+        child(Actor, id="x", args=[1])  # type: ignore[arg-type]
+
+
+async def test_a_method_called_on_a_ref_is_answered_with_how_it_is_sent(mbactor: ActorSystem) -> None:
+    ref: Any = await mbactor.spawn(child(Actor, id="x"))
+    with pytest.raises(AttributeError, match=r"an ActorRef has no attribute 'add'; a message is sent by ask or tell"):
+        ref.add(1)
+    assert not hasattr(ref, "__len__")
