@@ -110,7 +110,12 @@ class Files:
             return
         here = self._above[-1]
         target = here.parent / name
-        if target.resolve() in [path.resolve() for path in self._above]:
+        try:
+            circular = target.resolve() in [path.resolve() for path in self._above]
+        except (OSError, RuntimeError, ValueError):  # links that lead to each other, or a name that no file can have
+            section.wrong_at("include", f"there is no file {str(target)!r}")
+            return
+        if circular:
             cycle = " -> ".join(str(path) for path in [*self._above, target])
             section.wrong_at("include", f"the file includes itself: {cycle}")
             return

@@ -125,6 +125,8 @@ def read(path: Path, shown: str, problems: Problems) -> Node | None:
         problems.add(start, f"the file cannot be read: {error.strerror or error}")
     except UnicodeDecodeError as error:
         problems.add(start, f"the file is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}")
+    except ValueError as error:  # of the path, which no file can have
+        problems.add(start, f"the file cannot be read: {error}")
     except yaml.MarkedYAMLError as error:
         problems.add(*_syntax(shown, error))
     except RecursionError:

@@ -18,6 +18,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "half_for_test.py").write_text("import not_there\n")
     (tmp_path / "plain.yaml").write_text("text\n")
     (tmp_path / "broken.yaml").write_text("[\n")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     # An installed package of a user, with two short kinds.
     info = tmp_path / "shop_for_test-1.0.dist-info"
     info.mkdir()

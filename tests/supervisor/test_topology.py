@@ -138,6 +138,8 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(folder: Path) -> None:
     (folder / "bytes.yaml").write_bytes(b"version: \xff\n")
     with pytest.raises(TopologyError, match="not UTF-8: byte 9 is 0xff"):
         load(folder / "bytes.yaml", {})
+    with pytest.raises(TopologyError, match="cannot be read: embedded null byte"):
+        load(folder / "a\0b.yaml", {})
 
 
 def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None:
@@ -204,6 +206,8 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "auto_shutdown is 'never'",
         ),
         ("- include: none.yaml", "there is no file"),
+        ('- include: "a\\0b.yaml"', "there is no file"),
+        ("- include: loop.yaml", "there is no file"),
         ("- include: plain.yaml", "plain.yaml:1:1: 'text' given, a list of children or `children:` expected"),
         ("- include: broken.yaml", "broken.yaml:2:1: not YAML"),
         ("- include: [x]", "include: a list given, the path of a file expected"),
