@@ -113,7 +113,8 @@ def main(descriptor: int) -> None:
     if sys.stderr is not None:
         faulthandler.enable(all_threads=False)
     link = socket.socket(fileno=descriptor)
-    os.register_at_fork(after_in_child=link.close)  # else a child would keep the parent from seeing that this one died
+    link.set_inheritable(False)  # else a child would keep the parent from seeing that this one died
+    os.register_at_fork(after_in_child=link.close)
     with suppress(EOFError, OSError):
         prepare(msgspec.msgpack.decode(receive(link)[0], type=Preparation))
         threading.Thread(target=_watch, args=(link,), name="mbactor-parent", daemon=True).start()

@@ -169,8 +169,28 @@ from_node: msgspec.msgpack.Decoder[FromNode] = msgspec.msgpack.Decoder(FromNode)
 
 
 def encoded(frame: FromParent | FromNode) -> bytes:
-    data = _encode(frame)
+    try:
+        data = _encode(frame)
+    except (OverflowError, UnicodeEncodeError):
+        data = _encode(_told(msgspec.to_builtins(frame, builtin_types=(bytes,), enc_hook=repr)))
     return LENGTH.pack(len(data)) + data
+
+
+def _told(value: Any) -> Any:
+    """A value of which msgpack cannot have all, with that as text: whole numbers of more than 64 bits, and texts that
+    are not Unicode.
+    """
+    match value:
+        case dict():
+            return {_told(name): _told(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_told(one) for one in value]
+        case int() if not -(2**63) <= value < 2**64:
+            return hex(value)
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case _:
+            return value
 
 
 def split(buffer: bytearray) -> Iterator[bytes]:

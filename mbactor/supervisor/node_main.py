@@ -85,6 +85,7 @@ def main(control: int, bus: int) -> None:
         faulthandler.enable(all_threads=False)
     link, lent = socket.socket(fileno=control), socket.socket(fileno=bus)
     for one in (link, lent):  # else a child of this process would keep the parent from seeing its end
+        one.set_inheritable(False)
         os.register_at_fork(after_in_child=one.close)
     line = _Line(link)
     try:
@@ -321,9 +322,9 @@ class _Line:
         threading.Thread(target=self._read, args=(loop, take), name="mbactor-control-in", daemon=True).start()
 
     def drain(self) -> None:
-        """Until all that was sent has left, or the parent does not read."""
+        """Until all that was sent has left, or the parent has gone: it is to hear how this ended, however late."""
         self._out.put(None)
-        self._writer.join(LEFT)
+        self._writer.join()
 
     def _read(self, loop: asyncio.AbstractEventLoop, take: Any) -> None:
         with suppress(EOFError, OSError, RuntimeError):  # the parent, or the loop, has gone

@@ -32,6 +32,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakSet
 
 from mbactor import observe, offload
 from mbactor.errors import Ignore, InvalidSpec, ProcessDied, Unavailable, from_wire
@@ -81,6 +82,8 @@ SILENT = 10.0
 PING = 1.0
 LINGER = 5.0
 """Seconds a process has to go once it has said that it is through."""
+LINE = 65_536
+"""Bytes of output that are kept until their line has ended; a longer one is printed in pieces."""
 
 
 class NodeProcess:
@@ -231,7 +234,7 @@ class _Process(asyncio.Protocol):
         """What the process said of its end, before it came."""
         self._running = self._stopping = self._killed = self._heard_all = False
         self._code: int | None = None
-        self._heard_at = 0.0
+        self._unanswered = 0
         self._numbers = count()
         self._operations: dict[int, asyncio.Future[Operated]] = {}
         self._exported = exported
@@ -240,7 +243,14 @@ class _Process(asyncio.Protocol):
     async def launch(cls, owner: NodeProcess, node: Node) -> _Process:
         loop = asyncio.get_running_loop()
         begin = _begin(owner, node, loop)
-        (control, theirs), (lent, bus) = socket.socketpair(), socket.socketpair()
+        control, theirs = socket.socketpair()
+        try:
+            lent, bus = socket.socketpair()
+        except OSError:
+            control.close()
+            theirs.close()
+            raise
+        _links.update((control, lent))
         with theirs, bus:
             port = await hub_of(node).attach(lent)
             try:
@@ -265,14 +275,22 @@ class _Process(asyncio.Protocol):
             self._transport.abort()
             raise
         self.pid = self._popen.pid
-        _print_from(self._popen, self._owner.spec.id)
         waiting = threading.Thread(
             target=self._wait, args=(asyncio.get_running_loop(),), name=f"mbactor-node-{self.pid}", daemon=True
         )
-        waiting.start()
+        try:
+            waiting.start()
+            _print_from(self._popen, self._owner.spec.id)
+        except BaseException:  # there is no thread to be had, and nobody would wait for the process
+            self._transport.abort()
+            self._popen.kill()
+            with self._popen:
+                raise
 
     async def start(self, number: int) -> str | None:
         """Start an incarnation; the url of its ref. Raises what it failed with."""
+        if self.over.done():
+            raise self.over.result().error or self._died()
         self._starting = asyncio.get_running_loop().create_future()
         self.send(Start(number))
         try:
@@ -315,10 +333,11 @@ class _Process(asyncio.Protocol):
             self._transport.write(encoded(frame))
 
     async def _while_it_answers(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._heard_at = loop.time()
-        while not self.over.done() and loop.time() - self._heard_at < SILENT:
+        # In pings and not by the clock: it may be this process that was stopped for a while, and the node with it.
+        self._unanswered = 0
+        while not self.over.done() and self._unanswered * PING < SILENT:
             self.send(Ping())
+            self._unanswered += 1
             await asyncio.wait([self.over], timeout=PING)
 
     # --- its end ------------------------------------------------------------------------------------------------
@@ -346,7 +365,7 @@ class _Process(asyncio.Protocol):
         exit = self._how(self._code)
         self._owner.gone(self)
         self.over.set_result(exit)
-        died = ProcessDied(self._owner.path, self.pid, self._code, kind="process")
+        died = self._died()
         for asked in self._operations.values():
             if not asked.done():
                 asked.set_exception(died)
@@ -360,7 +379,11 @@ class _Process(asyncio.Protocol):
             return self._told
         if self._killed:
             return KILLED
-        return NORMAL if code == 0 else Exit("failed", ProcessDied(self._owner.path, self.pid, code, kind="process"))
+        return NORMAL if code == 0 else Exit("failed", self._died())
+
+    def _died(self) -> ProcessDied:
+        assert self._code is not None
+        return ProcessDied(self._owner.path, self.pid, self._code, kind="process")
 
     # --- what it says --------------------------------------------------------------------------------------------
 
@@ -395,12 +418,27 @@ class _Process(asyncio.Protocol):
             case Terminate():
                 self._owner.asked_to_end()
             case Pong():
-                self._heard_at = asyncio.get_running_loop().time()
+                self._unanswered = 0
             case Happened(name, fields, lost):
                 told = {"node": self._owner.path, **restored(fields), **({"lost": lost} if lost else {})}
                 observe.relay(name, told, exported=self._exported)
             case _:
                 pass
+
+
+_links: WeakSet[socket.socket] = WeakSet()
+"""This process's ends of what leads to its nodes."""
+
+
+def _let_go() -> None:
+    """In a fork of this process: it would keep the nodes from seeing that their parent has ended."""
+    for link in list(_links):
+        with suppress(OSError):  # it is closed already
+            os.close(link.detach())
+    _links.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def hub_of(node: Node) -> Hub:
@@ -444,16 +482,21 @@ def _pump(process: subprocess.Popen[bytes], name: str) -> None:
         selector.register(process.stderr, selectors.EVENT_READ, "stderr")
         while selector.get_map():
             for key, _ in selector.select():
-                data = os.read(key.fd, 65_536)
-                *lines, rest[key.fd] = (rest.get(key.fd, b"") + data).split(b"\n")
+                data = os.read(key.fd, LINE)
+                *lines, left = (rest.get(key.fd, b"") + data).split(b"\n")
+                if left and (not data or len(left) >= LINE):
+                    lines.append(left)
+                    left = b""
+                rest[key.fd] = left
                 if not data:
                     selector.unregister(key.fileobj)
-                    lines = [line for line in (rest[key.fd],) if line]
                 _print(name, lines, getattr(sys, key.data))
 
 
 def _print(name: str, lines: list[bytes], stream: Any) -> None:
     with suppress(OSError, ValueError, AttributeError):  # it is closed, or there is none
         for line in lines:
-            stream.write(f"{name} | {line.decode(errors='backslashreplace')}\n")
+            text = f"{name} | {line.decode(errors='backslashreplace')}\n"
+            coding = getattr(stream, "encoding", None) or "utf-8"
+            stream.write(text.encode(coding, "backslashreplace").decode(coding))
         stream.flush()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -25,6 +26,7 @@ from itertools import count
 from typing import Any, Protocol, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from mbactor.errors import BadRequest, Unavailable
 from mbactor.transport.bus import Bus, Delivery, Failure, Receive, Reservation, Subscription, check_pattern
@@ -33,6 +35,10 @@ from mbactor.transport.message import Message
 FULL = 64 * 1024 * 1024
 """Bytes that may wait for a process that does not read."""
 MAX_PAYLOAD = 1024 * 1024 * 1024
+BURST = 1024 * 1024
+"""Bytes that are kept until the end of a turn of the loop; more are written at once, and count as waiting."""
+AGED = 0.01
+"""Seconds on the way that count: so much less time is there for the answer."""
 _LENGTH = struct.Struct(">I")
 _PUBLISH, _SUBSCRIBE, _UNSUBSCRIBE, _DELIVER, _PING, _PONG, _RESERVE, _RELEASE, _FAIL, _HOLD = range(10)
 _encode = msgspec.msgpack.Encoder().encode
@@ -61,6 +67,7 @@ class _Wire(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._in = bytearray()
         self._out: list[bytes] = []
+        self._size = 0
         self._gone = asyncio.Event()
 
     async def connect(self, sock: socket.socket) -> None:
@@ -73,6 +80,9 @@ class _Wire(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._write)
         data = _encode(frame)
         self._out += (_LENGTH.pack(len(data)), data)
+        self._size += len(data)
+        if self._size >= BURST:
+            self._write()
 
     async def close(self) -> None:
         """Send what is to be sent, and end."""
@@ -87,7 +97,7 @@ class _Wire(asyncio.Protocol):
             await self._gone.wait()
 
     def _write(self) -> None:
-        out, self._out = self._out, []
+        out, self._out, self._size = self._out, [], 0
         if out and self.open:
             self._transport.write(b"".join(out))
 
@@ -174,8 +184,9 @@ class Port:
 
     def _take(self, frame: list[Any]) -> None:  # noqa: C901 - a case a frame
         match frame:
-            case [0, subject, reply, data]:
+            case [0, subject, reply, data, at]:
                 self._asked.pop(subject, None)
+                data = _aged(reply, data, at)
                 with suppress(Unavailable):  # the bus is being closed around us
                     self._bus.publish(subject, data, reply=reply)
             case [1, number, subject, queue]:
@@ -213,7 +224,8 @@ class Port:
                 return
             if _is_ask(delivery.data):
                 self._asked[reply] = None
-        self.wire.send(_DELIVER, number, delivery.subject, reply, delivery.failure, delivery.data)
+        at = time.monotonic()
+        self.wire.send(_DELIVER, number, delivery.subject, reply, delivery.failure, delivery.data, at)
 
     def _lost(self) -> None:
         for flush in self._flushes:
@@ -234,6 +246,23 @@ def _is_ask(data: bytes) -> bool:
         return Message.from_bytes(data).envelope.op == "ask"
     except BadRequest:
         return False
+
+
+def _aged(reply: str | None, data: bytes, at: float) -> bytes:
+    """The message, with less time to be answered in where it was on the way for long: a process may have been stopped,
+    or its loop blocked. Both processes have the same monotonic clock.
+    """
+    waited = time.monotonic() - at
+    if reply is None or waited < AGED:
+        return data
+    try:
+        message = Message.from_bytes(data)
+    except BadRequest:
+        return data
+    budget = message.envelope.budget
+    if budget is None:
+        return data
+    return Message(replace(message.envelope, budget=budget - waited), message.body).to_bytes()
 
 
 # --- in the other process -----------------------------------------------------------------------------------------
@@ -260,7 +289,7 @@ class LinkBus:
             raise Unavailable("the bus is closed")
         if reply is not None and self._wire.full:
             raise Unavailable(f"the process with the bus does not read: {FULL} bytes wait for it")
-        self._wire.send(_PUBLISH, subject, reply, data)
+        self._wire.send(_PUBLISH, subject, reply, data, time.monotonic())
 
     def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> _Subscription:
         check_pattern(subject)
@@ -303,10 +332,10 @@ class LinkBus:
 
     def _take(self, frame: list[Any]) -> None:
         match frame:
-            case [3, number, subject, reply, failure, data]:
+            case [3, number, subject, reply, failure, data, at]:
                 subscription = self._subscriptions.get(number)
                 if subscription is not None:
-                    subscription.receive(Delivery(subject, data, reply, failure))
+                    subscription.receive(Delivery(subject, _aged(reply, data, at), reply, failure))
             case [5, number]:
                 pong = self._pongs.pop(number)
                 if not pong.done():

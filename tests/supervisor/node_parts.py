@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextvars import Context
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mbactor import Actor, DynamicSupervisor, Supervisor, child, endpoint
-from mbactor.errors import Ignore
+from mbactor.errors import Ignore, MbactorError
 from mbactor.kernel.exit import Exit
 
 
@@ -24,6 +25,7 @@ class Worker(Actor):
     def __init__(self, mark: str = "", notes: str | None = None) -> None:
         self.mark = mark
         self.notes = notes
+        self.count = 0
 
     async def on_start(self) -> None:
         self.note(f"start {os.getpid()}")
@@ -84,8 +86,38 @@ class Worker(Actor):
         print(text.upper(), file=sys.stderr)
 
     @endpoint
-    async def log_it(self, text: str) -> None:
-        self.log.info(text, size=3)
+    async def log_it(self, text: str, size: int = 3) -> None:
+        self.log.info(text, size=size)
+
+    @endpoint
+    async def write_note(self, text: str) -> None:
+        self.note(text)
+
+    @endpoint
+    async def take(self, text: str) -> None:
+        self.count += 1
+
+    @endpoint
+    async def taken(self) -> int:
+        return self.count
+
+    @endpoint
+    async def flood(self, count: int, size: int) -> None:
+        for _ in range(count):
+            self.log.info("x" * size)
+        raise RuntimeError("flooded")
+
+    @endpoint
+    async def write_out(self, size: int) -> None:
+        sys.stdout.write("x" * size)
+        sys.stdout.flush()
+
+    @endpoint
+    async def inherited_sockets(self) -> int:
+        """How many sockets a program gets that is started with all that can be inherited."""
+        command = ["ls", "-l", "/proc/self/fd"]
+        done = subprocess.run(command, close_fds=False, capture_output=True, check=True, text=True)  # noqa: ASYNC221
+        return done.stdout.count("socket:")
 
 
 class Stubborn(Worker):
@@ -105,6 +137,11 @@ class Stubborn(Worker):
 class Refuses(Actor):
     async def on_start(self) -> None:
         raise ValueError("not today")
+
+
+class OddlyRefuses(Actor):
+    async def on_start(self) -> None:
+        raise MbactorError("not today", number=2**70, text="\udc80")
 
 
 class Ignored(Actor):
@@ -138,6 +175,13 @@ class Pair(Supervisor):
 
     def __init__(self, notes: str | None = None, *more: Any) -> None:
         super().__init__(children=[child(Warm), child(Worker, args={"notes": notes})])
+
+
+class Flooded(Supervisor):
+    """Gives up at the first crash."""
+
+    max_restarts = 0
+    children = (child(Worker),)
 
 
 class Broken(Supervisor):
