@@ -24,6 +24,7 @@ from typing import Any, Protocol
 EVENTS: Mapping[str, str] = {
     "log": "a line from user code: level, message, and its fields",
     "actor.started": "an incarnation runs: actor, incarnation",
+    "node.started": "a child runs in a process of its own: node, pid, incarnation",
     "actor.stopped": "an incarnation ended: actor, incarnation, exit",
     "actor.crashed": "a method raised: actor, method, error, told, trace",
     "actor.start_failed": "the constructor or on_start raised what is no answer: actor, error, trace",

@@ -56,6 +56,16 @@ class Served:
             if found:
                 return found
 
+    def until_error(self, pattern: str) -> re.Match[str]:
+        """Wait for a line on stderr."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            for line in self.errors:
+                if found := re.search(pattern, line):
+                    return found
+            time.sleep(0.01)
+        raise AssertionError(f"no line {pattern!r}\n{self.told()}")
+
     @property
     def url(self) -> str:
         return self.until(r"serving (http://\S+)")[1]

@@ -15,19 +15,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbactor import observe
+from mbactor.durations import text_of
 from mbactor.errors import MbactorError, Unavailable
 from mbactor.kernel.settings import Settings, environment
 from mbactor.observers import LogObserver, telemetry_from_environment
 from mbactor.supervisor.control import Control
 from mbactor.supervisor.sockets import folders
 from mbactor.supervisor.system import ActorSystem
-from mbactor.supervisor.tree import render
+from mbactor.supervisor.tree import render, walked
 
 if TYPE_CHECKING:
     from mbactor.kernel.exit import Exit
     from mbactor.supervisor.topology import Topology
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 3.0
+"""Seconds after which it is said what a start waits for."""
 GRACE = 1.0
 """Seconds that what is left at the end has to react to its cancellation."""
 SAME_SIGNAL = 0.5
@@ -128,7 +131,10 @@ async def _shown(system: ActorSystem, topology: Topology) -> AsyncIterator[None]
 
 async def _until_stopped(system: ActorSystem, stopped: asyncio.Event, addresses: _Addresses) -> int:
     starting = asyncio.ensure_future(system.start())
-    if await _first(starting, stopped):
+    telling = asyncio.ensure_future(_tell_what_starts(system))
+    by_signal = await _first(starting, stopped)
+    telling.cancel()
+    if by_signal:
         starting.cancel()
         await asyncio.wait([starting])
         return 0
@@ -147,6 +153,17 @@ async def _until_stopped(system: ActorSystem, stopped: asyncio.Event, addresses:
     await system.stop()
     ended.cancel()
     return 0 if gave_up is None or gave_up.clean else _gave_up(gave_up)
+
+
+async def _tell_what_starts(system: ActorSystem) -> None:
+    """Say who is waited for, where the start takes long: after `PATIENCE`, then each time after twice as long."""
+    pause, began = PATIENCE, time.monotonic()
+    while True:
+        await asyncio.sleep(pause)
+        pause *= 2
+        names = [path for path, node in walked(system.tree()) if node.state == "starting" and not node.children]
+        since = text_of(round(time.monotonic() - began))
+        click.echo(f"starting since {since}: {', '.join(names) or system.name}", err=True)
 
 
 async def _first(work: asyncio.Future[Any], stopped: asyncio.Event) -> bool:

@@ -156,6 +156,7 @@ class NodeProcess:
                 raise
         self._release(but=process.port)
         self._ref = None if url is None else ref_of_url(url)
+        observe.emit("node.started", node=self.path, pid=process.pid, incarnation=self.incarnation)
 
     async def _launched(self) -> _Process:
         launching = asyncio.get_running_loop().create_task(_Process.launch(self, self._node))

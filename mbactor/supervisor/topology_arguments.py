@@ -14,6 +14,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from types import UnionType
 from typing import Any, Union
@@ -71,11 +72,19 @@ def configuration(cls: type, section: Section) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _hints_of(cls: type) -> Mapping[str, Any]:
-    """The constructor's annotations; nothing where they cannot be resolved."""
+    """The constructor's annotations, those that can be resolved: a name may be imported for type checkers only."""
+    init = inspect.getattr_static(cls, "__init__")
     try:
-        return typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
-    except (NameError, AttributeError, TypeError):
+        return typing.get_type_hints(init)
+    except (AttributeError, TypeError):
         return {}
+    except NameError:
+        found: dict[str, Any] = {}
+        for name, annotation in init.__annotations__.items():
+            one = type("one", (), {"__annotations__": {name: annotation}})
+            with suppress(NameError, AttributeError, TypeError):
+                found |= typing.get_type_hints(one, init.__globals__)
+        return found
 
 
 def _argument(section: Section, node: Node, annotation: Any) -> Any:

@@ -179,6 +179,14 @@ def _state(row: ChildRow, view: ActorView | None) -> str:
     return view.state if view is not None and ending else row.state
 
 
+def walked(node: TreeNode, above: str = "") -> Iterator[tuple[str, TreeNode]]:
+    """Each node of the tree with its path, the root first."""
+    path = f"{above}{node.id}"
+    yield path, node
+    for child in node.children:
+        yield from walked(child, f"{path}/")
+
+
 def tree_of_spec(spec: SupervisorSpec, name: str) -> TreeNode:
     """The tree that a specification declares. Nested supervisors are constructed, and not started: children that
     one makes only in its `on_start` are not seen.

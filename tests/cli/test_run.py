@@ -207,6 +207,21 @@ def test_bad_requests_do_not_bring_the_tree_down(tmp_path: Path) -> None:
         assert served.end() == 0, served.told()
 
 
+def test_who_takes_long_to_start_is_named_and_a_signal_breaks_it_off(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import asyncio\nfrom mbactor import Actor\n\n\nclass Slow(Actor):\n"
+        "    async def on_start(self) -> None:\n        await asyncio.sleep(3600)\n"
+    )
+    (tmp_path / "slow.yaml").write_text(
+        "version: 1\nname: shop\nsupervisor:\n  children:\n    - supervisor: back\n      children:\n"
+        "        - actor: slow:Slow\n"
+    )
+    with serving(tmp_path / "slow.yaml", tmp_path) as served:
+        served.until_error(r"^starting since 3s: shop/back/slow$")
+        served.signal(signal.SIGINT)
+        assert served.end() == 0
+
+
 def test_a_child_that_does_not_start_is_named_and_nothing_stays_behind(tmp_path: Path) -> None:
     topology = write(tmp_path, TREE.replace("    - gateway", "    - actor: loud:Broken\n    - gateway"))
     done = command("run", str(topology), cwd=tmp_path, PORT="0")

@@ -146,6 +146,8 @@ async def test_a_node_may_have_nodes_of_its_own() -> None:
             await until(lambda: told.named("supervisor.restarting"))
             assert await answered(lambda: system.ask(Worker.pid)) not in {pid, node.pid}
     assert {fields.get("node") for name, fields in told.events if name == "actor.started"} == {"spawned/outer/pair"}
+    started = [(fields["node"], fields["incarnation"]) for fields in told.named("node.started")]
+    assert started == [("spawned/outer/pair", 1), ("spawned/outer", 1), ("spawned/outer/pair", 2)]
     assert not lives(pid)
 
 

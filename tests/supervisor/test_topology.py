@@ -260,6 +260,17 @@ def test_arguments_become_what_the_annotation_says(folder: Path) -> None:
     assert spec.args == {"start": 7, "ratio": 2.0, "tags": None, "on": True}
 
 
+def test_an_annotation_that_cannot_be_resolved_keeps_no_other_argument_from_its_check(folder: Path) -> None:
+    (folder / "later_for_test.py").write_text(
+        "from __future__ import annotations\nfrom mbactor import Actor\n\n\nclass Later(Actor):\n"
+        "    def __init__(self, what: OnlyForTypeCheckers, size: int) -> None: ...\n"
+    )
+    (spec,) = children(folder, "- actor: later_for_test:Later\n  args: {what: x, size: '${N}'}", {"N": "7"}).children
+    assert spec.args == {"what": "x", "size": 7}
+    (told,) = child_faults(folder, "- actor: later_for_test:Later\n  args: {what: x, size: many}")
+    assert "'many' given" in told
+
+
 def test_interpolation_takes_the_type_of_the_field_and_brings_in_no_structure(folder: Path) -> None:
     text = """
         - actor: shop_for_test:Orders
