@@ -31,6 +31,8 @@ Unset = Literal["unset"]
 STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
 RESTARTS: Final[tuple[str, ...]] = get_args(Restart)
 AUTO_SHUTDOWNS: Final[tuple[str, ...]] = get_args(AutoShutdown)
+ACTOR_SHUTDOWN = 5.0
+"""Seconds that an actor has to stop where nothing is said."""
 MOST_REPLICAS = 10_000
 """More than this in one supervisor is a slip of the pen."""
 _ID = re.compile(r"[^\s/]+")
@@ -349,7 +351,7 @@ def _duration(field: str, value: Duration) -> float:
 
 def _shutdown(name: str, kind: Kind, value: Duration | None) -> float | None:
     if value == "unset":
-        return 5.0 if kind == "actor" else None
+        return ACTOR_SHUTDOWN if kind == "actor" else None
     if value is None:
         return None
     if value == "brutal":

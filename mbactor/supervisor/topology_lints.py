@@ -3,8 +3,8 @@
     for lint in lints(spec):
         print("/".join(lint.ids), lint.field, lint.text)
 
-Times are the longest that a specification allows: each child uses all of its `shutdown`, and no jitter shortens a
-backoff. Of a supervisor whose children are known only once it is constructed nothing is said.
+Times are the longest that a specification allows: each child uses all of the `shutdown` that it is given, and no jitter
+shortens a backoff. Of a supervisor whose children are known only once it is constructed nothing is said.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import accumulate
 from mbactor.durations import text_of
 from mbactor.errors import InvalidSpec
 from mbactor.supervisor.dynamic import DynamicSupervisor
-from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
+from mbactor.supervisor.spec import ACTOR_SHUTDOWN, ChildSpec, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
 
 MOST_ATTEMPTS = 1000
@@ -38,15 +38,17 @@ def lints(root: SupervisorSpec) -> list[Lint]:
     return [*_below(root, (), 1), *_hosts(root)]
 
 
-def stop_time(spec: ChildSpec) -> float:
-    """How long a child may take to stop: `inf` where nothing bounds it."""
+def stop_time(spec: ChildSpec, *, unsaid: float = ACTOR_SHUTDOWN) -> float:
+    """How long a child may take to stop: `inf` where nothing bounds it. `unsaid` is what an actor counts as that has
+    the default time, which is a bound and says nothing of how long it takes.
+    """
     inner = spec_of(spec)
     if inner is not None:
-        whole = sum(map(stop_time, inner.children))
+        whole = sum(stop_time(child, unsaid=unsaid) for child in inner.children)
         return whole if spec.shutdown is None else min(whole, spec.shutdown)
     if spec.shutdown is None:
         return math.inf if spec.kind == "actor" else 0.0
-    return spec.shutdown
+    return unsaid if spec.kind == "actor" and spec.shutdown == ACTOR_SHUTDOWN else spec.shutdown
 
 
 def restart_time(spec: SupervisorSpec, place: int, stop_times: tuple[float, float]) -> float:
@@ -110,7 +112,7 @@ def _below(spec: SupervisorSpec, ids: tuple[str, ...], attempts: int) -> Iterato
 
 def _window(spec: SupervisorSpec, ids: tuple[str, ...]) -> Iterator[Lint]:
     """Restarts that are never so close to each other that the budget counts them together."""
-    times = [stop_time(child) for child in spec.children]
+    times = [stop_time(child, unsaid=0.0) for child in spec.children]
     before, behind = _sums(times), _sums(times[::-1])[::-1]
     total, child = max(
         (
