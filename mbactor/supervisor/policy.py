@@ -21,7 +21,6 @@ from mbactor.errors import (
     AlreadyStarted,
     ChildRestarting,
     ChildRunning,
-    NoSuchChild,
 )
 from mbactor.kernel.exit import NORMAL, SHUTDOWN, Exit
 from mbactor.supervisor import rules
@@ -336,8 +335,7 @@ class _Decision(Reconfiguring):
     def administer(self, event: TerminateChild | RestartChild | DeleteChild) -> None:
         child = self.state.find(event.id)
         if child is None:
-            known = ", ".join(other.id for other in self.state.children) or "none"
-            self.reply(event, NoSuchChild(f"no child {event.id!r}; known: {known}", id=event.id))
+            self.no_such_child(event)
             return
         match event, child.status:
             case TerminateChild(), "running":

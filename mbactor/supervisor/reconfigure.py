@@ -18,6 +18,9 @@ class Reconfiguring(Turn):
 
     def reconfigure(self, event: Reconfigure) -> None:
         child = self.state.find(event.id)
+        if child is None and event.spec is None:  # it was forgotten while the call waited for its turn
+            self.no_such_child(event)
+            return
         if child is not None and (event.stop or event.start):
             child = self.call_off(child)
         stop = event.stop and child is not None and child.status == "running"

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from mbactor.errors import Unavailable
+from mbactor.errors import NoSuchChild, Unavailable
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.supervisor import rules
 from mbactor.supervisor.spec import SupervisorSpec
@@ -20,18 +20,22 @@ from mbactor.supervisor.state import (
     ChildState,
     Close,
     Delay,
+    DeleteChild,
     Drop,
     Ended,
     Job,
     Operation,
     Phase,
     Places,
+    Reconfigure,
     Reply,
+    RestartChild,
     RetryDue,
     Start,
     StartChild,
     State,
     Stop,
+    TerminateChild,
     Undelay,
     Up,
     placed,
@@ -197,6 +201,10 @@ class Turn:
     def reply(self, call: Call, error: Exception | None = None) -> None:
         id = call.spec.id if isinstance(call, StartChild) else call.id
         self.actions.append(Reply(call.call, id, error))
+
+    def no_such_child(self, event: TerminateChild | RestartChild | DeleteChild | Reconfigure) -> None:
+        known = ", ".join(other.id for other in self.state.children) or "none"
+        self.reply(event, NoSuchChild(f"no child {event.id!r}; known: {known}", id=event.id))
 
     def refuse(self, event: Call) -> None:
         self.reply(event, _stopping())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -434,6 +435,35 @@ async def test_one_that_is_cancelled_finishes_its_step_and_leaves_the_others() -
         assert applying.cancelled()
         assert took() == ["stop a", "start a"]
         assert [step.path for step in system.plan(wanted).steps] == ["office/b"]
+
+
+async def test_what_a_step_fails_with_after_its_apply_was_cancelled_is_no_error_of_the_loop() -> None:
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with office(clerk("a", shutdown="10s")) as system:
+        ref(system, "a").tell(Clerk.wait, 3)
+        await asyncio.sleep(0.1)
+        Clerk.refuses.add("a")
+        applying = asyncio.ensure_future(system.apply(tree(clerk("a", size=1))))
+        await asyncio.sleep(1)
+        applying.cancel()
+        await asyncio.wait([applying])
+        assert applying.cancelled()
+        del applying
+        gc.collect()
+    assert complaints == []
+
+
+async def test_a_restart_that_waits_while_its_child_is_removed_finds_none() -> None:
+    async with office(clerk("a", shutdown="10s"), clerk("b")) as system:
+        ref(system, "a").tell(Clerk.wait, 3)
+        await asyncio.sleep(0.1)
+        applying = asyncio.ensure_future(system.apply(tree(clerk("b"))))
+        await asyncio.sleep(0.1)
+        with pytest.raises(NoSuchChild, match="no child 'a'; known: b"), anyio.fail_after(30):
+            await system.supervisor("office").renew_child("a")
+        await applying
+        assert await ref(system, "b").ask(Clerk.tell_size) == 0
 
 
 async def test_a_stop_of_the_system_wins_over_an_apply() -> None:

@@ -240,6 +240,15 @@ def test_nobody_is_forgotten_whatever_changes_while_restarts_wait(seed: int) -> 
     assert made.timers == {}
 
 
+def test_a_restart_of_a_child_that_was_forgotten_before_its_turn_is_refused() -> None:
+    made = world(leaf("a", restart="temporary"), leaf("b"))
+    made.exit("a")
+    made.took()
+    assert made.renew("a") == "NoSuchChild"
+    assert made.took() == []
+    assert made.terminate("b") == "ok"
+
+
 @pytest.mark.anyio
 async def test_an_operators_restart_of_an_unknown_child_names_those_there_are() -> None:
     from mbactor.supervisor.supervisor import Supervisor
