@@ -116,6 +116,7 @@ class Applying:
                 await asyncio.shield(begun)
             except asyncio.CancelledError:
                 await asyncio.wait([begun])
+                _ = begun.cancelled() or begun.exception()  # nobody waits to be told what it failed with
                 raise
             except MbactorError as error:
                 raise ApplyFailed(step, self.steps[:number], self.steps[number + 1 :], error) from error

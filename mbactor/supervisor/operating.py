@@ -70,6 +70,7 @@ class Operator:
             if not applying.done():
                 applying.cancel()
                 await asyncio.wait([applying])
+            _ = applying.cancelled() or applying.exception()  # which nobody may be there to be told any more
         try:
             plan = applying.result()
         except ApplyFailed as error:
