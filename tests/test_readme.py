@@ -80,6 +80,7 @@ def test_the_topology_in_the_readme_is_right(tmp_path: Path) -> None:
         "from mbactor import Actor\nclass Orders(Actor):\n    def __init__(self, start: int = 0) -> None: ...\n"
         "class Archive(Actor):\n    def __init__(self, token: str, name: str) -> None: ...\n"
     )
+    (tmp_path / "shop" / "carts.py").write_text("from mbactor import Actor\nclass Cart(Actor): ...\n")
     base, overlay, sessions, nodes = (body for language, body in FENCES if language == "yaml")
     assert nodes == (ROOT / "examples" / "credit_approval" / "nodes.yaml").read_text()
     whole = f"version: 1\nsupervisor:\n  children:\n{indent(sessions, '    ')}"
@@ -87,13 +88,19 @@ def test_the_topology_in_the_readme_is_right(tmp_path: Path) -> None:
     assert load(tmp_path / "sessions.yaml", {}).supervisor.children[0].args == {"max_children": 1000}
     (tmp_path / "topology.yaml").write_text(base)
     topology = load(tmp_path / "topology.yaml", {})
-    assert [child.id for child in topology.supervisor.children] == ["orders-1", "orders-2", "pipelines", "gateway"]
+    assert [child.id for child in topology.supervisor.children] == [
+        "orders-1",
+        "orders-2",
+        "pipelines",
+        "carts",
+        "gateway",
+    ]
     assert topology.warnings == ()
     (tmp_path / "token").write_text("t0ken\n")
     (tmp_path / "prod.yaml").write_text(overlay.replace("/run/secrets/archive", "token"))
     environ = {"FLOWS_DB": "sqlite:///x.db", "PLACE": "p"}
     children = load(tmp_path / "topology.yaml", environ, [tmp_path / "prod.yaml"]).supervisor.children
-    assert [child.id for child in children] == [*(f"orders-{n}" for n in range(1, 5)), "pipelines", "archive"]
+    assert [child.id for child in children] == [*(f"orders-{n}" for n in range(1, 5)), "pipelines", "carts", "archive"]
     assert children[0].args == {"start": 20}
     assert children[-1].args == {"token": "t0ken", "name": "archive of p"}
 

@@ -15,6 +15,7 @@ from mbactor.errors import InvalidSpec
 from mbactor.mailbox import Mailbox
 from mbactor.mailbox.overflow import OVERFLOWS
 from mbactor.supervisor.interpolation import mentions_replica
+from mbactor.supervisor.partition import PartitionSupervisor
 from mbactor.supervisor.spec import MOST_REPLICAS, RESTARTS, ChildSpec, SupervisorSpec, child
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.topology_arguments import arguments, configuration
@@ -64,8 +65,13 @@ def read_child(section: Section, kind: str, kinds: Kinds, nested: Nested) -> Fou
     cls: type | None = Supervisor
     variants: list[Variant] = []
     if name is not None:
+        partitions = section.whole("partitions", 1, MOST_REPLICAS)
         spec = nested(section, name)
         tree = {} if spec is None else {field: getattr(spec, field) for field in SupervisorSpec.__slots__}
+        if partitions is not None:
+            cls = PartitionSupervisor
+            alike = _alike(section, tree.pop("children", ()))
+            tree = {**tree, "child": alike, "partitions": partitions}
         config = section.section("config")
         variants = [(None, tree, None if config is None else configuration(Supervisor, config))]
     else:
@@ -86,6 +92,16 @@ def read_child(section: Section, kind: str, kinds: Kinds, nested: Nested) -> Fou
             except InvalidSpec as error:
                 section.refused(error)
     return Found(id, section, replicas, tuple(specs), after)
+
+
+def _alike(section: Section, children: tuple[ChildSpec, ...]) -> ChildSpec | None:
+    """The one child that all partitions are made of."""
+    if len(children) == 1:
+        return children[0]
+    if not section.problems.found:
+        text = f"{len(children)} children given beside `partitions`, 1 expected: all partitions are made of that one"
+        section.problems.add(section.table.place, text)
+    return None
 
 
 _EXPECTED = {"actor": "`module:Class`", "supervisor": "the id of the nested supervisor, or `module:Class`,"}

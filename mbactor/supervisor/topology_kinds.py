@@ -16,7 +16,7 @@ from mbactor.supervisor.yaml_positions import Entry, Problems, Scalar, Table
 BUILT_IN = ("actor", "supervisor", "include")
 COMMON = frozenset({"id", "restart", "shutdown", "backoff", "config", "significant", "process", "after"})
 TREE = frozenset({"strategy", "max_restarts", "within", "auto_shutdown", "children"})
-KEYS = COMMON | TREE | {"replicas", "mailbox", "args", "template"}
+KEYS = COMMON | TREE | {"replicas", "partitions", "mailbox", "args", "template"}
 
 
 class Kinds:

@@ -119,6 +119,7 @@ def _properties() -> dict[str, dict[str, Any]]:
     """All keys that a child of any kind may have."""
     own = {
         "replicas": _whole(1, maximum=MOST_REPLICAS, default=1),
+        "partitions": {**_whole(1, maximum=MOST_REPLICAS), "description": "run so many of its one child"},
         "mailbox": {"$ref": "#/$defs/mailbox"},
         "args": {"type": "object"},
     }
@@ -130,9 +131,9 @@ def _properties() -> dict[str, dict[str, Any]]:
 def _kinds() -> list[dict[str, Any]]:
     reference = {"type": "string", "pattern": r"^[\w.]+:[\w.]+$|\$\{", "description": "module:Class"}
     every, common, tree = _properties(), _common(), _tree()
-    of_class = {key: value for key, value in every.items() if key not in tree}
+    of_class = {key: value for key, value in every.items() if key not in {*tree, "partitions"}}
     of_supervisor = {key: value for key, value in of_class.items() if key != "mailbox"}
-    nested = {**common, **tree, "replicas": every["replicas"]}
+    nested = {**common, **tree, "replicas": every["replicas"], "partitions": every["partitions"]}
     del nested["id"]
     return [
         _closed({"actor": reference, **of_class}, ["actor"]),

@@ -56,6 +56,9 @@ supervisor:
         - sale: {id: flows, start: 1, shutdown: 1s}
         - sale:
         - include: more.yaml
+    - supervisor: parts
+      partitions: 2
+      children: [{sale: }]
     - supervisor: shop_for_test:Tree
 """
 MORE = "children:\n  - actor: shop_for_test:Orders\n    id: more\n"

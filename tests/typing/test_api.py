@@ -14,6 +14,7 @@ from mbactor import (
     DeadLetter,
     Exit,
     MailboxStatistics,
+    PartitionSupervisor,
     Supervisor,
     Timer,
     child,
@@ -164,6 +165,13 @@ async def use_a_system(system: ActorSystem) -> None:
     assert_type(await sub.ask(Counter.add), int)
     supervisor = await system.spawn(Supervisor, children=[child(Counter)])
     assert_type(supervisor, Supervisor)
+    counters = await system.spawn(PartitionSupervisor, child(Counter), partitions=8)
+    assert_type(counters, PartitionSupervisor)
+    assert_type(counters.partition_id("key"), str)
+    counters.partition(b"key")
+    counters.partition(17)
+    counters.partition(1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    PartitionSupervisor(Counter, partitions=8)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def use_a_worker(system: ActorSystem) -> None:
