@@ -19,7 +19,7 @@ from mbactor.durations import Duration
 from mbactor.errors import AlreadyPresent, AlreadyStarted, ChildRunning, InvalidSpec, NoSuchChild, Unavailable
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
 from mbactor.supervisor.children import Budget, Build, ChildCount, ChildRow, build_child, made
-from mbactor.supervisor.line import Line
+from mbactor.supervisor.line import Line, LineRunner
 from mbactor.supervisor.runner import FAIR_RUN, Runner
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, check_spec
 from mbactor.supervisor.supervisor import Supervisor
@@ -184,7 +184,7 @@ class DynamicSupervisor(Supervisor):
         return Budget(self.budget.max_restarts, self.budget.within, 0)
 
     def runner_of(self, line: Line) -> Runner:
-        return Runner(line, self._node, self.path, self._build)
+        return LineRunner(line, self._node, self.path, self._build)
 
     def forget(self, line: Line) -> None:
         """Its child is down for good: the id is free."""

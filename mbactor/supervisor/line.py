@@ -11,21 +11,33 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mbactor.errors import Ignore
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
 from mbactor.supervisor.children import Child, ChildRow, row_of, stop_now
 from mbactor.supervisor.policy import booting, running
+from mbactor.supervisor.rules import active
 from mbactor.supervisor.runner import Runner, answer
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
-from mbactor.supervisor.state import ChildState, Status
+from mbactor.supervisor.state import ChildState, Event, Status
 
 if TYPE_CHECKING:
     from mbactor.supervisor.dynamic import DynamicSupervisor
 
 
+class LineRunner(Runner):
+    """Ends once its one child rests: nobody can ask a dynamic supervisor to start it again."""
+
+    def feed(self, event: Event) -> None:
+        super().feed(event)
+        idle = not self._feeding and self.state.phase == "running" and self.state.operation is None
+        if idle and not any(active(child) for child in self.state.children):
+            self.ask_to_stop(SHUTDOWN)
+
+
 class Line:
     """Its id is taken from its construction until its child is down for good."""
 
-    __slots__ = ("child", "pool", "runner", "spec", "started_at")
+    __slots__ = ("child", "ignored", "pool", "runner", "spec", "started_at")
 
     def __init__(self, pool: DynamicSupervisor, spec: ChildSpec, child: Child) -> None:
         self.pool = pool
@@ -34,6 +46,8 @@ class Line:
         self.runner: Runner | None = None
         self.started_at: float | None = None
         """None while it starts, and where the runner knows."""
+        self.ignored = False
+        """Whether its child asked not to be started: nothing ever ran."""
 
     # --- what is to be seen ---------------------------------------------------------------------------------
 
@@ -47,14 +61,6 @@ class Line:
     def ending(self) -> bool:
         """Whether it is about to be forgotten."""
         return self.runner is not None and self.runner.state.phase in {"stopping", "ended"}
-
-    @property
-    def ignored(self) -> bool:
-        """Whether its child asked not to be started: nothing runs, and nothing has happened."""
-        if self.runner is None or self.runner.state.phase != "running":
-            return False
-        state = self._remembered(self.runner)
-        return state.status == "stopped" and state.last_exit is None
 
     def row(self) -> ChildRow:
         if self.runner is not None:
@@ -89,6 +95,7 @@ class Line:
             await runner.start(spec, children=children, context=self.pool.context)
         else:
             runner.take_up(spec, booting(spec), children, self.pool.context)
+            self.ignored = isinstance(failed, Ignore)
             runner.feed(answer(self.spec.id, failed))
             await runner.up()
         self._simply_run()
@@ -125,7 +132,9 @@ class Line:
     # --- what its runner needs --------------------------------------------------------------------------------
 
     async def attempt(self, child: Child, id: str, *, again: bool) -> BaseException | None:
-        return await self.pool.attempt(child, id, again=again)
+        error = await self.pool.attempt(child, id, again=again)
+        self.ignored = isinstance(error, Ignore) and not again
+        return error
 
     def attempt_now(self, child: Child, *, again: bool) -> bool | BaseException:
         return self.pool.attempt_now(child, again=again)

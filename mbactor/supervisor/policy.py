@@ -186,7 +186,7 @@ class _Decision(Reconfiguring):
         else:
             leader = self.leader(child)
             self.delay(leader, due)
-            self.operate("restart", self.stops(self.group(leader)))
+            self.operate("restart", self.group_stops(leader))
 
     def merged_dues(self, child: ChildState) -> list[float]:
         """When the delayed restarts are due that this one is merged with."""
@@ -211,9 +211,16 @@ class _Decision(Reconfiguring):
         for child in self.group(leader):
             if child.due is not None:
                 self.undelay(child)
-        members = self.group(leader)
-        again = (child for child in members if not child.held and not _passes_away(child))
-        self.operate("restart", (*self.stops(members), *(Job("start", child.id) for child in again)))
+        stops = self.group_stops(leader)
+        again = (child for child in self.group(leader) if not child.held and not _passes_away(child))
+        self.operate("restart", (*stops, *(Job("start", child.id) for child in again)))
+
+    def group_stops(self, leader: ChildState) -> tuple[Job, ...]:
+        """Stop those that are restarted together. An end among them that was not judged yet is one stop less."""
+        for child in self.group(leader):
+            if child.unjudged is not None:
+                self.taken_down(self.update(child, unjudged=None), child.unjudged)
+        return self.stops(self.group(leader))
 
     def give_up(self, child: ChildState, exit: Exit) -> None:
         self.actions.append(GiveUp(child.id, exit))
@@ -286,13 +293,18 @@ class _Decision(Reconfiguring):
         elif operation.purpose == "call":
             self.rest(self.update(child, held=True), exit)
             self.answer_call(operation)
-        elif operation.purpose == "restart" and _passes_away(child):
-            self.drop(child, exit)
         elif operation.purpose == "restart":
-            child = self.update(child, awaiting=True)
-            due = max((other.due for other in self.state.children if other.due is not None), default=self.now)
-            if due > self.now:
-                self.actions.append(Pause(child.id, due - self.now))
+            self.taken_down(child, exit)
+
+    def taken_down(self, child: ChildState, exit: Exit) -> None:
+        """It is down for a group restart: it comes back with the group, unless it is temporary."""
+        if _passes_away(child):
+            self.drop(child, exit)
+            return
+        child = self.update(child, awaiting=True)
+        due = max((other.due for other in self.state.children if other.due is not None), default=self.now)
+        if due > self.now:
+            self.actions.append(Pause(child.id, due - self.now))
 
     # --- the supervisor's own start and stop ----------------------------------------------------------
 
@@ -321,7 +333,7 @@ class _Decision(Reconfiguring):
         if present is None:
             self.state.children = (*self.state.children, ChildState(event.spec))
             self.operate("call", (Job("start", event.spec.id),), call=event)
-        elif present.status == "running":
+        elif _seems_to_run(present):
             self.reply(event, AlreadyStarted(f"child {present.id!r} runs already", id=present.id))
         else:
             self.reply(
@@ -343,7 +355,7 @@ class _Decision(Reconfiguring):
             case TerminateChild(), _:
                 self.hold(child)
                 self.reply(event)
-            case _, "running":
+            case _ if _seems_to_run(child):
                 self.reply(event, ChildRunning(f"child {child.id!r} runs; terminate it first", id=child.id))
             case _, "restarting":
                 text = f"child {child.id!r} is about to be restarted; terminate it first"
@@ -365,6 +377,11 @@ class _Decision(Reconfiguring):
 
 def _without(jobs: tuple[Job, ...], job: Job) -> tuple[Job, ...]:
     return tuple(other for other in jobs if other != job)
+
+
+def _seems_to_run(child: ChildState) -> bool:
+    """It runs, as far as anybody was told: a call that came before its end must not be answered out of turn."""
+    return child.status == "running" or child.unjudged is not None
 
 
 def _passes_away(child: ChildState) -> bool:

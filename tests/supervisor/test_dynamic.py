@@ -327,3 +327,24 @@ async def test_it_takes_no_children_of_its_own(part: type[Part]) -> None:
 
     with pytest.raises(InvalidSpec, match="Wrong: children: 1 given, none expected"):
         await Yard(part).bound(Wrong()).start()
+
+
+async def test_a_child_that_ignores_its_restart_is_forgotten(part: type[Part]) -> None:
+    yard = Yard(part)
+    async with running(yard, DynamicSupervisor()) as pool:
+        for restart in ("permanent", "transient"):
+            a = await pool.start_child(leaf("a", restart=restart))
+            yard.errors["a"] = [Ignore()]
+            a.crash()
+            await until(lambda: pool.count_children().specs == 0)
+        assert await pool.start_child(leaf("a")) is yard.parts["a"]
+
+
+async def test_a_temporary_supervisor_that_gave_up_is_forgotten(part: type[Part]) -> None:
+    yard = Yard(part)
+    async with running(yard, DynamicSupervisor()) as pool:
+        inner = child(Supervisor, id="sub", restart="temporary", args={"max_restarts": 0, "children": [leaf("x")]})
+        await pool.start_child(inner)
+        yard.parts["x"].crash()
+        await until(lambda: pool.count_children().specs == 0)
+        await pool.start_child(inner)

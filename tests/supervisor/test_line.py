@@ -170,7 +170,7 @@ def test_a_child_that_had_no_runner_has_the_same_budget_backoff_and_end(
 
 def runners() -> int:
     gc.collect()
-    return sum(type(found) is Runner for found in gc.get_objects())
+    return sum(isinstance(found, Runner) for found in gc.get_objects())
 
 
 @BOTH

@@ -451,3 +451,74 @@ def test_the_policy_never_changes_what_it_was_given() -> None:
     before = world.state
     world.feed(StartChild(1, leaf("x"), 0.0))
     assert [child.id for child in before.children] == ["a", "b", "c"]
+
+
+# --- ends that wait behind something else ------------------------------------------------------------------
+
+
+def behind_a_call(*ends: tuple[str, str], strategy: str = "one_for_all", **options: Any) -> World:
+    """Children end while the supervisor is at an operator's call; then it gets to them."""
+    specs = [
+        leaf("a"),
+        leaf("t", restart="temporary", significant=True),
+        leaf("u", restart="transient", significant=True),
+        leaf("b", backoff=options.pop("backoff", None)),
+        leaf("c"),
+    ]
+    world = World(*specs, strategy=strategy, auto_shutdown="any_significant", **options).boot()
+    world.hold = lambda action: action == Stop("c", 5.0)
+    world.terminate("c")
+    world.took()
+    for id, kind in ends:
+        world.exit(id, kind)
+    return world
+
+
+def test_a_group_restart_absorbs_the_ends_of_its_group_that_nobody_judged_yet() -> None:
+    world = behind_a_call(("a", "failed"), ("t", "normal"), ("u", "normal"), ("b", "failed"))
+    world.release()
+    assert world.took() == [
+        ("stop", "c"),
+        ("drop", "t"),
+        *(("start", id) for id in "aub"),
+    ]
+    assert len(world.state.spent) == 1
+    assert world.state.phase == "running"
+
+
+def test_a_delayed_group_restart_absorbs_them_too() -> None:
+    world = behind_a_call(("b", "failed"), ("t", "normal"), ("u", "normal"), ("a", "failed"), backoff=Backoff(1, 8))
+    world.release()
+    assert world.took() == [("stop", "c"), ("drop", "t")]
+    assert len(world.state.spent) == 1
+    assert {id: world.status(id) for id in "atub"} == {
+        "a": "stopped",
+        "t": "absent",
+        "u": "stopped",
+        "b": "restarting",
+    }
+    world.advance(1)
+    assert world.took() == [("start", "a"), ("start", "u"), ("start", "b")]
+
+
+def test_an_end_outside_of_the_group_is_judged_for_itself() -> None:
+    world = behind_a_call(("u", "failed"), ("t", "failed"), strategy="rest_for_one")
+    world.release()
+    assert world.log[-1] == ("end", "shutdown")
+
+
+@pytest.mark.parametrize(
+    ("call", "reply"),
+    [("add", "AlreadyStarted"), ("restart", "ChildRunning"), ("delete", "ChildRunning"), ("terminate", "ok")],
+)
+def test_a_call_about_a_child_whose_end_nobody_judged_yet_finds_it_running(call: str, reply: str) -> None:
+    world = World(leaf("a"), leaf("c")).boot()
+    world.hold = lambda action: action == Stop("c", 5.0)
+    world.terminate("c")
+    said = world.add(leaf("a")) if call == "add" else getattr(world, call)("a")
+    assert said == "pending"
+    world.exit("a")
+    world.release()
+    assert world.replies[2] == reply
+    assert world.status("a") == ("stopped" if call == "terminate" else "running")
+    assert len(world.state.spent) == (call != "terminate")
