@@ -247,20 +247,23 @@ class Cell(Inbox):
     async def _start_with_hook(self, begun: Incarnation) -> None:
         self._construct(begun)
         call = Call(self.routes.hooks["on_start"], {}, self)
-        self.hook = Hooked(call, asyncio.current_task())
+        self.hook = hook = Hooked(call, asyncio.current_task())
         token = current.set(call)
         try:
             await begun.actor.on_start()
+            begun.check_current()  # it may have been killed, or left behind, meanwhile
         except BaseException as error:
             tell_start_failed(self.address, error)
-            self.current = None
-            self.state = "down"
             begun.release()
             begun.cancel_tasks()
+            if self.current is begun:
+                self.current = None
+                self.state = "down"
             raise
         finally:
             current.reset(token)
-            self.hook = None
+            if self.hook is hook:
+                self.hook = None
 
     def _running(self, begun: Incarnation) -> None:
         self.state = "running"

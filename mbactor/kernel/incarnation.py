@@ -128,7 +128,8 @@ class Incarnation:
                 cell.watchers.pop(self, None)
         self._watched = None
         self.watch_idleness(None)
-        self.cell.idle_after = None
+        if self.cell.current in {None, self}:
+            self.cell.idle_after = None
 
     # --- watching ------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from mbactor.supervisor import rules
 from mbactor.supervisor.reconfigure import Reconfiguring
 from mbactor.supervisor.spec import SupervisorSpec
 from mbactor.supervisor.state import (
+    Abort,
     Action,
     Answer,
     Call,
@@ -98,8 +99,27 @@ class _Decision(Reconfiguring):
                 self.finish_job(event)
             case _ if self.state.phase in {"idle", "stopping", "ended"}:
                 self.serve(event)
+            case TerminateChild() if self.starts(event.id):
+                # Its start may never end; where it fails for this, nothing is made of that.
+                if not self.called_off(event.id):
+                    self.break_off(event.id)
+                self.state.queue = (*self.state.queue, event)
             case _:
                 self.state.queue = (*self.state.queue, event)
+
+    def starts(self, id: str) -> bool:
+        """Whether it is just being started, by a restart or by an operator."""
+        operation = self.state.operation
+        return (
+            operation is not None
+            and operation.busy
+            and operation.purpose in {"restart", "call"}
+            and operation.jobs[0] == Job("start", id)
+        )
+
+    def called_off(self, id: str) -> bool:
+        """Whether an operator waits for its end."""
+        return any(isinstance(event, TerminateChild) and event.id == id for event in self.state.queue)
 
     def go_on(self) -> None:
         """Begin the next job, or serve what waits, until something is under way or nothing is left."""
@@ -264,6 +284,8 @@ class _Decision(Reconfiguring):
         match operation.purpose:
             case "boot":
                 self.shut_down(Exit("failed", StartFailed(child.id, answer.error)))
+            case "restart" if self.called_off(child.id):
+                pass  # the operator's call is next, or comes after those that are restarted with it
             case "restart":
                 for job in operation.jobs[1:]:
                     if (later := self.state.find(job.id)) is not None:
@@ -323,8 +345,9 @@ class _Decision(Reconfiguring):
         if self.state.phase != "stopping":
             self.shut_down(event.exit)
         operation = self.state.operation
-        if harder and operation is not None and operation.busy and operation.jobs[0].verb == "stop":
-            self.actions.append(Stop(operation.jobs[0].id, 0.0))
+        if harder and operation is not None and operation.busy:
+            job = operation.jobs[0]
+            self.actions.append(Stop(job.id, 0.0) if job.verb == "stop" else Abort(job.id, 0.0))
 
     # --- operators' calls -----------------------------------------------------------------------------
 

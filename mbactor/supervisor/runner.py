@@ -88,7 +88,9 @@ class Runner:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._work: asyncio.Task[None] | None = None
         self._done_at_once = 0
-        self._aborting = False
+        self._starting: asyncio.Task[None] | None = None
+        """The last start that took a task, and the last that was broken off."""
+        self._aborted: asyncio.Task[None] | None = None
         self._asked = False
         self._calls: dict[int, asyncio.Future[Exception | None]] = {}
         self._numbers = itertools.count()
@@ -133,7 +135,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         self.spec, self.context = spec, context
         self._up, self._down = loop.create_future(), loop.create_future()
-        self._asked = self._aborting = False
+        self._asked = False
         self._keep_common()
         self.children.update((one.id, (one, children[one.id])) for one in spec.children if one.id in children)
 
@@ -232,8 +234,8 @@ class Runner:
         match action:
             case Start(id, again):
                 self._start(id, self._child(id), again=again)
-            case Abort(id):
-                self._abort(id)
+            case Abort(id, timeout):
+                self._abort(id, timeout)
             case Stop(id, timeout):
                 self._stop(id, self._child(id), timeout)
             case Delay(id, seconds):
@@ -288,7 +290,7 @@ class Runner:
             self._inbox.appendleft(answer(id, error))
             raise
         if started is False:
-            self._work = self._task(self._start_child(id, child, again=again))
+            self._work = self._starting = self._task(self._start_child(id, child, again=again))
         else:  # before all that was told meanwhile: nothing is under way
             self._inbox.appendleft(answer(id, None if started is True else started))
 
@@ -302,16 +304,16 @@ class Runner:
             self._work = self._task(self._stop_child(id, child, timeout, self._work))
 
     async def _start_child(self, id: str, child: Child, *, again: bool) -> None:
-        mine = self._enter()
+        mine, number = self._enter(), child.incarnation + 1
         error: BaseException | None
         try:
             error = await self._owner.attempt(child, id, again=again)
         except asyncio.CancelledError as cancelled:
             # Broken off by us, or raised by the child itself; else the loop is being shut down.
-            if mine.cancelling() and not self._aborting:
+            if mine.cancelling() and self._aborted is not mine:
                 raise
             error = cancelled
-        if error is None and self._work is not mine:
+        if error is None and self._work is not mine and child.incarnation == number:
             # Abandoned, and it came up all the same: nobody counts on it any more.
             await child.stop(0)
         self._report(mine, answer(id, error))
@@ -342,16 +344,17 @@ class Runner:
             self._work = None
             self.feed(event)
 
-    def _abort(self, id: str) -> None:
-        self._aborting = True
-        work = self._work
-        assert work is not None
-        work.cancel()
-        work.add_done_callback(partial(self._broken_off, id))
-        shutdown = self.children[id][0].shutdown
-        if shutdown is not None:
+    def _abort(self, id: str, timeout: float | None) -> None:
+        work = self._starting
+        if work is None or self._work is not work:
+            return  # it is left behind already
+        if self._aborted is not work:
+            self._aborted = work
+            work.cancel()
+            work.add_done_callback(partial(self._broken_off, id))
+        if timeout is not None:
             loop = asyncio.get_running_loop()
-            timer = loop.call_later(shutdown + GRACE, self._abandon, id, work)
+            timer = loop.call_later(timeout + GRACE, self._abandon, id, work)
             work.add_done_callback(lambda _: timer.cancel())
 
     def _broken_off(self, id: str, work: asyncio.Task[None]) -> None:
@@ -359,8 +362,18 @@ class Runner:
         self._report(work, NotStarted(id, asyncio.CancelledError(), _now()))
 
     def _abandon(self, id: str, work: asyncio.Task[None]) -> None:
-        observe.emit("actor.abandoned", actor=id, method="on_start")
-        self._report(work, NotStarted(id, TimeoutError("its start was broken off and did not end"), _now()))
+        if self._work is work:
+            self._node.abandoned += 1
+            observe.emit("actor.abandoned", actor=id, method="on_start")
+            self._work = self._task(self._leave_behind(id, self._child(id)))
+
+    async def _leave_behind(self, id: str, child: Child) -> None:
+        """What starts for ever is stopped as it is, so that it can do nothing in its successor's name."""
+        mine = self._enter()
+        try:
+            await child.stop(0)
+        finally:
+            self._report(mine, NotStarted(id, TimeoutError("its start was broken off and did not end"), _now()))
 
     def _delay(self, id: str, seconds: float) -> None:
         self._undelay(id)

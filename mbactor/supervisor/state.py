@@ -233,9 +233,10 @@ class Start(Struct, frozen=True):
 
 
 class Abort(Struct, frozen=True):
-    """Break off the start that is under way; answer as for the start."""
+    """Break off the start that is under way (again with less time, where that is done); answer as for the start."""
 
     id: str
+    timeout: float | None
 
 
 class Stop(Struct, frozen=True):

@@ -114,10 +114,19 @@ class Turn:
         self.state.operation = replace(operation, busy=True)
         if job.verb == "stop":
             self.update(child, status="stopping")
-            self.actions.append(Stop(job.id, 0.0 if self.state.kill else child.spec.shutdown))
+            self.actions.append(Stop(job.id, self.time_to_stop(child)))
         else:
             self.update(child, status="starting", awaiting=False, broken=False, due=None, unjudged=None)
             self.actions.append(Start(job.id, again=operation.purpose == "restart"))
+
+    def break_off(self, id: str) -> None:
+        """End the start that is under way, within the time that its child has to stop."""
+        child = self.state.find(id)
+        assert child is not None, id
+        self.actions.append(Abort(id, self.time_to_stop(child)))
+
+    def time_to_stop(self, child: ChildState) -> float | None:
+        return 0.0 if self.state.kill else child.spec.shutdown
 
     def end_operation(self, operation: Operation) -> None:
         self.state.operation = None
@@ -145,7 +154,7 @@ class Turn:
             if isinstance(event, Call):
                 self.refuse(event)
         if under_way and under_way[0].verb == "start":
-            self.actions.append(Abort(under_way[0].id))
+            self.break_off(under_way[0].id)
             stops: tuple[Job, ...] = ()
         else:
             stops = self.stops(self.state.children)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import anyio
@@ -14,6 +15,9 @@ from mbactor.kernel.node import Node
 from mbactor.supervisor.children import Child
 from mbactor.supervisor.spec import ChildSpec
 from mbactor.supervisor.supervisor import Supervisor
+
+NOWHERE: Any = SimpleNamespace(abandoned=0)
+"""The parts need no node: a supervisor passes it on, and counts on it what it has to leave behind."""
 
 
 class Part:
@@ -113,9 +117,7 @@ class Yard:
         return self.parts[spec.id]
 
     def bound(self, supervisor: Supervisor, path: str = "top") -> Supervisor:
-        # The parts need no node: a supervisor only passes it on.
-        nowhere: Any = None
-        supervisor.bind(nowhere, path, build=self.build)
+        supervisor.bind(NOWHERE, path, build=self.build)
         return supervisor
 
     def took(self) -> list[str]:

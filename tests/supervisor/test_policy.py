@@ -9,6 +9,7 @@ import pytest
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor.spec import Backoff
 from mbactor.supervisor.state import (
+    Abort,
     Close,
     Delay,
     Ended,
@@ -16,6 +17,7 @@ from mbactor.supervisor.state import (
     GaveUp,
     GiveUp,
     Ignored,
+    NotStarted,
     Start,
     StartChild,
     Started,
@@ -432,11 +434,47 @@ def test_calls_wait_for_the_operation_at_hand_and_are_served_in_order() -> None:
     world = three()
     world.hold = lambda action: action == Start("a", again=True)
     world.exit("a")
-    assert world.terminate("a") == "pending"
-    assert world.delete("a") == "pending"
+    assert world.terminate("b") == "pending"
+    assert world.delete("b") == "pending"
     world.release()
     assert world.replies == {1: "ok", 2: "ok"}
-    assert world.status("a") == "absent"
+    assert world.status("b") == "absent"
+
+
+@pytest.mark.parametrize("comes_up", [False, True])
+def test_terminating_a_child_breaks_off_its_start_and_nothing_is_made_of_the_failure(comes_up: bool) -> None:
+    world = three("one_for_all", max_restarts=1)
+    world.hold = lambda action: action in {Start("b", again=True), Abort("b", 5.0)}
+    world.exit("a")
+    assert world.terminate("b") == "pending"
+    assert world.terminate("b") == "pending"
+    assert world.actions.count(Abort("b", 5.0)) == 1
+    world.hold = lambda _: False
+    world.took()
+    world.feed(Started("b", 0.0) if comes_up else NotStarted("b", TimeoutError(), 0.0))
+    assert world.took() == [("start", "c"), *([("stop", "b")] if comes_up else [])]
+    assert world.replies == {1: "ok", 2: "ok"}
+    assert {id: world.status(id) for id in "abc"} == {"a": "running", "b": "stopped", "c": "running"}
+    assert len(world.state.spent) == 1
+
+
+def test_terminating_a_child_that_an_operator_starts_fails_that_call() -> None:
+    world = three()
+    world.terminate("a")
+    world.hold = lambda action: action == Start("a")
+    assert world.restart("a") == "pending"
+    assert world.terminate("a") == "ok"
+    assert world.replies == {1: "ok", 2: "StartFailed", 3: "ok"}
+    assert world.status("a") == "stopped"
+
+
+def test_a_kill_hurries_a_start_that_is_being_broken_off() -> None:
+    world = World(leaf("a", shutdown=None))
+    world.hold = lambda action: isinstance(action, (Start, Abort))
+    world.boot()
+    world.stop()
+    world.stop(kill=True)
+    assert world.actions[-2:] == [Abort("a", None), Abort("a", 0.0)]
 
 
 def test_what_rests_is_closed_so_that_nobody_waits_for_it() -> None:

@@ -17,7 +17,7 @@ from mbactor.supervisor.runner import FAIR_RUN
 from mbactor.supervisor.spec import Backoff, child
 from mbactor.supervisor.state import GaveUp, StartFailed
 from mbactor.supervisor.supervisor import Supervisor
-from tests.supervisor.parts import Part, PromptPart, Yard, running, timers, until
+from tests.supervisor.parts import NOWHERE, Part, PromptPart, Yard, running, timers, until
 from tests.supervisor.world import leaf
 
 pytestmark = pytest.mark.anyio
@@ -250,9 +250,9 @@ async def test_a_start_that_cannot_be_broken_off_is_abandoned_and_stopped_when_i
                     await gate.wait()
             await super().start()
 
+    before = NOWHERE.abandoned
     supervisor = Supervisor(children=[leaf("a", shutdown="10ms")])
-    nowhere: Any = None
-    supervisor.bind(nowhere, "top", build=lambda spec, _: Stubborn(spec, yard))
+    supervisor.bind(NOWHERE, "top", build=lambda spec, _: Stubborn(spec, yard))
     starting = asyncio.create_task(supervisor.start())
     try:
         await until(lambda: yard.log == ["stubborn"])
@@ -263,8 +263,11 @@ async def test_a_start_that_cannot_be_broken_off_is_abandoned_and_stopped_when_i
     finally:
         gate.set()
     assert [name for name, _ in events.seen] == ["actor.abandoned"]
-    await until(lambda: yard.log[-1] == "stop a")
-    assert yard.log == ["stubborn", "starting a", "start a", "stopping a 0", "stop a"]
+    assert NOWHERE.abandoned == before + 1
+    assert yard.log == ["stubborn", "stopping a 0", "stop a"]
+    yard.log.clear()
+    await until(lambda: yard.log[-1:] == ["stop a"])
+    assert yard.log == ["starting a", "start a", "stopping a 0", "stop a"]
 
 
 async def test_children_that_a_new_incarnation_no_longer_has_are_closed() -> None:
@@ -362,7 +365,7 @@ async def test_a_child_that_changes_its_supervisor_from_its_own_start_is_told_of
         async def start(self) -> None:
             await supervisor.start_child(leaf("other"))
 
-    supervisor.bind(None, "top", build=lambda spec, _: Asker(spec, yard))  # type: ignore[arg-type]
+    supervisor.bind(NOWHERE, "top", build=lambda spec, _: Asker(spec, yard))
     await supervisor.start()
     with pytest.raises(StartFailed, match="Deadlock"):
         await supervisor.start_child(leaf("asker"))

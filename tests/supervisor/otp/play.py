@@ -24,7 +24,7 @@ from mbactor.supervisor.state import StartFailed
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.testing import VirtualTimeLoop
 from tests.supervisor.otp.scenarios import ENTRY
-from tests.supervisor.parts import timers
+from tests.supervisor.parts import NOWHERE, timers
 from tests.supervisor.world import Leaf
 
 WORDS: dict[type[Exception], str] = {
@@ -70,8 +70,7 @@ class Stage:
         self.behaviours: dict[str, str] = {}
         given: Any = {name: value for name, value in self._tree(scenario).items() if name != "id"}
         self.top = DynamicSupervisor(**_budget(scenario)) if "dynamic" in scenario else Supervisor(**given)
-        nowhere: Any = None
-        self.top.bind(nowhere, "top", build=self._build)
+        self.top.bind(NOWHERE, "top", build=self._build)
         self.top.on_exit = self._ended
 
     async def start(self) -> None:
