@@ -232,7 +232,12 @@ class Actor:
         is told to `failed` as a text; without that it is a crash of the actor. `MailboxFull` never loses the result:
         it waits for room. It never reaches a later incarnation: one that waits when this one ends is a dead letter.
         """
-        return self.spawn_task(self._piped(work, operation, failed), name=f"piped to {operation!r}")
+        try:
+            return self.spawn_task(self._piped(work, operation, failed), name=f"piped to {operation!r}")
+        except BaseException:
+            if inspect.iscoroutine(work):
+                work.close()
+            raise
 
     async def _piped(self, work: Awaitable[Any], operation: Any, failed: Any) -> None:
         try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from mbactor.errors import MbactorError, handed_over
+from mbactor.errors import ActorStopped, MbactorError, handed_over
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 64
 """Calls a chain of asks may have."""
+FENCED = 1 << 30
+"""A depth no call has: see `fence`."""
 
 _ids = count(1)
+_NOBODY: Mapping[str, Any] = MappingProxyType({})
 Claims = Mapping[str, Any]
 """The verified claims of the end user a message acts for."""
 
@@ -202,6 +205,18 @@ class Told(msgspec.Struct, eq=False, gc=False):
 
 current: ContextVar[Call | None] = ContextVar("mbactor_call", default=None)
 """The message this code runs for; None at a root."""
+
+
+def fence(call: Call) -> None:
+    """What still runs for this call belongs to an incarnation that was left behind: no message of it is taken."""
+    # Either of them keeps what it sends off the short ways of `ActorRef`.
+    call.depth, call.identity = FENCED, _NOBODY
+
+
+def check_not_fenced(caller: Call | None) -> None:
+    """ActorStopped where a message is made by what was left behind."""
+    if caller is not None and caller.depth >= FENCED:
+        raise ActorStopped(f"{caller.cell.address} (an incarnation that was left behind)")
 
 
 @contextmanager

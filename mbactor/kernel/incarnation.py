@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
 from mbactor.errors import ActorCrashed, ActorStopped
-from mbactor.kernel.context import Call, Hooked, current
+from mbactor.kernel.context import Call, Hooked, current, fence
 from mbactor.kernel.exit import KILLED, NORMAL, Exit
 from mbactor.kernel.ref import ActorRef
 from mbactor.kernel.timers import Timer
@@ -60,7 +60,7 @@ class Incarnation:
         self._end: asyncio.Task[Exit] | None = None
         self._until = math.inf
         self._sooner: asyncio.Event | None = None
-        self._tasks: set[asyncio.Task[Any]] | None = None
+        self._tasks: dict[asyncio.Task[Any], Call] | None = None
         self._watched: set[Cell] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._rung: int | None = None
@@ -87,7 +87,7 @@ class Incarnation:
         if self._closed:
             work.close()
             raise ActorStopped(f"{self.cell.address} (incarnation {self.number})")
-        tasks = self._tasks = self._tasks if self._tasks is not None else set()
+        tasks = self._tasks = self._tasks if self._tasks is not None else {}
         call = Call(self.cell.routes.background, {}, self.cell)
         context = contextvars.copy_context()
         context.run(current.set, call)
@@ -95,7 +95,7 @@ class Incarnation:
         task = asyncio.get_running_loop().create_task(
             work, name=name or f"{self.cell.address} background", context=context
         )
-        tasks.add(task)
+        tasks[task] = call
         task.add_done_callback(self._task_done)
         spawning = current.get()
         if spawning is not None and spawning.cell is self.cell:
@@ -104,7 +104,7 @@ class Incarnation:
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         if self._tasks is not None:
-            self._tasks.discard(task)
+            self._tasks.pop(task, None)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, KeyboardInterrupt | SystemExit):
             return  # the process ends
@@ -259,6 +259,8 @@ class Incarnation:
         loop = asyncio.get_running_loop()
         self._until = math.inf if timeout is None else loop.time() + timeout
         self._sooner = asyncio.Event()
+        if self.cell.state == "starting" and self.cell.hook is not None:
+            fence(self.cell.hook.call)  # it goes on in `on_start`, and nobody waits for that any more
         self.cell.state = "stopping"
         gates = self.cell.gates()
         aside = [gate for gate in gates if gate is not self.cell.main]
@@ -275,7 +277,9 @@ class Incarnation:
         cut = cut or self._left() <= 0 or not await self._run_on_stop(exit)
         background = self.cancel_tasks()
         if background:
-            await asyncio.wait(background, timeout=GRACE)
+            _, running = await asyncio.wait(background, timeout=GRACE)
+            for task in running:
+                self._leave_behind(task.get_name(), (self._tasks or {}).get(task))
         return self._down(KILLED if cut and exit.clean else exit)
 
     def _down(self, ended: Exit) -> Exit:
@@ -329,8 +333,7 @@ class Incarnation:
                 task.cancel()
                 _, running = await asyncio.wait({task}, timeout=GRACE)
                 if running:
-                    self.cell.node.abandoned += 1
-                    observe.emit("actor.abandoned", actor=self.cell.address, method="on_stop")
+                    self._leave_behind("on_stop", call)
                 return False
         finally:
             self.cell.hook = None
@@ -338,6 +341,13 @@ class Incarnation:
         if error is not None:
             observe.emit("actor.stop_failed", actor=self.cell.address, error=error)
         return True
+
+    def _leave_behind(self, what: str, call: Call | None) -> None:
+        """It did not end when cancelled: nothing it does counts any more."""
+        if call is not None:
+            fence(call)
+        self.cell.node.abandoned += 1
+        observe.emit("actor.abandoned", actor=self.cell.address, method=what)
 
     def _left(self) -> float:
         return self._until - asyncio.get_running_loop().time()

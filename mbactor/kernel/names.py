@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mbactor.errors import NameTaken, NoSuchName
+from mbactor.kernel.context import check_not_fenced, current
 from mbactor.kernel.ref import ActorRef
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Names:
         if not isinstance(given[0], str) or not isinstance(given[1], ActorRef):
             raise TypeError(f"register{given!r}: a text and an ActorRef expected")
         cell = ref.cell
+        check_not_fenced(current.get())
         holder = self._cells.get(name)
         if holder is not None and holder is not cell:
             raise NameTaken(name, holder.address)
@@ -44,6 +46,7 @@ class Names:
 
     def release(self, name: str) -> None:
         """Take a name back. NoSuchName where nobody has it."""
+        check_not_fenced(current.get())
         cell = self._cells.pop(name, None)
         if cell is None:
             raise NoSuchName(name)

@@ -20,7 +20,7 @@ from mbactor.errors import BadRequest, DeclarationError, MbactorError, Unavailab
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.client import BytesCall, Response, body_of
-from mbactor.kernel.context import Call, current
+from mbactor.kernel.context import Call, check_not_fenced, current
 from mbactor.kernel.dead_letters import DeadLetters
 from mbactor.kernel.feature import Operation, check_operation, host_of
 from mbactor.kernel.names import Names
@@ -190,6 +190,7 @@ class Node:
         caller, now = current.get(), loop.time()
         try:
             self.check_running()
+            check_not_fenced(caller)
             url, _, found = url.partition("?")
             body = body_of(body)
             address = Address.parse(url, method)

@@ -13,7 +13,7 @@ from mbactor import observe
 from mbactor.errors import BadRequest, MbactorError
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.client import BusCall, Response
-from mbactor.kernel.context import Call, current
+from mbactor.kernel.context import Call, check_not_fenced, current
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.routes import Route, routes_of
 from mbactor.transport import subjects
@@ -75,6 +75,7 @@ class Remote:
         outer: asyncio.Future[Any] = loop.create_future()
         caller, now = current.get(), loop.time()
         try:
+            check_not_fenced(caller)
             route = routes_of(operation.owner).by_name[operation.feature.name]
             address = _address(operation, host, replica)
             deadline = deadline_of_ask(caller, now, loop)
@@ -138,6 +139,7 @@ class Remote:
 
     def _envelope(self, op: Any, budget: float | None, content_type: str, **more: Any) -> Envelope:
         caller = current.get()
+        check_not_fenced(caller)
         path: tuple[str, ...] = ()
         if caller is not None and op == "ask":
             steps = caller.path() if caller.outside else (*caller.path(), caller)

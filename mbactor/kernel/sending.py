@@ -18,7 +18,7 @@ from mbactor import observe
 from mbactor.errors import BudgetSpent, CallTooDeep, MbactorError, Unavailable
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.client import SerializedCall
-from mbactor.kernel.context import MAX_DEPTH, Call, current
+from mbactor.kernel.context import MAX_DEPTH, Call, check_not_fenced, current
 from mbactor.kernel.feature import Operation
 from mbactor.transport.message import Envelope, Message
 
@@ -65,6 +65,7 @@ def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs
     caller = current.get()
     now = node.time()
     try:
+        check_not_fenced(caller)
         route = cell.routes.by_operation.get(operation) or cell.routes.of(operation)
         bound = route.bind(args, kwargs)
         deadline = deadline_of_ask(caller, now, node.loop)
@@ -145,6 +146,7 @@ def _told(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwar
     route = cell.routes.by_operation.get(operation) or cell.routes.of(operation)
     bound = route.bind(args, kwargs)
     caller = current.get()
+    check_not_fenced(caller)
     if node.serialize_local:
         call: Call = _serialized(route, bound, cell, math.inf, None, node.time())
     else:

@@ -13,7 +13,7 @@ import anyio
 
 from mbactor import observe
 from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError
-from mbactor.kernel.context import Call, current
+from mbactor.kernel.context import Call, current, fence
 from mbactor.mailbox import MailboxQueue
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class Worker:
     """Runs the messages of a gate; or those of a queue of its own (`queue`), and goes when that is empty."""
 
     __slots__ = (
-        "call", "cancelled", "gate", "incarnation", "queue", "quiet", "retired", "scope", "served", "task", "waiting",
+        "call", "cancelled", "context", "gate", "incarnation", "queue", "quiet", "retired", "scope", "served", "task",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, gate: Gate, incarnation: Incarnation, queue: MailboxQueue[Call] | None = None) -> None:
@@ -48,9 +49,10 @@ class Worker:
         self.quiet = -1
         self.waiting: asyncio.Future[None] | None = None
         self.scope: anyio.CancelScope
-        # In the context of the actor's start, not of whoever happened to send the first message.
+        # That of the actor's start, not of whoever happened to send the first message.
+        self.context = incarnation.context.copy()
         self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(
-            self._live(), name=gate.cell.address, context=incarnation.context.copy()
+            self._live(), name=gate.cell.address, context=self.context
         )
 
     # --- from outside -----------------------------------------------------------------------------------------
@@ -72,10 +74,19 @@ class Worker:
     def abandon(self) -> None:
         """It did not end when cancelled: nothing it does counts any more."""
         self.retired = True
+        # The scope cancels it anew in each round of the loop, which would so never rest again.
+        if (again := getattr(self.scope, "_cancel_handle", None)) is not None:
+            again.cancel()
         self.gate.lose(self)
         self.gate.cell.node.linger_no_more(self)
         self.gate.cell.node.abandoned += 1
         method = self.call.route.feature.name if self.call else "?"
+        if self.call is not None:
+            left = Call(self.call.route, {}, self.gate.cell)
+            fence(left)
+            self.context.run(current.set, left)
+            if self.call.context is None:
+                fence(self.call)  # what the method has begun beside itself runs for it too
         if self.call is not None and self.call.route.feature.threaded:
             self.task.cancel()  # it only waits for a thread, which so gives its place to another
         observe.emit("actor.abandoned", actor=self.gate.cell.address, method=method)

@@ -121,6 +121,15 @@ class _Decision(Reconfiguring):
         """Whether an operator waits for its end."""
         return any(isinstance(event, TerminateChild) and event.id == id for event in self.state.queue)
 
+    def answer_called_off(self, id: str) -> None:
+        """It is gone, as those wanted who would else not find it any more."""
+        for event in self.state.queue:
+            if isinstance(event, TerminateChild) and event.id == id:
+                self.reply(event)
+        self.state.queue = tuple(
+            event for event in self.state.queue if not (isinstance(event, TerminateChild) and event.id == id)
+        )
+
     def go_on(self) -> None:
         """Begin the next job, or serve what waits, until something is under way or nothing is left."""
         while True:
@@ -295,6 +304,7 @@ class _Decision(Reconfiguring):
             case "call":
                 if isinstance(operation.call, StartChild):
                     self.drop(child, exit)
+                    self.answer_called_off(child.id)
                 else:
                     if isinstance(operation.call, Reconfigure):
                         # A group restart that fails by it would have the supervisor give up.
