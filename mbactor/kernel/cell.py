@@ -225,6 +225,7 @@ class Cell(Inbox):
 
     def _begin(self) -> Incarnation:
         self.state = "starting"
+        self.ended = self._killed = None  # it may have been closed, and is wanted again
         self._paused = 0.0
         for gate in self.gates():
             gate.let_in(True)

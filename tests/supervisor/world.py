@@ -105,6 +105,7 @@ class World:
             case Adopt(spec):
                 self.spec = spec
             case Delay(id, seconds):
+                self.timers.pop(id, None)
                 self.timers[id] = self.now + seconds
             case Undelay(id):
                 self.timers.pop(id, None)
@@ -123,15 +124,16 @@ class World:
         self.feed(Exited(id, Exit(kind, error, told=told), self.now, sample))
 
     def advance(self, by: float) -> None:
-        self.now += by
-        self.run_due()
+        until = self.now + by
+        self.run_due(until)
+        self.now = until
 
-    def run_due(self) -> None:
-        """Let the timers ring that are due: the earliest first, those of one instant in list order."""
-        while due := [id for id, when in self.timers.items() if when <= self.now]:
-            listed = [child.id for child in self.state.children]
-            id = min(due, key=lambda id: (self.timers[id], listed.index(id)))
-            del self.timers[id]
+    def run_due(self, until: float | None = None) -> None:
+        """Let the timers ring that are due: the earliest first, those of one instant as they were set."""
+        until = self.now if until is None else until
+        while due := [id for id, when in self.timers.items() if when <= until]:
+            id = min(due, key=lambda id: self.timers[id])
+            self.now = max(self.now, self.timers.pop(id))
             self.feed(RetryDue(id, self.now))
 
     def stop(self, *, kill: bool = False) -> None:
