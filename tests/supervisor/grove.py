@@ -103,6 +103,7 @@ class Script:
         self.path = path
         self.fails = 0
         self.ignores = 0
+        self.ignored = False
         self.slow_start = 0.0
         self.slow_stop = 0.0
         self.swallows = False
@@ -121,6 +122,7 @@ class Puppet(Actor):
 
     async def on_start(self) -> None:
         script = self.script
+        script.ignored = False
         self.grove.log.append(("start", script.path))
         if script.slow_start:
             await self.dawdle_for(script.slow_start)
@@ -129,6 +131,7 @@ class Puppet(Actor):
             raise ValueError("no")
         if script.ignores:
             script.ignores -= 1
+            script.ignored = True
             raise Ignore
         self.refs.register(script.path, self.ref)
         self.send_every("1h", Puppet.tick)
@@ -222,8 +225,8 @@ class Free(DynamicSupervisor):
 class Grove:
     """One system with a tree in it."""
 
-    def __init__(self, branch: Branch) -> None:
-        self.loop = VirtualTimeLoop()
+    def __init__(self, branch: Branch, seed: int = 0) -> None:
+        self.loop = VirtualTimeLoop(seed)
         self.log: list[tuple[str, str]] = []
         self.scripts: dict[str, Script] = {}
         self.tasks: list[asyncio.Future[Any]] = []
@@ -316,7 +319,7 @@ class Grove:
     def on_end(self, span: observe.Span) -> None: ...
 
     def later(self, work: Awaitable[Any]) -> None:
-        """Begin it; `close` waits for it."""
+        """Begin it, whatever comes of it; `close` waits for it."""
         self.tasks.append(asyncio.ensure_future(work, loop=self.loop))
 
     # --- what it is made of ---------------------------------------------------------------------------------------

@@ -219,14 +219,8 @@ class Calm(RuleBasedStateMachine):
             assert len(model.charged) <= model.most
 
     def canonical(self, log: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The children of a dynamic supervisor stop at the same time: in no order."""
         assert self.grove is not None
-        pools, found = self.grove.pools, list[tuple[str, str]]()
-        for pool, entries in groupby(log, lambda entry: _pool_of(entry[1], pools)):
-            run = list(entries)
-            depth = -1 if pool is None else len(pool.split("/"))
-            found.extend(run if pool is None else sorted(run, key=lambda entry: entry[1].split("/")[depth]))
-        return found
+        return _canonical(log, self.grove.pools, 1)
 
     def teardown(self) -> None:
         if self.grove is None:
@@ -239,11 +233,167 @@ class Calm(RuleBasedStateMachine):
         assert self.canonical(self.grove.log) == self.canonical(theirs), before
 
 
-def _pool_of(path: str, pools: set[str]) -> str | None:
-    """The outermost dynamic supervisor above it."""
+def _canonical(log: list[tuple[str, str]], pools: set[str], depth: int) -> list[tuple[str, str]]:
+    """The children of a dynamic supervisor stop at the same time, each in its own order: here one after the other."""
+    found = list[tuple[str, str]]()
+    for pool, entries in groupby(log, lambda entry: _pool_of(entry[1], pools, depth)):
+        run = list(entries)
+        if pool is None:
+            found.extend(run)
+            continue
+        below = len(pool.split("/"))
+        for child in sorted({path.split("/")[below] for _, path in run}):
+            of_child = [entry for entry in run if entry[1].split("/")[below] == child]
+            found.extend(_canonical(of_child, pools, below + 1))
+    return found
+
+
+def _pool_of(path: str, pools: set[str], depth: int) -> str | None:
+    """The outermost dynamic supervisor above it, of those that far down."""
     parts = path.split("/")
-    return next((above for n in range(1, len(parts)) if (above := "/".join(parts[:n])) in pools), None)
+    return next((above for n in range(depth, len(parts)) if (above := "/".join(parts[:n])) in pools), None)
 
 
 TestCalm = Calm.TestCase
 TestCalm.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+
+
+# --- at the same time -------------------------------------------------------------------------------------------------
+
+
+class Rough(RuleBasedStateMachine):
+    """Everything at once: slow starts and stops, children that swallow their cancellation, calls that overtake each
+    other. What must hold is what supervisors promise; there is no model of who is first.
+    """
+
+    grove: Grove | None = None
+
+    @initialize(branch=branches(depth=2, slow=True, top=True), seed=st.integers(0, 1000))
+    def plant(self, branch: Branch, seed: int) -> None:
+        self.grove = Grove(branch, seed)
+        self.grove.later(self.grove.top.start())
+
+    # --- what is there ------------------------------------------------------------------------------------------
+
+    def pick(self, number: int, found: list[Any]) -> Any:
+        return found[number % len(found)] if found else None
+
+    async def everything(self) -> list[tuple[Any, Any]]:
+        """Each child there is, with its supervisor."""
+        assert self.grove is not None
+        found, left = list[tuple[Any, Any]](), [self.grove.top]
+        while left:
+            supervisor = left.pop()
+            for row in supervisor.which_children():
+                found.append((supervisor, row))
+                if row.kind == "supervisor" and row.ref is not None:
+                    left.append(row.ref)
+        return found
+
+    # --- what happens -------------------------------------------------------------------------------------------
+
+    @rule(number=NUMBERS, how=st.sampled_from(["crash", "told", "finish", "dawdle", "stop", "kill"]))
+    def ends(self, number: int, how: str) -> None:
+        assert self.grove is not None
+        found = self.pick(number, [row for _, row in self.grove.run(self.everything()) if row.kind == "actor"])
+        if found is not None and found.ref is not None:
+            self.grove.run(self.hit(found.ref, how))
+
+    async def hit(self, ref: Any, how: str) -> None:
+        assert self.grove is not None
+        match how:
+            case "told":
+                self.grove.later(ref.ask(Puppet.crash))
+            case "dawdle":
+                ref.tell(Puppet.dawdle, 3.0)
+            case "stop" | "kill":
+                self.grove.later(ref.stop() if how == "stop" else ref.kill())
+            case _:
+                ref.tell(Puppet.finish if how == "finish" else Puppet.crash)
+
+    @rule(
+        number=NUMBERS,
+        fails=st.integers(0, 3),
+        ignores=st.integers(0, 1),
+        start=st.sampled_from([0.0, 0.1, 2.0]),
+        stop=st.sampled_from([0.0, 0.1, 2.0]),
+        swallows=st.booleans(),
+    )
+    def luck(self, number: int, fails: int, ignores: int, start: float, stop: float, swallows: bool) -> None:
+        assert self.grove is not None
+        script = self.pick(number, list(self.grove.scripts.values()))
+        if script is not None:
+            script.fails, script.ignores = fails, ignores
+            script.slow_start, script.slow_stop, script.swallows = start, stop, swallows
+
+    @rule(number=NUMBERS, name=st.sampled_from(["terminate", "restart", "delete"]))
+    def call(self, number: int, name: str) -> None:
+        assert self.grove is not None
+        found = self.pick(number, self.grove.run(self.everything()))
+        if found is not None:
+            self.grove.later(getattr(found[0], f"{name}_child")(found[1].id))
+
+    @rule(number=NUMBERS, twig=twigs(st.sampled_from(IDS), auto="any_significant", depth=1, slow=True))
+    def add(self, number: int, twig: Twig) -> None:
+        assert self.grove is not None
+        supervisor = self.pick(number, self.grove.run(self.supervisors()))
+        twig = replace(twig, significant=twig.significant and supervisor.auto_shutdown != "never")
+        self.grove.later(supervisor.start_child(self.grove.spec(twig, supervisor.at)))
+
+    @rule(number=NUMBERS, by=st.sampled_from([0.0, 0.05, 0.3, 1.5, 5.0]))
+    def advance(self, number: int, by: float) -> None:
+        assert self.grove is not None
+        for _ in range(number % 5):
+            self.grove.run(asyncio.sleep(0))
+        if by:
+            self.grove.run(asyncio.sleep(by))
+
+    # --- what must hold -----------------------------------------------------------------------------------------
+
+    @invariant()
+    def promises_hold(self) -> None:
+        if self.grove is not None:
+            self.grove.run(self.check())
+
+    async def check(self) -> None:
+        assert self.grove is not None
+        scripts = self.grove.scripts
+        assert all(script.most_alive <= 1 for script in scripts.values()), "two incarnations at once"
+        for supervisor in await self.supervisors():
+            state = supervisor._runner.state
+            if state.phase in {"boot", "running"}:
+                assert len(state.spent) <= supervisor._runner.spec.max_restarts
+            if state.phase == "ended":
+                above = f"{supervisor.at}/" if supervisor.at else ""
+                alive = [path for path, script in scripts.items() if path.startswith(above) and script.alive]
+                assert alive == [], "a child outlives its supervisor"
+
+    async def supervisors(self) -> list[Any]:
+        assert self.grove is not None
+        below = [row.ref for _, row in await self.everything() if row.kind == "supervisor" and row.ref is not None]
+        return [self.grove.top, *below]
+
+    def teardown(self) -> None:
+        if self.grove is None:
+            return
+        try:
+            self.grove.run(asyncio.sleep(300))
+            for supervisor in self.grove.run(self.supervisors()):
+                self.is_settled(supervisor)
+        finally:
+            self.grove.close()
+
+    def is_settled(self, supervisor: Any) -> None:
+        """Nothing is under way any more, and whoever is to run runs."""
+        assert self.grove is not None
+        state = supervisor._runner.state
+        assert state.operation is None
+        assert state.queue == ()
+        for one in state.children if state.phase == "running" else ():
+            script = self.grove.scripts.get(one.id.replace(".", "/"))
+            may_rest = one.held or one.spec.restart != "permanent" or (script is not None and script.ignored)
+            assert one.status == "running" or (one.status == "stopped" and may_rest)
+
+
+TestRough = Rough.TestCase
+TestRough.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
