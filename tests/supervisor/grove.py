@@ -50,7 +50,7 @@ class Branch:
 
     @property
     def dynamic(self) -> bool:
-        return self.strategy == "dynamic"
+        return bool(self.strategy == "dynamic")
 
     def model(self, nature: Nature, path: str) -> Model:
         """The naive model of it."""
@@ -70,7 +70,8 @@ SHAPES = st.none() | st.none() | st.integers(1, 63).map(lambda n: (n / 64, 2.0))
 
 
 def twigs(ids: Any, *, auto: str, depth: int, slow: bool) -> st.SearchStrategy[Twig]:
-    restart = st.sampled_from(["permanent", "permanent", "transient", "temporary"])
+    weights = ["permanent"] if auto == "never" else ["transient", "temporary"]
+    restart = st.sampled_from(["permanent", "transient", "temporary", *weights])
     shutdown = st.sampled_from([5.0, 0.25, "brutal", None] if slow else [5.0, None])
     inner = st.none() if depth == 0 else st.none() | st.none() | branches(depth=depth - 1, slow=slow)
 
@@ -78,7 +79,7 @@ def twigs(ids: Any, *, auto: str, depth: int, slow: bool) -> st.SearchStrategy[T
         weighs = significant and auto != "never" and restart != "permanent"
         return Twig(id, restart, shape, weighs, None if inner and not slow else shutdown, inner)
 
-    return st.builds(made, ids, restart, SHAPES, st.booleans(), shutdown, inner)
+    return st.builds(made, ids, restart, SHAPES, st.sampled_from([True, True, False]), shutdown, inner)
 
 
 @st.composite

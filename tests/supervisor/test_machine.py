@@ -396,4 +396,4 @@ class Rough(RuleBasedStateMachine):
 
 
 TestRough = Rough.TestCase
-TestRough.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestRough.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)

@@ -102,6 +102,29 @@ def test_strategy_decides_who_is_restarted_with_it(strategy: str, expected: list
     assert len(world.state.spent) == 1
 
 
+STOPPED_FIRST = {"one_for_one": "", "one_for_all": "ca", "rest_for_one": "c"}
+STARTED_THEN = {"one_for_one": "b", "one_for_all": "abc", "rest_for_one": "bc"}
+
+
+@pytest.mark.parametrize("kind", ["normal", "shutdown", "failed", "killed", "gave_up"])
+@pytest.mark.parametrize("restart", ["permanent", "transient", "temporary"])
+@pytest.mark.parametrize("strategy", STOPPED_FIRST)
+def test_the_table_of_restarts(strategy: str, restart: str, kind: str) -> None:
+    world = World(leaf("a"), leaf("b", restart=restart), leaf("c"), strategy=strategy).boot()
+    world.took()
+    world.exit("b", kind)
+    clean = kind in {"normal", "shutdown"}
+    if restart == "permanent" or (restart == "transient" and not clean):
+        stops, starts = STOPPED_FIRST[strategy], STARTED_THEN[strategy]
+        assert world.took() == [*(("stop", id) for id in stops), *(("start", id) for id in starts)]
+        assert world.state.spent == (0.0,)
+        assert world.status("b") == "running"
+    else:
+        assert world.took() == ([("drop", "b")] if restart == "temporary" else [])
+        assert world.state.spent == ()
+        assert world.status("b") == ("absent" if restart == "temporary" else "stopped")
+
+
 def test_a_group_restart_revives_finished_transients_and_ignored_children_but_no_held_one() -> None:
     specs = [leaf("a"), leaf("done", restart="transient"), leaf("ignored"), leaf("held")]
     world = World(*specs, strategy="one_for_all")
