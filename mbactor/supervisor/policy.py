@@ -8,8 +8,8 @@ starting anything; and what the tests check is what runs.
 
 The supervisor is at one operation at a time (its first start, a restart, an operator's call, its stop),
 which is a list of starts and stops done one after another. What happens meanwhile waits in a queue, in
-order, but for two things: a child that ends before it would have been stopped needs no stop any more,
-and a request to stop breaks off whatever is under way.
+order, but for three things: a child that ends before it would have been stopped needs no stop any more,
+a request to stop breaks off whatever is under way, and one to terminate a child breaks off its start.
 """
 
 from __future__ import annotations

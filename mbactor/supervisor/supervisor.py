@@ -118,7 +118,8 @@ class Supervisor:
     async def terminate_child(self, child: Any) -> None:
         """Stop a child, by id or ref. NoSuchChild where there is none.
 
-        Group restarts leave it stopped until `restart_child`. A temporary child is forgotten.
+        A start of it that is under way is broken off. Group restarts leave it stopped until `restart_child`. A
+        temporary child is forgotten.
         """
         id = self._id_of(child)
         await self._bound().call(lambda call, now: TerminateChild(call, id, now))

@@ -248,8 +248,9 @@ def _explained(merged: list[tuple[str, str, str]], rows: dict[str, str]) -> bool
             model.nature.fails[id] = 1
             broken_off.add(id)
         expected = model.add(Kid(id)) if call == "start" else getattr(model, call)(id)
+        # Whoever wanted its end got that, though it is forgotten; who comes later does not find it.
         gone = call == "terminate" and id in broken_off and expected == "NoSuchChild"
-        if answer != ("ok" if gone else expected):
+        if answer != expected and not (gone and answer == "ok"):
             return False
     return {kid.id: kid.state for kid in model.kids} == rows
 
@@ -260,7 +261,7 @@ def _merges(first: list[Any], second: list[Any]) -> Iterator[list[Any]]:
         yield [next(one) if n in places else next(other) for n in range(len(first) + len(second))]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(first=SEQUENCES, second=SEQUENCES, moments=MOMENTS)
 def test_concurrent_calls_are_answered_as_in_some_order(
     first: Sequence, second: Sequence, moments: list[float]
