@@ -260,7 +260,7 @@ class Grove:
             node = self.system.node
             assert [name for name in node.refs if name in self.scripts] == []
             assert node.served == {}
-            bus: Any = node.remote._bus
+            bus: Any = node.remote.bus
             assert not any("puppet" in subject and there for subject, there in bus._exact.items())
             assert all(one.alive == 0 for one in self.scripts.values()), "a child outlives its supervisor"
             self.run(self.system.stop())
