@@ -214,6 +214,11 @@ class Runner:
         if self._known(id) is child:
             self.feed(Exited(id, exit, _now(), random.random()))
 
+    def _has_exited(self, id: str, child: Child, incarnation: int, exit: Exit) -> None:
+        # One that had ended when it was to be stopped may tell so when the next is being started already.
+        if child.incarnation == incarnation:
+            self.exited(id, child, exit)
+
     # --- events in, actions out ------------------------------------------------------------------------
 
     def feed(self, event: Event) -> None:
@@ -279,7 +284,7 @@ class Runner:
 
     def _start(self, id: str, child: Child, *, again: bool) -> None:
         """At once, where the child can do that, so that a restart costs no task; now and then others get their turn."""
-        child.on_exit = partial(self.exited, id, child)
+        child.on_exit = partial(self._has_exited, id, child, child.incarnation + 1)
         child.terminate = partial(self._owner.terminate_child, id)
         self._done_at_once += 1
         started: bool | BaseException = False

@@ -154,6 +154,26 @@ async def test_crashes_nobody_was_told_of_make_it_give_up() -> None:
         await until(lambda: top.phase == "ended")
 
 
+@pytest.mark.parametrize("order", ["ab", "ba"])
+async def test_two_that_crash_at_the_same_time_are_one_restart_of_their_group(order: str) -> None:
+    class Starting(Counter):
+        async def on_start(self) -> None:
+            """Takes a task of its own."""
+
+        async def on_stop(self, exit: Exit) -> None:
+            """So does this."""
+
+    children = [child(Starting, id=id) for id in "ab"]
+    async with tree(Supervisor(strategy="one_for_all", max_restarts=1, children=children)) as top:
+        refs = {row.id: row.ref for row in top.which_children()}
+        for id in order:
+            refs[id].tell(Counter.crash)
+        await until(lambda: [row.incarnation for row in top.which_children()] == [2, 2])
+        assert await refs["a"].ask(Counter.add) == await refs["b"].ask(Counter.add) == 1
+        assert top.phase == "running"
+        assert [row.incarnation for row in top.which_children()] == [2, 2]
+
+
 async def test_refs_survive_the_restart_of_the_supervisor_above() -> None:
     inner = child(Supervisor, id="inner", args={"max_restarts": 0, "children": [child(Counter)]})
     async with tree(Supervisor(children=[inner])) as top:
