@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mbactor.errors import MbactorError
-from mbactor.supervisor.sockets import Running, running
+from mbactor.supervisor.operate.sockets import Running, running
 
 _CHUNK = 1 << 20
 

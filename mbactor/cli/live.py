@@ -23,8 +23,8 @@ from mbactor.cli.table import Size, drawn
 from mbactor.durations import text_of
 from mbactor.errors import MbactorError
 from mbactor.kernel.settings import environment
-from mbactor.supervisor.control import Snapshot
-from mbactor.supervisor.sockets import folders
+from mbactor.supervisor.operate.control import Snapshot
+from mbactor.supervisor.operate.sockets import folders
 
 PATIENCE = 3.0
 """Seconds after which a system that does not answer is said not to."""

@@ -16,7 +16,7 @@ import mbactor
 from mbactor.kernel.settings import environment
 
 if TYPE_CHECKING:
-    from mbactor.supervisor.by_name import Verb
+    from mbactor.supervisor.operate.by_name import Verb
     from mbactor.supervisor.topology import Topology
 
 SHORTEST_PERIOD = 0.05

@@ -20,10 +20,10 @@ from mbactor.cli.steps import as_json, drawn, one_step
 from mbactor.durations import text_of
 from mbactor.errors import MbactorError
 from mbactor.kernel.settings import environment
-from mbactor.supervisor.by_name import Operated, Verb
-from mbactor.supervisor.operating import Course, Planned
-from mbactor.supervisor.plan import Step
-from mbactor.supervisor.sockets import folders
+from mbactor.supervisor.operate.by_name import Operated, Verb
+from mbactor.supervisor.operate.operator import Course, Planned
+from mbactor.supervisor.operate.plan import Step
+from mbactor.supervisor.operate.sockets import folders
 
 FAILED, FAULTY, DIFFERS, REFUSED, LATE = 1, 2, 3, 4, 5
 PATIENCE = 2.0

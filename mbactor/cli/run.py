@@ -19,8 +19,8 @@ from mbactor.durations import text_of
 from mbactor.errors import MbactorError, Unavailable
 from mbactor.kernel.settings import Settings, environment
 from mbactor.observers import LogObserver, telemetry_from_environment
-from mbactor.supervisor.control import Control
-from mbactor.supervisor.sockets import folders
+from mbactor.supervisor.operate.control import Control
+from mbactor.supervisor.operate.sockets import folders
 from mbactor.supervisor.system import ActorSystem
 from mbactor.supervisor.tree import render, walked
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from mbactor.supervisor.applying import Plan
-from mbactor.supervisor.plan import Act, Step
-from mbactor.supervisor.plan_values import Change
+from mbactor.supervisor.operate.applying import Plan
+from mbactor.supervisor.operate.plan import Act, Step
+from mbactor.supervisor.operate.plan_values import Change
 from mbactor.supervisor.tree import one_line
 
 _SIGNS: dict[Act, tuple[str, str]] = {

@@ -20,7 +20,7 @@ from mbactor.durations import text_of
 from mbactor.kernel.look import PastExit, RunningMessage
 from mbactor.mailbox import MailboxStatistics
 from mbactor.supervisor.children import Budget
-from mbactor.supervisor.control import Snapshot
+from mbactor.supervisor.operate.control import Snapshot
 from mbactor.supervisor.tree import TreeNode, one_line
 
 STORM_WITHIN = 10.0

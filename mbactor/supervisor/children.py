@@ -17,7 +17,7 @@ from mbactor.supervisor.state import ChildState, Status
 
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
-    from mbactor.supervisor.node_process import NodeProcess
+    from mbactor.supervisor.node.process import NodeProcess
     from mbactor.supervisor.supervisor import Supervisor
 
 
@@ -96,7 +96,7 @@ def build_child(spec: ChildSpec, node: Node) -> Child:
 def made(spec: ChildSpec, node: Node, path: str, build: Build) -> Child:
     """The child of the supervisor at `path` that `spec` describes; `build` makes its actors."""
     if spec.process:
-        from mbactor.supervisor.node_process import NodeProcess  # which costs what nobody needs who has none
+        from mbactor.supervisor.node.process import NodeProcess  # which costs what nobody needs who has none
 
         return NodeProcess(spec, node, f"{path}/{spec.id}")
     if spec.kind == "supervisor":
@@ -127,7 +127,7 @@ def respecify(child: Child, before: ChildSpec, spec: ChildSpec) -> bool:
 
 def alike(one: ChildSpec, other: ChildSpec) -> bool:
     """Whether two specifications are of the same child, in whatever form they are written."""
-    from mbactor.supervisor.plan import canonical_child  # which imports this module
+    from mbactor.supervisor.operate.plan import canonical_child  # which imports this module
 
     return one == other or canonical_child(one) == canonical_child(other)
 

@@ -23,10 +23,10 @@ from mbactor.kernel.names import Names
 from mbactor.kernel.node import Node
 from mbactor.kernel.ref import Answer, At
 from mbactor.kernel.settings import Settings
-from mbactor.supervisor import by_name
-from mbactor.supervisor.applying import Applying, Plan, Progress
 from mbactor.supervisor.dynamic import DynamicSupervisor
-from mbactor.supervisor.plan_values import Change, changed
+from mbactor.supervisor.operate import by_name
+from mbactor.supervisor.operate.applying import Applying, Plan, Progress
+from mbactor.supervisor.operate.plan_values import Change, changed
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child, kebab_case
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.tree import TreeNode, refresh, tree_of, with_spawned

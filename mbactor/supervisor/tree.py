@@ -21,7 +21,7 @@ from mbactor.supervisor.spec import ChildSpec, Kind, Restart, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from mbactor.supervisor.node_process import NodeProcess
+    from mbactor.supervisor.node.process import NodeProcess
 
 
 @dataclass(frozen=True, slots=True)

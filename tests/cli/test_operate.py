@@ -19,9 +19,9 @@ from click.testing import CliRunner
 
 from mbactor.cli.main import main
 from mbactor.cli.steps import drawn, one_step
-from mbactor.supervisor.applying import Plan
-from mbactor.supervisor.plan import Act, Step
-from mbactor.supervisor.plan_values import Change
+from mbactor.supervisor.operate.applying import Plan
+from mbactor.supervisor.operate.plan import Act, Step
+from mbactor.supervisor.operate.plan_values import Change
 from tests.process import PATIENCE, ROOT, Served, command, serving
 
 ACTORS = """

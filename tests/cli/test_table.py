@@ -13,7 +13,7 @@ from mbactor.cli.table import Size, drawn, fitting, is_storm, rows_of, short, ur
 from mbactor.kernel.look import PastExit, RunningMessage
 from mbactor.mailbox import MailboxStatistics
 from mbactor.supervisor.children import Budget
-from mbactor.supervisor.control import Snapshot
+from mbactor.supervisor.operate.control import Snapshot
 from mbactor.supervisor.tree import TreeNode
 
 QUIET = MailboxStatistics(depth=0, highest=0, accepted=0, rejected=0, expired=0, dropped=0, oldest_age=0.0)

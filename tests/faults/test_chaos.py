@@ -15,7 +15,7 @@ import pytest
 
 from mbactor import ActorSystem, MbactorError, child
 from mbactor.kernel.exit import Exit
-from mbactor.supervisor.node_process import NodeProcess
+from mbactor.supervisor.node.process import NodeProcess
 from mbactor.supervisor.spec import SupervisorSpec
 from tests.faults.chaos_parts import ACTORS, Clerk, House
 

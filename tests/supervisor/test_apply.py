@@ -27,10 +27,10 @@ from mbactor import (
     child,
     endpoint,
 )
-from mbactor.supervisor.applying import ApplyFailed, Plan
-from mbactor.supervisor.by_name import parent_of
-from mbactor.supervisor.paths import Ambiguous, resolve
-from mbactor.supervisor.plan import Step, canonical
+from mbactor.supervisor.operate.applying import ApplyFailed, Plan
+from mbactor.supervisor.operate.by_name import parent_of
+from mbactor.supervisor.operate.paths import Ambiguous, resolve
+from mbactor.supervisor.operate.plan import Step, canonical
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.topology import load
 from mbactor.supervisor.tree import TreeNode

@@ -16,8 +16,9 @@ import msgspec
 import pytest
 
 from mbactor import Actor, ActorSystem, child, endpoint
-from mbactor.supervisor import SupervisorSpec, control
-from mbactor.supervisor.control import CONNECTIONS, REQUEST_LIMIT, Control, Snapshot
+from mbactor.supervisor import SupervisorSpec
+from mbactor.supervisor.operate import control
+from mbactor.supervisor.operate.control import CONNECTIONS, REQUEST_LIMIT, Control, Snapshot
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbactor.supervisor.interpolation import (
+from mbactor.supervisor.topology.interpolation import (
     Secret,
     Sources,
     escaped,

@@ -18,8 +18,8 @@ import anyio
 import pytest
 
 from mbactor import ActorSystem, BudgetSpent, MbactorError, Supervisor, child, observe
-from mbactor.supervisor import node_process
-from mbactor.supervisor.node_frames import Happened, Operate, encoded, from_node, from_parent, split
+from mbactor.supervisor.node import process as node_process
+from mbactor.supervisor.node.frames import Happened, Operate, encoded, from_node, from_parent, split
 from mbactor.supervisor.state import StartFailed
 from tests.supervisor.node_parts import Flooded, OddlyRefuses, Pair, Worker
 from tests.supervisor.test_node_process import PATIENCE, Told, answered, environment, lives

@@ -19,10 +19,10 @@ import pytest
 from mbactor import Actor, ActorCrashed, ActorSystem, Backoff, Supervisor, Unavailable, child, observe
 from mbactor.errors import ChildRunning, InvalidSpec, MbactorError, NoSuchChild, ProcessDied
 from mbactor.kernel.exit import Exit
-from mbactor.supervisor import node_process
-from mbactor.supervisor.by_name import Operated, operate
 from mbactor.supervisor.children import ChildRow
-from mbactor.supervisor.node_process import NodeProcess
+from mbactor.supervisor.node import process as node_process
+from mbactor.supervisor.node.process import NodeProcess
+from mbactor.supervisor.operate.by_name import Operated, operate
 from mbactor.supervisor.state import GaveUp, StartFailed
 from mbactor.supervisor.tree import render
 from tests.loops import LOOPS, Factory, run
@@ -463,7 +463,7 @@ def children_of(pid: int) -> list[int]:
             with suppress(OSError):
                 state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                 command = (entry / "cmdline").read_text()
-                if parent == str(pid) and state != "Z" and "node_main" in command:
+                if parent == str(pid) and state != "Z" and "supervisor.node.main" in command:
                     found.append(int(entry.name))
     return found
 

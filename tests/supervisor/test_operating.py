@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from mbactor import Actor, ActorSystem, DynamicSupervisor, child, observe
-from mbactor.supervisor.control import Control
+from mbactor.supervisor.operate.control import Control
 from mbactor.supervisor.topology import load
 from mbactor.testing.recorder import Recorder
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbactor import Actor, Backoff, DynamicSupervisor, Mailbox, Supervisor
-from mbactor.supervisor.plan import EFFECTS, Marks, Step, applied, canonical, effect_of, plan, subtree
-from mbactor.supervisor.plan_values import changed, shown
+from mbactor.supervisor.operate.plan import EFFECTS, Marks, Step, applied, canonical, effect_of, plan, subtree
+from mbactor.supervisor.operate.plan_values import changed, shown
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child
 from tests.process import ROOT
 from tests.supervisor.world import Leaf, leaf

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mbactor.errors import Unavailable
-from mbactor.supervisor.sockets import (
+from mbactor.supervisor.operate.sockets import (
     NotPrivate,
     answers,
     check_private,

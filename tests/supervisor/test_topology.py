@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from mbactor.mailbox import Mailbox
-from mbactor.supervisor.interpolation import Sources, interpolate
 from mbactor.supervisor.spec import Backoff
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.topology import TopologyError, load
+from mbactor.supervisor.topology.interpolation import Sources, interpolate
 from tests.supervisor.topology_parts import MODULE, child_faults, children, faults, read
 
 

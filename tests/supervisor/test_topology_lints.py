@@ -13,7 +13,7 @@ from mbactor.kernel.actor import Actor
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.spec import Backoff, ChildSpec, SupervisorSpec, child
 from mbactor.supervisor.supervisor import Supervisor
-from mbactor.supervisor.topology_lints import MOST_ATTEMPTS, Lint, lints, spec_of, stop_time
+from mbactor.supervisor.topology.lints import MOST_ATTEMPTS, Lint, lints, spec_of, stop_time
 from tests.supervisor.topology_parts import read
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbactor.supervisor.topology import TopologyError, as_json, as_yaml, load, schema
-from mbactor.supervisor.topology_kinds import KEYS
+from mbactor.supervisor.topology.kinds import KEYS
 from tests.process import ROOT
 from tests.supervisor.topology_parts import MODULE, read
 

@@ -12,7 +12,7 @@ What is promised:
   it does not even answer a ping for `SILENT` seconds, as one that is stopped by a signal does not.
 - An actor that crashes gets its next incarnation in the same process, with its mailbox. The end of a subtree is the end
   of its process, and so is an end that had to leave something behind.
-- It ends with its parent, also when that is killed (`node_main.py`).
+- It ends with its parent, also when that is killed (`main.py`).
 - What happens in it is told to this process's observers, with the field `node`; what it prints is printed here, each
   line with its id before it.
 
@@ -40,8 +40,7 @@ from mbactor.kernel.exit import KILLED, NORMAL, SHUTDOWN, Exit
 from mbactor.kernel.ref import ActorRef, ref_of_url
 from mbactor.kernel.settings import Settings
 from mbactor.processes import preparation, start_python
-from mbactor.supervisor.by_name import Operated, Verb
-from mbactor.supervisor.node_frames import (
+from mbactor.supervisor.node.frames import (
     Begin,
     Close,
     Done,
@@ -68,6 +67,7 @@ from mbactor.supervisor.node_frames import (
     restored,
     split,
 )
+from mbactor.supervisor.operate.by_name import Operated, Verb
 from mbactor.supervisor.spec import ChildSpec
 from mbactor.supervisor.tree import TreeNode
 from mbactor.transport.link import Hub, Lendable, Port
@@ -270,7 +270,7 @@ class _Process(asyncio.Protocol):
     def run(self, *passed: socket.socket) -> None:
         try:
             self._popen = start_python(
-                "mbactor.supervisor.node_main", *passed, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                "mbactor.supervisor.node.main", *passed, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
         except BaseException:
             self._transport.abort()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 from mbactor.errors import InvalidSpec
-from mbactor.supervisor.plan_values import Change, changed, same
+from mbactor.supervisor.operate.plan_values import Change, changed, same
 from mbactor.supervisor.spec import ChildSpec, Kind, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
 

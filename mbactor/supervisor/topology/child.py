@@ -14,14 +14,14 @@ from typing import Any
 from mbactor.errors import InvalidSpec
 from mbactor.mailbox import Mailbox
 from mbactor.mailbox.overflow import OVERFLOWS
-from mbactor.supervisor.interpolation import mentions_replica
 from mbactor.supervisor.partition import PartitionSupervisor
 from mbactor.supervisor.spec import MOST_REPLICAS, RESTARTS, ChildSpec, SupervisorSpec, child
 from mbactor.supervisor.supervisor import Supervisor
-from mbactor.supervisor.topology_arguments import arguments, configuration
-from mbactor.supervisor.topology_fields import Section, described
-from mbactor.supervisor.topology_kinds import BUILT_IN, COMMON, Kinds
-from mbactor.supervisor.yaml_positions import Items, Node, Place, Scalar, Table
+from mbactor.supervisor.topology.arguments import arguments, configuration
+from mbactor.supervisor.topology.fields import Section, described
+from mbactor.supervisor.topology.interpolation import mentions_replica
+from mbactor.supervisor.topology.kinds import BUILT_IN, COMMON, Kinds
+from mbactor.supervisor.topology.yaml_positions import Items, Node, Place, Scalar, Table
 
 Variant = tuple[int | None, dict[str, Any], dict[str, Any] | None]
 """The number of a replica, where it differs from others; its arguments and its configuration."""

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from mbactor.durations import seconds_of_text
 from mbactor.errors import InvalidSpec
-from mbactor.supervisor.interpolation import Sources, has_reference, interpolate
 from mbactor.supervisor.spec import Backoff
-from mbactor.supervisor.yaml_positions import Entry, Items, Node, Place, Problems, Scalar, Table
+from mbactor.supervisor.topology.interpolation import Sources, has_reference, interpolate
+from mbactor.supervisor.topology.yaml_positions import Entry, Items, Node, Place, Problems, Scalar, Table
 
 T = TypeVar("T")
 _OF_FIELD = re.compile(

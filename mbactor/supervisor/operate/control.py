@@ -6,7 +6,7 @@
     $ echo '{"get": "tree"}' | nc -U $XDG_RUNTIME_DIR/mbactor/shop-1f0c3d5e7a-4711.sock
     {"tree": {"id": "shop", ...}, "system": "shop", "pid": 4711, "uptime": 12.5, "dead_letters": 0}
 
-A request is an object with one key, the verb: get, plan, apply, stop, start or restart (`operating.py`). What cannot be
+A request is an object with one key, the verb: get, plan, apply, stop, start or restart (`operator.py`). What cannot be
 answered is answered with `{"error": "..."}`, with the HTTP-like `status` of the error, and the `problems` of a faulty
 file. An apply is answered with several lines, up to `applied` or `failed`. Requests are bounded, so are connections; a
 client that does not read is cut off, and nobody ever waits for one. However many ask, taking snapshots costs the system
@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from mbactor.errors import BadRequest, MbactorError, Unavailable
-from mbactor.supervisor.by_name import LOOK
-from mbactor.supervisor.operating import Operator
-from mbactor.supervisor.sockets import listen
+from mbactor.supervisor.operate.by_name import LOOK
+from mbactor.supervisor.operate.operator import Operator
+from mbactor.supervisor.operate.sockets import listen
 from mbactor.supervisor.tree import TreeNode, refresh
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ kinds.id_of(table, sources)        # "orders"
 
 from __future__ import annotations
 
-from mbactor.supervisor.interpolation import Sources, interpolate
 from mbactor.supervisor.spec import kebab_case
-from mbactor.supervisor.topology_arguments import parameters
-from mbactor.supervisor.topology_classes import import_class, short_kinds
-from mbactor.supervisor.yaml_positions import Entry, Problems, Scalar, Table
+from mbactor.supervisor.topology.arguments import parameters
+from mbactor.supervisor.topology.classes import import_class, short_kinds
+from mbactor.supervisor.topology.interpolation import Sources, interpolate
+from mbactor.supervisor.topology.yaml_positions import Entry, Problems, Scalar, Table
 
 BUILT_IN = ("actor", "supervisor", "include")
 COMMON = frozenset({"id", "restart", "shutdown", "backoff", "config", "significant", "process", "after"})

@@ -10,8 +10,8 @@ from typing import Any
 
 from mbactor.mailbox.overflow import OVERFLOWS
 from mbactor.supervisor.spec import AUTO_SHUTDOWNS, MOST_REPLICAS, RESTARTS, STRATEGIES
-from mbactor.supervisor.topology_classes import short_kinds
-from mbactor.supervisor.topology_kinds import KEYS
+from mbactor.supervisor.topology.classes import short_kinds
+from mbactor.supervisor.topology.kinds import KEYS
 
 _REFERENCE = r"\$\{"
 _DURATION = r"(\s*\d+(\.\d+)?\s*(us|µs|ms|s|m|h|d))+\s*"

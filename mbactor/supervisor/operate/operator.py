@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from mbactor import offload
 from mbactor.errors import BadRequest
 from mbactor.kernel.settings import environment
-from mbactor.supervisor.applying import ApplyFailed, Plan
-from mbactor.supervisor.by_name import Verb, operate
-from mbactor.supervisor.plan import Step
+from mbactor.supervisor.operate.applying import ApplyFailed, Plan
+from mbactor.supervisor.operate.by_name import Verb, operate
+from mbactor.supervisor.operate.plan import Step
 
 if TYPE_CHECKING:
     from mbactor.supervisor.system import ActorSystem

@@ -14,13 +14,13 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from mbactor.errors import InvalidSpec
-from mbactor.supervisor.interpolation import Sources
 from mbactor.supervisor.spec import AUTO_SHUTDOWNS, STRATEGIES, ChildSpec, SupervisorSpec
-from mbactor.supervisor.topology_child import Found, read_child
-from mbactor.supervisor.topology_fields import Section, described, did_you_mean
-from mbactor.supervisor.topology_files import MOST_CHILDREN
-from mbactor.supervisor.topology_kinds import KEYS, Kinds
-from mbactor.supervisor.yaml_positions import Items, Place, Problems, Table
+from mbactor.supervisor.topology.child import Found, read_child
+from mbactor.supervisor.topology.fields import Section, described, did_you_mean
+from mbactor.supervisor.topology.files import MOST_CHILDREN
+from mbactor.supervisor.topology.interpolation import Sources
+from mbactor.supervisor.topology.kinds import KEYS, Kinds
+from mbactor.supervisor.topology.yaml_positions import Items, Place, Problems, Table
 
 Ids = tuple[str, ...]
 """Where a child stands: the ids from below the root down to its own."""

@@ -20,7 +20,7 @@ from mbactor import process_worker
 from mbactor.errors import InvalidSpec, error_text, from_wire, to_wire
 from mbactor.kernel.exit import Exit, ExitKind
 from mbactor.process_worker import Preparation
-from mbactor.supervisor.by_name import Operated, Verb
+from mbactor.supervisor.operate.by_name import Operated, Verb
 from mbactor.supervisor.spec import ChildSpec
 from mbactor.supervisor.tree import TreeNode
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from mbactor import observe
 from mbactor.errors import MbactorError, Unavailable
-from mbactor.supervisor.plan import (
+from mbactor.supervisor.operate.plan import (
     Marks,
     Step,
     applied,
@@ -26,7 +26,7 @@ from mbactor.supervisor.plan import (
     with_children,
     with_tree,
 )
-from mbactor.supervisor.plan_values import Change
+from mbactor.supervisor.operate.plan_values import Change
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 from mbactor.supervisor.state import ChildState
 from mbactor.supervisor.supervisor import Supervisor

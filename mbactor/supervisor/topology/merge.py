@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from mbactor.supervisor.interpolation import Sources
-from mbactor.supervisor.topology_fields import Section, did_you_mean
-from mbactor.supervisor.topology_files import Document
-from mbactor.supervisor.topology_kinds import Kinds
-from mbactor.supervisor.yaml_positions import Entry, Items, Node, Problems, Scalar, Table
+from mbactor.supervisor.topology.fields import Section, did_you_mean
+from mbactor.supervisor.topology.files import Document
+from mbactor.supervisor.topology.interpolation import Sources
+from mbactor.supervisor.topology.kinds import Kinds
+from mbactor.supervisor.topology.yaml_positions import Entry, Items, Node, Problems, Scalar, Table
 
 
 def merged(base: Node, over: Node) -> Node:

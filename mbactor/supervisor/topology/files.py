@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mbactor.supervisor.interpolation import Sources
-from mbactor.supervisor.topology_fields import Section, described
-from mbactor.supervisor.topology_kinds import Kinds
-from mbactor.supervisor.yaml_positions import Entry, Items, Node, Problems, Table, read
+from mbactor.supervisor.topology.fields import Section, described
+from mbactor.supervisor.topology.interpolation import Sources
+from mbactor.supervisor.topology.kinds import Kinds
+from mbactor.supervisor.topology.yaml_positions import Entry, Items, Node, Problems, Table, read
 
 MOST_CHILDREN = 100_000
 MOST_INCLUDES = 1_000

@@ -19,7 +19,7 @@ from mbactor.errors import DeclarationError, InvalidSpec, error_text
 from mbactor.kernel import Actor
 from mbactor.kernel.routes import routes_of
 from mbactor.supervisor.spec import kind_of
-from mbactor.supervisor.topology_fields import did_you_mean
+from mbactor.supervisor.topology.fields import did_you_mean
 
 GROUP = "mbactor.children"
 """The entry-point group of short kinds."""

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mbactor.supervisor import interpolation
-from mbactor.supervisor.interpolation import has_reference
 from mbactor.supervisor.spec import kind_of
-from mbactor.supervisor.topology_kinds import BUILT_IN, Kinds
-from mbactor.supervisor.yaml_positions import Entry, Items, Node, Place, Scalar, Table
+from mbactor.supervisor.topology import interpolation
+from mbactor.supervisor.topology.interpolation import has_reference
+from mbactor.supervisor.topology.kinds import BUILT_IN, Kinds
+from mbactor.supervisor.topology.yaml_positions import Entry, Items, Node, Place, Scalar, Table
 
 _DEFAULT = Place("", 0, 0)
 _PLAIN = re.compile(r"[A-Za-z0-9_./][\w./@+-]*(:[\w./@+-]+)*", re.ASCII)

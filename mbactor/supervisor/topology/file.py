@@ -1,14 +1,4 @@
-"""The topology file: a tree declared in YAML, read into specifications.
-
-    topology = load("shop.yaml", environ, overlays=["prod.yaml"])
-    root = Supervisor.from_spec(topology.supervisor)
-
-Reading imports the classes and checks everything that can be known without starting anything. `TopologyError`
-lists every fault of the file and of those that belong to it, each with file, line, column and path of keys.
-
-`yaml_positions` reads nodes that know where they stand, `topology_files` works in what is included and
-`topology_merge` overlays and templates; `topology_children` and `topology_child` make specifications of the result.
-"""
+"""What a topology file says, and where it is read."""
 
 from __future__ import annotations
 
@@ -17,20 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mbactor.errors import MbactorError
-from mbactor.supervisor.interpolation import Sources
 from mbactor.supervisor.spec import SupervisorSpec
-from mbactor.supervisor.topology_children import Ids, TreeReader
-from mbactor.supervisor.topology_classes import look_in
-from mbactor.supervisor.topology_fields import Section
-from mbactor.supervisor.topology_files import Files
-from mbactor.supervisor.topology_kinds import Kinds
-from mbactor.supervisor.topology_lints import lints
-from mbactor.supervisor.topology_merge import Overlays, Templates, merged_templates
-from mbactor.supervisor.topology_render import as_json, as_yaml, resolved
-from mbactor.supervisor.topology_schema import schema
-from mbactor.supervisor.yaml_positions import Problems, Table
-
-__all__ = ["Topology", "TopologyError", "as_json", "as_yaml", "load", "schema"]
+from mbactor.supervisor.topology.children import Ids, TreeReader
+from mbactor.supervisor.topology.classes import look_in
+from mbactor.supervisor.topology.fields import Section
+from mbactor.supervisor.topology.files import Files
+from mbactor.supervisor.topology.interpolation import Sources
+from mbactor.supervisor.topology.kinds import Kinds
+from mbactor.supervisor.topology.lints import lints
+from mbactor.supervisor.topology.merge import Overlays, Templates, merged_templates
+from mbactor.supervisor.topology.render import resolved
+from mbactor.supervisor.topology.yaml_positions import Problems, Table
 
 
 class TopologyError(MbactorError):

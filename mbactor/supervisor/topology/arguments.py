@@ -22,9 +22,9 @@ from typing import Any, Union
 import msgspec
 
 from mbactor.durations import seconds_of_text
-from mbactor.supervisor.interpolation import Secret
-from mbactor.supervisor.topology_fields import Section, did_you_mean
-from mbactor.supervisor.yaml_positions import Node
+from mbactor.supervisor.topology.fields import Section, did_you_mean
+from mbactor.supervisor.topology.interpolation import Secret
+from mbactor.supervisor.topology.yaml_positions import Node
 
 _EXPECTED = re.compile(r"Expected `(?P<wanted>.+)`, got `.+?`(?: - at `\$\.?(?P<path>.+)`)?")
 

@@ -1,6 +1,6 @@
 """What runs in a node: a child of a supervisor (an actor, or a whole subtree) in an OS process of its own.
 
-The other side is `node_process.py`; the two speak in the frames of `node_frames.py`. A thread reads them, so the end of
+The other side is `process.py`; the two speak in the frames of `frames.py`. A thread reads them, so the end of
 the parent is seen, and a ping answered, also while the event loop is blocked. The node never outlives its parent: when
 the control socket ends, it stops what it runs, and after `ORPHANED` seconds ends whatever that does.
 """
@@ -27,9 +27,8 @@ from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.node import Node
 from mbactor.kernel.settings import environment
 from mbactor.process_worker import prepare, withstand_signals
-from mbactor.supervisor.by_name import operate, supervisor
 from mbactor.supervisor.children import Child, build_child, made
-from mbactor.supervisor.node_frames import (
+from mbactor.supervisor.node.frames import (
     LENGTH,
     Begin,
     Close,
@@ -56,6 +55,7 @@ from mbactor.supervisor.node_frames import (
     plain,
     unpickled,
 )
+from mbactor.supervisor.operate.by_name import operate, supervisor
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.tree import refresh, tree_of_child
 from mbactor.transport.link import LinkBus

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mbactor.errors import BadRequest, ChildRunning, Unavailable
-from mbactor.supervisor.applying import changed
 from mbactor.supervisor.dynamic import DynamicSupervisor
-from mbactor.supervisor.paths import resolve
+from mbactor.supervisor.operate.applying import changed
+from mbactor.supervisor.operate.paths import resolve
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.tree import TreeNode, refresh
 
 if TYPE_CHECKING:
-    from mbactor.supervisor.node_process import NodeProcess
+    from mbactor.supervisor.node.process import NodeProcess
 
 Verb = Literal["stop", "start", "restart"]
 LOOK = 0.5

@@ -1,0 +1,5 @@
+"""Nodes: children in OS processes of their own.
+
+`process.py` is such a child as its supervisor has it, `main.py` what runs in the process, and `frames.py` what the two
+say to each other.
+"""
