@@ -343,7 +343,9 @@ def test_a_rendered_file_stands_alone(tmp_path: Path) -> None:
 
 def test_what_is_hardly_meant_is_a_warning_of_check_and_a_mistake_when_it_is_strict(tmp_path: Path) -> None:
     topology = str(write(tmp_path, TREE))
-    (tmp_path / "prod.yaml").write_text("supervisor: {strategy: one_for_all}\n")
+    (tmp_path / "prod.yaml").write_text(
+        "supervisor: {strategy: one_for_all, children: [{id: second, shutdown: 10s}]}\n"
+    )
     given = (topology, "-o", "prod.yaml")
     done = command("check", *given, cwd=tmp_path, PORT="0")
     assert done.returncode == 0
@@ -356,6 +358,7 @@ def test_what_is_hardly_meant_is_a_warning_of_check_and_a_mistake_when_it_is_str
 
 def test_a_run_logs_once_what_is_hardly_meant(tmp_path: Path) -> None:
     tree = TREE.replace("name: loud\nsupervisor:\n", "name: loud\nsupervisor:\n  strategy: one_for_all\n")
+    tree = tree.replace("id: second\n", "id: second\n      shutdown: 10s\n")
     with serving(write(tmp_path, tree), tmp_path) as served:
         assert served.url
         served.signal(signal.SIGTERM)
