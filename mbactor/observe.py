@@ -37,6 +37,7 @@ EVENTS: Mapping[str, str] = {
     ),
     "message.dead": "a message could not be delivered: address, method, sender, reason",
     "supervisor.restarting": "a child is about to be restarted: supervisor, child, delay, restarts, reason",
+    "supervisor.failed": "a supervisor could not decide what to do and ends: supervisor, error",
     "supervisor.gave_up": "the restart budget is spent: supervisor, child, reason",
     "tree.changed": "an operator, or an apply, changed the running tree: act (start, stop, restart, ...), path",
     "topology.doubtful": "a topology file allows what is hardly meant: where (file:line:column), text",
@@ -122,6 +123,7 @@ _LOUD = frozenset(
         "loop.blocked",
         "message.dead",
         "message.failed",
+        "supervisor.failed",
         "supervisor.gave_up",
     }
 )

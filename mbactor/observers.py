@@ -46,6 +46,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "message.dead": ("warning", "message could not be delivered"),
     "message.failed": ("warning", "told method answered with an error nobody waits for"),
     "supervisor.restarting": ("warning", "supervisor restarts a child"),
+    "supervisor.failed": ("error", "supervisor could not decide what to do and ends"),
     "supervisor.gave_up": ("error", "supervisor gave up on a child"),
     "tree.changed": ("info", "the running tree was changed"),
     "topology.doubtful": ("warning", "topology file is right and hardly meant so"),

@@ -16,6 +16,8 @@ from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec.structs import replace
+
 from mbactor import observe
 from mbactor.errors import Deadlock, Ignore, Unavailable
 from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
@@ -26,6 +28,7 @@ from mbactor.supervisor.state import (
     Abort,
     Action,
     Adopt,
+    Answer,
     Call,
     Close,
     Delay,
@@ -229,11 +232,29 @@ class Runner:
         self._feeding = True
         try:
             while self._inbox:
-                self.state, actions = decide(self.spec, self.state, self._inbox.popleft())
+                event = self._inbox.popleft()
+                try:
+                    self.state, actions = decide(self.spec, self.state, event)
+                except Exception as error:
+                    if self.state.phase == "stopping":
+                        raise
+                    self._fail(event, error)
+                    continue
                 for action in actions:
                     self._do(action)
         finally:
             self._feeding = False
+
+    def _fail(self, event: Event, error: Exception) -> None:
+        """No decision comes of an event (a backoff of the user's own raises, say): end as a child that crashed would,
+        rather than stand still for ever.
+        """
+        observe.emit("supervisor.failed", supervisor=self.path, error=error)
+        operation = self.state.operation
+        if operation is not None and operation.busy and isinstance(event, Answer):
+            over = replace(operation, busy=False, jobs=operation.jobs[1:])
+            self.state = replace(self.state, operation=over)
+        self._inbox.appendleft(StopRequested(_now(), Exit("failed", error)))
 
     def _do(self, action: Action) -> None:  # noqa: C901 - one line for each action
         match action:

@@ -509,3 +509,31 @@ async def test_an_exception_that_ends_the_program_while_a_child_is_restarted_lea
         with pytest.raises(KeyboardInterrupt):
             yard.parts["a"].crash()
     assert [part.running for part in yard.parts.values()] == [False, False]
+
+
+class Absurd(Backoff):
+    """A backoff of the user's own, with a mistake in it."""
+
+    def delay(self, attempt: int, sample: float) -> float:
+        return super().delay(attempt, sample) / 0
+
+
+@pytest.mark.parametrize("where", ["at a crash", "at a start that fails"])
+async def test_a_supervisor_that_cannot_decide_ends_as_a_crashed_child_and_is_restarted(where: str) -> None:
+    yard, events = Yard(), Events()
+    children = [leaf("x"), leaf("y", backoff=Absurd("1s", "2s"))]
+    inner = child(Supervisor, id="inner", args={"strategy": "one_for_all", "children": children})
+    with observe.observing(events):
+        async with running(yard, Supervisor(children=[leaf("a"), inner])) as supervisor:
+            if where == "at a crash":
+                yard.parts["y"].crash()
+            else:
+                yard.errors["y"] = [RuntimeError("no")]
+                yard.parts["x"].crash()
+            await until(lambda: supervisor.which_children()[1].incarnation == 2)
+            await until(lambda: all(one.state == "running" for one in supervisor.which_children()))
+            row = supervisor.which_children()[1]
+            assert str(row.last_exit) == "failed: ZeroDivisionError: float division by zero"
+            assert (row.restarts, yard.parts["x"].running, yard.parts["y"].running) == (1, True, True)
+    (told,) = [fields for name, fields in events.seen if name == "supervisor.failed"]
+    assert (told["supervisor"], str(told["error"])) == ("top/inner", "float division by zero")
