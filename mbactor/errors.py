@@ -274,6 +274,22 @@ class AddressTooLong(MbactorError):
     taken: Taken = "no"
 
 
+class MessageTooLarge(MbactorError):
+    """The message is above what the broker carries. It was not sent."""
+
+    status = 413
+    taken: Taken = "no"
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"the message has {size} bytes; the broker carries at most {limit} (its setting max_payload)",
+            size=size,
+            limit=limit,
+        )
+        self.size = size
+        self.limit = limit
+
+
 class BodyTooLarge(MbactorError):
     """The body of an HTTP request is above the gateway's limit. It was not passed on."""
 
@@ -283,6 +299,13 @@ class BodyTooLarge(MbactorError):
     def __init__(self, limit: int) -> None:
         super().__init__(f"the body is too large; at most {limit} bytes are taken", limit=limit)
         self.limit = limit
+
+
+class NotAcknowledged(MbactorError):
+    """Whether the message was taken is not known: the way to the actor was cut before its answer came."""
+
+    status = 504
+    taken: Taken = "unknown"
 
 
 # --- the message was delivered, and this came of it --------------------------------------------------

@@ -48,6 +48,9 @@ EVENTS: Mapping[str, str] = {
     "flow.stopped": "a flow came to rest: flow, workflow, status",
     "step.recovered": "a step's lease had expired: count",
     "foreman.trouble": "the store could not be reached and is tried again: error",
+    "bus.cut": "the connection to the broker was lost and is tried again: server, error",
+    "bus.back": "the connection to the broker is there again, with every subscription: server, seconds (it was gone)",
+    "bus.refused": "the broker refused something: server, reason",
     "gateway.unreachable": "an address answered that an actor it needs is not there: path, error",
     "gateway.serving": "the gateway accepts connections: url",
 }
@@ -119,6 +122,8 @@ _LOUD = frozenset(
         "actor.crashed",
         "actor.start_failed",
         "actor.stop_failed",
+        "bus.cut",
+        "bus.refused",
         "foreman.trouble",
         "loop.blocked",
         "message.dead",

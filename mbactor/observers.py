@@ -57,6 +57,9 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "flow.stopped": ("debug", "flow came to rest"),
     "step.recovered": ("warning", "expired steps were taken back"),
     "foreman.trouble": ("warning", "store could not be reached, trying again"),
+    "bus.cut": ("warning", "connection to the broker lost, trying again"),
+    "bus.back": ("info", "connection to the broker is back"),
+    "bus.refused": ("warning", "the broker refused something"),
     "gateway.unreachable": ("warning", "an actor that is needed is not there"),
     "gateway.serving": ("info", "gateway is listening"),
 }

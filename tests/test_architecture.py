@@ -32,7 +32,7 @@ MAY_IMPORT = {
 OF_THE_TREE = {"features", "worker", "api", "foreman"}
 """The modules of `foreman` that know actors; all others run over any host."""
 DRIVERS = {
-    "nats": {"transport/nats.py"},
+    "nats": {"transport/nats_client.py"},
     "aiosqlite": {"foreman/store/sqlite.py"},
     "asyncpg": {"foreman/store/postgres.py"},
     "asyncmy": {"foreman/store/mysql.py"},

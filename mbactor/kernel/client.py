@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mbactor.errors import MbactorError, Unavailable, to_wire
+from mbactor.errors import MbactorError, MessageTooLarge, Unavailable, to_wire
 from mbactor.kernel.context import Call
 from mbactor.transport.codec import decode, encode
 from mbactor.transport.message import JSON, Envelope, Message
@@ -86,10 +86,15 @@ class BusCall(BytesCall, eq=False, kw_only=True):
 
     def fail(self, error: BaseException) -> None:
         if self.future is not None and not self.future.done():
-            wire = to_wire(error)
-            envelope = Envelope("error", str(self.id), status=wire["statusCode"], content_type=JSON)
-            answer: Any = Message(envelope, msgspec.json.encode(wire))
-            self.future.set_result(answer)
+            try:
+                self.future.set_result(self._error(error))
+            except MessageTooLarge as too_large:
+                self.future.set_result(self._error(too_large))
+
+    def _error(self, error: BaseException) -> Any:
+        wire = to_wire(error)
+        envelope = Envelope("error", str(self.id), status=wire["statusCode"], content_type=JSON)
+        return Message(envelope, msgspec.json.encode(wire))
 
 
 class Publishing:
@@ -106,9 +111,9 @@ class Publishing:
         return self._answered
 
     def set_result(self, answer: Message) -> None:
-        self._answered = True
-        with suppress(Unavailable):  # the bus was closed meanwhile
+        with suppress(Unavailable):  # the bus was closed, or cut off, meanwhile
             self._publish(self._reply, answer.to_bytes())
+        self._answered = True
 
 
 def body_of(value: Any) -> bytes:

@@ -1,7 +1,9 @@
 """Bytes between actors: addresses, subjects, envelopes and the buses that carry them.
 
 `address.py` and `subjects.py` are pure: URL <-> address <-> bus subject. `message.py` is the envelope,
-`codec.py` the values inside. `bus.py` is the contract of every bus, `local.py` the one within a process.
+`codec.py` the values inside. `bus.py` is the contract of every bus, `local.py` the one within a process,
+`link.py` lends it to another, `nats.py` is the one between machines (`nats_client.py` its connection, `nats_url.py` its
+address).
 `requester.py` turns a bus into request and reply. Knows nothing of actors.
 """
 

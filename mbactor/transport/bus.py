@@ -48,18 +48,25 @@ class Reservation(Protocol):
 class Bus(Protocol):
     """Carries bytes. Used from one event loop."""
 
-    max_payload: int
-    """Bytes one message may have."""
+    @property
+    def max_payload(self) -> int:
+        """Bytes one message may have."""
+        ...
 
     async def connect(self) -> None:
         """Ready to publish and subscribe when it returns."""
 
     def publish(self, subject: str, data: bytes, *, reply: str | None = None) -> None:
-        """Hand a message to the bus; returns at once. Raises Unavailable when the bus is closed."""
+        """Hand a message to the bus; returns at once. Raises Unavailable when the bus is closed, or cut
+        off from the others: nothing is kept for later. MessageTooLarge beyond `max_payload`.
+        """
 
     def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> Subscription:
         """Receive what is published to `subject` from now on. ValueError for a malformed subject."""
         ...
+
+    def when_cut(self, tell: Callable[[], None]) -> None:
+        """Call `tell` each time the way to the others is cut: answers that were still to come are lost."""
 
     async def flush(self) -> None:
         """Returns when all that was published and subscribed before has reached the bus."""

@@ -279,6 +279,7 @@ class LinkBus:
         self._numbers = count(1)
         self._subscriptions: dict[int, _Subscription] = {}
         self._pongs: dict[int, asyncio.Future[None]] = {}
+        self._cut: list[Callable[[], None]] = []
         self._closed = False
 
     async def connect(self) -> None:
@@ -297,6 +298,9 @@ class LinkBus:
         self._subscriptions[made.number] = made
         self._wire.send(_SUBSCRIBE, made.number, subject, queue)
         return made
+
+    def when_cut(self, tell: Callable[[], None]) -> None:
+        self._cut.append(tell)
 
     async def flush(self) -> None:
         if not self._wire.open:
@@ -348,6 +352,8 @@ class LinkBus:
             if not pong.done():
                 pong.set_result(None)
         self._pongs.clear()
+        for tell in self._cut:
+            tell()
 
 
 class _Subscription:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
 
 from mbactor.errors import Unavailable
@@ -49,6 +50,9 @@ class LocalBus:
         """Tell whoever waits for an answer that there will be none."""
         if not self._closed:
             self._put(reply, b"", None, failure)
+
+    def when_cut(self, tell: Callable[[], None]) -> None:
+        """Never: there is nothing between."""
 
     async def flush(self) -> None:
         while self._out:  # noqa: ASYNC110 - what is published meanwhile is waited for too

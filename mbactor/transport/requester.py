@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 
-from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError, NoSuchActor, Unavailable, from_wire
+from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError, NoSuchActor, NotAcknowledged, Unavailable, from_wire
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
@@ -30,8 +30,9 @@ class Requester:
     """Sends requests for one node and gives each its answer.
 
     A request nobody serves fails at once with NoSuchActor, one that is not taken now with Unavailable, one whose
-    receiver's process dies with ActorCrashed, one whose deadline passes with BudgetSpent; an error answer is raised
-    as the type it was. An answer that comes too late is dropped and counted in `late`.
+    receiver's process dies with ActorCrashed, one whose deadline passes with BudgetSpent, one that is on its way when
+    the bus is cut off from the others with NotAcknowledged; an error answer is raised as the type it was. An answer
+    that comes too late is dropped and counted in `late`.
     """
 
     def __init__(self, bus: Bus, plane: str, node: str) -> None:
@@ -42,6 +43,7 @@ class Requester:
         self._waiting: dict[str, _Waiting] = {}
         self._deadlines = Deadlines(self._expired)
         self._inbox: Subscription | None = None
+        bus.when_cut(self._cut)
         self.late = 0
 
     def open(self) -> None:
@@ -94,6 +96,11 @@ class Requester:
                 waiting.set_result(message)
         except (MbactorError, msgspec.MsgspecError) as error:
             waiting.set_exception(error)
+
+    def _cut(self) -> None:
+        for waiting in list(self._waiting.values()):
+            text = f"{waiting.address}: the connection was lost before the answer came; it may have been taken"
+            _settle(waiting, NotAcknowledged(text))
 
     def _forget(self, waiting: asyncio.Future[Message]) -> None:
         self._waiting.pop(cast("_Waiting", waiting).token, None)

@@ -1,0 +1,112 @@
+"""The bus over a NATS server: `NatsBus`.
+
+    bus = NatsBus("nats://127.0.0.1:4222")
+    await bus.connect()
+
+What is promised, beside the contract of every bus:
+
+- A message goes from the socket to its receiver in the same turn of the loop. No queue lies between that could
+  overflow. A process that does not read for long is cut off by the server, which is told (`bus.cut`).
+- While the connection is gone, `publish` raises Unavailable at once and nothing is kept for later: what a broker gets
+  after an outage may find nobody yet. Who waits for an answer is told at the moment of the loss (`when_cut`).
+- The connection is made again for as long as it takes, after a pause drawn at random so that not all come at once, and
+  every subscription with it, those made meanwhile included. A server that says nothing is left after `SILENT`.
+- `flush` is a true barrier: the server has taken all that was published and subscribed before.
+- `close` drains: the server is told to send no more, what is on its way is delivered, answers to it still leave.
+
+Not promised: a message is at most once, and one that was with the server when that died is gone.
+
+The connection itself is in `nats_client.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from mbactor.errors import MessageTooLarge, Unavailable
+from mbactor.transport.bus import Receive, check_pattern
+from mbactor.transport.nats_client import Connection, Subscribed
+from mbactor.transport.nats_url import servers_of, without_secrets
+
+DRAIN = 5.0
+"""Seconds that what is on its way may take when the bus is closed."""
+FULL = 64 * 1024 * 1024
+"""Bytes that may wait for a server that does not read."""
+
+
+class NatsBus:
+    """A `Bus` over the NATS servers of a URL (`nats_url.py`)."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._servers = servers_of(url)
+        self._client: Connection | None = None
+        self._cut: list[Callable[[], None]] = []
+        self._closing = False
+
+    async def connect(self) -> None:
+        """Unavailable where no server takes the connection, with the reason."""
+        client = Connection(self._was_cut)
+        await client.open(self._servers)
+        self._client = client
+        self._closing = False
+
+    @property
+    def max_payload(self) -> int:
+        """As the server says, once connected."""
+        return 1024 * 1024 if self._client is None else self._client.max_payload
+
+    def publish(self, subject: str, data: bytes, *, reply: str | None = None) -> None:
+        client = self._connected()
+        if len(data) > client.max_payload:
+            raise MessageTooLarge(len(data), client.max_payload)
+        if reply is not None and client.waiting() >= FULL:
+            raise Unavailable(f"the broker does not read: {FULL} bytes wait for it")
+        line = f"PUB {subject} {reply or ''} {len(data)}\r\n"
+        if not subject or not line[:-2].isprintable() or line.count(" ") != 3:
+            raise ValueError(f"subject {subject!r}, reply {reply!r}: no blanks and no control characters expected")
+        client.send(line.encode() + data + b"\r\n")
+
+    def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> Subscribed:
+        check_pattern(subject)
+        for name in (subject, queue or "q"):
+            if not name.isprintable() or " " in name:
+                raise ValueError(f"{name!r}: a subject and a queue without blanks and control characters expected")
+        if self._client is None or self._closing:
+            raise Unavailable("the bus is closed")
+        return self._client.add(subject, receive, queue)
+
+    def when_cut(self, tell: Callable[[], None]) -> None:
+        self._cut.append(tell)
+
+    async def flush(self) -> None:
+        """Unavailable where the connection is lost meanwhile."""
+        await self._connected().barrier()
+
+    async def close(self) -> None:
+        client = self._client
+        if client is None or self._closing:
+            return
+        self._closing = True
+        if client.up:
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(DRAIN):
+                    client.send(b"".join(b"UNSUB %d\r\n" % sid for sid in client.subscribed()))
+                    await client.barrier()
+                    await client.barrier()  # what was answered to the last messages
+        self._client = None
+        await client.end()
+
+    def _connected(self) -> Connection:
+        client = self._client
+        if client is None:
+            raise Unavailable("the bus is closed")
+        if not client.up:
+            raise Unavailable(f"the connection to {without_secrets(self.url)} is lost; it is tried again")
+        return client
+
+    def _was_cut(self) -> None:
+        for tell in self._cut:
+            tell()

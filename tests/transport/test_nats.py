@@ -1,0 +1,490 @@
+"""`NatsBus` keeps the contract of every bus with a real server, and says so when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mbactor import observe
+from mbactor.errors import InvalidSpec, MessageTooLarge, NoSuchActor, NotAcknowledged, Unavailable
+from mbactor.testing import Recorder
+from mbactor.testing.contracts import check_bus
+from mbactor.transport import Address, Delivery, Envelope, Message, Requester, nats_client
+from mbactor.transport.nats import NatsBus
+from tests.loops import LOOPS, Factory, run
+from tests.nats import NatsServer, nats_server
+
+REAL = {name: factory for name, factory in LOOPS.items() if name != "virtual"}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    with nats_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(params=list(REAL.values()), ids=list(REAL))
+def loop(request: pytest.FixtureRequest) -> Factory:
+    factory: Factory = request.param
+    return factory
+
+
+class Inbox:
+    """What came, and a condition to wait for."""
+
+    def __init__(self) -> None:
+        self.got: list[Delivery] = []
+
+    def __call__(self, delivery: Delivery) -> None:
+        self.got.append(delivery)
+
+    async def until(self, count: int) -> list[Delivery]:
+        await until(lambda: len(self.got) >= count)
+        return self.got
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+async def connected(url: str) -> NatsBus:
+    bus = NatsBus(url)
+    await bus.connect()
+    return bus
+
+
+async def is_up(bus: NatsBus) -> None:
+    """Until it is connected again."""
+
+    async def flushes() -> bool:
+        try:
+            await bus.flush()
+        except Unavailable:
+            return False
+        return True
+
+    async with asyncio.timeout(30):
+        while not await flushes():
+            await asyncio.sleep(0.01)
+
+
+def test_it_keeps_the_contract_of_every_bus(server: NatsServer, loop: Factory) -> None:
+    run(check_bus(partial(NatsBus, server.url)), loop)
+
+
+def test_two_connections_share_the_messages_of_a_queue_and_answer_each_other(server: NatsServer) -> None:
+    async def work() -> None:
+        one, two = await connected(server.url), await connected(server.url)
+        here, there, answers = Inbox(), Inbox(), Inbox()
+        one.subscribe("q", here, queue="w")
+        two.subscribe("q", there, queue="w")
+        one.subscribe("inbox.*", answers)
+        await one.flush()
+        await two.flush()
+        for n in range(200):
+            one.publish("q", b"%d" % n, reply=f"inbox.{n}")
+        await until(lambda: len(here.got) + len(there.got) == 200)
+        assert min(len(here.got), len(there.got)) > 20
+        for delivery in there.got:
+            two.publish(delivery.reply or "", delivery.data)
+        assert [one.data for one in await answers.until(len(there.got))] == [one.data for one in there.got]
+        await one.close()
+        await two.close()
+
+    run(work())
+
+
+def test_what_was_published_before_a_flush_is_with_a_later_subscriber_not(server: NatsServer) -> None:
+    """A flush is a barrier: after it, the server has what was subscribed, for whoever publishes elsewhere."""
+
+    async def work() -> None:
+        one, two = await connected(server.url), await connected(server.url)
+        for n in range(300):
+            seen = Inbox()
+            one.subscribe(f"s.{n}", seen)
+            await one.flush()
+            two.publish(f"s.{n}", b"x")
+            await two.flush()
+            await one.flush()
+            assert seen.got, f"missed at {n}"
+        await one.close()
+        await two.close()
+
+    run(work())
+
+
+def test_a_slow_subscriber_loses_none_of_a_hundred_thousand_and_sees_them_in_order(
+    server: NatsServer, loop: Factory
+) -> None:
+    async def work() -> None:
+        one, two = await connected(server.url), await connected(server.url)
+        got: list[int] = []
+
+        def slow(delivery: Delivery) -> None:
+            got.append(int(delivery.data))
+            if len(got) % 10_000 == 0:
+                time.sleep(0.05)  # the loop is blocked, as an actor may do it
+
+        two.subscribe("many", slow)
+        await two.flush()
+        for n in range(100_000):
+            one.publish("many", b"%d" % n)
+        await one.flush()
+        await until(lambda: len(got) >= 100_000)
+        assert got == list(range(100_000))
+        await one.close()
+        await two.close()
+
+    run(work(), loop)
+
+
+def test_closing_drains_what_is_on_its_way_and_the_answers_to_it(server: NatsServer) -> None:
+    async def work() -> None:
+        one, two = await connected(server.url), await connected(server.url)
+        answers = Inbox()
+        one.subscribe("inbox", answers)
+        two.subscribe("s", lambda delivery: two.publish(delivery.reply or "", delivery.data))
+        await two.flush()
+        for n in range(1000):
+            one.publish("s", b"%d" % n, reply="inbox")
+        await one.flush()
+        await two.close()
+        one.publish("s", b"late", reply="inbox")
+        got = await answers.until(1001)
+        assert [one.data for one in got] == [*(b"%d" % n for n in range(1000)), b""]
+        assert got[-1].failure == "no_responders"
+        await one.close()
+
+    run(work())
+
+
+def test_a_message_above_the_servers_limit_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    async def work(url: str) -> None:
+        bus = await connected(url)
+        seen = Inbox()
+        bus.subscribe("s", seen)
+        assert bus.max_payload == 2048
+        with pytest.raises(MessageTooLarge, match="the message has 2049 bytes; the broker carries at most 2048"):
+            bus.publish("s", bytes(2049))
+        bus.publish("s", bytes(2048))
+        await seen.until(1)
+        await bus.close()
+
+    with nats_server(tmp_path, "max_payload: 2048") as server:
+        run(work(server.url))
+
+
+@pytest.mark.parametrize("subject", ["a b", "a\r\nPUB b 0", "", "a\tb"])
+def test_a_subject_that_would_break_the_line_is_refused(server: NatsServer, subject: str) -> None:
+    async def work() -> None:
+        bus = await connected(server.url)
+        with pytest.raises(ValueError, match="expected"):
+            bus.publish(subject, b"")
+        with pytest.raises(ValueError, match="expected"):
+            bus.publish("a", b"", reply=subject or " ")
+        with pytest.raises(ValueError, match="expected"):
+            bus.subscribe(subject, Inbox())
+        with pytest.raises(ValueError, match="expected"):
+            bus.subscribe("a", Inbox(), queue=subject or " ")
+        await bus.flush()
+        await bus.close()
+
+    run(work())
+
+
+def test_a_receiver_that_raises_does_not_end_the_reading(server: NatsServer) -> None:
+    async def work() -> None:
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        bus, seen = await connected(server.url), Inbox()
+
+        def faulty(_: Delivery) -> None:
+            raise ZeroDivisionError
+
+        bus.subscribe("s", faulty)
+        bus.subscribe("s", seen)
+        bus.publish("s", b"1")
+        bus.publish("s", b"2")
+        await seen.until(2)
+        assert [one["message"] for one in told] == ["the receiver of s raised"] * 2
+        await bus.close()
+
+    run(work())
+
+
+def test_who_was_cancelled_while_it_flushed_does_not_end_the_reading(server: NatsServer) -> None:
+    async def work() -> None:
+        bus = await connected(server.url)
+        server.signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(bus.flush(), 0.05)
+        server.signal(signal.SIGCONT)
+        await bus.flush()
+        await bus.flush()
+        await bus.close()
+
+    run(work())
+
+
+# --- the server goes, and comes back --------------------------------------------------------------------------------
+
+
+ADDRESS = Address("svc.example", "/work")
+
+
+def ask(requester: Requester, budget: float = 30.0) -> asyncio.Future[Message]:
+    deadline = asyncio.get_running_loop().time() + budget
+    return requester.request("me", ADDRESS, Message(Envelope("ask", "1"), b""), deadline)
+
+
+def test_a_server_that_is_killed_and_started_again(server: NatsServer, loop: Factory) -> None:
+    async def work() -> None:
+        recorder = Recorder(asyncio.get_running_loop())
+        with observe.observing(recorder):
+            await killed_and_started(recorder)
+
+    async def killed_and_started(recorder: Recorder) -> None:
+        asker, server_bus = await connected(server.url), await connected(server.url)
+        requester = Requester(asker, "p", "node")
+        requester.open()
+        asked, events, during = Inbox(), Inbox(), Inbox()
+        server_bus.subscribe("p.*.*.*.svc_example.>", asked, queue="svc")
+        server_bus.subscribe("events.*", events)
+        await server_bus.flush()
+        waiting = [ask(requester) for _ in range(100)]
+        await asked.until(100)
+
+        began = time.monotonic()
+        server.kill()
+        outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+        assert {type(one) for one in outcomes} == {NotAcknowledged}
+        assert time.monotonic() - began < 5
+        assert "the connection was lost before the answer came" in str(outcomes[0])
+        with pytest.raises(Unavailable, match="is lost; it is tried again"):
+            ask(requester)
+        with pytest.raises(Unavailable):
+            await asker.flush()
+        await until(lambda: len(recorder.find("bus.cut")) == 2)
+        server_bus.subscribe("meanwhile", during)
+
+        server.start()
+        await is_up(asker)
+        await is_up(server_bus)
+        assert len(recorder.find("bus.back")) == 2
+        assert len(asked.got) == 100, "something was kept through the outage"
+        again = ask(requester)
+        delivery = (await asked.until(101))[100]
+        server_bus.publish(delivery.reply or "", Message(Envelope("reply", "1"), b"42").to_bytes())
+        assert (await again).body == b"42"
+        asker.publish("events.x", b"")
+        asker.publish("meanwhile", b"")
+        await events.until(1)
+        await during.until(1)
+        await asker.flush()
+        assert (len(events.got), len(during.got)) == (1, 1), "something was subscribed twice"
+        requester.close()
+        await asker.close()
+        await server_bus.close()
+
+    run(work(), loop)
+
+
+def test_every_ask_ends_while_the_server_comes_and_goes(server: NatsServer) -> None:
+    async def work() -> None:
+        asker, server_bus = await connected(server.url), await connected(server.url)
+        requester = Requester(asker, "p", "node")
+        requester.open()
+
+        def answer(delivery: Delivery) -> None:
+            with suppress(Unavailable):
+                server_bus.publish(delivery.reply or "", Message(Envelope("reply", "1"), b"").to_bytes())
+
+        server_bus.subscribe("p.*.*.*.svc_example.>", answer, queue="svc")
+        await server_bus.flush()
+        ended: dict[str, int] = {}
+        over = asyncio.Event()
+
+        async def client() -> None:
+            while not over.is_set():
+                try:
+                    await ask(requester, budget=20)
+                    how = "answered"
+                except (NotAcknowledged, NoSuchActor, Unavailable) as error:
+                    how = type(error).__name__
+                    await asyncio.sleep(0.002)
+                ended[how] = ended.get(how, 0) + 1
+
+        clients = [asyncio.create_task(client()) for _ in range(32)]
+        for _ in range(3):
+            before = ended.get("answered", 0)
+            await until(lambda: ended.get("answered", 0) > before + 500)  # noqa: B023 - awaited here
+            await asyncio.to_thread(server.kill)
+            await until(lambda: not asker._client.up)  # type: ignore[union-attr]
+            await asyncio.to_thread(server.start)
+            await is_up(asker)
+        over.set()
+        await asyncio.wait_for(asyncio.gather(*clients), 15)
+        assert ended["answered"] > 1500
+        assert ended["NotAcknowledged"] >= 1
+        print(ended)
+        await asker.close()
+        await server_bus.close()
+
+    run(work())
+
+
+def test_a_server_that_falls_silent_is_left(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_client, "PING", 0.1)
+
+    async def work() -> None:
+        bus = await connected(server.url)
+        cut = asyncio.Event()
+        bus.when_cut(cut.set)
+        server.signal(signal.SIGSTOP)
+        flushing = asyncio.ensure_future(bus.flush())
+        await asyncio.wait_for(cut.wait(), 10)
+        with pytest.raises(Unavailable):
+            await flushing
+        server.signal(signal.SIGCONT)
+        await is_up(bus)
+        await bus.close()
+
+    run(work())
+
+
+def test_it_can_be_closed_while_the_server_is_gone(server: NatsServer, loop: Factory) -> None:
+    async def work() -> None:
+        bus = await connected(server.url)
+        cut = asyncio.Event()
+        bus.when_cut(cut.set)
+        server.kill()
+        await cut.wait()
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await bus.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        await until(lambda: all(task.done() for task in left))
+
+    run(work(), loop)
+
+
+# --- what is wrong is said ------------------------------------------------------------------------------------------
+
+
+def fails(url: str) -> str:
+    async def work() -> str:
+        bus = NatsBus(url)
+        with pytest.raises(Unavailable) as caught:
+            await asyncio.wait_for(bus.connect(), 30)
+        with pytest.raises(Unavailable, match="closed"):
+            bus.publish("s", b"")
+        await bus.close()
+        return str(caught.value)
+
+    return run(work())
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    assert f"nobody listens at {server.url} (" in fails(server.url)
+    assert "the host of nats://no.such.invalid:4222 is not known" in fails("nats://no.such.invalid")
+
+
+def test_who_listens_is_no_nats_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_client, "CONNECT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "has not answered as a NATS server does within 0.2 s" in fails(
+            f"nats://127.0.0.1:{silent.getsockname()[1]}"
+        )
+
+    async def other() -> None:
+        async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(greet, "127.0.0.1", 0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            with pytest.raises(Unavailable, match="is no NATS server"):
+                await connected(f"nats://127.0.0.1:{port}")
+
+    run(other())
+
+
+def test_credentials_are_refused_and_the_password_is_not_shown(tmp_path: Path) -> None:
+    async def right(url: str) -> None:
+        bus = await connected(url)
+        await bus.flush()
+        await bus.close()
+
+    with nats_server(tmp_path, "authorization { user: ann, password: s3cret }") as server:
+        host = server.url.removeprefix("nats://")
+        for url in (server.url, f"nats://ann:wr0ng@{host}"):
+            text = fails(url)
+            assert "refuses the credentials" in text
+            assert "wr0ng" not in text
+        run(right(f"nats://ann:s3cret@{host}"))
+
+
+def test_a_refused_subject_is_told_and_harms_nothing(tmp_path: Path) -> None:
+    async def work(url: str) -> None:
+        recorder = Recorder(asyncio.get_running_loop())
+        with observe.observing(recorder):
+            bus, seen = await connected(url), Inbox()
+            bus.subscribe("mine.*", seen)
+            bus.publish("others.x", b"")
+            bus.publish("mine.x", b"")
+            await seen.until(1)
+            await bus.flush()
+            [refused] = recorder.find("bus.refused")
+            assert 'permissions violation for publish to "others.x"' in refused.fields["reason"]
+            await bus.close()
+
+    permissions = 'permissions: { publish: "mine.>", subscribe: ["mine.>"] }'
+    with nats_server(tmp_path, f"authorization {{ users: [{{user: a, password: b, {permissions}}}] }}") as server:
+        run(work(server.url.replace("//", "//a:b@")))
+
+
+def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: NatsServer) -> None:
+    assert "does not encrypt, and tls:// is given" in fails(server.url.replace("nats:", "tls:"))
+    certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"),
+            *("-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+    async def right(url: str) -> None:
+        bus = await connected(url)
+        await bus.flush()
+        transport: Any = bus._client._transport._io_writer  # type: ignore[union-attr]
+        assert isinstance(transport.get_extra_info("ssl_object"), ssl.SSLObject)
+        await bus.close()
+
+    with nats_server(tmp_path, f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}') as encrypting:
+        url = f"tls://localhost:{encrypting.port}"
+        assert "no encrypted connection to tls://localhost" in fails(url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        for one in (url, url.replace("tls:", "nats:")):
+            run(right(one))
+
+
+def test_a_wrong_url_is_refused_before_anything_is_connected() -> None:
+    with pytest.raises(InvalidSpec, match="nats://host:port expected"):
+        NatsBus("nats://")
