@@ -54,6 +54,15 @@ class NatsServer:
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
+    def pause(self) -> None:
+        """SIGSTOP, and wait until each of its threads has stopped: until then it may still answer."""
+        self.signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self._process.pid}/task")
+        deadline = time.monotonic() + PATIENCE
+        while any((one / "stat").read_text().rpartition(")")[2].split()[0] != "T" for one in threads.iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
     def kill(self) -> None:
         self._process.send_signal(signal.SIGCONT)
         self._process.kill()

@@ -228,7 +228,7 @@ def test_a_receiver_that_raises_does_not_end_the_reading(server: NatsServer) -> 
 def test_who_was_cancelled_while_it_flushed_does_not_end_the_reading(server: NatsServer) -> None:
     async def work() -> None:
         bus = await connected(server.url)
-        server.signal(signal.SIGSTOP)
+        server.pause()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(bus.flush(), 0.05)
         server.signal(signal.SIGCONT)
@@ -353,7 +353,7 @@ def test_a_server_that_falls_silent_is_left(server: NatsServer, monkeypatch: pyt
         bus = await connected(server.url)
         cut = asyncio.Event()
         bus.when_cut(cut.set)
-        server.signal(signal.SIGSTOP)
+        server.pause()
         flushing = asyncio.ensure_future(bus.flush())
         await asyncio.wait_for(cut.wait(), 10)
         with pytest.raises(Unavailable):
