@@ -31,6 +31,7 @@ from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child, kebab_case
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.tree import TreeNode, refresh, tree_of, with_spawned
 from mbactor.transport import Bus, LocalBus
+from mbactor.transport.nats_url import is_broker, without_secrets
 
 if TYPE_CHECKING:
     from mbactor.supervisor.topology import Topology
@@ -44,10 +45,11 @@ R = TypeVar("R")
 class ActorSystem:
     """Runs actors and supervision trees in this process.
 
-    `transport` is "local" or a bus; two systems on "local" do not see each other. `tree` is a supervisor that is
-    started with the system and whose giving up ends it (`wait`). A method that keeps the event loop to itself for
-    longer than `watchdog` is reported by name (None: not). Leaving the block stops everything, the last started first;
-    messages in hand are finished, within each child's shutdown time.
+    `transport` is "local", the URL of a NATS server ("nats://host:port") or a bus; two systems on "local" do not see
+    each other, those on one server and plane do. `tree` is a supervisor that is started with the system and whose
+    giving up ends it (`wait`). A method that keeps the event loop to itself for longer than `watchdog` is reported by
+    name (None: not). Leaving the block stops everything, the last started first; messages in hand are finished, within
+    each child's shutdown time.
     """
 
     def __init__(
@@ -101,6 +103,8 @@ class ActorSystem:
                 self._tree.bind(self.node, self.name)
                 self._tree.on_exit = self._tree_down
                 await self._tree.start()
+            if not isinstance(self.node.remote.bus, LocalBus):
+                await self.node.remote.bus.flush()  # who hears that it is up may ask it at once, from another process
         except BaseException:
             self._tree = None
             await self.stop()
@@ -272,7 +276,7 @@ class ActorSystem:
         if not isinstance(wanted, SupervisorSpec):
             later += changed("name", self.name, wanted.name)
             if self._transport is not None:
-                later += changed("transport", self._transport, wanted.transport)
+                later += changed("transport", without_secrets(self._transport), without_secrets(wanted.transport))
             wanted = wanted.supervisor
         applying = Applying(self._tree, wanted)
         return applying, Plan(self.name, applying.steps, tuple(later))
@@ -311,4 +315,8 @@ def _bus_of(transport: str | Bus) -> Bus:
         return transport
     if transport == "local":
         return LocalBus()
-    raise InvalidSpec(f"transport: {transport!r} given, 'local' expected: this version runs on one node")
+    if is_broker(transport):
+        from mbactor.transport.nats import NatsBus  # which imports its driver
+
+        return NatsBus(transport)
+    raise InvalidSpec(f"transport: {transport!r} given, 'local' or nats://host:port expected")

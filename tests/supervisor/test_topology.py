@@ -65,6 +65,30 @@ def test_a_whole_file_becomes_specifications(folder: Path) -> None:
     assert Supervisor.from_spec(spec).spec() == spec
 
 
+def test_a_broker_may_stand_for_the_local_transport(folder: Path) -> None:
+    topology = read(folder, "version: 1\ntransport: nats://h:1,nats://i\nsupervisor: {}\n")
+    assert topology.transport == "nats://h:1,nats://i"
+
+
+def test_a_process_of_its_own_is_refused_where_no_parent_connects_it(folder: Path) -> None:
+    found = faults(
+        folder,
+        """\
+        version: 1
+        transport: nats://h:1
+        supervisor:
+          children:
+            - supervisor: back
+              children:
+                - actor: shop_for_test:Orders
+                  process: true
+        """,
+    )
+    assert len(found) == 1
+    assert "tree.yaml:8:20: " in found[0]
+    assert "a process of its own needs `transport: local`" in found[0]
+
+
 def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Path) -> None:
     found = faults(
         folder,
@@ -116,10 +140,14 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
         ),
         ("version: 1\nsupervisor: {strategy: one_for_al}\n", "expected, did you mean 'one_for_all'?"),
         ("version: 1\nsupervisor: {children: {}}\n", "supervisor.children: a mapping given, a list expected"),
-        ("version: 1\ntransport: nats://h:4222\nsupervisor: {}\n", "runs the whole tree in one process"),
+        (
+            "version: 1\ntransport: nats://ann:s3cret@h:x\nsupervisor: {}\n",
+            "tree.yaml:2:12: transport: 'nats://h:x' given, nats://host:port expected",
+        ),
+        ("version: 1\ntransport: http://h\nsupervisor: {}\n", "'http://h' given, local or nats://host:port expected"),
         (
             "version: 1\ntransport: embedded\nsupervisor: {}\n",
-            "tree.yaml:2:12: transport: 'embedded' given, local expected",
+            "tree.yaml:2:12: transport: 'embedded' given, local or nats://host:port expected: this version starts no",
         ),
         ("version: 1\nsupervisor: !!python/none {}\n", "the tag"),
         ("version: 1\nsupervisor: {}\n? [a]\n: b\n", "tree.yaml:3:3: a list or mapping given as a key"),

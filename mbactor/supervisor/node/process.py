@@ -243,7 +243,7 @@ class _Process(asyncio.Protocol):
     @classmethod
     async def launch(cls, owner: NodeProcess, node: Node) -> _Process:
         loop = asyncio.get_running_loop()
-        begin = _begin(owner, node, loop)
+        begin, hub = _begin(owner, node, loop), hub_of(node)
         control, theirs = socket.socketpair()
         try:
             lent, bus = socket.socketpair()
@@ -253,7 +253,7 @@ class _Process(asyncio.Protocol):
             raise
         _links.update((control, lent))
         with theirs, bus:
-            port = await hub_of(node).attach(lent)
+            port = await hub.attach(lent)
             try:
                 _, process = await loop.create_unix_connection(
                     lambda: cls(owner, port, exported=begin.traced), sock=control
@@ -447,8 +447,8 @@ def hub_of(node: Node) -> Hub:
     bus = node.remote.bus
     if not hasattr(bus, "reserve"):
         raise InvalidSpec(
-            f"process: True given, and {type(bus).__name__} cannot be lent to another process; "
-            "the transport 'local' or one that connects to a broker expected"
+            f"process: True given, and {type(bus).__name__} cannot be lent to another process; the transport 'local' "
+            "expected, or another system at the same broker"
         )
     return Hub(cast("Lendable", bus))
 

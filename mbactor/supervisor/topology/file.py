@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mbactor.errors import MbactorError
+from mbactor.errors import InvalidSpec, MbactorError
 from mbactor.supervisor.spec import SupervisorSpec
 from mbactor.supervisor.topology.children import Ids, TreeReader
 from mbactor.supervisor.topology.classes import look_in
@@ -14,10 +14,11 @@ from mbactor.supervisor.topology.fields import Section
 from mbactor.supervisor.topology.files import Files
 from mbactor.supervisor.topology.interpolation import Sources
 from mbactor.supervisor.topology.kinds import Kinds
-from mbactor.supervisor.topology.lints import lints
+from mbactor.supervisor.topology.lints import lints, spec_of
 from mbactor.supervisor.topology.merge import Overlays, Templates, merged_templates
 from mbactor.supervisor.topology.render import resolved
 from mbactor.supervisor.topology.yaml_positions import Problems, Table
+from mbactor.transport.nats_url import is_broker, servers_of
 
 
 class TopologyError(MbactorError):
@@ -92,7 +93,7 @@ class _Reader:
         section = Section(table, self.problems, self.sources)
         _version(section)
         name, transport = section.text("name"), _transport(section)
-        supervisor = self._supervisor(section)
+        supervisor = self._supervisor(section, transport)
         section.entry("templates")
         section.refuse_unread()
         if supervisor is None or self.problems.found:
@@ -109,7 +110,7 @@ class _Reader:
             document=resolved(table, name, self.kinds, self.sources.environ),
         )
 
-    def _supervisor(self, section: Section) -> SupervisorSpec | None:
+    def _supervisor(self, section: Section, transport: str) -> SupervisorSpec | None:
         inner = section.section("supervisor")
         if inner is None:
             if not section.has("supervisor"):
@@ -118,6 +119,11 @@ class _Reader:
         reader = TreeReader(self.problems, self.sources, self.kinds)
         spec = reader.supervisor(inner, ())
         inner.refuse_unread()
+        for ids in () if spec is None or transport == "local" else _in_processes(spec):
+            table = _nearest(reader.tables, ids)
+            entry = table.entries.get("process")
+            text = "true given, and a process of its own needs `transport: local`, which connects it to its parent"
+            self.problems.add(table.place if entry is None else entry.value.place, text)
         for lint in () if spec is None or self.problems.found else lints(spec):
             table = _nearest(reader.tables, lint.ids)
             entry = table.entries.get(lint.field)
@@ -147,10 +153,25 @@ def _version(section: Section) -> None:
 
 
 def _transport(section: Section) -> str:
-    given = section.text("transport", "local")
-    if given is not None and given != "local":
-        text = f"{given!r} given, local expected"
-        if given == "embedded" or given.startswith("nats://"):
-            text += ": this version runs the whole tree in one process, on the local transport"
+    given = section.text("transport", "local or nats://host:port") or "local"
+    if is_broker(given):
+        try:
+            servers_of(given)
+        except InvalidSpec as error:
+            section.refused(error)
+    elif given != "local":
+        text = f"{given!r} given, local or nats://host:port expected"
+        if given == "embedded":
+            text += ": this version starts no server of its own"
         section.wrong_at("transport", text)
-    return "local"
+    return given
+
+
+def _in_processes(spec: SupervisorSpec, ids: Ids = ()) -> Iterator[Ids]:
+    """The children that run in processes of their own."""
+    for child in spec.children:
+        if child.process:
+            yield (*ids, child.id)
+        inner = spec_of(child)
+        if inner is not None:
+            yield from _in_processes(inner, (*ids, child.id))

@@ -1,0 +1,122 @@
+"""`mbactor run` of processes that know each other by a NATS server alone."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mbactor import Actor, ActorSystem, endpoint
+from mbactor.errors import NoSuchActor
+from tests.nats import NatsServer, nats_server
+from tests.process import command, serving
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180)]
+
+ACTORS = """
+import asyncio, os
+from mbactor import Actor, endpoint
+
+
+class Till(Actor):
+    host = "till.example"
+
+    @endpoint
+    async def pid(self) -> int:
+        return os.getpid()
+
+    @endpoint
+    async def hang(self) -> None:
+        await asyncio.Event().wait()
+"""
+TREE = """
+version: 1
+name: shop
+transport: {transport}
+supervisor:
+  children:
+    - actor: shop_of_nats:Till
+      shutdown: 1s
+"""
+
+
+class Till(Actor):
+    host = "till.example"
+
+    @endpoint
+    async def pid(self) -> int:
+        raise NotImplementedError
+
+    @endpoint
+    async def hang(self) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    with nats_server(tmp_path) as running:
+        yield running
+
+
+def write(folder: Path, transport: str) -> Path:
+    (folder / "shop_of_nats.py").write_text(ACTORS)
+    file = folder / "shop.yaml"
+    file.write_text(TREE.format(transport=transport))
+    return file
+
+
+async def ask_within(system: ActorSystem, seconds: float) -> None:
+    with anyio.fail_after(seconds):
+        await system.ask(Till.hang)
+
+
+async def test_processes_find_each_other_share_the_work_and_die(server: NatsServer, tmp_path: Path) -> None:
+    file = write(tmp_path, server.url)
+    async with ActorSystem("asks", server.url) as system:
+        with pytest.raises(NoSuchActor):
+            await system.ask(Till.pid)
+        with serving(file, tmp_path) as one, serving(file, tmp_path) as two:
+            for running in (one, two):
+                await asyncio.to_thread(running.until, "Ctrl-C stops it")
+            pids = {await system.ask(Till.pid) for _ in range(50)}
+            assert pids == {one.process.pid, two.process.pid}
+            two.signal(signal.SIGKILL)
+            two.process.wait()
+            async with asyncio.timeout(10):
+                while {await system.ask(Till.pid) for _ in range(20)} != {one.process.pid}:
+                    pass
+            hanging = asyncio.ensure_future(ask_within(system, 1.0))
+            await asyncio.sleep(0)
+            await system.node.remote.bus.flush()
+            one.signal(signal.SIGKILL)
+            one.process.wait()
+            with pytest.raises(TimeoutError):
+                await hanging
+            began = time.monotonic()
+            with pytest.raises(NoSuchActor):
+                await system.ask(Till.pid)
+            assert time.monotonic() - began < 2
+        with serving(file, tmp_path) as three:
+            await asyncio.to_thread(three.until, "Ctrl-C stops it")
+            assert await system.ask(Till.pid) == three.process.pid
+            three.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(three.end) == 0
+
+
+def test_a_file_is_checked_without_connecting_and_a_run_without_the_broker_ends_in_a_sentence(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    file = write(tmp_path, server.url.replace("//", "//ann:s3cret@"))
+    assert command("check", str(file), cwd=tmp_path).returncode == 0
+    done = command("run", str(file), cwd=tmp_path)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: nobody listens at {server.url} (")
+    assert "s3cret" not in done.stdout + done.stderr
+    wrong = command("check", str(write(tmp_path, "nats://h:x")), cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "nats://host:port expected" in wrong.stdout + wrong.stderr

@@ -1,0 +1,195 @@
+"""Systems on one NATS server find each other, and say at once when they do not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from mbactor import Actor, ActorSystem, MbactorError, endpoint
+from mbactor.errors import InvalidSpec, MessageTooLarge, NoSuchActor, NotAcknowledged, Unavailable
+from mbactor.supervisor import child
+from mbactor.supervisor.spec import SupervisorSpec
+from mbactor.supervisor.state import StartFailed
+from mbactor.transport.nats import NatsBus
+from tests.nats import NatsServer, nats_server
+
+pytestmark = pytest.mark.anyio
+
+
+hanging: list[Actor] = []
+"""Those with a call in hand that will not end."""
+
+
+class Till(Actor):
+    host = "till.example"
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.told: list[int] = []
+
+    @endpoint
+    async def add(self, a: int, b: int) -> int:
+        if a < 0:
+            raise MbactorError("no negative amounts", status=422, amount=a)
+        return a + b
+
+    @endpoint
+    async def who(self) -> str:
+        return self.name
+
+    @endpoint
+    async def note(self, n: int) -> None:
+        self.told.append(n)
+
+    @endpoint
+    async def noted(self) -> list[int]:
+        return self.told
+
+    @endpoint
+    async def text(self, size: int) -> str:
+        return "x" * size
+
+    @endpoint
+    async def hang(self) -> None:
+        hanging.append(self)
+        await asyncio.Event().wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    with nats_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def pair(server: NatsServer) -> AsyncIterator[tuple[ActorSystem, ActorSystem]]:
+    async with (
+        ActorSystem("asks", server.url, "plane", watchdog=None) as asks,
+        ActorSystem("serves", server.url, "plane", watchdog=None) as serves,
+    ):
+        yield asks, serves
+
+
+async def seen(serves: ActorSystem) -> None:
+    """Until the broker knows what was spawned."""
+    await serves.node.remote.bus.flush()
+
+
+async def test_asks_tells_and_errors_cross(pair: tuple[ActorSystem, ActorSystem]) -> None:
+    asks, serves = pair
+    await serves.spawn(Till)
+    await seen(serves)
+    assert await asks.ask(Till.add, 2, b=3) == 5
+    with pytest.raises(MbactorError, match="no negative amounts") as caught:
+        await asks.ask(Till.add, -1, 0)
+    assert (caught.value.status, caught.value.amount) == (422, -1)
+    for n in range(100):
+        asks.tell(Till.note, n)
+    assert await asks.ask(Till.noted) == list(range(100))
+    answer = await asks.request("POST", "https://till.example/add", {"a": 1, "b": 1})
+    assert answer.json() == 2
+
+
+async def test_nobody_there_is_known_at_once_and_a_tell_becomes_a_dead_letter(
+    pair: tuple[ActorSystem, ActorSystem],
+) -> None:
+    asks, _ = pair
+    began = time.monotonic()
+    with pytest.raises(NoSuchActor):
+        await asks.ask(Till.who)
+    assert time.monotonic() - began < 2
+    asks.tell(Till.note, 1)
+    async with asyncio.timeout(10):
+        while not len(asks.dead_letters):
+            await asyncio.sleep(0.01)
+
+
+async def test_replicas_of_several_systems_share_the_work_and_planes_are_apart(server: NatsServer) -> None:
+    async with (
+        ActorSystem("asks", server.url, "plane") as asks,
+        ActorSystem("one", server.url, "plane") as one,
+        ActorSystem("two", server.url, "plane") as two,
+        ActorSystem("three", server.url, "other") as three,
+    ):
+        for system in (one, two, three):
+            await system.spawn(Till, system.name)
+            await seen(system)
+        answers = [await asks.ask(Till.who) for _ in range(60)]
+        assert set(answers) == {"one", "two"}
+
+
+async def test_an_answer_above_the_brokers_limit_is_an_error_and_not_silence(
+    pair: tuple[ActorSystem, ActorSystem],
+) -> None:
+    asks, serves = pair
+    await serves.spawn(Till)
+    await seen(serves)
+    assert len(await asks.ask(Till.text, 1_000_000)) == 1_000_000
+    with pytest.raises(MessageTooLarge, match="the broker carries at most 1048576"):
+        await asks.ask(Till.text, 1_100_000)
+    assert await asks.ask(Till.add, 1, 1) == 2
+
+
+async def test_the_broker_goes_and_comes_back(pair: tuple[ActorSystem, ActorSystem], server: NatsServer) -> None:
+    asks, serves = pair
+    await serves.spawn(Till)
+    await seen(serves)
+    hanging.clear()
+    asked = asyncio.ensure_future(asks.ask(Till.hang))
+    async with asyncio.timeout(10):
+        while not hanging:
+            await asyncio.sleep(0.01)
+    server.kill()
+    with pytest.raises(NotAcknowledged) as caught:
+        await asyncio.wait_for(asked, 10)
+    assert (caught.value.status, caught.value.taken) == (504, "unknown")
+    with pytest.raises(Unavailable, match="is lost; it is tried again"):
+        await asks.ask(Till.who)
+    server.start()
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await asks.ask(Till.add, 1, 1)
+                break
+            except (Unavailable, NoSuchActor):
+                await asyncio.sleep(0.01)
+
+
+async def test_who_is_up_can_be_asked_at_once(server: NatsServer) -> None:
+    async with ActorSystem("asks", server.url) as asks:
+        for _ in range(5):
+            async with ActorSystem("serves", server.url, tree=SupervisorSpec(children=(child(Till),))):
+                assert await asks.ask(Till.add, 1, 1) == 2
+            with pytest.raises(NoSuchActor):
+                await asks.ask(Till.add, 1, 1)
+
+
+async def test_a_system_without_its_broker_does_not_start(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    system = ActorSystem(transport=server.url)
+    with pytest.raises(Unavailable, match="nobody listens at"):
+        await system.start()
+    server.start()
+    try:
+        async with system:
+            assert isinstance(system.node.remote.bus, NatsBus)
+        async with system:  # and again
+            await system.spawn(Till)
+    finally:
+        server.kill()
+
+
+async def test_a_process_of_its_own_is_refused_in_a_sentence(server: NatsServer) -> None:
+    async with ActorSystem(transport=server.url) as system:
+        with pytest.raises(StartFailed, match="NatsBus cannot be lent to another process; the transport 'local'"):
+            await system.spawn(child(Till, process=True))
+
+
+@pytest.mark.parametrize("transport", ["nats://", "embedded", "http://h", "nats://h:x"])
+def test_a_wrong_transport_is_refused(transport: str) -> None:
+    with pytest.raises(InvalidSpec, match="transport: .* given"):
+        ActorSystem(transport=transport)
