@@ -79,8 +79,10 @@ class Connection(Client):
         """Unavailable where none takes the connection, with the reason."""
         try:
             await self._open(servers)
-        except (OSError, errors.Error, TimeoutError) as error:
+        except BaseException as error:
             self.drop()
+            if not isinstance(error, OSError | errors.Error | TimeoutError):
+                raise
             raise Unavailable(_why(error, self.tried or without_secrets(servers[0]))) from error
 
     async def _open(self, servers: list[str]) -> None:
