@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mbactor.errors import AddressTooLong
 from mbactor.transport.address import ANY_METHOD, TRUSTED_PORT, Address
@@ -16,6 +17,8 @@ from mbactor.transport.address import ANY_METHOD, TRUSTED_PORT, Address
 LIMIT = 1024
 """Characters a subject may have."""
 
+_KEPT = 4096
+"""Tokens that are made once: hosts, methods and paths come again with every message."""
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
 _ESCAPE = re.compile(r"%([0-9a-f]{2})")
 
@@ -29,6 +32,7 @@ class RequestSubject:
     address: Address
 
 
+@lru_cache(maxsize=_KEPT)
 def escape(text: str) -> str:
     """One token: letters, digits and hyphens as they are, every other byte as %xx, nothing as `_`."""
     if not text:
@@ -43,6 +47,7 @@ def unescape(token: str) -> str:
     return raw.encode("latin-1").decode()
 
 
+@lru_cache(maxsize=_KEPT)
 def host_token(host: str) -> str:
     return "_".join(escape(part) for part in host.split("."))
 
