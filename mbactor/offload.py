@@ -14,6 +14,7 @@ import asyncio
 import atexit
 import contextvars
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -50,6 +51,19 @@ def _leave(loop: asyncio.AbstractEventLoop) -> None:
 
 def _back(loop: asyncio.AbstractEventLoop) -> None:
     _out[loop] -= 1
+
+
+async def left_behind(grace: float) -> bool:
+    """At the end of a program: cancel what is still at work on this loop, and give it `grace` seconds to end.
+
+    Whether anything goes on all the same, tasks or threads that would keep the process alive.
+    """
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    stubborn = (await asyncio.wait(tasks, timeout=grace))[1] if tasks else set()
+    threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    return bool(stubborn) or bool(threads)
 
 
 THREADS = 64

@@ -79,11 +79,12 @@ def send(link: socket.socket, head: msgspec.Struct, body: bytes) -> None:
 
 def receive(link: socket.socket) -> tuple[bytes, bytes]:
     """The next frame: head and body. EOFError or OSError where the other side has gone."""
-    head, body = _SIZES.unpack(_exactly(link, _SIZES.size))
-    return _exactly(link, head), _exactly(link, body)
+    head, body = _SIZES.unpack(exactly(link, _SIZES.size))
+    return exactly(link, head), exactly(link, body)
 
 
-def _exactly(link: socket.socket, size: int) -> bytes:
+def exactly(link: socket.socket, size: int) -> bytes:
+    """So many bytes. EOFError or OSError where the other side has gone."""
     data = b""
     while len(data) < size:
         more = link.recv(size - len(data), socket.MSG_WAITALL)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.process import pause
+
 PATIENCE = 20.0
 
 
@@ -55,13 +57,7 @@ class NatsServer:
         self._process.send_signal(number)
 
     def pause(self) -> None:
-        """SIGSTOP, and wait until each of its threads has stopped: until then it may still answer."""
-        self.signal(signal.SIGSTOP)
-        threads = Path(f"/proc/{self._process.pid}/task")
-        deadline = time.monotonic() + PATIENCE
-        while any((one / "stat").read_text().rpartition(")")[2].split()[0] != "T" for one in threads.iterdir()):
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        pause(self._process.pid)
 
     def kill(self) -> None:
         self._process.send_signal(signal.SIGCONT)

@@ -18,6 +18,18 @@ PATIENCE = 30.0
 ROOT = Path(__file__).parent.parent
 
 
+def pause(pid: int) -> None:
+    """SIGSTOP, and wait until each thread of the process has stopped: until then it may still answer."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + PATIENCE
+    while any(
+        (thread / "stat").read_text().rpartition(")")[2].split()[0] != "T"
+        for thread in Path(f"/proc/{pid}/task").iterdir()
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 class Served:
     """A running tree: its lines, its address, and the means to stop it."""
 

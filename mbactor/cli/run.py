@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbactor import observe
+from mbactor import observe, offload
 from mbactor.durations import text_of
 from mbactor.errors import MbactorError, Unavailable
 from mbactor.kernel.settings import Settings, environment
@@ -87,23 +86,13 @@ def _run(work: Coroutine[Any, Any, int]) -> tuple[int, bool]:
     runner = asyncio.Runner(loop_factory=factory)
     try:
         code = runner.run(work)
-        left = runner.run(_left_behind())
+        left = runner.run(offload.left_behind(GRACE))
     except BaseException:
         runner.close()
         raise
     if not left:
         runner.close()
     return code, left
-
-
-async def _left_behind() -> bool:
-    """Whether tasks that were cancelled, or threads, go on all the same."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    stubborn = (await asyncio.wait(tasks, timeout=GRACE))[1] if tasks else set()
-    threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
-    return bool(stubborn) or bool(threads)
 
 
 async def _serve(topology: Topology) -> int:

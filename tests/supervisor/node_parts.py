@@ -53,6 +53,7 @@ class Worker(Actor):
 
     @endpoint
     async def block(self, seconds: float) -> None:
+        self.note("block")
         time.sleep(seconds)  # noqa: ASYNC251 - that is what it is about
 
     @endpoint
@@ -127,6 +128,7 @@ class Stubborn(Worker):
 
     @endpoint
     async def cling(self) -> None:
+        self.note("cling")
         while True:
             try:
                 await asyncio.sleep(3600)

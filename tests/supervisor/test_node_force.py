@@ -21,8 +21,9 @@ from mbactor import ActorSystem, BudgetSpent, MbactorError, Supervisor, child, o
 from mbactor.supervisor.node import process as node_process
 from mbactor.supervisor.node.frames import Happened, Operate, encoded, from_node, from_parent, split
 from mbactor.supervisor.state import StartFailed
+from tests.process import pause
 from tests.supervisor.node_parts import Flooded, OddlyRefuses, Pair, Worker
-from tests.supervisor.test_node_process import PATIENCE, Told, answered, environment, lives
+from tests.supervisor.test_node_process import PATIENCE, Told, answered, environment, lives, noted, until
 
 pytestmark = pytest.mark.anyio
 
@@ -175,7 +176,7 @@ async def test_an_ask_whose_time_was_spent_on_the_way_never_runs(tmp_path: Path)
     async with ActorSystem(watchdog=None) as system:
         await system.spawn(child(Worker, process=True, args={"notes": str(notes)}))
         pid = await system.ask(Worker.pid)
-        os.kill(pid, signal.SIGSTOP)
+        pause(pid)
         with pytest.raises(BudgetSpent), anyio.fail_after(0.3):
             await system.ask(Worker.write_note, "late")
         os.kill(pid, signal.SIGCONT)
@@ -187,7 +188,7 @@ async def test_what_is_sent_at_once_to_a_node_that_does_not_read_is_bounded_too(
     async with ActorSystem(watchdog=None) as system, asyncio.timeout(PATIENCE):
         await system.spawn(child(Worker, process=True))
         pid = await system.ask(Worker.pid)
-        os.kill(pid, signal.SIGSTOP)
+        pause(pid)
         megabyte = "x" * 1_000_000
         for _ in range(100):
             system.tell(Worker.take, megabyte)
@@ -198,17 +199,21 @@ async def test_what_is_sent_at_once_to_a_node_that_does_not_read_is_bounded_too(
         assert await answered(lambda: system.ask(Worker.taken)) == 100 - system.dead_letters.total
 
 
-async def test_a_node_that_was_stopped_together_with_its_parent_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_that_was_stopped_together_with_its_parent_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
     monkeypatch.setattr(node_process, "SILENT", 0.5)
     monkeypatch.setattr(node_process, "PING", 0.1)
     async with ActorSystem(watchdog=None) as system:
-        top = await system.spawn(child(Top, args={"children": [child(Pair, process=True)]}))
+        node = child(Pair, process=True, args={"notes": str(notes)})
+        top = await system.spawn(child(Top, args={"children": [node]}))
         pid = await system.ask(Worker.pid)
         system.tell(Worker.block, 1.5)
-        await asyncio.sleep(0.05)
+        await noted(notes, "block")
         stopping = asyncio.ensure_future(top.terminate_child("pair"))
-        await asyncio.sleep(0.25)
-        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: top.which_children()[0].state == "stopping")
+        pause(pid)
         time.sleep(1)  # noqa: ASYNC251 - this process is stopped as well
         os.kill(pid, signal.SIGCONT)
         await stopping

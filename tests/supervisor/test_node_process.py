@@ -26,6 +26,7 @@ from mbactor.supervisor.operate.by_name import Operated, operate
 from mbactor.supervisor.state import GaveUp, StartFailed
 from mbactor.supervisor.tree import render
 from tests.loops import LOOPS, Factory, run
+from tests.process import pause
 from tests.supervisor.node_parts import (
     Book,
     Broken,
@@ -71,6 +72,11 @@ async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+async def noted(notes: Path, text: str) -> None:
+    """Until a `Worker` has noted this."""
+    await until(lambda: notes.exists() and text in notes.read_text().splitlines())
 
 
 def lives(pid: int) -> bool:
@@ -374,19 +380,22 @@ async def test_a_stop_is_clean_and_within_its_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["blocked", "clings", "stopped by a signal", "brutal"])
-async def test_a_process_that_does_not_stop_in_its_time_is_killed(how: str) -> None:
+async def test_a_process_that_does_not_stop_in_its_time_is_killed(how: str, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
     async with ActorSystem() as system:
         shutdown = "brutal" if how == "brutal" else "300ms"
-        top = await spawned(system, child(Stubborn, process=True, shutdown=shutdown))
+        stubborn = child(Stubborn, process=True, shutdown=shutdown, args={"notes": str(notes)})
+        top = await spawned(system, stubborn)
         pid = await system.ask(Stubborn.pid)
         match how:
             case "blocked" | "brutal":
                 system.tell(Stubborn.block, 3600)
+                await noted(notes, "block")
             case "clings":
                 system.tell(Stubborn.cling)
+                await noted(notes, "cling")
             case _:
-                os.kill(pid, signal.SIGSTOP)
-        await asyncio.sleep(0.05)
+                pause(pid)
         began = time.monotonic()
         await top.terminate_child("stubborn")
         assert time.monotonic() - began < 4
@@ -397,20 +406,20 @@ async def test_a_process_that_does_not_stop_in_its_time_is_killed(how: str) -> N
 
 
 async def test_one_with_all_the_time_it_takes_is_killed_when_it_answers_no_ping(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    notes = tmp_path / "notes"
     monkeypatch.setattr(node_process, "SILENT", 0.5)
     monkeypatch.setattr(node_process, "PING", 0.1)
     async with ActorSystem() as system:
-        top = await spawned(system, child(Pair, process=True))
-        pid = await system.ask(Worker.pid)
+        top = await spawned(system, child(Pair, process=True, args={"notes": str(notes)}))
         system.tell(Worker.block, 1.5)
-        await asyncio.sleep(0.05)
+        await noted(notes, "block")
         await top.terminate_child("pair")  # it answers pings while its loop is blocked, and is waited for
         assert str(row(top, "pair").last_exit) == "shutdown"
         await top.restart_child("pair")
         pid = await system.ask(Worker.pid)
-        os.kill(pid, signal.SIGSTOP)
+        pause(pid)
         await top.terminate_child("pair")
         exit = row(top, "pair").last_exit
         assert exit is not None
@@ -424,7 +433,7 @@ async def test_what_had_to_be_left_behind_is_not_run_beside_the_next_incarnation
         await spawned(system, child(Stubborn, process=True, shutdown="200ms", args={"notes": str(notes)}))
         pid = await system.ask(Stubborn.pid)
         system.tell(Stubborn.cling)
-        await asyncio.sleep(0.05)
+        await noted(notes, "cling")
         os.kill(pid, signal.SIGTERM)
         again = await answered(lambda: system.ask(Stubborn.pid))
         assert again != pid
@@ -444,6 +453,8 @@ async def main():
         pid = await system.ask(Worker.pid)
         if sys.argv[2] == "blocked":
             system.tell(Worker.block, 3600)
+            while "block" not in open(sys.argv[1]).read():
+                await asyncio.sleep(0.001)
         print(pid, flush=True)
         await asyncio.sleep(3600)
 
@@ -481,7 +492,7 @@ def test_no_node_outlives_its_parent(node: str, by: signal.Signals, tmp_path: Pa
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         if node == "stopped":
-            os.kill(pid, signal.SIGSTOP)
+            pause(pid)
         parent.send_signal(by)
         parent.wait(PATIENCE)
         deadline = time.monotonic() + PATIENCE
@@ -538,7 +549,7 @@ async def test_its_part_of_the_tree_is_shown_as_it_told_last() -> None:
         assert [message.method for node in (worker, solo) for message in node.running] == ["nap"]
         assert f"pair  supervisor (one_for_one)  permanent  process {pair.pid}  running" in render(tree, "text")
         assert outer.pid is not None
-        os.kill(outer.pid, signal.SIGSTOP)
+        pause(outer.pid)
         tree = await system.whole_tree("50ms")
         stopped = tree.children[0].children[0]
         assert stopped.silent is not None
@@ -569,8 +580,6 @@ async def test_an_operator_reaches_what_runs_in_it_by_name() -> None:
         outer = row(system.supervisor("top"), "outer").process
         assert outer is not None
         assert outer.pid is not None
-        os.kill(outer.pid, signal.SIGSTOP)
-        await asyncio.sleep(0.05)
         os.kill(outer.pid, signal.SIGKILL)
         with suppress(ProcessDied, NoSuchChild):  # as it was asked before, or has told nothing since
             await asyncio.wait_for(slow, PATIENCE)
@@ -599,7 +608,9 @@ async def test_an_ask_that_waits_in_a_mailbox_there_is_answered_when_the_node_is
     async with ActorSystem() as system:
         top = await spawned(system, child(Worker, process=True, shutdown="100ms"))
         first, second = (asyncio.ensure_future(system.ask(Worker.nap, 3600)) for _ in range(2))
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(PATIENCE):
+            while "waiting 1  runs nap" not in render(await system.whole_tree("20s"), "text"):
+                await asyncio.sleep(0.01)
         await top.terminate_child("worker")
         for ask in (first, second):
             with pytest.raises((ActorCrashed, Unavailable)):

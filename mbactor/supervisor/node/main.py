@@ -21,12 +21,12 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from mbactor import observe
+from mbactor import observe, offload
 from mbactor.errors import Ignore, MbactorError, to_wire
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.node import Node
 from mbactor.kernel.settings import environment
-from mbactor.process_worker import prepare, withstand_signals
+from mbactor.process_worker import exactly, prepare, withstand_signals
 from mbactor.supervisor.children import Child, build_child, made
 from mbactor.supervisor.node.frames import (
     LENGTH,
@@ -100,7 +100,7 @@ def main(control: int, bus: int) -> None:
     runner = asyncio.Runner(loop_factory=_loop_factory(uvloop=begin.uvloop))
     try:
         runner.run(hosted.run())
-        left = runner.run(_left_behind())
+        left = runner.run(offload.left_behind(LEFT))
     finally:
         for observer in observers:
             observer.shutdown()
@@ -261,16 +261,6 @@ class _Hosted:
             self._stop(self._shutdown, SHUTDOWN)
 
 
-async def _left_behind() -> bool:
-    """Whether tasks that were cancelled, or threads, go on all the same."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    stubborn = (await asyncio.wait(tasks, timeout=LEFT))[1] if tasks else set()
-    threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
-    return bool(stubborn) or bool(threads)
-
-
 def _telemetry() -> list[TelemetryObserver]:
     from mbactor.observers import telemetry_from_environment  # a quarter of the time that a start takes
 
@@ -309,7 +299,8 @@ class _Line:
 
     def receive(self) -> FromParent:
         """The next frame. EOFError or OSError where the parent has gone."""
-        return from_parent.decode(self._exactly(LENGTH.unpack(self._exactly(LENGTH.size))[0]))
+        (size,) = LENGTH.unpack(exactly(self._link, LENGTH.size))
+        return from_parent.decode(exactly(self._link, size))
 
     def send(self, frame: FromNode) -> None:
         self._out.put(encoded(frame))
@@ -350,15 +341,6 @@ class _Line:
                 self._link.sendall(b"".join(data for data in out if data is not None))
             except OSError:
                 return
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            more = self._link.recv(size - len(data), socket.MSG_WAITALL)
-            if not more:
-                raise EOFError
-            data = data + more if data else more
-        return data
 
 
 class _Teller:

@@ -53,7 +53,8 @@ def supervisor(name: str, roots: Iterable[Supervisor]) -> Supervisor:
     found = there[path]
     if found is None:
         above, _, id = path.rpartition("/")
-        rows = above_it.which_children() if (above_it := there.get(above)) is not None else []
+        parent = there.get(above)
+        rows = [] if parent is None else parent.which_children()
         own = any(row.id == id and row.process is not None for row in rows)
         hint = "; it has one of its own, and only actors in there reach it" if own else ""
         raise Unavailable(f"supervisor {name!r} is not running in this process{hint}")
@@ -70,9 +71,11 @@ def parent_of(name: str, roots: Iterable[Supervisor]) -> tuple[Supervisor | Node
     for path, one in supervisors(roots):
         if path not in above:
             tops.append(path)
-        for row in one.which_children() if one is not None else ():
+        if one is None:
+            continue
+        for row in one.which_children():
             at = f"{path}/{row.id}"
-            above[at] = (one, row.id) if one is not None else above[at]
+            above[at] = (one, row.id)
             if row.process is not None and row.process.view is not None and row.process.pid is not None:
                 above |= {below: (row.process, below) for below in _below(at, row.process.view)}
     path = resolve(name, [*above, *tops])
