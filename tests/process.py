@@ -18,6 +18,14 @@ PATIENCE = 30.0
 ROOT = Path(__file__).parent.parent
 
 
+def alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def pause(pid: int) -> None:
     """SIGSTOP, and wait until each thread of the process has stopped: until then it may still answer."""
     os.kill(pid, signal.SIGSTOP)

@@ -46,6 +46,8 @@ supervisor:
 
 
 class Till(Actor):
+    """What is asked here, and served by the processes under test only."""
+
     host = "till.example"
 
     @endpoint

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.process import PATIENCE, ROOT, Served, command, serving
+from tests.process import PATIENCE, ROOT, Served, alive, command, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -76,13 +76,6 @@ def nodes(served: Served) -> dict[str, int]:
         if "process" in words:
             found[words[0]] = int(words[words.index("process") + 1])
     return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_workflow_goes_on_through_the_death_of_every_process_it_runs_in(tmp_path: Path) -> None:

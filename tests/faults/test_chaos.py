@@ -18,6 +18,7 @@ from mbactor.kernel.exit import Exit
 from mbactor.supervisor.node.process import NodeProcess
 from mbactor.supervisor.spec import SupervisorSpec
 from tests.faults.chaos_parts import ACTORS, Clerk, House
+from tests.process import alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -118,13 +119,6 @@ async def desks(system: ActorSystem, wanted: int) -> dict[str, int]:
                     desk, pid = answer
                     found[desk] = pid
     return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.timeout(180)

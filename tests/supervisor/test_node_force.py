@@ -21,9 +21,9 @@ from mbactor import ActorSystem, BudgetSpent, MbactorError, Supervisor, child, o
 from mbactor.supervisor.node import process as node_process
 from mbactor.supervisor.node.frames import Happened, Operate, encoded, from_node, from_parent, split
 from mbactor.supervisor.state import StartFailed
-from tests.process import pause
+from tests.process import alive, pause
 from tests.supervisor.node_parts import Flooded, OddlyRefuses, Pair, Worker
-from tests.supervisor.test_node_process import PATIENCE, Told, answered, environment, lives, noted, until
+from tests.supervisor.test_node_process import PATIENCE, Told, answered, environment, noted, until
 
 pytestmark = pytest.mark.anyio
 
@@ -104,14 +104,14 @@ def test_a_fork_of_the_parent_does_not_keep_its_nodes_alive(loop: str) -> None:
         parent.kill()
         parent.wait(PATIENCE)
         deadline = time.monotonic() + PATIENCE
-        while lives(pids[0]):
+        while alive(pids[0]):
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
         parent.kill()
         parent.wait()
         for pid in pids:
-            if lives(pid):
+            if alive(pid):
                 os.kill(pid, signal.SIGKILL)
         assert parent.stdout is not None
         parent.stdout.close()

@@ -26,7 +26,7 @@ from mbactor.supervisor.operate.by_name import Operated, operate
 from mbactor.supervisor.state import GaveUp, StartFailed
 from mbactor.supervisor.tree import render
 from tests.loops import LOOPS, Factory, run
-from tests.process import pause
+from tests.process import alive, pause
 from tests.supervisor.node_parts import (
     Book,
     Broken,
@@ -79,13 +79,6 @@ async def noted(notes: Path, text: str) -> None:
     await until(lambda: notes.exists() and text in notes.read_text().splitlines())
 
 
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 async def answered(ask: Callable[[], Awaitable[Any]]) -> Any:
     """The answer, as soon as there is one again."""
     async with asyncio.timeout(PATIENCE):
@@ -128,7 +121,7 @@ def test_a_subtree_runs_in_its_own_process_and_is_ready_when_all_of_it_is(loop: 
             assert node.pid is not None
             return node.pid
 
-    assert not lives(run(main(), loop))
+    assert not alive(run(main(), loop))
 
 
 async def test_replicas_are_as_many_processes_and_share_the_asks() -> None:
@@ -154,7 +147,7 @@ async def test_a_node_may_have_nodes_of_its_own() -> None:
     assert {fields.get("node") for name, fields in told.events if name == "actor.started"} == {"spawned/outer/pair"}
     started = [(fields["node"], fields["incarnation"]) for fields in told.named("node.started")]
     assert started == [("spawned/outer/pair", 1), ("spawned/outer", 1), ("spawned/outer/pair", 2)]
-    assert not lives(pid)
+    assert not alive(pid)
 
 
 # --- its start --------------------------------------------------------------------------------------------------------
@@ -321,7 +314,7 @@ async def test_an_actor_ends_for_good_at_its_own_wish() -> None:
         await system.ask(Worker.end)
         assert await system.ask(Worker.pid) == pid  # a clean end of a permanent child: it is restarted
         await system.ask(Worker.retire)
-        await until(lambda: row(top, "worker").held and not lives(pid))
+        await until(lambda: row(top, "worker").held and not alive(pid))
         with pytest.raises(MbactorError) as caught:
             await system.ask(Worker.pid)
         assert caught.value.status == 404
@@ -370,7 +363,7 @@ async def test_a_stop_is_clean_and_within_its_time(tmp_path: Path) -> None:
         pid = await system.ask(Worker.pid)
         await top.terminate_child("pair")
         assert str(row(top, "pair").last_exit) == "shutdown"
-        assert not lives(pid)
+        assert not alive(pid)
         assert notes.read_text() == f"start {pid}\nstop shutdown\n"
         with pytest.raises(MbactorError) as caught:
             await system.ask(Worker.pid)
@@ -399,7 +392,7 @@ async def test_a_process_that_does_not_stop_in_its_time_is_killed(how: str, tmp_
         began = time.monotonic()
         await top.terminate_child("stubborn")
         assert time.monotonic() - began < 4
-        assert not lives(pid)
+        assert not alive(pid)
         exit = row(top, "stubborn").last_exit
         assert exit is not None
         assert exit.kind == "killed"
@@ -424,7 +417,7 @@ async def test_one_with_all_the_time_it_takes_is_killed_when_it_answers_no_ping(
         exit = row(top, "pair").last_exit
         assert exit is not None
         assert exit.kind == "killed"
-        assert not lives(pid)
+        assert not alive(pid)
 
 
 async def test_what_had_to_be_left_behind_is_not_run_beside_the_next_incarnation(tmp_path: Path) -> None:
@@ -437,7 +430,7 @@ async def test_what_had_to_be_left_behind_is_not_run_beside_the_next_incarnation
         os.kill(pid, signal.SIGTERM)
         again = await answered(lambda: system.ask(Stubborn.pid))
         assert again != pid
-        assert not lives(pid)
+        assert not alive(pid)
 
 
 # --- no orphans -------------------------------------------------------------------------------------------------------
@@ -496,13 +489,13 @@ def test_no_node_outlives_its_parent(node: str, by: signal.Signals, tmp_path: Pa
         parent.send_signal(by)
         parent.wait(PATIENCE)
         deadline = time.monotonic() + PATIENCE
-        while lives(pid):
+        while alive(pid):
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
         parent.kill()
         parent.wait()
-        if pid and lives(pid):
+        if pid and alive(pid):
             os.kill(pid, signal.SIGKILL)
         assert parent.stdout is not None
         parent.stdout.close()
@@ -626,7 +619,7 @@ async def test_restarts_are_paced_and_counted_as_those_of_any_child() -> None:
         for _ in range(3):
             pid = await answered(lambda: system.ask(Worker.pid))
             os.kill(pid, signal.SIGKILL)
-            await until(lambda pid=pid: not lives(pid))  # type: ignore[misc]
+            await until(lambda pid=pid: not alive(pid))  # type: ignore[misc]
         exit = await asyncio.wait_for(ended, PATIENCE)
         assert exit.kind == "gave_up"
         assert "SIGKILL" in str(exit.error)

@@ -13,9 +13,10 @@ import pytest
 
 from mbactor.errors import Unavailable
 from mbactor.testing.contracts import check_bus
-from mbactor.transport import Bus, Delivery, Envelope, LocalBus, Message
+from mbactor.transport import Bus, Envelope, LocalBus, Message
 from mbactor.transport.link import Hub, Lendable, LinkBus, Port
 from mbactor.transport.message import Op
+from tests.transport.inbox import Inbox
 
 pytestmark = pytest.mark.anyio
 
@@ -59,22 +60,6 @@ async def test_a_bus_keeps_its_contract(make: Callable[[], Bus]) -> None:
 
 
 # --- a bus that is lent to another process ------------------------------------------------------------------------
-
-
-class Inbox:
-    """What came, by subject."""
-
-    def __init__(self) -> None:
-        self.got: list[Delivery] = []
-
-    def __call__(self, delivery: Delivery) -> None:
-        self.got.append(delivery)
-
-    async def until(self, count: int) -> list[Delivery]:
-        async with asyncio.timeout(10):
-            while len(self.got) < count:
-                await asyncio.sleep(0.001)
-        return self.got
 
 
 def message(op: Op) -> bytes:

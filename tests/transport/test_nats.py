@@ -24,6 +24,7 @@ from mbactor.transport import Address, Delivery, Envelope, Message, Requester, n
 from mbactor.transport.nats import NatsBus
 from tests.loops import LOOPS, Factory, run
 from tests.nats import NatsServer, nats_server
+from tests.transport.inbox import Inbox
 
 REAL = {name: factory for name, factory in LOOPS.items() if name != "virtual"}
 
@@ -38,20 +39,6 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
 def loop(request: pytest.FixtureRequest) -> Factory:
     factory: Factory = request.param
     return factory
-
-
-class Inbox:
-    """What came, and a condition to wait for."""
-
-    def __init__(self) -> None:
-        self.got: list[Delivery] = []
-
-    def __call__(self, delivery: Delivery) -> None:
-        self.got.append(delivery)
-
-    async def until(self, count: int) -> list[Delivery]:
-        await until(lambda: len(self.got) >= count)
-        return self.got
 
 
 async def until(holds: Callable[[], bool]) -> None:
