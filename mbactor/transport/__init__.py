@@ -4,6 +4,7 @@
 `codec.py` the values inside. `bus.py` is the contract of every bus, `local.py` the one within a process,
 `link.py` lends it to another, `nats.py` is the one between machines (`nats_client.py` its connection, `nats_url.py` its
 address).
+`fragments.py` cuts what is too large for one message, `reassembly.py` puts it together again; both are pure.
 `requester.py` turns a bus into request and reply. Knows nothing of actors.
 """
 

@@ -1,0 +1,54 @@
+"""Messages above what a bus carries at once, cut into fragments. Pure; `reassembly.py` puts them together again.
+
+    cut = Cut(message, bus.max_payload)
+    first = cut[1]                       # of cut.of
+
+A fragment is a message of its own, whose envelope has `fragment` (number, of how many):
+
+- The first has the envelope of the whole message, the others only its `op`, `id` and `replica`; each has a part of the
+  body. All but the last have equally much of it, at least 1,024 bytes.
+- The first of a request goes to the queue; whoever takes it answers at once with an `ack` that names it (`replica`).
+  The others go to that replica's own address (`id-....host`). Those of an answer all go to the reply subject.
+- An `ack` with `fragment` (k, n) asks for the fragments up to number k. One for a request comes to the reply subject;
+  one for an answer goes to the own address of the replica that answered, at the path that was asked.
+- Number 0 ends it: from the sender, no more will come; in an `ack`, no more is wanted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from mbactor.errors import MessageTooLarge
+from mbactor.transport.message import Envelope, Message
+from mbactor.transport.reassembly import LEAST
+
+CHUNK = 256 * 1024
+"""Bytes of the body in a fragment, where the bus carries that."""
+_LONGEST = (2**31, 2**31)
+"""As a `fragment`: no pair of numbers takes more bytes."""
+
+
+class Cut:
+    """A message as fragments, from 1 to `of`; each is made when it is asked for, without a copy of the body.
+
+    MessageTooLarge where the envelope alone leaves too little of `limit`.
+    """
+
+    __slots__ = ("_body", "_chunk", "_envelope", "of")
+
+    def __init__(self, message: Message, limit: int) -> None:
+        self._envelope = message.envelope
+        self._body = memoryview(message.body)
+        head = len(Message(replace(message.envelope, fragment=_LONGEST), b"").to_bytes())
+        self._chunk = min(CHUNK, limit - head)
+        if self._chunk < LEAST:
+            raise MessageTooLarge(head + LEAST, limit)
+        self.of = -(-len(self._body) // self._chunk)
+
+    def __getitem__(self, number: int) -> Message:
+        start, whole, fragment = (number - 1) * self._chunk, self._envelope, (number, self.of)
+        part: Any = self._body[start : start + self._chunk]
+        envelope = replace(whole, fragment=fragment) if number == 1 else Envelope(whole.op, whole.id, fragment=fragment)
+        return Message(envelope, part)

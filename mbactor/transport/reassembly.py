@@ -1,0 +1,319 @@
+"""Puts fragments together again, within bounds. Pure: no clock, no bus.
+
+    reassembly = Reassembly[Delivery](Bounds())
+    for event in reassembly.add(key, sender, (3, 8), body, delivery, deadline):
+        ...                              # Pull: ask for more; Whole: here it is; Refused: tell its sender
+
+A body is given out whole and unchanged, or not at all:
+
+- Only the first fragment begins a message; it says of how many fragments and of what length it is. One that contradicts
+  that, or comes twice, ends the message, and what comes of it later is dropped.
+- A body above `Bounds.body` is refused at its first fragment (413), one for which there is no room now as well (503).
+- The receiver pulls. Not more than `Bounds.coming` bytes are on their way at a time, of all messages together: the
+  broker's buffer does not run over, and cut the connection, while a process does not read. Messages take turns.
+- What is not continued for `Bounds.silent` sweeps, or is not complete at its deadline, is given up. Sweeps count, not
+  seconds: a process that stood still has not been able to read either.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Generic, TypeVar
+
+from mbactor.errors import BadRequest, BudgetSpent, MbactorError, MessageTooLarge, Unavailable
+
+T = TypeVar("T")
+
+LEAST = 1024
+"""Bytes that each fragment but the last has at least: what is kept for a message is in proportion to its body."""
+SWEEP = 1.0
+"""Seconds between sweeps."""
+_ENDED = 4096
+"""How many messages that have ended are remembered, so that what comes late does not begin them anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one process takes at a time. Sizes are bytes."""
+
+    body: int = 1024 * 1024 * 1024
+    all: int = 2 * 1024 * 1024 * 1024
+    """Of all bodies that are not complete."""
+    sender: int = 1024 * 1024 * 1024
+    """Of those of one sender."""
+    messages: int = 1024
+    coming: int = 8 * 1024 * 1024
+    """On their way, of all messages together."""
+    ahead: int = 2 * 1024 * 1024
+    """On their way, of one message."""
+    silent: int = 10
+    """Sweeps without a fragment that was asked for."""
+
+    @classmethod
+    def of(cls, body: int) -> Bounds:
+        """For bodies of at most so many bytes: one sender has room for one, and all together for two."""
+        return cls(body=body, all=2 * body, sender=body)
+
+
+@dataclass(frozen=True, slots=True)
+class Pull(Generic[T]):
+    """Ask for the fragments up to this number. `first` is what came with the first fragment."""
+
+    first: T
+    number: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Generic[T]):
+    """The body is complete."""
+
+    first: T
+    body: bytes
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Generic[T]):
+    """The message will not be complete; its sender is to be told, and what comes of it later is dropped."""
+
+    first: T
+    error: MbactorError
+
+
+Event = Pull[T] | Whole[T] | Refused[T]
+
+
+class _Entry(Generic[T]):
+    """One message of which the first fragment is here."""
+
+    __slots__ = (
+        "buffer",
+        "chunk",
+        "deadline",
+        "early",
+        "first",
+        "next",
+        "of",
+        "pulled",
+        "room",
+        "sender",
+        "silent",
+        "waits",
+    )
+
+    def __init__(self, first: T, sender: str, of: int, chunk: int, room: int, deadline: float) -> None:
+        self.first = first
+        self.sender = sender
+        self.of = of
+        self.chunk = chunk
+        self.room = room
+        self.deadline = deadline
+        self.buffer = BytesIO()
+        self.next = 1
+        self.early: set[int] = set()
+        """Those that are here although one before is not."""
+        self.pulled = 1
+        self.silent = 0
+        self.waits = False
+        """Whether it stands in line for its turn."""
+
+    @property
+    def received(self) -> int:
+        return self.next - 1 + len(self.early)
+
+    @property
+    def coming(self) -> int:
+        return (self.pulled - self.received) * self.chunk
+
+    def wrong(self, number: int, of: int, size: int, most: int) -> str:
+        """What contradicts what is known of the message, or nothing."""
+        if of != self.of:
+            return f"fragment {number} says that there are {of}; the first said {self.of}"
+        if not 1 <= number <= of:
+            return f"fragment {number}: expected 1 to {of}"
+        if number < self.next or number in self.early:
+            return f"fragment {number} of {of} came twice"
+        if number < of and size != self.chunk:
+            return f"fragment {number} of {of} has {size} bytes; the first had {self.chunk}"
+        if number == of and not 0 < size <= min(self.chunk, most - (of - 1) * self.chunk):
+            return f"fragment {number} of {of}, the last, has {size} bytes; expected 1 to {self.chunk}, {most} in all"
+        return ""
+
+    def put(self, number: int, body: bytes | memoryview) -> None:
+        self.buffer.seek((number - 1) * self.chunk)
+        self.buffer.write(body)
+        self.early.add(number)
+        while self.next in self.early:
+            self.early.remove(self.next)
+            self.next += 1
+        self.pulled = max(self.pulled, self.received)
+        self.silent = 0
+
+
+class Reassembly(Generic[T]):
+    """The messages of which a part is here. `held` is how many bytes they have, or will have when they are complete.
+
+    Costs a copy of each fragment into the buffer that becomes the body, and no further copy of that.
+    """
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.held = 0
+        self._entries: dict[str, _Entry[T]] = {}
+        self._ended: dict[str, tuple[int, bool]] = {}
+        self._of_sender: dict[str, int] = {}
+        self._coming = 0
+        self._line: deque[str] = deque()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(
+        self, key: str, sender: str, fragment: tuple[int, int], body: bytes | memoryview, first: T, deadline: float
+    ) -> list[Event[T]]:
+        """Take fragment (number, of how many) of the message `key`; number 0 says that no more will come.
+
+        `first` is kept with the first fragment, and comes back with each event of the message.
+        """
+        number, of = fragment
+        if self._is_late(key, number):
+            return []
+        entry = self._entries.get(key)
+        if number == 0:
+            return [] if entry is None else self._end(key, for_good=True)
+        if entry is None:
+            error = self._why_not(sender, number, of, len(body))
+            if error is not None:
+                self._remember(key, for_good=error.status != Unavailable.status or number != 1)
+                return [Refused(first, error)]
+            entry = self._begin(key, sender, of, len(body), first, deadline)
+            entry.put(1, body)
+            pulls = self._turns(key, entry)
+            # Its sender is told that it has begun, also where it is not its turn.
+            return [*pulls] if entry.pulled > 1 else [Pull(first, 1, of), *pulls]
+        wrong = entry.wrong(number, of, len(body), self.bounds.body)
+        if wrong:
+            return self._refuse(key, _not_taken(BadRequest(wrong)), for_good=True)
+        if entry.coming:
+            self._coming -= entry.chunk
+        entry.put(number, body)
+        if entry.received == of:
+            return [Whole(entry.first, entry.buffer.getvalue(), entry.deadline), *self._end(key, for_good=True)]
+        return [*self._turns(key, entry)]
+
+    def sweep(self, now: float) -> list[Event[T]]:
+        """Give up what is overdue; to be called every `SWEEP` seconds. Who waits is told that it still may send."""
+        events: list[Event[T]] = []
+        for key, entry in list(self._entries.items()):
+            if entry.coming:
+                entry.silent += 1
+            if entry.deadline <= now:
+                text = f"{entry.received} of {entry.of} fragments had come when the time budget was spent"
+                events += self._refuse(key, _not_taken(BudgetSpent(text)))
+            elif entry.silent > self.bounds.silent:
+                text = f"{entry.received} of {entry.of} fragments came, and then no more for {entry.silent} s"
+                events += self._refuse(key, Unavailable(text))
+            elif entry.silent > 1 or entry.waits:
+                events.append(Pull(entry.first, entry.pulled, entry.of))
+        kept = self._ended.items()
+        self._ended = {key: (age + 1, final) for key, (age, final) in kept if age < self.bounds.silent}
+        return events
+
+    def drop(self, key: str) -> list[Event[T]]:
+        """Nobody wants the message any more."""
+        return self._end(key) if key in self._entries else []
+
+    def clear(self) -> None:
+        """Nothing of what is here will be continued."""
+        for key in self._entries:
+            self._remember(key)
+        self._entries.clear()
+        self._of_sender.clear()
+        self._line.clear()
+        self.held = self._coming = 0
+
+    def _why_not(self, sender: str, number: int, of: int, chunk: int) -> MbactorError | None:
+        """Why a message cannot begin with this fragment."""
+        if number != 1:
+            return Unavailable(f"fragment {number} of {of} came, and the first is not here")
+        if of < 2 or chunk < LEAST:
+            return _not_taken(
+                BadRequest(f"a first fragment of {chunk} bytes, of {of}: expected {LEAST} bytes, 2 or more")
+            )
+        least, room = (of - 1) * chunk + 1, self._room(of, chunk)
+        if least > self.bounds.body:
+            return MessageTooLarge(least, self.bounds.body)
+        if len(self._entries) >= self.bounds.messages:
+            return Unavailable(
+                f"{len(self._entries)} messages in fragments are being received; send again after a pause"
+            )
+        mine = self._of_sender.get(sender, 0)
+        if self.held + room > self.bounds.all or mine + room > self.bounds.sender:
+            text = f"no room for {room} bytes now: {self.held} bytes are being received, {mine} of them from {sender}"
+            return Unavailable(f"{text}; send again after a pause")
+        return None
+
+    def _begin(self, key: str, sender: str, of: int, chunk: int, first: T, deadline: float) -> _Entry[T]:
+        room = self._room(of, chunk)
+        entry = self._entries[key] = _Entry(first, sender, of, chunk, room, deadline)
+        self._ended.pop(key, None)
+        self.held += room
+        self._of_sender[sender] = self._of_sender.get(sender, 0) + room
+        return entry
+
+    def _room(self, of: int, chunk: int) -> int:
+        return min(of * chunk, self.bounds.body)
+
+    def _refuse(self, key: str, error: MbactorError, *, for_good: bool = False) -> list[Event[T]]:
+        return [Refused(self._entries[key].first, error), *self._end(key, for_good=for_good)]
+
+    def _end(self, key: str, *, for_good: bool = False) -> list[Event[T]]:
+        entry = self._entries.pop(key)
+        self.held -= entry.room
+        self._coming -= entry.coming
+        self._of_sender[entry.sender] -= entry.room
+        if not self._of_sender[entry.sender]:
+            del self._of_sender[entry.sender]
+        self._remember(key, for_good=for_good)
+        return [*self._next()]
+
+    def _is_late(self, key: str, number: int) -> bool:
+        """What is sent again may begin again, unless it was complete or a lie."""
+        found = self._ended.get(key)
+        return found is not None and (number != 1 or found[1])
+
+    def _remember(self, key: str, *, for_good: bool = False) -> None:
+        self._ended[key] = (0, for_good)
+        if len(self._ended) > _ENDED:
+            del self._ended[next(iter(self._ended))]
+
+    # --- whose turn it is ---------------------------------------------------------------------------------------
+
+    def _turns(self, key: str, entry: _Entry[T]) -> list[Pull[T]]:
+        """Let a message that has little on its way stand in line, and serve the line."""
+        if not entry.waits and entry.pulled < entry.of and entry.coming * 2 <= self.bounds.ahead:
+            entry.waits = True
+            self._line.append(key)
+        return self._next()
+
+    def _next(self) -> list[Pull[T]]:
+        pulls = []
+        while self._line and self._coming < self.bounds.coming:
+            entry = self._entries.get(self._line.popleft())
+            if entry is None:
+                continue
+            entry.waits = False
+            free = min(self.bounds.ahead - entry.coming, self.bounds.coming - self._coming)
+            more = min(max(1, free // entry.chunk), entry.of - entry.pulled)
+            entry.pulled += more
+            self._coming += more * entry.chunk
+            pulls.append(Pull(entry.first, entry.pulled, entry.of))
+        return pulls
+
+
+def _not_taken(error: MbactorError) -> MbactorError:
+    error.taken = "no"
+    return error
