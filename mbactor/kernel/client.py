@@ -65,7 +65,9 @@ class SerializedCall(BytesCall, eq=False, kw_only=True):
 
 
 class BusCall(BytesCall, eq=False, kw_only=True):
-    """A call that came over the bus; the answer is published to the asker's inbox."""
+    """A call that came over the bus; the answer is published to the asker's inbox, with the request's id."""
+
+    request: str = ""
 
     @classmethod
     def of(
@@ -74,6 +76,7 @@ class BusCall(BytesCall, eq=False, kw_only=True):
         """The call that a message makes; one without a reply subject is a tell."""
         envelope = message.envelope
         call = cls(route, None, cell, body=message.body, content_type=envelope.content_type, query=envelope.query)
+        call.request = envelope.id
         call.trace = envelope.trace
         call.baggage = envelope.baggage or None
         if reply is not None:
@@ -82,7 +85,7 @@ class BusCall(BytesCall, eq=False, kw_only=True):
         return call
 
     def _result(self, body: bytes, content_type: str) -> Any:
-        return Message(Envelope("reply", str(self.id), content_type=content_type), body)
+        return Message(Envelope("reply", self.request, content_type=content_type, replica=self.cell.replica), body)
 
     def fail(self, error: BaseException) -> None:
         if self.future is not None and not self.future.done():
@@ -93,7 +96,8 @@ class BusCall(BytesCall, eq=False, kw_only=True):
 
     def _error(self, error: BaseException) -> Any:
         wire = to_wire(error)
-        envelope = Envelope("error", str(self.id), status=wire["statusCode"], content_type=JSON)
+        status, replica = wire["statusCode"], self.cell.replica
+        envelope = Envelope("error", self.request, status=status, content_type=JSON, replica=replica)
         return Message(envelope, msgspec.json.encode(wire))
 
 

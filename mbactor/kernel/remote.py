@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,12 @@ from mbactor.kernel.client import BusCall, Response
 from mbactor.kernel.context import Call, check_not_fenced, current
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.routes import Route, routes_of
+from mbactor.kernel.sending import failed_already
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery, Subscription
 from mbactor.transport.codec import decode
-from mbactor.transport.message import JSON, Envelope, Message
+from mbactor.transport.message import JSON, Envelope, Message, messages_of
 from mbactor.transport.requester import Requester
 
 if TYPE_CHECKING:
@@ -72,7 +72,6 @@ class Remote:
         kwargs: dict[str, Any],
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        outer: asyncio.Future[Any] = loop.create_future()
         caller, now = current.get(), loop.time()
         try:
             check_not_fenced(caller)
@@ -80,20 +79,15 @@ class Remote:
             address = _address(operation, host, replica)
             deadline = deadline_of_ask(caller, now, loop)
             body, content_type = route.signature.encode(route.signature.bind(args, kwargs))
-            envelope = self._envelope("ask", deadline - now, content_type)
-            inner = self._requester.request(self._source(caller), address, Message(envelope, body), deadline)
+            message = Message(self._envelope("ask", deadline - now, content_type), body)
+            answer = self._requester.request(
+                self._source(caller), address, message, deadline, partial(_result_in, route)
+            )
         except MbactorError as error:
-            outer.set_exception(error)
-            return outer
-
-        def answered(future: asyncio.Future[Message]) -> None:
-            if not _failed(future, outer):
-                _decode_into(outer, future.result().body, future.result().envelope.content_type, route)
-
-        inner.add_done_callback(answered)
+            return failed_already(error)
         if caller is not None:
-            caller.note(Sent(outer))
-        return outer
+            caller.note(Sent(answer))
+        return answer
 
     def tell(
         self,
@@ -122,20 +116,11 @@ class Remote:
     def request(
         self, address: Address, body: bytes, query: str, headers: Mapping[str, str], deadline: float
     ) -> asyncio.Future[Response]:
-        loop = asyncio.get_running_loop()
-        outer: asyncio.Future[Response] = loop.create_future()
-        envelope = self._envelope("ask", deadline - loop.time(), JSON, query=query, headers=dict(headers))
-        inner = self._requester.request(self._source(current.get()), address, Message(envelope, body), deadline)
-
-        def answered(future: asyncio.Future[Message]) -> None:
-            if not _failed(future, outer):
-                message = future.result()
-                outer.set_result(
-                    Response(message.envelope.status, message.body, {"content-type": message.envelope.content_type})
-                )
-
-        inner.add_done_callback(answered)
-        return outer
+        budget = deadline - asyncio.get_running_loop().time()
+        envelope = self._envelope("ask", budget, JSON, query=query, headers=dict(headers))
+        return self._requester.request(
+            self._source(current.get()), address, Message(envelope, body), deadline, _response_in
+        )
 
     def _envelope(self, op: Any, budget: float | None, content_type: str, **more: Any) -> Envelope:
         caller = current.get()
@@ -146,7 +131,7 @@ class Remote:
             path = tuple(p if isinstance(p, str) else self._step(p) for p in steps)
         return Envelope(
             op,
-            secrets.token_hex(4),
+            self._requester.new_id(),
             budget,
             path,
             observe.traceparent() or (caller.trace if caller else None),
@@ -181,11 +166,15 @@ class Remote:
 
     def _receive(self, cell: Cell, route: Route | None, delivery: Delivery) -> None:
         try:
-            message = Message.from_bytes(delivery.data)
+            messages = messages_of(delivery.data)
         except BadRequest as error:
             name = route.feature.name if route is not None else "?"
             self._node.dead_letters.add(cell.address, name, None, None, str(error))
             return
+        for message in messages:
+            self._take(cell, route, delivery, message)
+
+    def _take(self, cell: Cell, route: Route | None, delivery: Delivery, message: Message) -> None:
         envelope = message.envelope
         wanted = envelope.op == "ask" and delivery.reply and _own_inbox(delivery)
         call = BusCall.of(route or _ANY, cell, message, self.bus.publish, delivery.reply if wanted else None)
@@ -227,24 +216,15 @@ def _own_inbox(delivery: Delivery) -> bool:
     return len(reply) > 4 and reply[1] == "reply" and reply[4] == delivery.subject.split(".")[3]
 
 
-def _failed(future: asyncio.Future[Any], outer: asyncio.Future[Any]) -> bool:
-    """Pass a failure on; True when there is nothing more to do."""
-    if outer.done():
-        if not future.cancelled():
-            future.exception()
-        return True
-    if future.cancelled():
-        outer.cancel()
-        return True
-    error = future.exception()
-    if error is not None:
-        outer.set_exception(error)
-        return True
-    return False
-
-
-def _decode_into(outer: asyncio.Future[Any], body: bytes, content_type: str, route: Route) -> None:
+def _result_in(route: Route, message: Message) -> Any:
+    """The result of a method, as its annotation has it."""
+    if not message.body:
+        return None
     try:
-        outer.set_result(decode(body, content_type, route.signature.returns) if body else None)
+        return decode(message.body, message.envelope.content_type, route.signature.returns)
     except BadRequest as error:
-        outer.set_exception(MbactorError(f"{route.name} answered what does not fit its annotation: {error}"))
+        raise MbactorError(f"{route.name} answered what does not fit its annotation: {error}") from None
+
+
+def _response_in(message: Message) -> Response:
+    return Response(message.envelope.status, message.body, {"content-type": message.envelope.content_type})

@@ -20,7 +20,7 @@ from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.client import SerializedCall
 from mbactor.kernel.context import MAX_DEPTH, Call, check_not_fenced, current
 from mbactor.kernel.feature import Operation
-from mbactor.transport.message import Envelope, Message
+from mbactor.transport.message import Envelope, Message, messages_of
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
@@ -180,7 +180,7 @@ def _serialized(
     route: Route, bound: dict[str, Any], cell: Cell, deadline: float, future: asyncio.Future[Any] | None, now: float
 ) -> SerializedCall:
     body, content_type = route.signature.encode(bound)
-    message = Message.from_bytes(Message(Envelope("ask", "0", content_type=content_type), body).to_bytes())
+    [message] = messages_of(Message(Envelope("ask", "0", content_type=content_type), body).to_bytes())
     content_type = message.envelope.content_type
     return SerializedCall(
         route, None, cell, now, None, None, deadline, future, body=message.body, content_type=content_type

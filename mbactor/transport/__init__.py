@@ -5,13 +5,26 @@
 `link.py` lends it to another, `nats.py` is the one between machines (`nats_client.py` its connection, `nats_url.py` its
 address).
 `fragments.py` cuts what is too large for one message, `reassembly.py` puts it together again; both are pure.
-`requester.py` turns a bus into request and reply. Knows nothing of actors.
+`requester.py` turns a bus into request and reply, `waiting.py` keeps who waits. Knows nothing of actors.
 """
 
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery, Subscription
 from mbactor.transport.local import LocalBus
-from mbactor.transport.message import Envelope, Message
+from mbactor.transport.message import Envelope, Message, messages_of, payload_of
 from mbactor.transport.requester import Requester
+from mbactor.transport.waiting import Waiter
 
-__all__ = ["Address", "Bus", "Delivery", "Envelope", "LocalBus", "Message", "Requester", "Subscription"]
+__all__ = [
+    "Address",
+    "Bus",
+    "Delivery",
+    "Envelope",
+    "LocalBus",
+    "Message",
+    "Requester",
+    "Subscription",
+    "Waiter",
+    "messages_of",
+    "payload_of",
+]

@@ -30,7 +30,7 @@ from msgspec.structs import replace
 
 from mbactor.errors import BadRequest, Unavailable
 from mbactor.transport.bus import Bus, Delivery, Failure, Receive, Reservation, Subscription, check_pattern
-from mbactor.transport.message import Message
+from mbactor.transport.message import Message, messages_of, payload_of
 
 FULL = 64 * 1024 * 1024
 """Bytes that may wait for a process that does not read."""
@@ -243,7 +243,7 @@ class Port:
 def _is_ask(data: bytes) -> bool:
     """Whether somebody waits for an answer: a tell has a reply subject as well, for the news that nobody is there."""
     try:
-        return Message.from_bytes(data).envelope.op == "ask"
+        return any(message.envelope.op == "ask" for message in messages_of(data))
     except BadRequest:
         return False
 
@@ -256,13 +256,17 @@ def _aged(reply: str | None, data: bytes, at: float) -> bytes:
     if reply is None or waited < AGED:
         return data
     try:
-        message = Message.from_bytes(data)
+        messages = messages_of(data)
     except BadRequest:
         return data
+    return payload_of(_older(message, waited).part() for message in messages)
+
+
+def _older(message: Message, waited: float) -> Message:
     budget = message.envelope.budget
     if budget is None:
-        return data
-    return Message(replace(message.envelope, budget=budget - waited), message.body).to_bytes()
+        return message
+    return Message(replace(message.envelope, budget=budget - waited), message.body)
 
 
 # --- in the other process -----------------------------------------------------------------------------------------

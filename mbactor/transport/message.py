@@ -1,14 +1,18 @@
 """What travels: an envelope and a body.
 
-On the wire: one version byte, the envelope's length in four bytes, the envelope as a msgpack array, the
-body. Envelope fields are only ever appended, with a default, so replicas of two versions understand each
-other; a test holds the bytes.
+    payload = Message(Envelope("ask", "17", budget=2.5), b"...").to_bytes()
+    [message] = messages_of(payload)
+
+On the wire a payload is one version byte and then one or more messages, each of them: the envelope's length in four
+bytes, the body's length in four bytes (both big-endian), the envelope as a msgpack array, the body. One message and a
+batch are the same format. Envelope fields are only ever appended, with a default, so replicas of two versions
+understand each other; a test holds the bytes.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -19,15 +23,19 @@ Op = Literal["ask", "tell", "publish", "reply", "error", "ack"]
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 
-_VERSION = 1
-_HEAD = struct.Struct(">BI")
+_VERSION = b"\x02"
+_HEAD = struct.Struct(">II")
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True):
-    """The control fields of a message. `budget` is what remains, in seconds; None is no deadline.
+    """The control fields of a message.
 
-    `path` holds the ids of the asks this one is made for, outermost first: a receiver that finds its own
-    running call there would wait for itself. `trace` is a W3C traceparent. `fragment` is (number, of how many).
+    `id` is unique among the requests of who asks; the reply, the error and the acknowledgement of a request have the
+    same. `budget` is what remains, in seconds; None is no deadline. `path` holds the ids of the asks this one is made
+    for, outermost first: a receiver that finds its own running call there would wait for itself. `trace` is a W3C
+    traceparent. `fragment` is (number, of how many). `replica` is who sends this: who answers in replies, errors and
+    acknowledgements, who asks in requests. `queue` is, in those of who answers, the queue the request was taken from,
+    or `replica@host` where that is none. `multi` says that the request is one to all.
     """
 
     op: Op
@@ -42,31 +50,54 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     content_type: str = MSGPACK
     query: str = ""
     headers: dict[str, str] = {}
+    replica: str = ""
+    queue: str = ""
+    locality: str = ""
+    multi: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """An envelope and its body, as handed to and received from a bus."""
 
     envelope: Envelope
     body: bytes
 
+    def part(self) -> bytes:
+        """Its share of a payload: see `payload_of`."""
+        envelope = _encode(self.envelope)
+        return b"".join((_HEAD.pack(len(envelope), len(self.body)), envelope, self.body))
+
     def to_bytes(self) -> bytes:
-        envelope = _encoder.encode(self.envelope)
-        return b"".join((_HEAD.pack(_VERSION, len(envelope)), envelope, self.body))
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Message:
-        """BadRequest where the bytes are no message of ours."""
-        try:
-            version, length = _HEAD.unpack_from(data)
-            end = _HEAD.size + length
-            if version != _VERSION or len(data) < end:
-                raise BadRequest(f"message of version {version}, {len(data)} bytes: expected version {_VERSION}, {end}")
-            return cls(_decoder.decode(memoryview(data)[_HEAD.size : end]), data[end:])
-        except (struct.error, msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise BadRequest(f"not a message of mbactor: {error}") from error
+        """A payload of this message alone."""
+        return _VERSION + self.part()
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Envelope)
+def payload_of(parts: Iterable[bytes]) -> bytes:
+    """One payload of several messages, in this order: what `Message.part` made of each."""
+    return b"".join((_VERSION, *parts))
+
+
+def messages_of(data: bytes) -> list[Message]:
+    """The messages of a payload, at least one. BadRequest where the bytes are none of ours."""
+    if data[:1] != _VERSION:
+        raise BadRequest(f"a payload of version {data[:1].hex() or 'none'}: expected version {_VERSION.hex()}")
+    found, start, size = [], 1, len(data)
+    view = memoryview(data)
+    try:
+        while True:
+            envelope, body = _HEAD.unpack_from(data, start)
+            start += _HEAD.size
+            middle = start + envelope
+            end = middle + body
+            if end > size:
+                raise BadRequest(f"a payload of {size} bytes that ends within a message: expected {end}")
+            found.append(Message(_decode(view[start:middle]), data[middle:end]))
+            start = end
+            if start == size:
+                return found
+    except (struct.error, msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise BadRequest(f"no message of mbactor: {error}") from error
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Envelope).decode

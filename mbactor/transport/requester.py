@@ -1,11 +1,11 @@
-"""Request and reply over a bus: one inbox subscription, a unique token a request, one sweep for deadlines."""
+"""Request and reply over a bus: one inbox subscription, a unique id a request, one sweep for deadlines."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from itertools import count
-from typing import cast
+from typing import Any
 
 import msgspec
 
@@ -14,16 +14,50 @@ from mbactor.transport import subjects
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
 from mbactor.transport.codec import decode
-from mbactor.transport.deadlines import Deadlines
-from mbactor.transport.message import Message
+from mbactor.transport.message import Message, messages_of
+from mbactor.transport.waiting import Waiter, Waiting
 
 _NOBODY_WITHIN = 2.0
 """Seconds for which a bus may take to say that nobody was there for a message without an answer."""
 
 
-class _Waiting(asyncio.Future[Message]):
-    address: Address
-    token: str
+class Ask(Waiter, eq=False):
+    """Waits for the one answer of a request to one: `future` is set to what `read` makes of it."""
+
+    future: asyncio.Future[Any]
+    read: Callable[[Message], Any]
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def answered(self, message: Message) -> None:
+        try:
+            if message.envelope.op == "error":
+                self.future.set_exception(error_in(message))
+            else:
+                self.future.set_result(self.read(message))
+        except (MbactorError, msgspec.MsgspecError) as error:
+            self.future.set_exception(error)
+
+    def failed(self, error: MbactorError) -> None:
+        self.future.set_exception(error)
+
+
+class Sending(Waiter, eq=False):
+    """Waits for the news that nobody took a message that wants no answer."""
+
+    lost: Callable[[MbactorError], None] | None
+
+    def done(self) -> bool:
+        return self.lost is None
+
+    def answered(self, message: Message) -> None:
+        """Whoever took it says nothing."""
+
+    def failed(self, error: MbactorError) -> None:
+        lost, self.lost = self.lost, None
+        if lost is not None and isinstance(error, NoSuchActor | Unavailable):
+            lost(error)
 
 
 class Requester:
@@ -39,9 +73,8 @@ class Requester:
         self._bus = bus
         self._plane = plane
         self._node = node
-        self._tokens = count(1)
-        self._waiting: dict[str, _Waiting] = {}
-        self._deadlines = Deadlines(self._expired)
+        self._ids = count(1)
+        self._waiting = Waiting(_expired)
         self._inbox: Subscription | None = None
         bus.when_cut(self._cut)
         self.late = 0
@@ -55,67 +88,88 @@ class Requester:
         if self._inbox is not None:
             self._inbox.unsubscribe()
             self._inbox = None
-        self._deadlines.close()
-        for waiting in list(self._waiting.values()):
-            _settle(waiting, MbactorError("the node was stopped while it waited for the answer", status=503))
+        for waiter in self._waiting.everyone():
+            if not waiter.done():
+                waiter.failed(MbactorError("the node was stopped while it waited for the answer", status=503))
+        self._waiting.close()
 
-    def request(self, source: str, address: Address, message: Message, deadline: float) -> asyncio.Future[Message]:
-        """Publish and return the future of the answer. AddressTooLong and Unavailable are raised at once."""
-        loop = asyncio.get_running_loop()
-        token = str(next(self._tokens))
-        subject = subjects.request_subject(self._plane, source, address)
-        reply = subjects.reply_subject(self._plane, address.host, source, self._node, token)
-        waiting = _Waiting(loop=loop)
-        waiting.address, waiting.token = address, token
-        self._bus.publish(subject, message.to_bytes(), reply=reply)
-        self._waiting[token] = waiting
-        waiting.add_done_callback(self._forget)
-        self._deadlines.add(deadline, waiting, loop.time())
-        return waiting
+    def new_id(self) -> str:
+        """For the envelope of a request: no other request of this node has it."""
+        return str(next(self._ids))
+
+    def request(
+        self, source: str, address: Address, message: Message, deadline: float, read: Callable[[Message], Any]
+    ) -> asyncio.Future[Any]:
+        """Publish; the future of what `read` makes of the reply. AddressTooLong and Unavailable are raised at once."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.post(source, message, Ask(message.envelope.id, address, deadline, future, read))
+        return future
 
     def send(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
         """Publish without waiting; `lost` is called when the bus says that nobody took it."""
-        now = asyncio.get_running_loop().time()
-        waiting = self.request(source, address, message, now + _NOBODY_WITHIN)
-        waiting.add_done_callback(lambda done: _tell_loss(done, lost))
+        deadline = asyncio.get_running_loop().time() + _NOBODY_WITHIN
+        self.post(source, message, Sending(message.envelope.id, address, deadline, lost))
+
+    def post(self, source: str, message: Message, waiter: Waiter) -> None:
+        """Publish a request, of whose envelope the waiter has the id, and tell the waiter what comes of it."""
+        address = waiter.address
+        subject = subjects.request_subject(self._plane, source, address)
+        reply = subjects.reply_subject(self._plane, address.host, source, self._node, waiter.id)
+        self._bus.publish(subject, message.to_bytes(), reply=reply)
+        self._waiting.add(waiter, asyncio.get_running_loop().time())
 
     def _receive(self, delivery: Delivery) -> None:
-        waiting = self._waiting.get(delivery.subject.rpartition(".")[2], None)
-        if waiting is None or waiting.done():
-            self.late += 1
-            return
         if delivery.failure is not None:
-            waiting.set_exception(_failed(waiting.address, delivery.failure))
+            # The last token of the reply subject serves this alone; messages are known by their envelopes.
+            self._failed(delivery.subject.rpartition(".")[2], delivery.failure)
             return
         try:
-            message = Message.from_bytes(delivery.data)
-            if message.envelope.op == "error":
-                wire = decode(message.body, message.envelope.content_type, dict[str, object])
-                waiting.set_exception(from_wire(wire))
-            else:
-                waiting.set_result(message)
-        except (MbactorError, msgspec.MsgspecError) as error:
-            waiting.set_exception(error)
+            messages = messages_of(delivery.data)
+        except MbactorError as error:
+            self._unreadable(delivery.subject.rpartition(".")[2], error)
+            return
+        for message in messages:
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
+        envelope = message.envelope
+        waiter = self._waiting.find(envelope.id)
+        if waiter is None or waiter.done():
+            self.late += envelope.op != "ack"
+            return
+        if envelope.op == "ack":
+            waiter.acked(message)
+        else:
+            waiter.answered(message)
+        if waiter.done():
+            self._waiting.remove(envelope.id)
+
+    def _failed(self, id: str, failure: Failure) -> None:
+        waiter = self._waiting.find(id)
+        if waiter is None or waiter.done():
+            return
+        waiter.failed(_error(waiter.address, failure))
+        if waiter.done():
+            self._waiting.remove(id)
+
+    def _unreadable(self, id: str, error: MbactorError) -> None:
+        waiter = self._waiting.find(id)
+        if waiter is not None and not waiter.done():
+            waiter.failed(error)
 
     def _cut(self) -> None:
-        for waiting in list(self._waiting.values()):
-            text = f"{waiting.address}: the connection was lost before the answer came; it may have been taken"
-            _settle(waiting, NotAcknowledged(text))
-
-    def _forget(self, waiting: asyncio.Future[Message]) -> None:
-        self._waiting.pop(cast("_Waiting", waiting).token, None)
-
-    def _expired(self, waiting: _Waiting) -> None:
-        _settle(waiting, BudgetSpent(f"{waiting.address} did not answer within the time budget"))
+        for waiter in self._waiting.everyone():
+            if not waiter.done():
+                text = f"{waiter.address}: the connection was lost before the answer came; it may have been taken"
+                waiter.failed(NotAcknowledged(text))
 
 
-def _tell_loss(done: asyncio.Future[Message], lost: Callable[[MbactorError], None]) -> None:
-    error = None if done.cancelled() else done.exception()
-    if isinstance(error, NoSuchActor | Unavailable):
-        lost(error)
+def error_in(message: Message) -> MbactorError:
+    """The error that a message carries, as the type it was. BadRequest where it cannot be read."""
+    return from_wire(decode(message.body, message.envelope.content_type, dict[str, object]))
 
 
-def _failed(address: Address, failure: Failure) -> MbactorError:
+def _error(address: Address, failure: Failure) -> MbactorError:
     match failure:
         case "no_responders":
             return NoSuchActor(str(address))
@@ -127,6 +181,5 @@ def _failed(address: Address, failure: Failure) -> MbactorError:
             return error
 
 
-def _settle(waiting: _Waiting, error: MbactorError) -> None:
-    if not waiting.done():
-        waiting.set_exception(error)
+def _expired(waiter: Waiter) -> None:
+    waiter.failed(BudgetSpent(f"{waiter.address} did not answer within the time budget"))

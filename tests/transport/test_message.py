@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mbactor.errors import ActorCrashed, BadRequest, MailboxFull, MbactorError, from_wire, to_wire
 from mbactor.transport.codec import decode, encode, travel
-from mbactor.transport.message import JSON, Envelope, Message
+from mbactor.transport.message import JSON, Envelope, Message, messages_of, payload_of
 
 envelopes = st.builds(
     Envelope,
@@ -23,31 +22,50 @@ envelopes = st.builds(
 )
 
 
-@given(envelopes, st.binary())
-def test_a_message_survives_its_bytes(envelope: Envelope, body: bytes) -> None:
-    message = Message(envelope, body)
-    assert Message.from_bytes(message.to_bytes()) == message
+@given(st.lists(st.builds(Message, envelopes, st.binary()), min_size=1, max_size=4))
+def test_messages_survive_their_bytes(messages: list[Message]) -> None:
+    assert messages_of(payload_of(message.part() for message in messages)) == messages
+    assert messages_of(messages[0].to_bytes()) == messages[:1]
 
 
 def test_golden_bytes() -> None:
-    data = Message(Envelope("ask", "1", budget=2.5), b"body").to_bytes()
-    assert data.hex() == (
-        "010000002f9ca361736ba131cb400400000000000090c0c080ccc8920101b36170706c69636174696f6e2f6d73677061636ba080626f6479"
+    one = Message(Envelope("ask", "1", budget=2.5), b"body")
+    two = Message(Envelope("reply", "1", replica="id-x", queue="q", locality="eu", multi=True), b"")
+    envelope = (
+        "dc0010a361736ba131cb400400000000000090c0c080ccc8920101b36170706c69636174696f6e2f6d73677061636ba080a0a0a0c2"
+    )
+    assert one.to_bytes().hex() == "02" + "00000035" + "00000004" + envelope + b"body".hex()
+    assert payload_of([one.part(), two.part()]).hex() == one.to_bytes().hex() + (
+        "0000003600000000dc0010a57265706c79a131c090c0c080ccc8920101b36170706c69636174696f6e2f6d73677061636ba080"
+        "a469642d78a171a26575c3"
     )
 
 
 def test_an_envelope_of_an_older_version_is_read() -> None:
-    import msgspec
-
     envelope = msgspec.msgpack.encode(["ask", "1", None])
-    data = b"\x01" + len(envelope).to_bytes(4, "big") + envelope + b"x"
-    assert Message.from_bytes(data) == Message(Envelope("ask", "1"), b"x")
+    data = b"\x02" + len(envelope).to_bytes(4, "big") + (1).to_bytes(4, "big") + envelope + b"x"
+    assert messages_of(data) == [Message(Envelope("ask", "1"), b"x")]
 
 
-@given(st.binary())
+@given(st.binary() | st.binary().map(lambda rest: b"\x02" + rest))
 def test_other_bytes_are_refused(data: bytes) -> None:
-    with contextlib.suppress(BadRequest):
-        Message.from_bytes(data)
+    with pytest.raises(BadRequest):
+        messages_of(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "a payload of version none: expected version 02"),
+        (b"\x01abc", "a payload of version 01: expected version 02"),
+        (b"\x02", "no message of mbactor"),
+        (b"\x02\0\0\0\1\0\0\0\0", "a payload of 9 bytes that ends within a message: expected 10"),
+        (b"\x02\0\0\0\1\0\0\0\0x", "no message of mbactor: Expected `array`, got `int`"),
+    ],
+)
+def test_what_is_refused_says_why(data: bytes, told: str) -> None:
+    with pytest.raises(BadRequest, match=told):
+        messages_of(data)
 
 
 @given(st.integers())

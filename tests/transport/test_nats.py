@@ -20,7 +20,7 @@ from mbactor import observe
 from mbactor.errors import InvalidSpec, MessageTooLarge, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.testing import Recorder
 from mbactor.testing.contracts import check_bus
-from mbactor.transport import Address, Delivery, Envelope, Message, Requester, nats_client
+from mbactor.transport import Address, Delivery, Envelope, Message, Requester, messages_of, nats_client
 from mbactor.transport.nats import NatsBus
 from tests.loops import LOOPS, Factory, run
 from tests.nats import NatsServer, nats_server
@@ -234,7 +234,14 @@ ADDRESS = Address("svc.example", "/work")
 
 def ask(requester: Requester, budget: float = 30.0) -> asyncio.Future[Message]:
     deadline = asyncio.get_running_loop().time() + budget
-    return requester.request("me", ADDRESS, Message(Envelope("ask", "1"), b""), deadline)
+    return requester.request(
+        "me", ADDRESS, Message(Envelope("ask", requester.new_id()), b""), deadline, lambda one: one
+    )
+
+
+def answer_to(delivery: Delivery, body: bytes = b"") -> bytes:
+    [asked] = messages_of(delivery.data)
+    return Message(Envelope("reply", asked.envelope.id), body).to_bytes()
 
 
 def test_a_server_that_is_killed_and_started_again(server: NatsServer, loop: Factory) -> None:
@@ -274,7 +281,7 @@ def test_a_server_that_is_killed_and_started_again(server: NatsServer, loop: Fac
         assert len(asked.got) == 100, "something was kept through the outage"
         again = ask(requester)
         delivery = (await asked.until(101))[100]
-        server_bus.publish(delivery.reply or "", Message(Envelope("reply", "1"), b"42").to_bytes())
+        server_bus.publish(delivery.reply or "", answer_to(delivery, b"42"))
         assert (await again).body == b"42"
         asker.publish("events.x", b"")
         asker.publish("meanwhile", b"")
@@ -297,7 +304,7 @@ def test_every_ask_ends_while_the_server_comes_and_goes(server: NatsServer) -> N
 
         def answer(delivery: Delivery) -> None:
             with suppress(Unavailable):
-                server_bus.publish(delivery.reply or "", Message(Envelope("reply", "1"), b"").to_bytes())
+                server_bus.publish(delivery.reply or "", answer_to(delivery))
 
         server_bus.subscribe("p.*.*.*.svc_example.>", answer, queue="svc")
         await server_bus.flush()

@@ -1,0 +1,123 @@
+"""Who waits for what comes of a request, and one sweep for the deadlines of all of them.
+
+Most requests are answered long before their deadline, so a deadline costs nothing while its request is young: those
+that came lately are looked at a few times a second, and only what still waits then is kept in order of time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+from collections.abc import Callable
+from itertools import count
+
+import msgspec
+
+from mbactor.errors import MbactorError
+from mbactor.transport.address import Address
+from mbactor.transport.message import Message
+
+SWEEP = 0.25
+"""Seconds after which a request is no longer young."""
+
+
+class Waiter(msgspec.Struct, eq=False):
+    """Waits for what comes of one request. It is told of nothing once it is `done`."""
+
+    id: str
+    """That of the request's envelope."""
+    address: Address
+    deadline: float
+    """By the loop's clock."""
+
+    def done(self) -> bool:
+        """Whether it waits for nothing more."""
+        raise NotImplementedError
+
+    def acked(self, message: Message) -> None:
+        """Somebody has taken the request, and will answer later."""
+
+    def answered(self, message: Message) -> None:
+        """A reply, or an error (by the envelope's `op`); a request to one gets the first, one to all gets many."""
+        raise NotImplementedError
+
+    def failed(self, error: MbactorError) -> None:
+        """There will be no answer, or no more of them."""
+        raise NotImplementedError
+
+
+class Waiting:
+    """The waiters of a loop, by the id of their request. `expired` is told within about a millisecond of a deadline."""
+
+    def __init__(self, expired: Callable[[Waiter], None]) -> None:
+        self._expired = expired
+        self._young: dict[str, Waiter] = {}
+        self._old: dict[str, Waiter] = {}
+        self._due: list[tuple[float, int, Waiter]] = []
+        self._order = count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._tidy_at = 0.0
+
+    def add(self, waiter: Waiter, now: float) -> None:
+        self._young[waiter.id] = waiter
+        at = min(waiter.deadline, now + SWEEP)
+        if at < self._timer_at:
+            self._arm(at)
+
+    def find(self, id: str) -> Waiter | None:
+        return self._young.get(id) or self._old.get(id)
+
+    def remove(self, id: str) -> None:
+        if self._young.pop(id, None) is None:
+            self._old.pop(id, None)
+
+    def everyone(self) -> list[Waiter]:
+        """In the order of their requests."""
+        return [*self._old.values(), *self._young.values()]
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, math.inf
+        self._young.clear()
+        self._old.clear()
+        self._due.clear()
+
+    def _arm(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_at(at, self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        now = asyncio.get_running_loop().time()
+        self._age()
+        if now >= self._tidy_at:
+            self._tidy_at = now + 4 * SWEEP
+            self._tidy()
+        while self._due and self._due[0][0] <= now:
+            _, _, waiter = heapq.heappop(self._due)
+            self._old.pop(waiter.id, None)
+            if not waiter.done():
+                self._expired(waiter)
+        if self._old:
+            self._arm(min(self._due[0][0], now + SWEEP))
+        elif self._young:
+            self._arm(now + SWEEP)
+
+    def _age(self) -> None:
+        """What is young no longer is put in order of its deadline; what was given up is forgotten."""
+        young, self._young = self._young, {}
+        for waiter in young.values():
+            if not waiter.done():
+                self._old[waiter.id] = waiter
+                heapq.heappush(self._due, (waiter.deadline, next(self._order), waiter))
+
+    def _tidy(self) -> None:
+        """What is answered, behind one that still waits, would keep its result alive for as long."""
+        self._old = {waiter.id: waiter for waiter in self._old.values() if not waiter.done()}
+        self._due = [entry for entry in self._due if not entry[2].done()]
+        heapq.heapify(self._due)
