@@ -51,6 +51,9 @@ EVENTS: Mapping[str, str] = {
     "bus.cut": "the connection to the broker was lost and is tried again: server, error",
     "bus.back": "the connection to the broker is there again, with every subscription: server, seconds (it was gone)",
     "bus.refused": "the broker refused something: server, reason",
+    "broker.started": "a nats-server of this process's own takes connections: port, pid, restarts",
+    "broker.ended": "that server ended by itself and is started again: port, pid, delay, reason",
+    "broker.said": "a line of its log: level, message",
     "gateway.unreachable": "an address answered that an actor it needs is not there: path, error",
     "gateway.serving": "the gateway accepts connections: url",
 }
@@ -122,6 +125,7 @@ _LOUD = frozenset(
         "actor.crashed",
         "actor.start_failed",
         "actor.stop_failed",
+        "broker.ended",
         "bus.cut",
         "bus.refused",
         "foreman.trouble",

@@ -60,6 +60,9 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "bus.cut": ("warning", "connection to the broker lost, trying again"),
     "bus.back": ("info", "connection to the broker is back"),
     "bus.refused": ("warning", "the broker refused something"),
+    "broker.started": ("info", "broker is up"),
+    "broker.ended": ("warning", "broker has ended, starting it again"),
+    "broker.said": ("info", "broker says"),
     "gateway.unreachable": ("warning", "an actor that is needed is not there"),
     "gateway.serving": ("info", "gateway is listening"),
 }
@@ -67,6 +70,8 @@ SAID: Mapping[str, tuple[Level, str]] = {
 _ASIDE = frozenset({"told", "trace", "over"})
 """Fields that a person is not shown: the sentence says it, or the traceback below the line."""
 _SECONDS = frozenset({"delay", "seconds", "took"})
+_SAID_ALREADY = {"log": {"level", "message"}, "broker.said": {"level"}}
+"""Fields that are the level or the text of the line."""
 
 
 class LogObserver:
@@ -157,7 +162,7 @@ _RESERVED = frozenset({"timestamp", "level", "event", "trace_id", "exception"})
 def level_of(name: str, fields: Mapping[str, Any]) -> Level:
     """How serious an event is: as `SAID` says, but a restart is worth more than a start, a kill more than a stop."""
     match name:
-        case "log":
+        case "log" | "broker.said":
             given = fields.get("level")
             return given if given in LEVELS else "info"
         case "actor.started" if fields.get("incarnation", 1) != 1:
@@ -197,7 +202,7 @@ def traceback_of(fields: Mapping[str, Any]) -> str | None:
 
 def _own_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that are not already the line's level, its text or its traceback."""
-    gone = {"level", "message"} if name == "log" else {"trace"} if isinstance(fields.get("trace"), str) else set()
+    gone = _SAID_ALREADY.get(name) or ({"trace"} if isinstance(fields.get("trace"), str) else set())
     return {key: value for key, value in fields.items() if key not in gone}
 
 

@@ -29,7 +29,7 @@ from mbactor.supervisor.operate.applying import Applying, Plan, Progress
 from mbactor.supervisor.operate.plan_values import Change, changed
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child, kebab_case
 from mbactor.supervisor.supervisor import Supervisor
-from mbactor.supervisor.tree import TreeNode, refresh, tree_of, with_spawned
+from mbactor.supervisor.tree import TreeNode, refresh, tree_of, with_broker, with_spawned
 from mbactor.transport import Bus, LocalBus
 from mbactor.transport.nats_url import is_broker, without_secrets
 
@@ -45,11 +45,11 @@ R = TypeVar("R")
 class ActorSystem:
     """Runs actors and supervision trees in this process.
 
-    `transport` is "local", the URL of a NATS server ("nats://host:port") or a bus; two systems on "local" do not see
-    each other, those on one server and plane do. `tree` is a supervisor that is started with the system and whose
-    giving up ends it (`wait`). A method that keeps the event loop to itself for longer than `watchdog` is reported by
-    name (None: not). Leaving the block stops everything, the last started first; messages in hand are finished, within
-    each child's shutdown time.
+    `transport` is "local", "embedded" (a nats-server of its own), the URL of a NATS server ("nats://host:port") or a
+    bus; two systems on "local" or "embedded" do not see each other, those on one server and plane do. `tree` is a
+    supervisor that is started with the system and whose giving up ends it (`wait`). A method that keeps the event loop
+    to itself for longer than `watchdog` is reported by name (None: not). Leaving the block stops everything, the last
+    started first; messages in hand are finished, within each child's shutdown time.
     """
 
     def __init__(
@@ -294,11 +294,14 @@ class ActorSystem:
         It works at any time: while the system starts, restarts what failed, stops, or does not run at all.
         """
         if self._tree_spec is None:
-            return tree_of(self._spawned)
-        if self._tree is not None:
-            return with_spawned(tree_of(self._tree), self._spawned)
-        state = "stopped" if self._ended is None else "starting"
-        return TreeNode(self.name, "supervisor", state, strategy=self._tree_spec.strategy)
+            found = tree_of(self._spawned)
+        elif self._tree is not None:
+            found = with_spawned(tree_of(self._tree), self._spawned)
+        else:
+            state = "stopped" if self._ended is None else "starting"
+            found = TreeNode(self.name, "supervisor", state, strategy=self._tree_spec.strategy)
+        server = getattr(self.node.remote.bus, "server", None)
+        return found if server is None else with_broker(found, server.view())
 
     async def whole_tree(self, within: Duration = "500ms") -> TreeNode:
         """As `tree`, with what runs in processes of their own asked for anew (`tree` has what they told last).
@@ -315,8 +318,12 @@ def _bus_of(transport: str | Bus) -> Bus:
         return transport
     if transport == "local":
         return LocalBus()
+    if transport == "embedded":
+        from mbactor.transport.embedded import EmbeddedBus
+
+        return EmbeddedBus()
     if is_broker(transport):
         from mbactor.transport.nats import NatsBus  # which imports its driver
 
         return NatsBus(transport)
-    raise InvalidSpec(f"transport: {transport!r} given, 'local' or nats://host:port expected")
+    raise InvalidSpec(f"transport: {transport!r} given, 'local', 'embedded' or nats://host:port expected")

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mbactor.durations import text_of
 from mbactor.errors import InvalidSpec
@@ -22,6 +22,7 @@ from mbactor.supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from mbactor.supervisor.node.process import NodeProcess
+    from mbactor.transport.nats_server import ServerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class TreeNode:
     """
 
     id: str
-    kind: Kind
+    kind: Kind | Literal["broker"]
     state: str
     """starting, running, stopping, stopped, restarting (it waits for its restart), or down (it has ended, and its
     supervisor has not judged that yet)."""
@@ -140,6 +141,21 @@ def with_spawned(tree: TreeNode, spawned: Supervisor) -> TreeNode:
     """The tree, and what was spawned beside it as its last child, where anything was."""
     beside = tree_of(spawned)
     return dataclasses.replace(tree, children=(*tree.children, beside)) if beside.children else tree
+
+
+def with_broker(tree: TreeNode, server: ServerView) -> TreeNode:
+    """The tree, and the broker that it runs on as its first child."""
+    broker = TreeNode(
+        "broker",
+        "broker",
+        server.state,
+        restarts=server.restarts,
+        last_exit=server.last_end,
+        uptime=server.uptime,
+        process=True,
+        pid=server.pid,
+    )
+    return dataclasses.replace(tree, children=(broker, *tree.children))
 
 
 def _below(supervisor: Supervisor, now: float) -> tuple[TreeNode, ...]:

@@ -3,7 +3,7 @@
 `address.py` and `subjects.py` are pure: URL <-> address <-> bus subject. `message.py` is the envelope,
 `codec.py` the values inside. `bus.py` is the contract of every bus, `local.py` the one within a process,
 `link.py` lends it to another, `nats.py` is the one between machines (`nats_client.py` its connection, `nats_url.py` its
-address).
+address), `embedded.py` the same with a server of its own (`nats_server.py`).
 `fragments.py` cuts what is too large for one message, `reassembly.py` puts it together again; both are pure.
 `requester.py` turns a bus into request and reply, `waiting.py` keeps who waits. Knows nothing of actors.
 """

@@ -189,7 +189,7 @@ async def test_a_process_of_its_own_is_refused_in_a_sentence(server: NatsServer)
             await system.spawn(child(Till, process=True))
 
 
-@pytest.mark.parametrize("transport", ["nats://", "embedded", "http://h", "nats://h:x"])
+@pytest.mark.parametrize("transport", ["nats://", "embeded", "http://h", "nats://h:x"])
 def test_a_wrong_transport_is_refused(transport: str) -> None:
     with pytest.raises(InvalidSpec, match="transport: .* given"):
         ActorSystem(transport=transport)

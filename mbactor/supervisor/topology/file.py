@@ -20,6 +20,8 @@ from mbactor.supervisor.topology.render import resolved
 from mbactor.supervisor.topology.yaml_positions import Problems, Table
 from mbactor.transport.nats_url import is_broker, servers_of
 
+_TRANSPORTS = "local, embedded or nats://host:port"
+
 
 class TopologyError(MbactorError):
     """A topology file is faulty. `problems` lists every fault as `file:line:column: path.of.keys: what is wrong`."""
@@ -153,17 +155,14 @@ def _version(section: Section) -> None:
 
 
 def _transport(section: Section) -> str:
-    given = section.text("transport", "local or nats://host:port") or "local"
+    given = section.text("transport", _TRANSPORTS) or "local"
     if is_broker(given):
         try:
             servers_of(given)
         except InvalidSpec as error:
             section.refused(error)
-    elif given != "local":
-        text = f"{given!r} given, local or nats://host:port expected"
-        if given == "embedded":
-            text += ": this version starts no server of its own"
-        section.wrong_at("transport", text)
+    elif given not in {"local", "embedded"}:
+        section.wrong_at("transport", f"{given!r} given, {_TRANSPORTS} expected")
     return given
 
 

@@ -29,7 +29,7 @@ def schema(*, overlay: bool = False) -> dict[str, Any]:
         "properties": {
             "version": {"const": 1},
             "name": {"type": "string", "description": "default: the name of the file"},
-            "transport": {"type": "string", "pattern": r"^local$|^(nats|tls)://|\$\{", "default": "local"},
+            "transport": {"type": "string", "pattern": r"^(local|embedded)$|^(nats|tls)://|\$\{", "default": "local"},
             "templates": {
                 "type": "object",
                 "additionalProperties": {"$ref": "#/$defs/part"},
