@@ -9,24 +9,24 @@ A message that carries a reply subject and finds nobody is answered at once with
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Failure = Literal["no_responders", "refused", "lost"]
+import msgspec
+
+Failure = Literal["no_responders", "refused", "lost", "forbidden"]
 """Why a request gets no answer: nobody serves the subject; whoever does cannot take it now, and it may be repeated;
-or whoever had it is gone, and nobody knows how far they got.
+whoever had it is gone, and nobody knows how far they got; or the bus does not let this publisher publish it.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One message as a subscriber gets it."""
 
     subject: str
     data: bytes
     reply: str | None = None
     failure: Failure | None = None
-    """The bus says that the request gets no answer, and why; there is no data."""
+    """The bus says that the request gets no answer, and why; there is no data but the bus's own words, if any."""
 
 
 Receive = Callable[[Delivery], None]
@@ -35,6 +35,9 @@ Receive = Callable[[Delivery], None]
 
 class Subscription(Protocol):
     """Ends with `unsubscribe`; a message already on its way may still arrive before that returns."""
+
+    refused: str | None
+    """Why the bus does not let it receive anything; None where it does. Known after a `flush`."""
 
     def unsubscribe(self) -> None: ...
 
@@ -81,3 +84,10 @@ def check_pattern(subject: str) -> tuple[str, ...]:
     if not all(tokens) or ">" in tokens[:-1]:
         raise ValueError(f"subject {subject!r}: expected tokens between dots, '>' only as the last")
     return tokens
+
+
+def matches(pattern: tuple[str, ...], tokens: tuple[str, ...]) -> bool:
+    """Whether what is published to a subject is for who subscribed to a pattern; both by their tokens."""
+    if pattern[-1] == ">":
+        return len(tokens) >= len(pattern) and matches((*pattern[:-1], "*"), tokens[: len(pattern)])
+    return len(pattern) == len(tokens) and all(p in {"*", t} for p, t in zip(pattern, tokens, strict=True))

@@ -40,7 +40,7 @@ BURST = 1024 * 1024
 AGED = 0.01
 """Seconds on the way that count: so much less time is there for the answer."""
 _LENGTH = struct.Struct(">I")
-_PUBLISH, _SUBSCRIBE, _UNSUBSCRIBE, _DELIVER, _PING, _PONG, _RESERVE, _RELEASE, _FAIL, _HOLD = range(10)
+_PUBLISH, _SUBSCRIBE, _UNSUBSCRIBE, _DELIVER, _PING, _PONG, _RESERVE, _RELEASE, _FAIL, _HOLD, _REFUSED = range(11)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -213,8 +213,15 @@ class Port:
                 raise BadRequest(f"{frame!r} is no frame of a link")
 
     async def _flush(self, number: int) -> None:
-        await self._bus.flush()
-        self.wire.send(_PONG, number)
+        lost = None
+        try:
+            await self._bus.flush()
+        except Unavailable as error:
+            lost = error.message
+        for refused, (_, subscription) in self._subscriptions.items():
+            if subscription.refused is not None:
+                self.wire.send(_REFUSED, refused, subscription.refused)
+        self.wire.send(_PONG, number, lost)
 
     def _deliver(self, number: int, delivery: Delivery) -> None:
         reply = delivery.reply
@@ -282,7 +289,7 @@ class LinkBus:
         self._wire = _Wire(self._take, self._lost)
         self._numbers = count(1)
         self._subscriptions: dict[int, _Subscription] = {}
-        self._pongs: dict[int, asyncio.Future[None]] = {}
+        self._pongs: dict[int, asyncio.Future[str | None]] = {}
         self._cut: list[Callable[[], None]] = []
         self._closed = False
 
@@ -312,12 +319,15 @@ class LinkBus:
         number = next(self._numbers)
         pong = self._pongs[number] = asyncio.get_running_loop().create_future()
         self._wire.send(_PING, number)
-        await pong
+        lost = await pong
+        if lost is not None:
+            raise Unavailable(lost)
 
     async def close(self) -> None:
         if self._closed:
             return
-        await self.flush()
+        with suppress(Unavailable):
+            await self.flush()
         self._closed = True
         self._subscriptions.clear()
         await self._wire.close()
@@ -344,10 +354,13 @@ class LinkBus:
                 subscription = self._subscriptions.get(number)
                 if subscription is not None:
                     subscription.receive(Delivery(subject, _aged(reply, data, at), reply, failure))
-            case [5, number]:
+            case [5, number, lost]:
                 pong = self._pongs.pop(number)
                 if not pong.done():
-                    pong.set_result(None)
+                    pong.set_result(lost)
+            case [10, number, why]:
+                if number in self._subscriptions:
+                    self._subscriptions[number].refused = why
             case _:
                 raise BadRequest(f"{frame!r} is no frame of a link")
 
@@ -361,12 +374,13 @@ class LinkBus:
 
 
 class _Subscription:
-    __slots__ = ("_bus", "number", "receive")
+    __slots__ = ("_bus", "number", "receive", "refused")
 
     def __init__(self, bus: LinkBus, number: int, receive: Receive) -> None:
         self._bus = bus
         self.number = number
         self.receive = receive
+        self.refused: str | None = None
 
     def unsubscribe(self) -> None:
         self._bus.let_go(_UNSUBSCRIBE, self.number)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from mbactor.errors import Unavailable
-from mbactor.transport.bus import Delivery, Failure, Receive, check_pattern
+from mbactor.transport.bus import Delivery, Failure, Receive, check_pattern, matches
 
 
 class LocalBus:
@@ -97,12 +97,12 @@ class LocalBus:
 
     def _why_nobody(self, subject: str) -> Failure:
         tokens = _tokens(subject)
-        return "refused" if any(_matches(one.tokens, tokens) for one in self._reserved) else "no_responders"
+        return "refused" if any(matches(one.tokens, tokens) for one in self._reserved) else "no_responders"
 
     def _choose(self, subject: str) -> list[_Subscription]:
         """Every subscriber without a queue, and one of each queue in turn."""
         tokens = _tokens(subject)
-        found = [*self._exact.get(subject, ()), *(s for s in self._wild if _matches(s.tokens, tokens))]
+        found = [*self._exact.get(subject, ()), *(s for s in self._wild if matches(s.tokens, tokens))]
         chosen = [s for s in found if s.queue is None]
         queues: dict[str, list[_Subscription]] = {}
         for subscription in found:
@@ -118,6 +118,7 @@ class LocalBus:
 
 class _Subscription:
     __slots__ = ("_bus", "active", "queue", "receive", "subject", "tokens", "wild")
+    refused: str | None = None
 
     def __init__(
         self, bus: LocalBus, subject: str, tokens: tuple[str, ...], receive: Receive, queue: str | None
@@ -151,9 +152,3 @@ class _Reservation:
 @lru_cache(maxsize=4096)
 def _tokens(subject: str) -> tuple[str, ...]:
     return tuple(subject.split("."))
-
-
-def _matches(pattern: tuple[str, ...], tokens: tuple[str, ...]) -> bool:
-    if pattern[-1] == ">":
-        return len(tokens) >= len(pattern) and _matches((*pattern[:-1], "*"), tokens[: len(pattern)])
-    return len(pattern) == len(tokens) and all(p in {"*", t} for p, t in zip(pattern, tokens, strict=True))

@@ -67,7 +67,11 @@ class NatsBus:
         line = f"PUB {subject} {reply or ''} {len(data)}\r\n"
         if not subject or not line[:-2].isprintable() or line.count(" ") != 3:
             raise ValueError(f"subject {subject!r}, reply {reply!r}: no blanks and no control characters expected")
-        client.send(line.encode() + data + b"\r\n")
+        command = line.encode() + data + b"\r\n"
+        if reply is None:
+            client.send(command)
+        else:
+            client.ask(command, subject, reply)
 
     def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> Subscribed:
         check_pattern(subject)

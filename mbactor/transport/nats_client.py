@@ -8,11 +8,12 @@ places that are not public.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from nats import errors
@@ -20,8 +21,11 @@ from nats.aio.client import Client, Server, Srv
 
 from mbactor import observe
 from mbactor.errors import Unavailable
-from mbactor.transport.bus import Delivery, Receive
+from mbactor.transport.bus import Delivery, Failure, Receive, matches
+from mbactor.transport.nats_parser import MalformedStream, Parser
+from mbactor.transport.nats_refused import Asked, Refused, refused
 from mbactor.transport.nats_url import without_secrets
+from mbactor.transport.nats_wire import Wire
 
 CONNECT = 2
 """Seconds a server has to answer when it is connected to."""
@@ -49,17 +53,22 @@ class Subscribed:
         self._id = sid
         self._subject = subject
         self._queue = queue
+        self.tokens = tuple(subject.split("."))
         self.receive = receive
+        self.refused: str | None = None
 
     def command(self) -> bytes:
         return f"SUB {self._subject} {self._queue} {self._id}\r\n".encode()
+
+    def is_of(self, refused: Refused) -> bool:
+        return (self._subject, self._queue) == (refused.subject, refused.queue)
 
     def unsubscribe(self) -> None:
         self._client.remove(self._id)
 
 
 class Connection(Client):
-    """nats-py's connection: it connects, authenticates, encrypts, parses and connects again."""
+    """nats-py's connection: it connects, authenticates, encrypts and connects again."""
 
     _pending: list[bytes]
     _subs: dict[int, Any]
@@ -74,18 +83,32 @@ class Connection(Client):
         self._told = told
         self._down_since = 0.0
         self._scheduled = False
+        self._asked = Asked()
+        self._mark: asyncio.Future[bool] | None = None
+        """The answer to it says that the server has read all that was marked."""
+        self._said = ""
+        """What the server said was wrong, before it ended the connection."""
+        self._later: set[asyncio.Task[None]] = set()
 
     async def open(self, servers: list[str]) -> None:
-        """Unavailable where none takes the connection, with the reason."""
-        try:
-            await self._open(servers)
-        except BaseException as error:
-            self.drop()
-            if not isinstance(error, OSError | errors.Error | TimeoutError):
-                raise
-            raise Unavailable(_why(error, self.tried or without_secrets(servers[0]))) from error
+        """Connect to one of them, tried in an order drawn at random. Unavailable where none takes the connection, with
+        the reason of the last.
+        """
+        order = random.sample(servers, len(servers))
+        for first in range(len(order)):
+            try:
+                await self._open(order[first:] + order[:first])
+            except BaseException as error:
+                self.drop()
+                if not isinstance(error, OSError | errors.Error | TimeoutError):
+                    raise
+                if first == len(order) - 1:
+                    raise Unavailable(_why(error, self.tried or without_secrets(servers[0]))) from error
+            else:
+                return
 
     async def _open(self, servers: list[str]) -> None:
+        self._server_pool = []
         await self.connect(
             servers,
             error_cb=_ignore,
@@ -112,7 +135,7 @@ class Connection(Client):
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        self._abort()
+        self.drop()
         await asyncio.sleep(0)
 
     # --- out ----------------------------------------------------------------------------------------------------
@@ -129,17 +152,28 @@ class Connection(Client):
 
     def waiting(self) -> int:
         """Bytes that have not left yet."""
-        size: int = self._transport._io_writer.transport.get_write_buffer_size()  # noqa: SLF001 - see `_abort`
+        size: int = self._transport.transport.get_write_buffer_size()
         return size
+
+    def ask(self, command: bytes, subject: str, reply: str) -> None:
+        """`send` of a message with a reply subject: when it is refused, that is told there."""
+        self.send(command)
+        if self._asked.add(subject, reply):
+            self._asked.mark()
+            self._mark = self._ping()
 
     async def barrier(self) -> None:
         """Unavailable where the connection is lost before the server has answered."""
+        if not await self._ping():
+            raise Unavailable("the connection to the broker was lost")
+
+    def _ping(self) -> asyncio.Future[bool]:
+        """Whether the server has answered, to all that was sent before."""
         self.send(b"PING\r\n")
         self._write()
-        pong = asyncio.get_running_loop().create_future()
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._pongs.append(pong)
-        if not await pong:
-            raise Unavailable("the connection to the broker was lost")
+        return pong
 
     def add(self, subject: str, receive: Receive, queue: str | None) -> Subscribed:
         self._sid += 1
@@ -164,6 +198,7 @@ class Connection(Client):
 
     def _empty(self) -> None:
         self._pending, self._pending_data_size = [], 0
+        self._asked.clear()
         pongs, self._pongs = self._pongs, []
         for pong in pongs:
             if not pong.done():
@@ -171,46 +206,96 @@ class Connection(Client):
 
     # --- in -----------------------------------------------------------------------------------------------------
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+    def _parser(self) -> Parser:
+        lines = {
+            b"PING": self._pinged,
+            b"PONG": self._ponged,
+            b"INFO": self._informed,
+            b"-ERR": self._refused,
+            b"+OK": _ignore_line,
+        }
+        return Parser(self._take, lines)
+
+    def _take(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         subscription = self._subs.get(sid)
         if subscription is None:
             return
-        nobody = bool(headers) and not data and headers.startswith(_NOBODY)
-        delivery = Delivery(subject.decode(), data, reply.decode() or None, "no_responders" if nobody else None)
+        failure: Failure | None = None
+        if headers and not data and headers.startswith(_NOBODY):
+            failure = "no_responders"
+        self._give(subscription, Delivery(subject.decode(), data, reply.decode() if reply else None, failure))
+
+    def _give(self, subscription: Subscribed, delivery: Delivery) -> None:
         try:
             subscription.receive(delivery)
-        except Exception as error:  # noqa: BLE001 - nats-py would stop reading without a word
+        except Exception as error:  # noqa: BLE001 - whatever else was read is for others
             told = {"message": f"the receiver of {delivery.subject} raised", "exception": error}
             asyncio.get_running_loop().call_exception_handler(told)
 
-    async def _process_ping(self) -> None:
-        # At once: nats-py's own would leave it in the buffer while it connects again.
+    def _pinged(self, _: bytes) -> None:
         self._transport.write(b"PONG\r\n")
 
-    async def _process_pong(self) -> None:
-        # nats-py's own stops reading for good when somebody who waited for the answer was cancelled.
+    def _ponged(self, _: bytes) -> None:
         self._pings_outstanding = 0
         if self._pongs:
             pong = self._pongs.pop(0)
-            if not pong.done():
+            if pong is self._mark:
+                self._asked.confirm()
+            if not pong.done():  # who waited for it may have been cancelled
                 pong.set_result(True)
 
-    async def _process_err(self, err_msg: str) -> None:
-        text = err_msg.strip("'")
-        observe.emit("bus.refused", server=self.tried, reason=text)
-        if not text.startswith("permissions violation"):
-            # nats-py would end here for good; the server closes the connection, and may take another.
-            await self._process_op_err(errors.Error(text))
+    def _informed(self, text: bytes) -> None:
+        """The servers of the cluster have changed, or a limit."""
+        try:
+            info = json.loads(text)
+            self._max_payload = int(info.get("max_payload", self._max_payload))
+        except (ValueError, AttributeError, TypeError):
+            raise MalformedStream(f"no INFO of NATS: {text[:80]!r}") from None
+        self._soon(self._process_info(info))
+
+    def _refused(self, quoted: bytes) -> None:
+        # Where it is the end, the server closes the connection: then this is the reason.
+        self._said = text = quoted.decode(errors="replace").strip("'")
+        found = refused(text)
+        if found is not None:
+            self._said = ""
+        if found is None or self._tell_refused(found, text):
+            observe.emit("bus.refused", server=self.tried, reason=text)
+
+    def _tell_refused(self, found: Refused, text: str) -> bool:
+        """Tell whoever is concerned. False where it is known already."""
+        if found.what == "subscribe":
+            concerned = [one for one in self._subs.values() if one.is_of(found) and one.refused is None]
+            for one in concerned:
+                one.refused = text
+            return bool(concerned)
+        reply = found.subject if found.what == "reply" else self._asked.take(found.subject)
+        if reply is not None:
+            tokens = tuple(reply.split("."))
+            told = Delivery(reply, text.encode(), None, "forbidden")
+            for one in [one for one in self._subs.values() if matches(one.tokens, tokens)]:
+                self._give(one, told)
+        return True
 
     # --- lost, and found again ------------------------------------------------------------------------------------
 
-    async def _process_op_err(self, e: Exception) -> None:
+    def _lost(self, wire: Wire, error: Exception) -> None:
+        if wire is self._transport and self.up:
+            error = errors.Error(self._said) if self._said else error
+            self._down(error)
+            self._soon(super()._process_op_err(error))
+
+    def _down(self, error: Exception) -> None:
+        """Tell that it is lost, once, whoever noticed it."""
         if self.up:
             self.up = False
             self._down_since = time.monotonic()
             self._empty()
             self._told()
-            observe.emit("bus.cut", server=self.tried, error=str(e) or type(e).__name__)
+            observe.emit("bus.cut", server=self.tried, error=str(error) or type(error).__name__)
+
+    async def _process_op_err(self, e: Exception) -> None:
+        self._down(e)
         await super()._process_op_err(e)
 
     async def _attempt_reconnect(self) -> None:
@@ -223,47 +308,38 @@ class Connection(Client):
             raise errors.Error("nats: closed the connection")
         if not self._server_info.get("headers"):
             raise errors.Error(f"nats: version {self._server_info.get('version')}")
+        await self._transport.drain()  # it may be lost already
         # Before nats-py subscribes anew: what comes at once can be answered.
+        self._said = ""
         self.up = True
-        assert self._reading_task is not None
-        self._reading_task.add_done_callback(self._reads_no_more)
+        self._transport.take(self._parser().feed)
+
+    async def _read_loop(self) -> None:
+        # The wire hands over what it reads; nats-py wants to see a task.
+        await self._transport.wait_closed()
 
     async def _is_back(self) -> None:
         observe.emit("bus.back", server=self.tried, seconds=time.monotonic() - self._down_since)
-
-    def _reads_no_more(self, task: asyncio.Task[None]) -> None:
-        # Whatever ended it: a connection that nobody reads must not look like a good one.
-        if self.up and task is self._reading_task:
-            self._lost = asyncio.get_running_loop().create_task(self._process_op_err(errors.Error("nobody reads")))
 
     def drop(self) -> None:
         """End the connection at once: to wait until a silent peer agrees can take a quarter of an hour."""
         for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
-        self._abort()
-
-    def _abort(self) -> None:
         if self._transport:
-            self._transport._io_writer.transport.abort()  # noqa: SLF001 - there is no public way
+            self._transport.abort()
 
     async def _connect_to_server(self, s: Srv) -> None:
         self.drop()
+        self._down(errors.Error("it could not be subscribed anew"))  # where nats-py gave it up in the midst of that
         self.tried = without_secrets(s.uri.geturl())
+        self._transport = Wire(self._lost)
         await super()._connect_to_server(s)
 
     async def _select_next_server(self) -> None:
-        """For the first connection: each once, in order."""
-        failed: Exception = errors.NoServersError()
-        for server in self._server_pool:
-            try:
-                await self._connect_to_server(server)
-            except (OSError, TimeoutError) as error:
-                failed = error
-            else:
-                self._current_server = server
-                return
-        raise failed
+        """For the first connection, which `open` tries with one server after the other."""
+        await self._connect_to_server(self._server_pool[0])
+        self._current_server = self._server_pool[0]
 
     def _connect_command(self) -> bytes:
         # Before the credentials leave.
@@ -272,15 +348,24 @@ class Connection(Client):
             raise errors.Error("no tls")
         return super()._connect_command()
 
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
 
 def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:  # noqa: ARG001 - nats-py's
     """Whom to try next when the connection was lost, and after how many seconds."""
-    server = min(servers, key=lambda one: one.reconnects)
+    server = min(servers, key=lambda one: (one.reconnects, random.random()))
     return server, random.random() * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(server.reconnects, 10))
 
 
+def _ignore_line(_: bytes) -> None:
+    """A server says +OK where it is asked to, and is not."""
+
+
 async def _ignore(_: Exception) -> None:
-    """Errors are raised, or told by `_process_op_err` and `_process_err`."""
+    """Errors are raised, or told by `_process_op_err` and `_refused`."""
 
 
 def _why(error: Exception, url: str) -> str:

@@ -9,7 +9,16 @@ from typing import Any
 
 import msgspec
 
-from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError, NoSuchActor, NotAcknowledged, Unavailable, from_wire
+from mbactor.errors import (
+    ActorCrashed,
+    BudgetSpent,
+    Forbidden,
+    MbactorError,
+    NoSuchActor,
+    NotAcknowledged,
+    Unavailable,
+    from_wire,
+)
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
@@ -56,7 +65,7 @@ class Sending(Waiter, eq=False):
 
     def failed(self, error: MbactorError) -> None:
         lost, self.lost = self.lost, None
-        if lost is not None and isinstance(error, NoSuchActor | Unavailable):
+        if lost is not None and isinstance(error, NoSuchActor | Unavailable | Forbidden):
             lost(error)
 
 
@@ -121,7 +130,7 @@ class Requester:
     def _receive(self, delivery: Delivery) -> None:
         if delivery.failure is not None:
             # The last token of the reply subject serves this alone; messages are known by their envelopes.
-            self._failed(delivery.subject.rpartition(".")[2], delivery.failure)
+            self._failed(delivery.subject.rpartition(".")[2], delivery.failure, delivery.data)
             return
         try:
             messages = messages_of(delivery.data)
@@ -144,11 +153,11 @@ class Requester:
         if waiter.done():
             self._waiting.remove(envelope.id)
 
-    def _failed(self, id: str, failure: Failure) -> None:
+    def _failed(self, id: str, failure: Failure, told: bytes) -> None:
         waiter = self._waiting.find(id)
         if waiter is None or waiter.done():
             return
-        waiter.failed(_error(waiter.address, failure))
+        waiter.failed(_error(waiter.address, failure, told))
         if waiter.done():
             self._waiting.remove(id)
 
@@ -169,7 +178,7 @@ def error_in(message: Message) -> MbactorError:
     return from_wire(decode(message.body, message.envelope.content_type, dict[str, object]))
 
 
-def _error(address: Address, failure: Failure) -> MbactorError:
+def _error(address: Address, failure: Failure, told: bytes) -> MbactorError:
     match failure:
         case "no_responders":
             return NoSuchActor(str(address))
@@ -179,6 +188,9 @@ def _error(address: Address, failure: Failure) -> MbactorError:
             error = ActorCrashed(f"{address}: the process that had the message has died")
             error.taken = "unknown"
             return error
+        case "forbidden":
+            text = f"{address}: the broker does not let this node ask it: {told.decode()}"
+            return Forbidden.restore(text, Forbidden.status, {}, taken="no")
 
 
 def _expired(waiter: Waiter) -> None:

@@ -124,7 +124,7 @@ async def test_a_process_that_does_not_read_is_refused_requests_and_loses_none_i
         encoded = msgspec.msgpack.encode(frame)
         theirs.sendall(struct.pack(">I", len(encoded)) + encoded)
     pong = await asyncio.to_thread(_frames, theirs, 1)
-    assert pong == [[5, 2]]
+    assert pong == [[5, 2, None]]
     answers = Inbox()
     bus.subscribe("reply.*", answers)
     data, sent = message("ask") + bytes(1 << 20), 0

@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mbactor import observe
-from mbactor.errors import InvalidSpec, MessageTooLarge, NoSuchActor, NotAcknowledged, Unavailable
+from mbactor.errors import Forbidden, InvalidSpec, MessageTooLarge, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.testing import Recorder
 from mbactor.testing.contracts import check_bus
 from mbactor.transport import Address, Delivery, Envelope, Message, Requester, messages_of, nats_client
@@ -232,10 +232,10 @@ def test_who_was_cancelled_while_it_flushed_does_not_end_the_reading(server: Nat
 ADDRESS = Address("svc.example", "/work")
 
 
-def ask(requester: Requester, budget: float = 30.0) -> asyncio.Future[Message]:
+def ask(requester: Requester, budget: float = 30.0, address: Address = ADDRESS) -> asyncio.Future[Message]:
     deadline = asyncio.get_running_loop().time() + budget
     return requester.request(
-        "me", ADDRESS, Message(Envelope("ask", requester.new_id()), b""), deadline, lambda one: one
+        "me", address, Message(Envelope("ask", requester.new_id()), b""), deadline, lambda one: one
     )
 
 
@@ -433,23 +433,63 @@ def test_credentials_are_refused_and_the_password_is_not_shown(tmp_path: Path) -
         run(right(f"nats://ann:s3cret@{host}"))
 
 
+def with_permissions(folder: Path, permissions: str, work: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+    """Do something at a server that grants these and no others."""
+    users = f"authorization {{ users: [{{user: a, password: b, permissions: {{ {permissions} }}}}] }}"
+    with nats_server(folder, users) as server:
+        run(work(server.url.replace("//", "//a:b@")))
+
+
 def test_a_refused_subject_is_told_and_harms_nothing(tmp_path: Path) -> None:
     async def work(url: str) -> None:
         recorder = Recorder(asyncio.get_running_loop())
         with observe.observing(recorder):
             bus, seen = await connected(url), Inbox()
-            bus.subscribe("mine.*", seen)
+            right = bus.subscribe("mine.*", seen)
+            wrong = bus.subscribe("others.*", seen)
+            in_queue = bus.subscribe("others.x", seen, queue="Q")
             bus.publish("others.x", b"")
             bus.publish("mine.x", b"")
             await seen.until(1)
             await bus.flush()
-            [refused] = recorder.find("bus.refused")
-            assert 'permissions violation for publish to "others.x"' in refused.fields["reason"]
+            assert right.refused is None
+            told = [
+                'Permissions Violation for Subscription to "others.*"',
+                'Permissions Violation for Subscription to "others.x" using queue "Q"',
+                'Permissions Violation for Publish to "others.x"',
+            ]
+            assert [wrong.refused, in_queue.refused] == told[:2]
+            assert [event.fields["reason"] for event in recorder.find("bus.refused")] == told
+            assert not recorder.find("bus.cut")
             await bus.close()
 
-    permissions = 'permissions: { publish: "mine.>", subscribe: ["mine.>"] }'
-    with nats_server(tmp_path, f"authorization {{ users: [{{user: a, password: b, {permissions}}}] }}") as server:
-        run(work(server.url.replace("//", "//a:b@")))
+    with_permissions(tmp_path, 'publish: "mine.>", subscribe: ["mine.>"]', work)
+
+
+def test_a_request_that_the_broker_refuses_fails_at_once_with_its_reason(tmp_path: Path) -> None:
+    async def work(url: str) -> None:
+        bus = await connected(url)
+        requester = Requester(bus, "p", "node")
+        requester.open()
+        served = Inbox()
+        bus.subscribe("p.safe.443.*.svc_example._.post.work", served)
+        await bus.flush()
+        permitted = ask(requester)
+        await served.until(1)
+        forbidden = Address("Big.example", "/Work")
+        for _ in range(3):
+            many = [ask(requester, address=forbidden) for _ in range(2000)]
+            refused = await asyncio.wait_for(asyncio.gather(*many, return_exceptions=True), 10)
+            assert {(type(one), one.taken) for one in refused} == {(Forbidden, "no")}  # type: ignore[union-attr]
+            subject = "p.safe.443.me.Big_example._.post.Work"
+            assert f'Permissions Violation for Publish to "{subject}"' in str(refused[0])
+        assert not permitted.done()
+        bus.publish(served.got[0].reply or "", answer_to(served.got[0], b"42"))
+        assert (await permitted).body == b"42"
+        requester.close()
+        await bus.close()
+
+    with_permissions(tmp_path, 'publish: ["p.*.*.*.svc_example.>", "p.reply.>"], subscribe: "p.>"', work)
 
 
 def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: NatsServer) -> None:
@@ -467,7 +507,7 @@ def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Nat
     async def right(url: str) -> None:
         bus = await connected(url)
         await bus.flush()
-        transport: Any = bus._client._transport._io_writer  # type: ignore[union-attr]
+        transport: Any = bus._client._transport.transport  # type: ignore[union-attr]
         assert isinstance(transport.get_extra_info("ssl_object"), ssl.SSLObject)
         await bus.close()
 

@@ -1,0 +1,140 @@
+"""The socket of a connection to a NATS server: what nats-py asks of its transport, without a task that reads.
+
+    wire = Wire(lost)
+    await wire.connect(url, 0, 2.0)
+    greeting = await wire.readline()        # while nats-py connects
+    wire.take(parser.feed)                  # from then on: what is read is handed over in the turn in which it is read
+
+`lost` is called once, with the reason, in the turn in which the connection ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable
+from typing import cast
+from urllib.parse import ParseResult
+
+from mbactor.transport.nats_parser import LINE, MalformedStream
+
+Feed = Callable[[bytes], None]
+
+
+class Wire(asyncio.Protocol):
+    """Lines while it connects, then bytes as they come."""
+
+    def __init__(self, lost: Callable[[Wire, Exception], None]) -> None:
+        self._lost = lost
+        self._transport: asyncio.Transport | None = None
+        self._feed: Feed | None = None
+        self._early = bytearray()
+        self._more = asyncio.Event()
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.reason: Exception | None = None
+        """Why the connection is going to end, where that is known before it does."""
+
+    # --- what nats-py calls -------------------------------------------------------------------------------------
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: float) -> None:  # noqa: ARG002
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(connect_timeout):
+            await loop.create_connection(lambda: self, uri.hostname or "", uri.port or 0)
+
+    async def connect_tls(
+        self,
+        uri: str | ParseResult,
+        ssl_context: ssl.SSLContext,
+        buffer_size: int,  # noqa: ARG002 - nats-py's
+        connect_timeout: float,
+    ) -> None:
+        """Encrypt the connection that there is."""
+        host = uri if isinstance(uri, str) else uri.hostname
+        async with asyncio.timeout(connect_timeout):
+            made = await asyncio.get_running_loop().start_tls(self.transport, self, ssl_context, server_hostname=host)
+        self._transport = made
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def writelines(self, data: Iterable[bytes]) -> None:
+        self.transport.write(b"".join(data))
+
+    async def readline(self) -> bytes:
+        """The next line, or what there is of it when the connection ends."""
+        while (end := self._early.find(b"\n")) < 0 and not self._gone.done():
+            if len(self._early) > LINE:
+                raise OSError(f"a line of more than {LINE} bytes")
+            self._more.clear()
+            await self._more.wait()
+        end = end + 1 or len(self._early)
+        line = bytes(self._early[:end])
+        del self._early[:end]
+        return line
+
+    async def drain(self) -> None:
+        if self._gone.done():
+            raise ConnectionResetError("the connection was lost")
+
+    async def wait_closed(self) -> None:
+        await asyncio.shield(self._gone)
+
+    def close(self) -> None:
+        self.abort()
+
+    def at_eof(self) -> bool:
+        return self._gone.done()
+
+    def __bool__(self) -> bool:
+        return True
+
+    # --- what the connection calls ------------------------------------------------------------------------------
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        if self._transport is None:
+            raise ConnectionError("not connected")
+        return self._transport
+
+    def take(self, feed: Feed) -> None:
+        """Hand over what is read, beginning with what was read and is no line that somebody asked for."""
+        self._feed = feed
+        early = bytes(self._early)
+        self._early.clear()
+        if early:
+            self.data_received(early)
+
+    def abort(self) -> None:
+        """End at once, whatever has not left or not arrived."""
+        self._feed = _drop
+        if self._transport is not None:
+            self._transport.abort()
+        elif not self._gone.done():
+            self._gone.set_result(None)
+
+    # --- what asyncio calls -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+
+    def data_received(self, data: bytes) -> None:
+        if self._feed is None:
+            self._early += data
+            self._more.set()
+            return
+        try:
+            self._feed(data)
+        except MalformedStream as error:
+            self.reason = error
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._feed = _drop
+        self._more.set()
+        if not self._gone.done():
+            self._gone.set_result(None)
+            self._lost(self, self.reason or exc or ConnectionResetError("the server closed the connection"))
+
+
+def _drop(_: bytes) -> None:
+    """Nobody wants it any more."""
