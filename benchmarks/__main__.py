@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from benchmarks import actors, charts, flows, report, supervision
+from benchmarks import actors, charts, flows, report, supervision, transport
 from benchmarks.harness import Bench, InvalidRun, Result, event_loops, machine
 from mbactor import observe
 
@@ -18,6 +18,7 @@ KNOWN: dict[str, Callable[[Bench], Coroutine[Any, Any, list[Result]]]] = {
     "actors": actors.measure,
     "flows": flows.measure,
     "supervision": supervision.measure,
+    "transport": transport.measure,
 }
 SUMMARIES = {name: (sys.modules[measure.__module__].__doc__ or "").split("\n", 1)[0] for name, measure in KNOWN.items()}
 LISTED = "\n".join(f"  {name:<12}{summary}" for name, summary in SUMMARIES.items())

@@ -19,9 +19,23 @@ Key = tuple[str, str, str]
 """Benchmark, case, loop."""
 NOISE = 0.05
 """A change within it gets no colour."""
-BASES = {"features": "bare", "a bad client": "alone", "peers": "peer"}
+BASES = {
+    "features": "bare",
+    "a bad client": "alone",
+    "peers": "peer",
+    "beside nats-py": "nats-py",
+    "beside HTTP/1.1": "HTTP",
+    "CPU a request": "nats-py",
+    "coalescing": "off",
+    "open loop": "raw",
+    "in one process": "published",
+}
 """What the results of a group stand beside, where it is no floor."""
-BESIDE = ("p50_ms", "p95_ms", "p99_ms", "mean_us", "p99_us", "floor_p99_us")
+BESIDE = (
+    "p50_ms", "p95_ms", "p99_ms", "mean_us", "p50_us", "p99_us", "floor_p50_us", "floor_p99_us",
+    "asker_us", "server_us", "taker_us", "floor_asker_us", "floor_server_us", "floor_taker_us",
+    "cpu_us", "floor_cpu_us",
+)  # fmt: skip
 """What is shown beside a figure, where it was measured: p99 next to the mean."""
 NOTES = ("fault", "note")
 

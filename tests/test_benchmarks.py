@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import charts, flows, neighbours, peers, savina, supervision, svg
+from benchmarks import charts, flows, neighbours, peers, savina, supervision, svg, transport, ways
 from benchmarks.harness import (
     Bench,
     Better,
@@ -34,10 +35,14 @@ from benchmarks.harness import (
     machine,
     percentiles,
 )
+from benchmarks.load import Load
+from benchmarks.load import run as run_load
 from benchmarks.messages import Counter
+from benchmarks.raw_nats import RawNats
 from benchmarks.report import change, number, read_former, target_of, to_json
 from mbactor import ActorStopped, ActorSystem, Mailbox
 from mbactor.foreman import Flows, Foreman
+from tests.process import alive
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 100
@@ -287,6 +292,127 @@ async def test_ten_times_as_many_children_take_less_than_fifty_times_as_long(gro
     assert await took(2_000) < 50 * few
 
 
+# --- transport ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def transported(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict[str, Any]], Path]:
+    """A case of each kind, over a real server, between real processes; and the charts."""
+    charts = tmp_path_factory.mktemp("charts")
+    wanted = ["requests: 64 B, 1 in flight", "20,000/s", "in one process"]
+    only = [word for text in wanted for word in ("--only", text)]
+    results = results_of(run("transport", "--quick", "--json", "--loop", "asyncio", "--svg", str(charts), *only))
+    sane(results, "transport")
+    return {result["case"]: result for result in results}, charts
+
+
+def test_requests_between_processes_are_measured_beside_other_ways_of_the_same_run(
+    transported: tuple[dict[str, dict[str, Any]], Path],
+) -> None:
+    by_case, _ = transported
+    assert cases_of(by_case, "beside nats-py") == ["64 B, 1 in flight", "64 B, 1 in flight, p50"]
+    assert by_case["64 B, 1 in flight, p50"]["target"] == {"bound": 0.8, "of": "ratio"}
+    assert by_case["64 B, 1 in flight"]["p50_us"] <= by_case["64 B, 1 in flight"]["p99_us"]
+    assert by_case["64 B, 1 in flight"]["floor_is"].startswith("nats-py 2.")
+    assert by_case["64 B, 1 in flight, beside raw"]["floor_is"].startswith("the floor")
+    assert ("64 B, 1 in flight, beside HTTP/1.1" in by_case) is ways.WAYS[ways.HTTP].installed
+    spent = by_case["CPU, 64 B, 1 in flight"]
+    assert spent["value"] == pytest.approx(spent["asker_us"] + spent["server_us"] + spent["taker_us"])
+
+
+def test_an_open_loop_tells_what_was_answered_and_two_systems_of_one_process_are_measured(
+    transported: tuple[dict[str, dict[str, Any]], Path],
+) -> None:
+    by_case, _ = transported
+    figures = ["p50", "p99", "achieved", "answered"]
+    assert cases_of(by_case, "open loop") == [f"20,000/s offered, {figure}" for figure in figures]
+    assert by_case["20,000/s offered, answered"]["met"] is True
+    assert by_case["20,000/s offered, achieved"]["value"] < 30_000
+    assert [by_case[case]["floor"] for case in cases_of(by_case, "in one process")] == [106_000, 154_000]
+
+
+def offspring(pid: int) -> set[int]:
+    """The processes that a process has started, and theirs."""
+    try:
+        text = "".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
+    except FileNotFoundError:
+        return set()
+    children = {int(number) for number in text.split()}
+    return children.union(*(offspring(child) for child in children))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_a_transport_benchmark_that_is_interrupted_or_killed(sent: signal.Signals) -> None:
+    command = [sys.executable, "-m", "benchmarks", "transport", "--loop", "asyncio", "--only", "64 B, 1 in flight"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as benchmark:
+        deadline = time.monotonic() + PATIENCE
+        while len(started := offspring(benchmark.pid)) < 4:  # the server, its keeper, an asker and a taker
+            assert benchmark.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        benchmark.send_signal(sent)
+        assert benchmark.wait(PATIENCE) != 0
+    while any(alive(pid) for pid in started):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+async def right(body: bytes) -> bytes:
+    return body
+
+
+async def wrong(body: bytes) -> bytes:
+    return body + b"!"
+
+
+async def stopped(body: bytes) -> bytes:
+    raise ActorStopped(f"echo, asked with {len(body)} bytes")
+
+
+def test_a_wrong_answer_makes_a_closed_loop_invalid() -> None:
+    with pytest.raises(InvalidRun, match="an answer was wrong"):
+        asyncio.run(run_load([wrong], Load(8, 0.01, 0, in_flight=2)))
+
+
+def test_an_open_loop_counts_what_was_not_answered_and_why() -> None:
+    measured = asyncio.run(run_load([right, stopped], Load(8, 0.1, 0, rate=2000.0, destinations=2)))
+    assert measured["lost"] == measured["failed as ActorStopped"] > 0
+    assert measured["answered"] == pytest.approx(1 - measured["lost"] / measured["asked"])
+    told = transport.lost([measured, measured])["fault"]
+    assert told.startswith(f"{2 * measured['lost']:,.0f} of {2 * measured['asked']:,.0f} were not answered")
+    assert "failed as ActorStopped" in told
+    with pytest.raises(InvalidRun, match=r"none of .* asks was answered: {'a wrong answer': "):
+        asyncio.run(run_load([wrong], Load(8, 0.05, 0, rate=2000.0)))
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8), st.integers(min_value=1, max_value=50))
+def test_the_floor_of_the_transport_reads_messages_however_they_are_cut(payloads: list[bytes], size: int) -> None:
+    got: list[tuple[str, bytes]] = []
+    sent = b"".join(
+        b"MSG a.b 1 %s%d\r\n%s\r\n" % (b"to " * (n % 2), len(payload), payload) for n, payload in enumerate(payloads)
+    )
+
+    async def read() -> None:
+        client = RawNats()
+        client.connection_made(Deaf())
+        client.subscribe("a.b", lambda reply, data: got.append((reply, data)))
+        for at in range(0, len(sent), size):
+            client.data_received(sent[at : at + size])
+        await asyncio.sleep(0)
+
+    asyncio.run(read())
+    assert got == [("to" if n % 2 else "", payload) for n, payload in enumerate(payloads)]
+
+
+class Deaf(asyncio.Transport):
+    """Takes what is written, and does nothing with it."""
+
+    def write(self, data: Any) -> None:
+        pass
+
+
 # --- flows -------------------------------------------------------------------------------------------------
 
 
@@ -324,12 +450,13 @@ def test_without_a_name_the_benchmarks_are_listed() -> None:
     assert "actors" in listed.output
     assert "flows" in listed.output
     assert "supervision" in listed.output
+    assert "transport" in listed.output
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
     refused = run("nonsense")
     assert refused.returncode == 2
-    assert "no benchmark 'nonsense'; there are: actors, flows, supervision" in refused.stderr
+    assert "no benchmark 'nonsense'; there are: actors, flows, supervision, transport" in refused.stderr
 
 
 def test_a_text_that_no_case_has_in_its_name_is_an_error_that_lists_the_cases() -> None:
