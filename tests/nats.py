@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -25,12 +26,17 @@ def program() -> str:
     return found
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
 class NatsServer:
     """May be killed, stopped for a while, and started again on its port."""
 
     def __init__(self, folder: Path, settings: str = "") -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._file = folder / f"nats-{self.port}.conf"
         self._file.write_text(f"listen: 127.0.0.1:{self.port}\n{settings}\n")
         self._log = folder / f"nats-{self.port}.log"
@@ -53,6 +59,11 @@ class NatsServer:
             else:
                 return
 
+    def knows(self) -> list[str]:
+        """The servers of its cluster, as it tells its clients."""
+        with socket.create_connection(("127.0.0.1", self.port), 1) as asking, asking.makefile("rb") as lines:
+            return sorted(json.loads(lines.readline().removeprefix(b"INFO ")).get("connect_urls", ()))
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
@@ -73,3 +84,23 @@ def nats_server(folder: Path, settings: str = "") -> Iterator[NatsServer]:
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def nats_cluster(folder: Path, settings: str = "", size: int = 3) -> Iterator[list[NatsServer]]:
+    """Servers that pass on to each other what they get, once all know of all."""
+    routes = [free_port() for _ in range(size)]
+    all = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
+    cluster = "cluster {{ name: c, listen: 127.0.0.1:{}, routes: [{}] }}\n{}"
+    servers = [NatsServer(folder, cluster.format(port, all, settings)) for port in routes]
+    try:
+        for server in servers:
+            server.start()
+        deadline = time.monotonic() + PATIENCE
+        while any(len(server.knows()) < size for server in servers):
+            assert time.monotonic() < deadline, [server.knows() for server in servers]
+            time.sleep(0.02)
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()

@@ -81,8 +81,9 @@ class Bus(Protocol):
 def check_pattern(subject: str) -> tuple[str, ...]:
     """The tokens of what is subscribed to. ValueError where it is malformed."""
     tokens = tuple(subject.split("."))
-    if not all(tokens) or ">" in tokens[:-1]:
-        raise ValueError(f"subject {subject!r}: expected tokens between dots, '>' only as the last")
+    if not all(tokens) or ">" in tokens[:-1] or " " in subject or not subject.isprintable():
+        text = "expected tokens between dots, '>' only as the last, no blanks and no control characters"
+        raise ValueError(f"subject {subject!r}: {text}")
     return tokens
 
 

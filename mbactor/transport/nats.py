@@ -75,9 +75,8 @@ class NatsBus:
 
     def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> Subscribed:
         check_pattern(subject)
-        for name in (subject, queue or "q"):
-            if not name.isprintable() or " " in name:
-                raise ValueError(f"{name!r}: a subject and a queue without blanks and control characters expected")
+        if queue is not None and (not queue.isprintable() or " " in queue):
+            raise ValueError(f"queue {queue!r}: no blanks and no control characters expected")
         if self._client is None or self._closing:
             raise Unavailable("the bus is closed")
         return self._client.add(subject, receive, queue)

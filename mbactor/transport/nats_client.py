@@ -15,6 +15,7 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
+from urllib.parse import unquote
 
 from nats import errors
 from nats.aio.client import Client, Server, Srv
@@ -346,6 +347,12 @@ class Connection(Client):
         assert self._current_server is not None
         if self._current_server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
             raise errors.Error("no tls")
+        # nats-py would give none to a server of the cluster that another has told of, and takes %40 for itself.
+        named = [one.uri for one in (self._current_server, *self._server_pool) if one.uri.username]
+        if named:
+            user, password = unquote(named[0].username or ""), named[0].password
+            mine = {"token": user} if password is None else {"user": user, "password": unquote(password)}
+            self.options.update({"user": None, "password": None, "token": None} | mine)
         return super()._connect_command()
 
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:

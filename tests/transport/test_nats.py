@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from mbactor import observe
-from mbactor.errors import Forbidden, InvalidSpec, MessageTooLarge, NoSuchActor, NotAcknowledged, Unavailable
+from mbactor.errors import Forbidden, InvalidSpec, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.testing import Recorder
 from mbactor.testing.contracts import check_bus
 from mbactor.transport import Address, Delivery, Envelope, Message, Requester, messages_of, nats_client
 from mbactor.transport.nats import NatsBus
 from tests.loops import LOOPS, Factory, run
-from tests.nats import NatsServer, nats_server
+from tests.nats import NatsServer, nats_cluster, nats_server
 from tests.transport.inbox import Inbox
 
 REAL = {name: factory for name, factory in LOOPS.items() if name != "virtual"}
@@ -32,6 +32,12 @@ REAL = {name: factory for name, factory in LOOPS.items() if name != "virtual"}
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[NatsServer]:
     with nats_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsServer]]:
+    with nats_cluster(tmp_path_factory.mktemp("cluster")) as running:
         yield running
 
 
@@ -70,6 +76,49 @@ async def is_up(bus: NatsBus) -> None:
 
 def test_it_keeps_the_contract_of_every_bus(server: NatsServer, loop: Factory) -> None:
     run(check_bus(partial(NatsBus, server.url)), loop)
+
+
+def test_two_connections_keep_the_contract_on_a_cluster_of_three(cluster: list[NatsServer]) -> None:
+    url = ",".join(server.url for server in cluster)
+    run(check_bus(partial(NatsBus, url), beside=partial(NatsBus, cluster[1].url)))
+
+
+def test_who_knows_one_server_of_a_cluster_goes_to_another_when_it_dies(tmp_path: Path) -> None:
+    async def work(cluster: list[NatsServer]) -> None:
+        first, _, third = cluster
+        bus, other, seen = await connected(first.url.replace("//", "//ann:p%40ss@")), NatsBus(third.url), Inbox()
+        with pytest.raises(Unavailable, match="refuses the credentials"):
+            await other.connect()
+        other = await connected(third.url.replace("//", "//ann:p%40ss@"))
+        cut = asyncio.Event()
+        bus.when_cut(cut.set)
+        bus.subscribe("s", seen)
+        await bus.flush()
+        first.kill()
+        await cut.wait()
+        await is_up(bus)
+
+        def arrived() -> bool:
+            other.publish("s", b"x")
+            return bool(seen.got)
+
+        await until(arrived)
+        await bus.close()
+        await other.close()
+
+    with nats_cluster(tmp_path, 'authorization { user: ann, password: "p@ss" }') as cluster:
+        run(work(cluster))
+
+
+def test_of_several_servers_the_one_that_answers_is_taken(server: NatsServer, tmp_path: Path) -> None:
+    nobody = NatsServer(tmp_path)
+
+    async def work() -> None:
+        for _ in range(8):  # in whatever order they are tried
+            bus = await connected(f"{nobody.url},{server.url}")
+            await bus.close()
+
+    run(work())
 
 
 def test_two_connections_share_the_messages_of_a_queue_and_answer_each_other(server: NatsServer) -> None:
@@ -156,22 +205,6 @@ def test_closing_drains_what_is_on_its_way_and_the_answers_to_it(server: NatsSer
         await one.close()
 
     run(work())
-
-
-def test_a_message_above_the_servers_limit_is_refused_and_harms_nothing(tmp_path: Path) -> None:
-    async def work(url: str) -> None:
-        bus = await connected(url)
-        seen = Inbox()
-        bus.subscribe("s", seen)
-        assert bus.max_payload == 2048
-        with pytest.raises(MessageTooLarge, match="the message has 2049 bytes; the broker carries at most 2048"):
-            bus.publish("s", bytes(2049))
-        bus.publish("s", bytes(2048))
-        await seen.until(1)
-        await bus.close()
-
-    with nats_server(tmp_path, "max_payload: 2048") as server:
-        run(work(server.url))
 
 
 @pytest.mark.parametrize("subject", ["a b", "a\r\nPUB b 0", "", "a\tb"])
