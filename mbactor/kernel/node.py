@@ -42,6 +42,9 @@ def _no_tree(name: str) -> Any:
     raise Unavailable(f"there is no supervisor {name!r}: nothing in this process knows of a tree")
 
 
+def _nobody_is_told(host: str, on: bool) -> None: ...
+
+
 class Served:
     """The replicas of one host in this process; each in turn."""
 
@@ -91,6 +94,8 @@ class Node:
         """Methods that did not end when they were cancelled, and were left behind."""
         self.supervisor: Callable[[str], Any] = _no_tree
         """The running supervisor of a name, as whoever runs the tree finds it."""
+        self.serves: Callable[[str, bool], None] = _nobody_is_told
+        """Told of each host that is served here, and when it is not any more."""
         self.stopping = False
         """Everything is being stopped: what is down will not come back."""
         self.leaving = False
@@ -251,7 +256,10 @@ class Node:
         host = cell.cls.host
         if host is None or cell.served is not None:
             return
-        self.served.setdefault(host, Served()).cells.append(cell)
+        if host not in self.served:
+            self.served[host] = Served()
+            self.serves(host, True)
+        self.served[host].cells.append(cell)
         cell.served = self.remote.serve(cell)
 
     def unregister(self, cell: Cell) -> None:
@@ -265,6 +273,7 @@ class Node:
         served.cells.remove(cell)
         if not served.cells:
             del self.served[host]
+            self.serves(host, False)
 
     def running_call(self, number: int) -> Call | None:
         """The call that runs here under this number."""

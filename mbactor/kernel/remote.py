@@ -211,9 +211,7 @@ def _address(operation: Operation[Any, ..., Any], host: str, replica: str | None
 
 
 def _own_inbox(delivery: Delivery) -> bool:
-    """A responder answers only to the verified source's own inbox."""
-    reply = (delivery.reply or "").split(".")
-    return len(reply) > 4 and reply[1] == "reply" and reply[4] == delivery.subject.split(".")[3]
+    return subjects.is_own_inbox(delivery.subject, delivery.reply or "")
 
 
 def _result_in(route: Route, message: Message) -> Any:

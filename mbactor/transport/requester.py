@@ -19,7 +19,7 @@ from mbactor.errors import (
     Unavailable,
     from_wire,
 )
-from mbactor.transport import subjects
+from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
 from mbactor.transport.codec import decode
@@ -157,9 +157,20 @@ class Requester:
         waiter = self._waiting.find(id)
         if waiter is None or waiter.done():
             return
+        if failure == "no_responders" and isinstance(waiter, Ask | Sending) and waiter.address.replica is None:
+            self._inquire(waiter)
+            return
         waiter.failed(_error(waiter.address, failure, told))
         if waiter.done():
             self._waiting.remove(id)
+
+    def _inquire(self, waiter: Waiter) -> None:
+        """Nobody is there: whether somebody will be back decides what the waiter is told."""
+        message, inquiry = reserved.inquiry(self.new_id(), waiter, asyncio.get_running_loop().time())
+        try:
+            self.post(waiter.address.host, message, inquiry)
+        except Unavailable as error:
+            inquiry.failed(error)
 
     def _unreadable(self, id: str, error: MbactorError) -> None:
         waiter = self._waiting.find(id)

@@ -102,6 +102,14 @@ def reply_subject(plane: str, responder: str, requester: str, node: str, token: 
     return f"{plane}.reply._.{host_token(responder)}.{host_token(requester)}.{escape(node)}.{token}"
 
 
+def is_own_inbox(subject: str, reply: str) -> bool:
+    """Whether an answer would go to the inbox of who published the request, as the broker has verified that in the
+    subject. A responder answers to no other: whose a reply subject is, nobody else checks.
+    """
+    parts = reply.split(".")
+    return len(parts) > 4 and parts[1] == "reply" and parts[4] == subject.split(".")[3]
+
+
 def inbox_pattern(plane: str, node: str) -> str:
     """All answers for one node: its one inbox subscription."""
     return f"{plane}.reply._.*.*.{escape(node)}.*"

@@ -13,7 +13,6 @@ from mbactor import Actor, ActorSystem, MbactorError, endpoint
 from mbactor.errors import InvalidSpec, MessageTooLarge, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.supervisor import child
 from mbactor.supervisor.spec import SupervisorSpec
-from mbactor.supervisor.state import StartFailed
 from mbactor.transport.nats import NatsBus
 from tests.nats import NatsServer, nats_server
 
@@ -181,12 +180,6 @@ async def test_a_system_without_its_broker_does_not_start(tmp_path: Path) -> Non
             await system.spawn(Till)
     finally:
         server.kill()
-
-
-async def test_a_process_of_its_own_is_refused_in_a_sentence(server: NatsServer) -> None:
-    async with ActorSystem(transport=server.url) as system:
-        with pytest.raises(StartFailed, match="NatsBus cannot be lent to another process; the transport 'local'"):
-            await system.spawn(child(Till, process=True))
 
 
 @pytest.mark.parametrize("transport", ["nats://", "embeded", "http://h", "nats://h:x"])

@@ -18,6 +18,7 @@ import anyio
 import pytest
 
 from mbactor import ActorSystem, BudgetSpent, MbactorError, Supervisor, child, observe
+from mbactor.supervisor.node import output as node_output
 from mbactor.supervisor.node import process as node_process
 from mbactor.supervisor.node.frames import Happened, Operate, encoded, from_node, from_parent, split
 from mbactor.supervisor.state import StartFailed
@@ -131,18 +132,18 @@ def test_output_without_ends_of_lines_is_printed_in_pieces(capfd: pytest.Capture
     async def main() -> None:
         async with ActorSystem() as system:
             await system.spawn(child(Worker, id="till", process=True))
-            await system.ask(Worker.write_out, 5 * node_process.LINE)
+            await system.ask(Worker.write_out, 5 * node_output.LINE)
 
     asyncio.run(main())
     lines = capfd.readouterr().out.splitlines()
     assert all(line.startswith("till | x") for line in lines)
-    assert sum(line.count("x") for line in lines) == 5 * node_process.LINE
-    assert max(map(len, lines)) < 2 * node_process.LINE + len("till | ")
+    assert sum(line.count("x") for line in lines) == 5 * node_output.LINE
+    assert max(map(len, lines)) < 2 * node_output.LINE + len("till | ")
 
 
 def test_output_that_this_process_cannot_print_as_it_is_loses_no_line() -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    node_process._print("till", ["naïve".encode(), b"\xff", b"plain"], out)
+    node_output._print("till", ["naïve".encode(), b"\xff", b"plain"], out)
     out.seek(0)
     assert out.read() == "till | na\\xefve\ntill | \\xff\ntill | plain\n"
 

@@ -70,25 +70,6 @@ def test_a_broker_may_stand_for_the_local_transport(folder: Path) -> None:
     assert topology.transport == "nats://h:1,nats://i"
 
 
-def test_a_process_of_its_own_is_refused_where_no_parent_connects_it(folder: Path) -> None:
-    found = faults(
-        folder,
-        """\
-        version: 1
-        transport: nats://h:1
-        supervisor:
-          children:
-            - supervisor: back
-              children:
-                - actor: shop_for_test:Orders
-                  process: true
-        """,
-    )
-    assert len(found) == 1
-    assert "tree.yaml:8:20: " in found[0]
-    assert "a process of its own needs `transport: local`" in found[0]
-
-
 def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Path) -> None:
     found = faults(
         folder,

@@ -53,6 +53,8 @@ class Begin(msgspec.Struct, tag=True):
     parent: str
     """The path of the supervisor it is under."""
     plane: str
+    url: str | None
+    """The broker that it connects to, with all that it needs to be let in; None: it has a link to the parent's bus."""
     serialize_local: bool
     watchdog: float | None
     uvloop: bool
@@ -130,6 +132,13 @@ class Stopped(msgspec.Struct, tag=True):
     exit: WireExit
 
 
+class Serves(msgspec.Struct, tag=True):
+    """A host is served there; or is not any more, and not because it ends."""
+
+    host: str
+    on: bool
+
+
 class Terminate(msgspec.Struct, tag=True):
     """Somebody asked the actor to end for good."""
 
@@ -161,7 +170,7 @@ class Done(msgspec.Struct, tag=True):
 
 
 FromParent = Begin | Start | Stop | Pause | Close | Ping | Look | Operate
-FromNode = Ready | Failed | Exited | Stopped | Terminate | Pong | Happened | Seen | Done
+FromNode = Ready | Failed | Exited | Stopped | Serves | Terminate | Pong | Happened | Seen | Done
 
 _encode = msgspec.msgpack.Encoder(enc_hook=repr).encode
 from_parent: msgspec.msgpack.Decoder[FromParent] = msgspec.msgpack.Decoder(FromParent)

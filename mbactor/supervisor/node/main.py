@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from mbactor import observe, offload
-from mbactor.errors import Ignore, MbactorError, to_wire
+from mbactor.errors import Ignore, MbactorError, Unavailable, to_wire
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.node import Node
 from mbactor.kernel.settings import environment
@@ -45,6 +45,7 @@ from mbactor.supervisor.node.frames import (
     Pong,
     Ready,
     Seen,
+    Serves,
     Start,
     Stop,
     Stopped,
@@ -58,6 +59,7 @@ from mbactor.supervisor.node.frames import (
 from mbactor.supervisor.operate.by_name import operate, supervisor
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.tree import refresh, tree_of_child
+from mbactor.transport.bus import Bus
 from mbactor.transport.link import LinkBus
 
 if TYPE_CHECKING:
@@ -65,6 +67,10 @@ if TYPE_CHECKING:
 
 ORPHANED = 5.0
 """Seconds a node has to stop what it runs once its parent is gone."""
+RECONNECT = 10.0
+"""Seconds a node has to reach the broker."""
+PAUSE = 0.05
+"""Seconds between its tries."""
 LEFT = 1.0
 """Seconds what is left at the end has to react to its cancellation."""
 TERMINATED = 0.5
@@ -77,14 +83,14 @@ EVENTS = 10_000
 """Events that may wait for a parent that does not read."""
 
 
-def main(control: int, bus: int) -> None:
+def main(control: int, bus: int | None = None) -> None:
     """Run what the parent at the other end of the control socket says, until it says stop."""
     withstand_signals()
     _be_woken_when_the_parent_ends()
     if sys.stderr is not None:
         faulthandler.enable(all_threads=False)
-    link, lent = socket.socket(fileno=control), socket.socket(fileno=bus)
-    for one in (link, lent):  # else a child of this process would keep the parent from seeing its end
+    link, *lent = [socket.socket(fileno=one) for one in (control, bus) if one is not None]
+    for one in (link, *lent):  # else a child of this process would keep the parent from seeing its end
         one.set_inheritable(False)
         os.register_at_fork(after_in_child=one.close)
     line = _Line(link)
@@ -96,7 +102,7 @@ def main(control: int, bus: int) -> None:
     prepare(begin.preparation)
     observe.add_observer(_Teller(line))
     observers = _telemetry() if begin.traced else []
-    hosted = _Hosted(begin, line, LinkBus(lent))
+    hosted = _Hosted(begin, line, _broker(begin.url) if begin.url is not None else LinkBus(lent[0]))
     runner = asyncio.Runner(loop_factory=_loop_factory(uvloop=begin.uvloop))
     try:
         runner.run(hosted.run())
@@ -116,7 +122,7 @@ def main(control: int, bus: int) -> None:
 class _Hosted:
     """The child, and the frames about it, on the event loop."""
 
-    def __init__(self, begin: Begin, line: _Line, bus: LinkBus) -> None:
+    def __init__(self, begin: Begin, line: _Line, bus: Bus) -> None:
         self._begin = begin
         self._line = line
         self._bus = bus
@@ -151,7 +157,12 @@ class _Hosted:
             watchdog=begin.watchdog,
         )
         self._node.supervisor = lambda name: supervisor(name, self._roots())
-        await self._node.open()
+        self._node.serves = self._serves
+        try:
+            await self._connected()
+        except MbactorError as error:
+            self._line.send(Failed(to_wire(error), ignored=False))
+            raise SystemExit(1) from error
         self._child = made(spec, self._node, begin.parent, build_child)
         self._child.on_exit = self._exited
         self._child.terminate = self._terminate
@@ -159,6 +170,21 @@ class _Hosted:
         await self._over.wait()
         taking.cancel()
         await self._node.close()
+
+    async def _connected(self) -> None:
+        """Open the node. The parent runs on the same bus, so one that cannot be reached may just be restarted."""
+        deadline = asyncio.get_running_loop().time() + RECONNECT
+        while True:
+            try:
+                return await self._node.open()
+            except Unavailable:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise
+                await asyncio.sleep(PAUSE)
+
+    def _serves(self, host: str, on: bool) -> None:
+        if not self._node.leaving:
+            self._line.send(Serves(host, on))
 
     async def _take_frames(self) -> None:
         while True:
@@ -186,7 +212,8 @@ class _Hosted:
     async def _start(self) -> None:
         try:
             await self._child.start()
-            await self._bus.flush()  # who hears that it is ready may ask it at once, by another socket
+            with suppress(Unavailable):  # a broker that is away gets what is served as soon as it is back
+                await self._bus.flush()  # who hears that it is ready may ask it at once, by another socket
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told
@@ -250,7 +277,8 @@ class _Hosted:
     def _leave(self) -> None:
         """Whoever still waits is told that it is another process to ask next."""
         self._node.leaving = True
-        self._bus.hold()
+        if isinstance(self._bus, LinkBus):
+            self._bus.hold()
 
     def _terminated(self) -> None:
         """Somebody signalled this process. Its parent is told of a clean end, unless it has it stopped anyway."""
@@ -259,6 +287,12 @@ class _Hosted:
     def _end_by_signal(self) -> None:
         if not self._stopping:
             self._stop(self._shutdown, SHUTDOWN)
+
+
+def _broker(url: str) -> Bus:
+    from mbactor.transport.nats import NatsBus  # which imports its driver
+
+    return NatsBus(url)
 
 
 def _telemetry() -> list[TelemetryObserver]:

@@ -13,6 +13,8 @@ What is promised:
 - An actor that crashes gets its next incarnation in the same process, with its mailbox. The end of a subtree is the end
   of its process, and so is an end that had to leave something behind.
 - It ends with its parent, also when that is killed (`main.py`).
+- Over a broker it connects by itself, and gets what that takes over the control socket. What it serves is refused, not
+  unknown, while it is away (`place.py`).
 - What happens in it is told to this process's observers, with the field `node`; what it prints is printed here, each
   line with its id before it.
 
@@ -22,20 +24,16 @@ Costs about 0.3 s to start, beside what it imports, and two threads here.
 from __future__ import annotations
 
 import asyncio
-import os
-import selectors
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakSet
 
 from mbactor import observe, offload
-from mbactor.errors import Ignore, InvalidSpec, ProcessDied, Unavailable, from_wire
+from mbactor.errors import Ignore, ProcessDied, Unavailable, from_wire
 from mbactor.kernel.exit import KILLED, NORMAL, SHUTDOWN, Exit
 from mbactor.kernel.ref import ActorRef, ref_of_url
 from mbactor.kernel.settings import Settings
@@ -56,6 +54,7 @@ from mbactor.supervisor.node.frames import (
     Pong,
     Ready,
     Seen,
+    Serves,
     Start,
     Stop,
     Stopped,
@@ -67,10 +66,12 @@ from mbactor.supervisor.node.frames import (
     restored,
     split,
 )
+from mbactor.supervisor.node.output import print_from
+from mbactor.supervisor.node.place import Place, check_reachable, links, place_of, url_of
 from mbactor.supervisor.operate.by_name import Operated, Verb
 from mbactor.supervisor.spec import ChildSpec
 from mbactor.supervisor.tree import TreeNode
-from mbactor.transport.link import Hub, Lendable, Port
+from mbactor.transport.reserved import Reserved
 
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
@@ -82,8 +83,6 @@ SILENT = 10.0
 PING = 1.0
 LINGER = 5.0
 """Seconds a process has to go once it has said that it is through."""
-LINE = 65_536
-"""Bytes of output that are kept until their line has ended; a longer one is printed in pieces."""
 
 
 class NodeProcess:
@@ -97,7 +96,7 @@ class NodeProcess:
         self.terminate: Callable[[], Awaitable[None]] | None = None
         self._node = node
         self._process: _Process | None = None
-        self._ports: list[Port] = []
+        self._places: list[Place] = []
         """Those of its processes: of one that is gone, what it served is still reserved."""
         self._ref: ActorRef[Any] | None = None
         self.view: TreeNode | None = None
@@ -154,7 +153,7 @@ class NodeProcess:
             except BaseException:
                 await process.stop(0, SHUTDOWN)
                 raise
-        self._release(but=process.port)
+        self._release(but=process.place)
         self._ref = None if url is None else ref_of_url(url)
         observe.emit("node.started", node=self.path, pid=process.pid, incarnation=self.incarnation)
 
@@ -167,14 +166,14 @@ class NodeProcess:
             await (await launching).stop(0, SHUTDOWN)
             raise
         self._process = process = launching.result()
-        self._ports.append(process.port)
+        self._places.append(process.place)
         return process
 
     async def stop(self, timeout: float | None, exit: Exit = SHUTDOWN) -> Exit:
         process = self._process
         if process is None:
             return exit
-        process.port.reserve()
+        process.place.reserve()
         with offload.busy():
             return await process.stop(timeout, exit)
 
@@ -188,11 +187,11 @@ class NodeProcess:
             self._node.background(self._process.stop(GRACE, exit), f"node {self.path} ends")
         self._release()
 
-    def _release(self, but: Port | None = None) -> None:
-        for port in self._ports:
-            if port is not but:
-                port.release()
-        self._ports = [] if but is None else [but]
+    def _release(self, but: Place | None = None) -> None:
+        for place in self._places:
+            if place is not but:
+                place.release()
+        self._places = [] if but is None else [but]
 
     # --- what its process tells -----------------------------------------------------------------------------
 
@@ -206,7 +205,7 @@ class NodeProcess:
         if self._process is process:
             self._process = None
             self.seen(None)
-        self._node.background(process.port.close(), "node link ends")
+        self._node.background(process.place.close(), "node link ends")
 
     def asked_to_end(self) -> None:
         if self.terminate is not None:
@@ -222,8 +221,8 @@ class _Process(asyncio.Protocol):
 
     _popen: subprocess.Popen[bytes]
 
-    def __init__(self, owner: NodeProcess, port: Port, *, exported: bool) -> None:
-        self.port = port
+    def __init__(self, owner: NodeProcess, place: Place, *, exported: bool) -> None:
+        self.place = place
         self.pid = 0
         self.over = asyncio.get_running_loop().create_future()
         """How the process, or what ran in it, ended."""
@@ -243,26 +242,28 @@ class _Process(asyncio.Protocol):
     @classmethod
     async def launch(cls, owner: NodeProcess, node: Node) -> _Process:
         loop = asyncio.get_running_loop()
-        begin, hub = _begin(owner, node, loop), hub_of(node)
+        check_reachable(node)
+        begin = _begin(owner, node, loop)
         control, theirs = socket.socketpair()
-        try:
-            lent, bus = socket.socketpair()
-        except OSError:
-            control.close()
-            theirs.close()
-            raise
-        _links.update((control, lent))
-        with theirs, bus:
-            port = await hub.attach(lent)
+        links.add(control)
+        with ExitStack() as passed:
+            passed.enter_context(theirs)
+            try:
+                place, more = await place_of(node)
+            except OSError:
+                control.close()
+                raise
+            for one in more:
+                passed.enter_context(one)
             try:
                 _, process = await loop.create_unix_connection(
-                    lambda: cls(owner, port, exported=begin.traced), sock=control
+                    lambda: cls(owner, place, exported=begin.traced), sock=control
                 )
                 # From here on nothing waits: a process that was started is always somebody's.
-                process.run(theirs, bus)
+                process.run(theirs, *more)
             except BaseException:
                 control.close()
-                await port.close()
+                await place.close()
                 raise
         process.send(begin)
         return process
@@ -281,7 +282,7 @@ class _Process(asyncio.Protocol):
         )
         try:
             waiting.start()
-            _print_from(self._popen, self._owner.spec.id)
+            print_from(self._popen, self._owner.spec.id)
         except BaseException:  # there is no thread to be had, and nobody would wait for the process
             self._transport.abort()
             self._popen.kill()
@@ -416,6 +417,8 @@ class _Process(asyncio.Protocol):
                     asked.set_result(operated)
                 else:
                     asked.set_exception(from_wire(error or {}))
+            case Serves(host, on) if isinstance(self.place, Reserved):
+                self.place.serves(host, on=on)
             case Terminate():
                 self._owner.asked_to_end()
             case Pong():
@@ -427,77 +430,15 @@ class _Process(asyncio.Protocol):
                 pass
 
 
-_links: WeakSet[socket.socket] = WeakSet()
-"""This process's ends of what leads to its nodes."""
-
-
-def _let_go() -> None:
-    """In a fork of this process: it would keep the nodes from seeing that their parent has ended."""
-    for link in list(_links):
-        with suppress(OSError):  # it is closed already
-            os.close(link.detach())
-    _links.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
-def hub_of(node: Node) -> Hub:
-    """The hub of the node's bus. InvalidSpec where its bus cannot be lent to another process."""
-    bus = node.remote.bus
-    if not hasattr(bus, "reserve"):
-        raise InvalidSpec(
-            f"process: True given, and {type(bus).__name__} cannot be lent to another process; the transport 'local' "
-            "expected, or another system at the same broker"
-        )
-    return Hub(cast("Lendable", bus))
-
-
 def _begin(owner: NodeProcess, node: Node, loop: asyncio.AbstractEventLoop) -> Begin:
     return Begin(
         preparation=preparation(),
         spec=pickled(owner.spec),
         parent=owner.path.rpartition("/")[0],
         plane=node.plane,
+        url=url_of(node.remote.bus),
         serialize_local=node.serialize_local,
         watchdog=node.watchdog_limit,
         uvloop=type(loop).__module__.startswith("uvloop"),
         traced=observe.tracing() and Settings.from_environment().telemetry,
     )
-
-
-# --- what it prints ---------------------------------------------------------------------------------------------------
-
-
-def _print_from(process: subprocess.Popen[bytes], name: str) -> None:
-    """Print each line of the process's output here, with its name before it."""
-    threading.Thread(target=_pump, args=(process, name), name=f"mbactor-output-{process.pid}", daemon=True).start()
-
-
-def _pump(process: subprocess.Popen[bytes], name: str) -> None:
-    assert process.stdout is not None
-    assert process.stderr is not None
-    rest: dict[int, bytes] = {}
-    with selectors.DefaultSelector() as selector, process.stdout, process.stderr:
-        selector.register(process.stdout, selectors.EVENT_READ, "stdout")
-        selector.register(process.stderr, selectors.EVENT_READ, "stderr")
-        while selector.get_map():
-            for key, _ in selector.select():
-                data = os.read(key.fd, LINE)
-                *lines, left = (rest.get(key.fd, b"") + data).split(b"\n")
-                if left and (not data or len(left) >= LINE):
-                    lines.append(left)
-                    left = b""
-                rest[key.fd] = left
-                if not data:
-                    selector.unregister(key.fileobj)
-                _print(name, lines, getattr(sys, key.data))
-
-
-def _print(name: str, lines: list[bytes], stream: Any) -> None:
-    with suppress(OSError, ValueError, AttributeError):  # it is closed, or there is none
-        for line in lines:
-            text = f"{name} | {line.decode(errors='backslashreplace')}\n"
-            coding = getattr(stream, "encoding", None) or "utf-8"
-            stream.write(text.encode(coding, "backslashreplace").decode(coding))
-        stream.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mbactor.supervisor.topology.fields import Section
 from mbactor.supervisor.topology.files import Files
 from mbactor.supervisor.topology.interpolation import Sources
 from mbactor.supervisor.topology.kinds import Kinds
-from mbactor.supervisor.topology.lints import lints, spec_of
+from mbactor.supervisor.topology.lints import lints
 from mbactor.supervisor.topology.merge import Overlays, Templates, merged_templates
 from mbactor.supervisor.topology.render import resolved
 from mbactor.supervisor.topology.yaml_positions import Problems, Table
@@ -95,7 +95,7 @@ class _Reader:
         section = Section(table, self.problems, self.sources)
         _version(section)
         name, transport = section.text("name"), _transport(section)
-        supervisor = self._supervisor(section, transport)
+        supervisor = self._supervisor(section)
         section.entry("templates")
         section.refuse_unread()
         if supervisor is None or self.problems.found:
@@ -112,7 +112,7 @@ class _Reader:
             document=resolved(table, name, self.kinds, self.sources.environ),
         )
 
-    def _supervisor(self, section: Section, transport: str) -> SupervisorSpec | None:
+    def _supervisor(self, section: Section) -> SupervisorSpec | None:
         inner = section.section("supervisor")
         if inner is None:
             if not section.has("supervisor"):
@@ -121,11 +121,6 @@ class _Reader:
         reader = TreeReader(self.problems, self.sources, self.kinds)
         spec = reader.supervisor(inner, ())
         inner.refuse_unread()
-        for ids in () if spec is None or transport == "local" else _in_processes(spec):
-            table = _nearest(reader.tables, ids)
-            entry = table.entries.get("process")
-            text = "true given, and a process of its own needs `transport: local`, which connects it to its parent"
-            self.problems.add(table.place if entry is None else entry.value.place, text)
         for lint in () if spec is None or self.problems.found else lints(spec):
             table = _nearest(reader.tables, lint.ids)
             entry = table.entries.get(lint.field)
@@ -164,13 +159,3 @@ def _transport(section: Section) -> str:
     elif given not in {"local", "embedded"}:
         section.wrong_at("transport", f"{given!r} given, {_TRANSPORTS} expected")
     return given
-
-
-def _in_processes(spec: SupervisorSpec, ids: Ids = ()) -> Iterator[Ids]:
-    """The children that run in processes of their own."""
-    for child in spec.children:
-        if child.process:
-            yield (*ids, child.id)
-        inner = spec_of(child)
-        if inner is not None:
-            yield from _in_processes(inner, (*ids, child.id))

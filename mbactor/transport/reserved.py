@@ -1,0 +1,121 @@
+"""Hosts whose process is away for a while, over a broker: who finds nobody there is told that somebody will be back.
+
+    place = Reserved(bus, plane, told)
+    place.serves("orders.example", on=True)     # a process serves it: its place is kept from now on
+    place.release()                             # nobody will be back, or somebody is
+
+A broker knows only of those who are there, and a process that was killed is not. Its parent is: it listens at an
+address of its own beside the host's, `RESERVED`, where nobody asks but who has found nobody at the host. So it never
+takes a message away from other replicas, and there is no moment between the death of a process and the reservation.
+Costs one subscription a host, and who asks a host that nobody serves a second round trip.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from mbactor.errors import BadRequest, BudgetSpent, MbactorError, NoSuchActor, Unavailable
+from mbactor.transport import subjects
+from mbactor.transport.address import Address
+from mbactor.transport.bus import Bus, Delivery, Subscription
+from mbactor.transport.message import Envelope, Message, messages_of
+from mbactor.transport.waiting import Waiter
+
+RESERVED = "reserved"
+"""Stands for the replica in the address of a place that is kept."""
+WITHIN = 1.0
+"""Seconds that an inquiry may take. Whoever keeps a place and does not answer has not given it up."""
+
+
+class Reserved:
+    """What one process serves, as its parent knows. `told` hears of each host that is kept, and of its end."""
+
+    def __init__(self, bus: Bus, plane: str, told: Callable[[str, bool], None]) -> None:
+        self._bus = bus
+        self._plane = plane
+        self._told = told
+        self._kept: dict[str, Subscription] = {}
+        self._times: Counter[str] = Counter()
+
+    def serves(self, host: str, *, on: bool) -> None:
+        """The process serves a host, or does so no more and not because it ends."""
+        self._told(host, on)
+        self._times[host] += 1 if on else -1
+        if self._times[host] > 0 and host not in self._kept:
+            pattern = subjects.instance_pattern(self._plane, host, RESERVED)
+            with suppress(Unavailable):  # the bus is being closed around us
+                self._kept[host] = self._bus.subscribe(pattern, self._inquired, queue=RESERVED)
+        elif self._times[host] <= 0 and host in self._kept:
+            self._kept.pop(host).unsubscribe()
+
+    def reserve(self) -> None:
+        """Its places are kept as long as it is there anyway."""
+
+    async def close(self) -> None:
+        """The process is gone; its places stay kept."""
+
+    def release(self) -> None:
+        """Nobody will serve its hosts again, or somebody else does so already."""
+        for subscription in self._kept.values():
+            subscription.unsubscribe()
+        self._kept.clear()
+        for host in self._times.elements():
+            self._told(host, False)
+        self._times.clear()
+
+    def _inquired(self, delivery: Delivery) -> None:
+        if delivery.reply is None or not subjects.is_own_inbox(delivery.subject, delivery.reply):
+            return
+        with suppress(BadRequest, Unavailable):
+            for message in messages_of(delivery.data):
+                answer = Message(Envelope("ack", message.envelope.id), b"")
+                self._bus.publish(delivery.reply, answer.to_bytes())
+
+
+class Inquiry(Waiter, eq=False):
+    """Whether a host that a request has found nobody at is only away; `found` is told what the request fails with."""
+
+    asked: Address
+    found: Callable[[MbactorError], None] | None
+
+    def done(self) -> bool:
+        return self.found is None
+
+    def acked(self, message: Message) -> None:  # noqa: ARG002 - that there is one says all
+        self._tell(_away(self.asked))
+
+    def answered(self, message: Message) -> None:
+        self.acked(message)
+
+    def failed(self, error: MbactorError) -> None:
+        match error:
+            case BudgetSpent():
+                self._tell(_away(self.asked))
+            case Unavailable():
+                self._tell(error)
+            case _:  # nobody keeps it, or this node may not ask
+                self._tell(NoSuchActor(str(self.asked)))
+
+    def _tell(self, error: MbactorError) -> None:
+        found, self.found = self.found, None
+        if found is not None:
+            found(error)
+
+
+def inquiry(id: str, waiter: Waiter, now: float) -> tuple[Message, Inquiry]:
+    """The message that asks whether a place is kept, and who waits for its answer in the name of `waiter`."""
+    address = Address(waiter.address.host, "/", replica=RESERVED)
+    deadline = min(waiter.deadline, now + WITHIN)
+    return Message(Envelope("tell", id), b""), Inquiry(id, address, deadline, waiter.address, partial(_fail, waiter))
+
+
+def _fail(waiter: Waiter, error: MbactorError) -> None:
+    if not waiter.done():
+        waiter.failed(error)
+
+
+def _away(address: Address) -> Unavailable:
+    return Unavailable(f"{address} takes no messages now: its process is being restarted")
