@@ -1,22 +1,17 @@
-"""Calls that carry bytes: from the bus, from the gateway, and for addresses whose class is not importable."""
+"""Calls that carry bytes: from the gateway, and for addresses whose class is not importable."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from mbactor.errors import MbactorError, MessageTooLarge, Unavailable, to_wire
+from mbactor.errors import MbactorError
 from mbactor.kernel.context import Call
 from mbactor.transport.codec import decode, encode
-from mbactor.transport.message import JSON, Envelope, Message
-
-if TYPE_CHECKING:
-    from mbactor.kernel.cell import Cell
-    from mbactor.kernel.routes import Route
+from mbactor.transport.message import JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,62 +57,6 @@ class SerializedCall(BytesCall, eq=False, kw_only=True):
 
     def _result(self, body: bytes, content_type: str) -> Any:
         return decode(body, content_type, self.route.signature.returns)
-
-
-class BusCall(BytesCall, eq=False, kw_only=True):
-    """A call that came over the bus; the answer is published to the asker's inbox, with the request's id."""
-
-    request: str = ""
-
-    @classmethod
-    def of(
-        cls, route: Route, cell: Cell, message: Message, publish: Callable[[str, bytes], None], reply: str | None
-    ) -> BusCall:
-        """The call that a message makes; one without a reply subject is a tell."""
-        envelope = message.envelope
-        call = cls(route, None, cell, body=message.body, content_type=envelope.content_type, query=envelope.query)
-        call.request = envelope.id
-        call.trace = envelope.trace
-        call.baggage = envelope.baggage or None
-        if reply is not None:
-            publishing: Any = Publishing(publish, reply)
-            call.future = publishing
-        return call
-
-    def _result(self, body: bytes, content_type: str) -> Any:
-        return Message(Envelope("reply", self.request, content_type=content_type, replica=self.cell.replica), body)
-
-    def fail(self, error: BaseException) -> None:
-        if self.future is not None and not self.future.done():
-            try:
-                self.future.set_result(self._error(error))
-            except MessageTooLarge as too_large:
-                self.future.set_result(self._error(too_large))
-
-    def _error(self, error: BaseException) -> Any:
-        wire = to_wire(error)
-        status, replica = wire["statusCode"], self.cell.replica
-        envelope = Envelope("error", self.request, status=status, content_type=JSON, replica=replica)
-        return Message(envelope, msgspec.json.encode(wire))
-
-
-class Publishing:
-    """Stands where the future of a local ask would: what it is set to is published."""
-
-    __slots__ = ("_answered", "_publish", "_reply")
-
-    def __init__(self, publish: Callable[[str, bytes], None], reply: str) -> None:
-        self._publish = publish
-        self._reply = reply
-        self._answered = False
-
-    def done(self) -> bool:
-        return self._answered
-
-    def set_result(self, answer: Message) -> None:
-        with suppress(Unavailable):  # the bus was closed, or cut off, meanwhile
-            self._publish(self._reply, answer.to_bytes())
-        self._answered = True
 
 
 def body_of(value: Any) -> bytes:

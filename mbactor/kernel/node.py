@@ -33,6 +33,7 @@ from mbactor.kernel.worker import Worker
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus
 from mbactor.transport.message import JSON
+from mbactor.transport.requester import ACK_WINDOW
 
 T = TypeVar("T")
 _LINGER = 1.0
@@ -76,12 +77,13 @@ class Node:
         plane: str = "mbactor",
         serialize_local: bool = False,
         watchdog: Duration | None = None,
+        ack_window: Duration = ACK_WINDOW,
     ) -> None:
         self.name = name
         self.plane = plane
         self.serialize_local = serialize_local
         self.id = "id-" + secrets.token_hex(5)
-        self.remote = Remote(self, bus)
+        self.remote = Remote(self, bus, seconds(ack_window))
         self.dead_letters = DeadLetters()
         self.refs = Names()
         self.suspects = Suspects()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
 from mbactor.errors import BadRequest, MbactorError
+from mbactor.kernel.answers import Answer, Answers, BusCall
 from mbactor.kernel.budget import deadline_of_ask
-from mbactor.kernel.client import BusCall, Response
+from mbactor.kernel.client import Response
 from mbactor.kernel.context import Call, check_not_fenced, current
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.routes import Route, routes_of
@@ -43,10 +44,11 @@ class Sent:
 class Remote:
     """Sends over the bus for one node, and receives for its actors."""
 
-    def __init__(self, node: Node, bus: Bus) -> None:
+    def __init__(self, node: Node, bus: Bus, ack_window: float) -> None:
         self._node = node
         self.bus = bus
-        self._requester = Requester(bus, node.plane, node.id)
+        self._requester = Requester(bus, node.plane, node.id, ack_window)
+        self._answers = Answers(bus, ack_window)
 
     async def open(self) -> None:
         await self.bus.connect()
@@ -54,6 +56,7 @@ class Remote:
 
     async def close(self) -> None:
         self._requester.close()
+        self._answers.close()
         await self.bus.close()
 
     @property
@@ -176,8 +179,15 @@ class Remote:
 
     def _take(self, cell: Cell, route: Route | None, delivery: Delivery, message: Message) -> None:
         envelope = message.envelope
-        wanted = envelope.op == "ask" and delivery.reply and _own_inbox(delivery)
-        call = BusCall.of(route or _ANY, cell, message, self.bus.publish, delivery.reply if wanted else None)
+        if envelope.op == "probe":
+            return
+        now = asyncio.get_running_loop().time()
+        call = BusCall.of(route or _ANY, cell, message)
+        if envelope.op == "ask" and delivery.reply and _own_inbox(delivery):
+            at_once = envelope.multi or envelope.fragment[1] > 1
+            answer: Any = Answer(self._answers, delivery.reply, envelope.id, cell.replica, at_once=at_once)
+            self._answers.owe(answer, now)
+            call.future = answer
         try:
             call.route = route or cell.routes.find(subjects.parse_request(delivery.subject).address)
         except MbactorError as error:
@@ -185,7 +195,6 @@ class Remote:
             if not call.asked:
                 self._node.dead_letters.add(cell.address, "?", None, None, str(error))
             return
-        now = asyncio.get_running_loop().time()
         call.deadline = math.inf if envelope.budget is None else now + envelope.budget
         call.arrived = now
         call.depth = len(envelope.path)

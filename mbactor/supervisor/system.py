@@ -48,8 +48,10 @@ class ActorSystem:
     `transport` is "local", "embedded" (a nats-server of its own), the URL of a NATS server ("nats://host:port") or a
     bus; two systems on "local" or "embedded" do not see each other, those on one server and plane do. `tree` is a
     supervisor that is started with the system and whose giving up ends it (`wait`). A method that keeps the event loop
-    to itself for longer than `watchdog` is reported by name (None: not). Leaving the block stops everything, the last
-    started first; messages in hand are finished, within each child's shutdown time.
+    to itself for longer than `watchdog` is reported by name (None: not). Over a broker, an ask that nobody answers or
+    acknowledges within `ack_window` fails with NotAcknowledged, and the death of a process is noticed within it: the
+    same for all systems of an application. Leaving the block stops everything, the last started first; messages in hand
+    are finished, within each child's shutdown time.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ActorSystem:
         tree: SupervisorSpec | None = None,
         serialize_local: bool = False,
         watchdog: Duration | None = "100ms",
+        ack_window: Duration = "1s",
     ) -> None:
         self.name = name
         plane = plane or Settings.from_environment().plane
@@ -70,6 +73,7 @@ class ActorSystem:
             plane=Settings(plane=plane).plane,
             serialize_local=serialize_local,
             watchdog=watchdog,
+            ack_window=_positive("ack_window", ack_window),
         )
         self._transport = transport if isinstance(transport, str) else None
         self._apply_lock = asyncio.Lock()
@@ -311,6 +315,13 @@ class ActorSystem:
         for root in self.roots():
             await refresh(root, seconds(within))
         return self.tree()
+
+
+def _positive(name: str, given: Duration) -> float:
+    found = seconds(given)
+    if found <= 0:
+        raise InvalidSpec(f"{name}: {given!r} given, a duration above 0 expected")
+    return found
 
 
 def _bus_of(transport: str | Bus) -> Bus:

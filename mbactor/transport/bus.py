@@ -56,6 +56,11 @@ class Bus(Protocol):
         """Bytes one message may have."""
         ...
 
+    @property
+    def tells_all(self) -> bool:
+        """Whether it tells of every request that it cannot answer: none is lost, and no process dies, in silence."""
+        ...
+
     async def connect(self) -> None:
         """Ready to publish and subscribe when it returns."""
 

@@ -283,6 +283,7 @@ class LinkBus:
     """The bus of another process, at the other end of a connected socket."""
 
     max_payload = MAX_PAYLOAD
+    tells_all = True
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock

@@ -15,6 +15,7 @@ class LocalBus:
     """Delivers on the loop, in publishing order, never from within `publish`. Loses nothing until closed."""
 
     max_payload = 1024 * 1024 * 1024
+    tells_all = True
 
     def __init__(self) -> None:
         self._exact: dict[str, list[_Subscription]] = {}

@@ -19,7 +19,8 @@ import msgspec
 
 from mbactor.errors import BadRequest
 
-Op = Literal["ask", "tell", "publish", "reply", "error", "ack"]
+Op = Literal["ask", "tell", "publish", "reply", "error", "ack", "probe"]
+"""What a message is; a probe is for nobody: it only shows whether anybody is at an address."""
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 

@@ -39,6 +39,8 @@ FULL = 64 * 1024 * 1024
 class NatsBus:
     """A `Bus` over the NATS servers of a URL (`nats_url.py`)."""
 
+    tells_all = False
+
     def __init__(self, url: str) -> None:
         self.url = url
         self._servers = servers_of(url)

@@ -4,69 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
-import msgspec
-
-from mbactor.errors import (
-    ActorCrashed,
-    BudgetSpent,
-    Forbidden,
-    MbactorError,
-    NoSuchActor,
-    NotAcknowledged,
-    Unavailable,
-    from_wire,
-)
+from mbactor.errors import BudgetSpent, Forbidden, MbactorError, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
+from mbactor.transport.ask import TICKS, Ask, Probe, Sending, died
 from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
-from mbactor.transport.codec import decode
-from mbactor.transport.message import Message, messages_of
+from mbactor.transport.message import Envelope, Message, messages_of
 from mbactor.transport.waiting import Waiter, Waiting
 
+ACK_WINDOW = 1.0
+"""Seconds within which a request is answered or acknowledged, where nothing else is set."""
 _NOBODY_WITHIN = 2.0
 """Seconds for which a bus may take to say that nobody was there for a message without an answer."""
-
-
-class Ask(Waiter, eq=False):
-    """Waits for the one answer of a request to one: `future` is set to what `read` makes of it."""
-
-    future: asyncio.Future[Any]
-    read: Callable[[Message], Any]
-
-    def done(self) -> bool:
-        return self.future.done()
-
-    def answered(self, message: Message) -> None:
-        try:
-            if message.envelope.op == "error":
-                self.future.set_exception(error_in(message))
-            else:
-                self.future.set_result(self.read(message))
-        except (MbactorError, msgspec.MsgspecError) as error:
-            self.future.set_exception(error)
-
-    def failed(self, error: MbactorError) -> None:
-        self.future.set_exception(error)
-
-
-class Sending(Waiter, eq=False):
-    """Waits for the news that nobody took a message that wants no answer."""
-
-    lost: Callable[[MbactorError], None] | None
-
-    def done(self) -> bool:
-        return self.lost is None
-
-    def answered(self, message: Message) -> None:
-        """Whoever took it says nothing."""
-
-    def failed(self, error: MbactorError) -> None:
-        lost, self.lost = self.lost, None
-        if lost is not None and isinstance(error, NoSuchActor | Unavailable | Forbidden):
-            lost(error)
 
 
 class Requester:
@@ -74,16 +29,18 @@ class Requester:
 
     A request nobody serves fails at once with NoSuchActor, one that is not taken now with Unavailable, one whose
     receiver's process dies with ActorCrashed, one whose deadline passes with BudgetSpent, one that is on its way when
-    the bus is cut off from the others with NotAcknowledged; an error answer is raised as the type it was. An answer
-    that comes too late is dropped and counted in `late`.
+    the bus is cut off from the others, or that nobody acknowledges within `ack_window` seconds, with NotAcknowledged;
+    an error answer is raised as the type it was. An answer that comes too late is dropped and counted in `late`.
     """
 
-    def __init__(self, bus: Bus, plane: str, node: str) -> None:
+    def __init__(self, bus: Bus, plane: str, node: str, ack_window: float = ACK_WINDOW) -> None:
         self._bus = bus
         self._plane = plane
         self._node = node
         self._ids = count(1)
-        self._waiting = Waiting(_expired)
+        self._waiting = Waiting(_expired, self._ticked, ack_window / TICKS)
+        self._ticks = 0
+        self._patience = 0 if bus.tells_all else TICKS
         self._inbox: Subscription | None = None
         bus.when_cut(self._cut)
         self.late = 0
@@ -111,7 +68,7 @@ class Requester:
     ) -> asyncio.Future[Any]:
         """Publish; the future of what `read` makes of the reply. AddressTooLong and Unavailable are raised at once."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.post(source, message, Ask(message.envelope.id, address, deadline, future, read))
+        self.post(source, message, Ask(message.envelope.id, address, deadline, future, read, source, self._patience))
         return future
 
     def send(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
@@ -126,6 +83,28 @@ class Requester:
         reply = subjects.reply_subject(self._plane, address.host, source, self._node, waiter.id)
         self._bus.publish(subject, message.to_bytes(), reply=reply)
         self._waiting.add(waiter, asyncio.get_running_loop().time())
+
+    # --- whether those who have something are there -------------------------------------------------------------
+
+    def _ticked(self) -> None:
+        self._ticks += 1
+        if self._patience and self._ticks % (TICKS // 2) == 0:
+            self._probe()
+
+    def _probe(self) -> None:
+        """Ask each replica that has acknowledged something whether it is there, by a message that it ignores."""
+        held: dict[str, list[Ask]] = {}
+        for waiter in self._waiting.everyone():
+            if isinstance(waiter, Ask) and waiter.holder and not waiter.done():
+                held.setdefault(waiter.holder, []).append(waiter)
+        deadline = asyncio.get_running_loop().time() + _NOBODY_WITHIN
+        for replica, asks in held.items():
+            address = replace(asks[0].address, replica=replica)
+            probe = Probe(self.new_id(), address, deadline, partial(_gone, asks))
+            with suppress(Unavailable):
+                self.post(asks[0].source, Message(Envelope("probe", probe.id), b""), probe)
+
+    # --- in -----------------------------------------------------------------------------------------------------
 
     def _receive(self, delivery: Delivery) -> None:
         if delivery.failure is not None:
@@ -184,11 +163,6 @@ class Requester:
                 waiter.failed(NotAcknowledged(text))
 
 
-def error_in(message: Message) -> MbactorError:
-    """The error that a message carries, as the type it was. BadRequest where it cannot be read."""
-    return from_wire(decode(message.body, message.envelope.content_type, dict[str, object]))
-
-
 def _error(address: Address, failure: Failure, told: bytes) -> MbactorError:
     match failure:
         case "no_responders":
@@ -196,12 +170,16 @@ def _error(address: Address, failure: Failure, told: bytes) -> MbactorError:
         case "refused":
             return Unavailable(f"{address} takes no messages now: its process is being restarted, or does not read")
         case "lost":
-            error = ActorCrashed(f"{address}: the process that had the message has died")
-            error.taken = "unknown"
-            return error
+            return died(address)
         case "forbidden":
             text = f"{address}: the broker does not let this node ask it: {told.decode()}"
             return Forbidden.restore(text, Forbidden.status, {}, taken="no")
+
+
+def _gone(asks: list[Ask]) -> None:
+    for ask in asks:
+        if not ask.done():
+            ask.failed(died(ask.address))
 
 
 def _expired(waiter: Waiter) -> None:

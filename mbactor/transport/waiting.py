@@ -1,7 +1,10 @@
-"""Who waits for what comes of a request, and one sweep for the deadlines of all of them.
+"""Who waits for what comes of a request, and one sweep for all of them: their deadlines, and the ticks of their age.
 
 Most requests are answered long before their deadline, so a deadline costs nothing while its request is young: those
 that came lately are looked at a few times a second, and only what still waits then is kept in order of time.
+
+Ages are counted in ticks and not by the clock: one that comes late, because the loop stood still meanwhile, counts for
+nobody. What arrived while nobody read is so read before anybody is told that it did not come.
 """
 
 from __future__ import annotations
@@ -18,9 +21,6 @@ from mbactor.errors import MbactorError
 from mbactor.transport.address import Address
 from mbactor.transport.message import Message
 
-SWEEP = 0.25
-"""Seconds after which a request is no longer young."""
-
 
 class Waiter(msgspec.Struct, eq=False):
     """Waits for what comes of one request. It is told of nothing once it is `done`."""
@@ -30,6 +30,9 @@ class Waiter(msgspec.Struct, eq=False):
     address: Address
     deadline: float
     """By the loop's clock."""
+
+    def ticked(self) -> None:
+        """It has waited for one tick more, while the loop was alive."""
 
     def done(self) -> bool:
         """Whether it waits for nothing more."""
@@ -48,23 +51,32 @@ class Waiter(msgspec.Struct, eq=False):
 
 
 class Waiting:
-    """The waiters of a loop, by the id of their request. `expired` is told within about a millisecond of a deadline."""
+    """The waiters of a loop, by the id of their request.
 
-    def __init__(self, expired: Callable[[Waiter], None]) -> None:
+    `expired` is told within about a millisecond of a deadline. `ticked` is called after the waiters have been told of a
+    tick of so many seconds, as long as there are any.
+    """
+
+    def __init__(self, expired: Callable[[Waiter], None], ticked: Callable[[], None], tick: float) -> None:
         self._expired = expired
+        self._ticked = ticked
+        self._tick = tick
+        self._next_tick = 0.0
         self._young: dict[str, Waiter] = {}
         self._old: dict[str, Waiter] = {}
         self._due: list[tuple[float, int, Waiter]] = []
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self._tidy_at = 0.0
+        self._read_first = False
 
     def add(self, waiter: Waiter, now: float) -> None:
         self._young[waiter.id] = waiter
-        at = min(waiter.deadline, now + SWEEP)
-        if at < self._timer_at:
-            self._arm(at)
+        if self._timer is None:
+            self._next_tick = now + self._tick
+            self._arm(min(waiter.deadline, self._next_tick))
+        elif waiter.deadline < self._timer_at:
+            self._arm(waiter.deadline)
 
     def find(self, id: str) -> Waiter | None:
         return self._young.get(id) or self._old.get(id)
@@ -92,21 +104,35 @@ class Waiting:
         self._timer = asyncio.get_running_loop().call_at(at, self._sweep)
 
     def _sweep(self) -> None:
+        now, due = asyncio.get_running_loop().time(), self._timer_at
         self._timer, self._timer_at = None, math.inf
-        now = asyncio.get_running_loop().time()
+        stood_still = now - due > self._tick / 2
+        if stood_still and not self._read_first:
+            self._read_first = True
+            self._arm(now)  # in the next turn of the loop: what has arrived is read before
+            return
+        self._read_first = False
         self._age()
-        if now >= self._tidy_at:
-            self._tidy_at = now + 4 * SWEEP
-            self._tidy()
         while self._due and self._due[0][0] <= now:
             _, _, waiter = heapq.heappop(self._due)
             self._old.pop(waiter.id, None)
             if not waiter.done():
                 self._expired(waiter)
-        if self._old:
-            self._arm(min(self._due[0][0], now + SWEEP))
-        elif self._young:
-            self._arm(now + SWEEP)
+        if now >= self._next_tick:
+            stood_still = now - self._next_tick > self._tick / 2
+            self._next_tick = now + self._tick
+            if not stood_still:
+                self._tell_tick()
+            self._tidy()
+        if self._old or self._young:
+            due = self._due[0][0] if self._due else math.inf
+            self._arm(min(due, self._timer_at, self._next_tick))
+
+    def _tell_tick(self) -> None:
+        for waiter in list(self._old.values()):
+            if not waiter.done():
+                waiter.ticked()
+        self._ticked()
 
     def _age(self) -> None:
         """What is young no longer is put in order of its deadline; what was given up is forgotten."""

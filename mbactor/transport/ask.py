@@ -1,0 +1,108 @@
+"""Requests to one, and how long they wait for what.
+
+An ask waits for its answer until its deadline. Before it is known whether anybody has it, it waits no longer than the
+ack window: whoever takes it answers or acknowledges it within that. Afterwards the process that acknowledged it is
+probed, one small message a window for all asks that wait there: where nobody is at its address any more, it has died.
+That a process is silent means nothing, for it may be stopped or busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from mbactor.errors import ActorCrashed, Forbidden, MbactorError, NoSuchActor, NotAcknowledged, Unavailable, from_wire
+from mbactor.transport.address import Address
+from mbactor.transport.codec import decode
+from mbactor.transport.message import Message
+from mbactor.transport.waiting import Waiter
+
+TICKS = 8
+"""Parts of the ack window in which it is counted."""
+
+
+class Ask(Waiter, eq=False):
+    """Waits for the one answer of a request to one: `future` is set to what `read` makes of it."""
+
+    future: asyncio.Future[Any]
+    read: Callable[[Message], Any]
+    source: str
+    patience: int
+    """Ticks for which it waits, unless it is acknowledged; 0 where it waits as long as it may."""
+    holder: str = ""
+    """The replica that has acknowledged it."""
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def ticked(self) -> None:
+        if self.holder or not self.patience:
+            return
+        self.patience -= 1
+        if not self.patience:
+            text = f"{self.address}: neither an answer nor an acknowledgement came; it may have been taken"
+            self.failed(NotAcknowledged(text))
+
+    def acked(self, message: Message) -> None:
+        self.holder = message.envelope.replica or "?"
+
+    def answered(self, message: Message) -> None:
+        try:
+            if message.envelope.op == "error":
+                self.future.set_exception(error_in(message))
+            else:
+                self.future.set_result(self.read(message))
+        except (MbactorError, msgspec.MsgspecError) as error:
+            self.future.set_exception(error)
+
+    def failed(self, error: MbactorError) -> None:
+        self.future.set_exception(error)
+
+
+class Sending(Waiter, eq=False):
+    """Waits for the news that nobody took a message that wants no answer."""
+
+    lost: Callable[[MbactorError], None] | None
+
+    def done(self) -> bool:
+        return self.lost is None
+
+    def answered(self, message: Message) -> None:
+        """Whoever took it says nothing."""
+
+    def failed(self, error: MbactorError) -> None:
+        lost, self.lost = self.lost, None
+        if lost is not None and isinstance(error, NoSuchActor | Unavailable | Forbidden):
+            lost(error)
+
+
+class Probe(Waiter, eq=False):
+    """Waits for the news that nobody is at an address; hears of nothing where somebody is."""
+
+    gone: Callable[[], None] | None
+
+    def done(self) -> bool:
+        return self.gone is None
+
+    def answered(self, message: Message) -> None:
+        """It is ignored."""
+
+    def failed(self, error: MbactorError) -> None:
+        gone, self.gone = self.gone, None
+        if gone is not None and isinstance(error, NoSuchActor):
+            gone()
+
+
+def error_in(message: Message) -> MbactorError:
+    """The error that a message carries, as the type it was. BadRequest where it cannot be read."""
+    return from_wire(decode(message.body, message.envelope.content_type, dict[str, object]))
+
+
+def died(address: Address) -> ActorCrashed:
+    """The process is gone that has a request, and nobody knows how far it got."""
+    error = ActorCrashed(f"{address}: the process that had the message has died")
+    error.taken = "unknown"
+    return error

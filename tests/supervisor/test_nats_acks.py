@@ -1,0 +1,115 @@
+"""Whether an ask was taken, and by whom: what its asker learns of processes that die, stand still or are busy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mbactor import ActorSystem
+from mbactor.errors import ActorCrashed, InvalidSpec, NotAcknowledged
+from mbactor.transport import messages_of
+from mbactor.transport.ask import Ask
+from tests.loops import LOOPS, Factory, run
+from tests.nats import NatsServer, nats_server
+from tests.process import pause
+from tests.supervisor.taker import PLANE, Taker, taker
+from tests.transport.inbox import Inbox
+
+WINDOW = 0.4
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with nats_server(tmp_path_factory.mktemp("nats")) as running:
+        yield running
+
+
+def asker(server: NatsServer) -> ActorSystem:
+    return ActorSystem("asks", server.url, PLANE, watchdog=None, ack_window=WINDOW)
+
+
+async def acknowledged(system: ActorSystem, count: int) -> str:
+    """Until so many asks are; the replica that has them."""
+    while True:
+        waiting = system.node.remote._requester._waiting.everyone()
+        holders = [one.holder for one in waiting if isinstance(one, Ask) and one.holder]
+        if len(holders) == count:
+            return holders[0]
+        await asyncio.sleep(0.01)
+
+
+def test_a_process_that_dies_is_noticed_within_the_window_before_and_after_it_has_acknowledged(
+    server: NatsServer,
+) -> None:
+    async def work() -> None:
+        async with asker(server) as system, asyncio.timeout(30):
+            with taker(server.url) as process:
+                held = [asyncio.ensure_future(system.ask(Taker.slow, 60.0)) for _ in range(50)]
+                replica = await acknowledged(system, 50)
+                probes = Inbox()
+                tap = system.node.remote.bus.subscribe(f"{PLANE}.*.*.*.taker_example.{replica}.>", probes)
+                await asyncio.sleep(2 * WINDOW)
+                tap.unsubscribe()
+                assert {messages_of(one.data)[0].envelope.op for one in probes.got} == {"probe"}
+                assert 2 <= len(probes.got) <= 6, "one each half window, however many asks wait there"
+                pause(process.pid)
+                fresh = asyncio.ensure_future(system.ask(Taker.who))
+                await system.node.remote.bus.flush()
+                process.kill()
+                began = time.monotonic()
+                errors: list[Any] = await asyncio.gather(*held, fresh, return_exceptions=True)
+                assert time.monotonic() - began < 4 * WINDOW  # the machine may be busy
+            assert {(type(one), one.taken) for one in errors[:-1]} == {(ActorCrashed, "unknown")}
+            assert (type(errors[-1]), errors[-1].taken) == (NotAcknowledged, "unknown")
+
+    run(work())
+
+
+def test_one_that_stands_still_is_there_and_answers_when_it_goes_on(server: NatsServer) -> None:
+    async def work() -> None:
+        with taker(server.url) as process:
+            async with asker(server) as system, asyncio.timeout(30):
+                asked = asyncio.ensure_future(system.ask(Taker.slow, WINDOW))
+                await acknowledged(system, 1)
+                pause(process.pid)
+                new = asyncio.ensure_future(system.ask(Taker.who))
+                with pytest.raises(NotAcknowledged, match="neither an answer nor an acknowledgement"):
+                    await new
+                await asyncio.sleep(2 * WINDOW)
+                assert not asked.done()
+                os.kill(process.pid, signal.SIGCONT)
+                assert await asked == 1
+                assert await system.ask(Taker.block, after=WINDOW, seconds=3 * WINDOW) == "done"
+                with pytest.raises(NotAcknowledged):
+                    await system.ask(Taker.block, after=0.0, seconds=3 * WINDOW)
+
+    run(work())
+
+
+@pytest.mark.parametrize("loop", [LOOPS["asyncio"], LOOPS["uvloop"]], ids=["asyncio", "uvloop"])
+def test_neither_a_deep_mailbox_nor_an_asker_that_stands_still_reads_as_nobody_there(
+    server: NatsServer, loop: Factory
+) -> None:
+    async def work() -> None:
+        with taker(server.url):
+            async with asker(server) as system, asyncio.timeout(30):
+                asked = [asyncio.ensure_future(system.ask(Taker.slow, 0.005)) for _ in range(200)]
+                await system.node.remote.bus.flush()
+                for _ in range(2):
+                    time.sleep(2 * WINDOW)  # noqa: ASYNC251 - the point of it
+                    await asyncio.sleep(0)
+                assert sorted(await asyncio.gather(*asked)) == list(range(1, 201))
+
+    run(work(), loop)
+
+
+@pytest.mark.parametrize("window", [0, "0s"])
+def test_a_window_of_nothing_is_refused(window: Any) -> None:
+    with pytest.raises(InvalidSpec, match="ack_window: .* given, a duration above 0 expected"):
+        ActorSystem(ack_window=window)
