@@ -45,9 +45,13 @@ if TYPE_CHECKING:
         Answer,
         DeadLetter,
         Exit,
+        Replies,
+        Reply,
         Response,
         Timer,
         endpoint,
+        event,
+        sink,
     )
     from mbactor.mailbox import (
         Mailbox,
@@ -93,6 +97,8 @@ __all__ = [
     "NoSuchName",
     "PartitionSupervisor",
     "ProcessDied",
+    "Replies",
+    "Reply",
     "Response",
     "StartFailed",
     "Supervisor",
@@ -101,6 +107,8 @@ __all__ = [
     "Unavailable",
     "child",
     "endpoint",
+    "event",
+    "sink",
 ]
 
 _HOME = {
@@ -133,6 +141,8 @@ _HOME = {
     "NoSuchName": "mbactor.errors",
     "PartitionSupervisor": "mbactor.supervisor",
     "ProcessDied": "mbactor.errors",
+    "Replies": "mbactor.kernel",
+    "Reply": "mbactor.kernel",
     "Response": "mbactor.kernel",
     "StartFailed": "mbactor.supervisor",
     "Supervisor": "mbactor.supervisor",
@@ -141,6 +151,8 @@ _HOME = {
     "Unavailable": "mbactor.errors",
     "child": "mbactor.supervisor",
     "endpoint": "mbactor.kernel",
+    "event": "mbactor.kernel",
+    "sink": "mbactor.kernel",
 }
 
 __version__ = "0.1.0"

@@ -14,7 +14,7 @@ import anyio
 from mbactor.durations import Duration, seconds
 from mbactor.errors import DeclarationError
 from mbactor.kernel.exit import Exit
-from mbactor.kernel.feature import Operation
+from mbactor.kernel.feature import Operation, Reference
 from mbactor.kernel.log import Log
 from mbactor.kernel.ref import ActorRef, Answer, At
 from mbactor.kernel.sending import tell_wait
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
     from mbactor.kernel.client import Response
     from mbactor.kernel.dead_letters import DeadLetter
+    from mbactor.kernel.features.event import EventReference
     from mbactor.kernel.incarnation import Incarnation
+    from mbactor.kernel.multicast import Replies
     from mbactor.kernel.names import Names
 
 P = ParamSpec("P")
@@ -112,8 +114,32 @@ class Actor:
         """Tell any replica of the operation's class. False when it was refused here."""
         return self._alive().cell.node.tell(operation, args, kwargs)
 
+    def ask_all(self, operation: Reference[P, R], *args: P.args, **kwargs: P.kwargs) -> Replies[R]:
+        """Ask all that serve the operation, one of each queue: its replies as they come.
+
+            async for reply in self.ask_all(Stock.level, sku="a-17"):
+                print(reply.source, reply.value if reply.error is None else reply.error)
+
+        Nobody is an empty iteration; what one fails with is the `error` of its reply, BudgetSpent (408) where it has
+        taken the message and does not answer within the time budget. The message leaves at once, iterated or not. The
+        first for an address takes at least a second, in which whoever takes it says so; after that as long as the
+        slowest of those that did. Given an event, it asks the event's sinks.
+        """
+        self._on_loop("ask_all")
+        return self._alive().cell.node.ask_all(operation, args, kwargs)
+
+    def publish(self, event: EventReference[P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Tell all that sink the event: `self.publish(Orders.on_placed, order_id="17", total=9.5)`.
+
+        Waits for nobody, and nobody there is no error. False where it could not leave, because the connection to the
+        broker is lost: it is a dead letter then.
+        """
+        return self._alive().cell.node.publish(event, args, kwargs)
+
     def at(self, host: str) -> At:
-        """The same operations at another host: `await self.at("counter.two").ask(Counter.add)`."""
+        """The same operations at another host: `await self.at("counter.two").ask(Counter.add)`; at one replica of it,
+        `self.at(reply.source)`.
+        """
         return At(self._alive().cell.node, host)
 
     def request(
@@ -160,6 +186,27 @@ class Actor:
             incarnation.finish()
         else:
             incarnation.cell.node.loop.call_soon_threadsafe(incarnation.finish)
+
+    def activate(self, feature: Reference[..., Any]) -> None:
+        """Serve a method that is declared `manual` from now on, until `deactivate` or the end of this incarnation.
+
+            @endpoint(manual=True)
+            async def query(self, sql: str) -> list[Row]: ...
+
+            async def on_start(self) -> None:
+                self.pool = await open_pool()
+                self.activate(Reports.query)
+
+        Until then it is as if this replica did not have it: others get its messages, or they fail with 404. While the
+        actor restarts they wait, and the next incarnation activates it anew or they fail.
+        """
+        cell = self._on_loop("activate").cell
+        cell.activate(cell.routes.manual(feature))
+
+    def deactivate(self, feature: Reference[..., Any]) -> None:
+        """Serve a manual method no more. What waits in the mailbox is still handled."""
+        cell = self._on_loop("deactivate").cell
+        cell.deactivate(cell.routes.manual(feature))
 
     # --- messages for later ----------------------------------------------------------------------------------
 

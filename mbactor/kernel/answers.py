@@ -15,8 +15,9 @@ import msgspec
 
 from mbactor.errors import MessageTooLarge, Unavailable, to_wire
 from mbactor.kernel.client import BytesCall
+from mbactor.kernel.feature import EVERY
 from mbactor.transport.bus import Bus
-from mbactor.transport.message import JSON, Envelope, Message
+from mbactor.transport.message import JSON, Envelope, Message, Op
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
@@ -57,9 +58,8 @@ class Answers:
             self._bus.publish(answer.reply, message.to_bytes())
 
     def _acknowledge(self, answer: Answer) -> None:
-        message = Message(Envelope("ack", answer.request, status=ACCEPTED, replica=answer.replica), b"")
         with suppress(Unavailable):
-            self._bus.publish(answer.reply, message.to_bytes())
+            self._bus.publish(answer.reply, Message(answer.envelope("ack", JSON, ACCEPTED), b"").to_bytes())
 
     def _sweep(self) -> None:
         """Acknowledge what is older than a sweep."""
@@ -76,17 +76,29 @@ class Answers:
 class Answer:
     """Stands where the future of a local ask would: what it is set to is published, to the asker's inbox."""
 
-    __slots__ = ("_answers", "_given", "at_once", "replica", "reply", "request")
+    __slots__ = ("_answers", "_cell", "_given", "at_once", "queue", "reply", "request")
 
-    def __init__(self, answers: Answers, reply: str, request: str, replica: str, *, at_once: bool) -> None:
+    def __init__(
+        self, answers: Answers, reply: str, request: str, cell: Cell, *, at_once: bool, queue: str = ""
+    ) -> None:
         self._answers = answers
+        self._cell = cell
         self._given = False
         self.reply = reply
         self.request = request
         """The id that the answer has to have."""
-        self.replica = replica
+        self.queue = queue
+        """The one that it was taken from, where it is a request to all."""
         self.at_once = at_once
         """Whether the asker goes by the acknowledgement."""
+
+    def envelope(self, op: Op, content_type: str, status: int = 200) -> Envelope:
+        """That of a message to whoever asked."""
+        cell = self._cell
+        return Envelope(
+            op, self.request, status=status, content_type=content_type, replica=cell.replica, queue=self.queue,
+            locality=cell.node.locality, host=(cell.cls.host or "") if self.queue else "",
+        )  # fmt: skip
 
     def done(self) -> bool:
         return self._given
@@ -99,20 +111,22 @@ class Answer:
 class BusCall(BytesCall, eq=False, kw_only=True):
     """A call that came over the bus; the answer is published to the asker's inbox, with the request's id."""
 
-    request: str = ""
-
     @classmethod
     def of(cls, route: Route, cell: Cell, message: Message) -> BusCall:
         """The call that a message makes: a tell, unless an answer is owed."""
         envelope = message.envelope
         call = cls(route, None, cell, body=message.body, content_type=envelope.content_type, query=envelope.query)
-        call.request = envelope.id
         call.trace = envelope.trace
         call.baggage = envelope.baggage or None
         return call
 
     def _result(self, body: bytes, content_type: str) -> Any:
-        return Message(Envelope("reply", self.request, content_type=content_type, replica=self.cell.replica), body)
+        return Message(self._owed.envelope("reply", content_type), body)
+
+    @property
+    def _owed(self) -> Answer:
+        answer: Any = self.future
+        return answer  # type: ignore[no-any-return]
 
     def fail(self, error: BaseException) -> None:
         if self.future is not None and not self.future.done():
@@ -123,6 +137,10 @@ class BusCall(BytesCall, eq=False, kw_only=True):
 
     def _error(self, error: BaseException) -> Any:
         wire = to_wire(error)
-        status, replica = wire["statusCode"], self.cell.replica
-        envelope = Envelope("error", self.request, status=status, content_type=JSON, replica=replica)
-        return Message(envelope, msgspec.json.encode(wire))
+        return Message(self._owed.envelope("error", JSON, wire["statusCode"]), msgspec.json.encode(wire))
+
+
+def queue_of(route: Route, cell: Cell) -> str:
+    """The queue from which a cell takes the messages of a route; a name of its own where that is none."""
+    queue, host = route.feature.queue, cell.cls.host or ""
+    return f"{cell.replica}@{host}" if queue == EVERY else queue or host

@@ -21,6 +21,7 @@ from mbactor.errors import (
     BudgetSpent,
     Deadlock,
     MbactorError,
+    NoSuchActor,
     NoSuchChild,
 )
 from mbactor.kernel.context import Call, Hooked, current
@@ -34,6 +35,8 @@ from mbactor.mailbox import Lane, Mailbox
 if TYPE_CHECKING:
     from mbactor.kernel.actor import Actor
     from mbactor.kernel.node import Node
+    from mbactor.kernel.routes import Route
+    from mbactor.kernel.serving import Serving
 
 EXITS_KEPT = 8
 
@@ -51,7 +54,7 @@ class Cell(Inbox):
     """Runs one actor, incarnation after incarnation. Everything happens on one event loop."""
 
     __slots__ = (
-        "__weakref__", "_killed", "_replica", "args", "config", "exits", "hook", "idle_after", "incarnation",
+        "__weakref__", "_killed", "_replica", "active", "args", "config", "exits", "hook", "idle_after", "incarnation",
         "kwargs",
         "on_exit", "served", "shutdown", "started_at", "terminate", "watchers",
     )  # fmt: skip
@@ -73,7 +76,9 @@ class Cell(Inbox):
         self.kwargs = kwargs or _NOTHING
         self.config = config or _NOTHING
         self.shutdown = shutdown
-        self.served: Any = None
+        self.served: Serving | None = None
+        self.active: dict[str, int] | None = None
+        """The manual features that are served, with the incarnation that said so."""
         self.incarnation = 0
         self.on_exit: Callable[[Exit], None] | None = None
         self.terminate: Callable[[], Awaitable[None]] | None = None
@@ -99,6 +104,39 @@ class Cell(Inbox):
     @property
     def ref(self) -> ActorRef[Any]:
         return ActorRef(self)
+
+    # --- what is served ----------------------------------------------------------------------------------------
+
+    def is_active(self, route: Route) -> bool:
+        """Whether messages for it are taken."""
+        feature = route.feature
+        return feature.served and (not feature.manual or (self.active is not None and feature.name in self.active))
+
+    def activate(self, route: Route) -> None:
+        """Take messages for a manual feature, until this incarnation ends or says otherwise."""
+        self.active = self.active if self.active is not None else {}
+        self.active[route.feature.name] = self.incarnation
+        if self.served is not None:
+            self.served.activate(route)
+
+    def deactivate(self, route: Route) -> None:
+        if self.active is not None:
+            self.active.pop(route.feature.name, None)
+        if self.served is not None:
+            self.served.deactivate(route)
+
+    def _keep_active(self) -> None:
+        """An incarnation has started. What it has not activated was the affair of the one before: until now messages
+        have waited for it, as they do for all that a restarted actor serves.
+        """
+        for name, number in tuple((self.active or {}).items()):
+            if number != self.incarnation:
+                route = self.routes.by_name[name]
+                self.deactivate(route)
+                queue = self.gate(route.gate).queue
+                for call in [call for call in queue.everything() if call.route is route]:
+                    queue.withdraw(call)
+                    self._refuse(call, NoSuchActor(route.address, "it is not active now"))
 
     # --- its own hooks ---------------------------------------------------------------------------------
 
@@ -269,6 +307,8 @@ class Cell(Inbox):
     def _running(self, begun: Incarnation) -> None:
         self.state = "running"
         self.started_at = asyncio.get_running_loop().time()
+        if self.active is not None:
+            self._keep_active()
         if self.cls.host is not None:
             self.node.register(self)
         if observe.active():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import types
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -27,26 +28,31 @@ A_contra = TypeVar("A_contra", contravariant=True)
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
+EVERY = "every"
+"""The queue that is none: each replica gets each message."""
+
 Invoke = Callable[[Any, Call], Awaitable[Any]]
 """Runs the method of an actor for a call and returns its result."""
 
 
-class Operation(Generic[A_contra, P, R_co]):
-    """A method of an actor class, taken as a reference: `Counter.add`.
+class Reference(Generic[P, R_co]):
+    """A method of an actor class, taken from the class: `Counter.add`, `Orders.on_placed`.
 
     It carries the method's signature for type checkers and the class it was taken from, so `Sub.add` addresses
     Sub even where `add` is inherited. There is one for each class and method, so it is compared by identity.
     """
 
     __slots__ = ("feature", "owner")
+    sent_by = "ask, tell"
 
     def __init__(self, feature: Feature, owner: type) -> None:
         self.feature = feature
         self.owner = owner
 
     def __call__(self, *_: Any, **__: Any) -> Any:
+        sent = " or ".join(f"{verb}({self!r}, ...)" for verb in self.sent_by.split(", "))
         raise TypeError(
-            f"{self!r} is a reference: send it with ask({self!r}, ...) or tell({self!r}, ...), or call the method of an"
+            f"{self!r} is a reference: send it with {sent}, or call the method of an"
             f" instance, {self.owner.__name__}(...).{self.feature.name}(...)"
         )
 
@@ -59,11 +65,18 @@ class Operation(Generic[A_contra, P, R_co]):
         return f"{self.owner.__name__}.{self.feature.name}"
 
 
+class Operation(Reference[P, R_co], Generic[A_contra, P, R_co]):
+    """An endpoint, taken as a reference: what `ask` and `tell` are given."""
+
+    __slots__ = ()
+
+
 class Feature:
     """A declared method: where it is reached and how it is run.
 
     `aside` features do not pass the actor's serial gate: up to 64 of them run at once beside it. One with a
-    `concurrency` has a gate of its own.
+    `concurrency` has a gate of its own. Of the replicas that serve a feature one gets each message, by the queue of
+    their host; by a queue of another name where `queue` says one, and all of them where that is `EVERY`.
     """
 
     port = DEFAULT_PORT
@@ -75,6 +88,15 @@ class Feature:
     concurrency: int | None = None
     key: str | None = None
     requires: Expression | None = None
+    queue: str | None = None
+    manual = False
+    """It is on the bus from `Actor.activate` to `Actor.deactivate` only."""
+    served = True
+    """Whether it is for messages; a declared event is not."""
+    elsewhere = False
+    """Whether it listens at the host of another actor, as a sink does."""
+    reference: type[Reference[Any, Any]] = Operation
+    """What it is when it is taken from its class."""
 
     def __init__(
         self,
@@ -84,11 +106,14 @@ class Feature:
         path: str | None = None,
         port: int | None = None,
         requires: str | None = None,
+        queue: str | None = None,
+        manual: bool = False,
         local_names: dict[str, Any] | None = None,
     ) -> None:
         if isinstance(function, Feature):
             raise DeclarationError(
-                f"{function.function.__qualname__}: declared twice; one of @endpoint, @task and @workflow expected"
+                f"{function.function.__qualname__}: declared twice; one of @endpoint, @event, @sink, @task and"
+                " @workflow expected"
             )
         if method.upper() not in METHODS | {ANY_METHOD}:
             known = ", ".join(sorted(METHODS))
@@ -103,8 +128,13 @@ class Feature:
             self.port = port
         if requires is not None:
             self.requires = _parsed(requires, function)
+        if queue is not None:
+            self.queue = _queue(queue, function)
+        if type(manual) is not bool:
+            raise DeclarationError(f"{function.__qualname__}: manual {manual!r}: True or False expected")
+        self.manual = manual
         self.local_names = local_names
-        self._operations: dict[type, Operation[Any, ..., Any]] = {}
+        self._references: dict[type, Reference[Any, Any]] = {}
         self.__doc__ = function.__doc__
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -113,15 +143,19 @@ class Feature:
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is None:
             try:
-                return self._operations[owner]
+                return self._references[owner]
             except KeyError:
-                return self._operations.setdefault(owner, Operation(self, owner))
+                return self._references.setdefault(owner, self.reference(self, owner))
         return types.MethodType(self.function, instance)
 
     def address(self, host: str) -> Address:
         """Where it is reached at a host; one that takes any method is asked with POST."""
         method = "POST" if self.method == ANY_METHOD else self.method
         return Address(host, self.path, method, self.port)
+
+    def subscribed(self, host: str) -> Address:
+        """What the replicas of a host listen to."""
+        return Address(host, self.path, self.method, self.port)
 
     def signature(self, owner: type) -> Signature:
         return signature_of(self.function, owner, self.local_names)
@@ -158,8 +192,16 @@ def check_operation(operation: Any) -> None:
     if not isinstance(operation, Operation):
         raise TypeError(
             f"{operation!r} given, a reference to an endpoint expected, such as Counter.add: a method of an actor"
-            " class, decorated with @endpoint and taken from the class. Tasks and workflows run through Flows"
+            " class, decorated with @endpoint and taken from the class. Tasks and workflows run through Flows, events"
+            " are published"
         )
+
+
+def check_reference(reference: Any, *kinds: type[Reference[Any, Any]]) -> None:
+    """TypeError for what is no reference of these kinds."""
+    if not isinstance(reference, kinds):
+        expected = " or ".join(_KINDS.get(kind.__name__, kind.__name__) for kind in kinds)
+        raise TypeError(f"{reference!r} given, a reference to {expected} expected, taken from the class")
 
 
 def begin_budget(actor: Any, call: Call) -> None:
@@ -179,6 +221,19 @@ def host_of(owner: type) -> str:
             f" one: host = '{kebab(owner.__name__)}.example'"
         )
     return host
+
+
+_KINDS = {"Operation": "an endpoint", "EventReference": "an @event", "SinkReference": "a @sink"}
+_QUEUE = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+
+
+def _queue(queue: Any, function: Callable[..., Any]) -> str:
+    if not isinstance(queue, str) or not _QUEUE.fullmatch(queue):
+        raise DeclarationError(
+            f"{function.__qualname__}: queue {queue!r}: a name of letters, digits, hyphens and dots expected, or"
+            f" {EVERY!r} for every replica; without one it is the queue of the host"
+        )
+    return queue
 
 
 def _parsed(requires: str, function: Callable[..., Any]) -> Expression:

@@ -7,7 +7,15 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mbactor.errors import ActorRestarting, ActorStopped, BudgetSpent, MailboxFull, MbactorError, Unavailable
+from mbactor.errors import (
+    ActorRestarting,
+    ActorStopped,
+    BudgetSpent,
+    MailboxFull,
+    MbactorError,
+    NoSuchActor,
+    Unavailable,
+)
 from mbactor.kernel.context import Call
 from mbactor.kernel.gate import Gate
 from mbactor.kernel.routes import SERIAL, routes_of
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
     from mbactor.kernel.exit import Exit
     from mbactor.kernel.incarnation import Incarnation
     from mbactor.kernel.node import Node
+    from mbactor.kernel.routes import Route
 
 LONG_PAUSE = 1.0
 """In a backoff longer than this the mailbox refuses instead of queueing."""
@@ -77,6 +86,10 @@ class Inbox:
         host = self.cls.host
         return f"{host}#{self.id}" if host and host != self.id else self.id
 
+    def is_active(self, route: Route) -> bool:
+        """Whether messages for it are taken."""
+        raise NotImplementedError
+
     # --- messages in ----------------------------------------------------------------------------------
 
     def accept(self, call: Call) -> bool:
@@ -87,6 +100,8 @@ class Inbox:
             gate = self.main = self._made(SERIAL)
         if not gate.taking:
             return self._refuse(call, self._why_not())
+        if route.manual and not self.is_active(route):
+            return self._refuse(call, NoSuchActor(route.address, "it is not active now"))
         if route.key is not None and not self._keyed(call):
             return False
         accepted = gate.queue.offer(call)

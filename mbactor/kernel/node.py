@@ -11,27 +11,32 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from mbactor import observe
 from mbactor.durations import Duration, seconds
-from mbactor.errors import BadRequest, DeclarationError, MbactorError, Unavailable
+from mbactor.errors import BadRequest, DeclarationError, MbactorError, NoSuchActor, Unavailable
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.client import BytesCall, Response, body_of
 from mbactor.kernel.context import Call, check_not_fenced, current
 from mbactor.kernel.dead_letters import DeadLetters
-from mbactor.kernel.feature import Operation, check_operation, host_of
+from mbactor.kernel.feature import Operation, Reference, check_operation, check_reference, host_of
+from mbactor.kernel.features.event import EventReference
+from mbactor.kernel.multicast import Replies
 from mbactor.kernel.names import Names
 from mbactor.kernel.remote import Remote
 from mbactor.kernel.routes import Route
 from mbactor.kernel.sending import Arguments, ask, failed_already, from_thread, of_caller, tell, told_elsewhere
+from mbactor.kernel.serving import Served, Serving
 from mbactor.kernel.waits import Suspects
 from mbactor.kernel.watchdog import Watchdog
 from mbactor.kernel.worker import Worker
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus
+from mbactor.transport.locality import check_locality
 from mbactor.transport.message import JSON
 from mbactor.transport.requester import ACK_WINDOW
 
@@ -44,22 +49,6 @@ def _no_tree(name: str) -> Any:
 
 
 def _nobody_is_told(host: str, on: bool) -> None: ...
-
-
-class Served:
-    """The replicas of one host in this process; each in turn."""
-
-    __slots__ = ("cells", "turn")
-
-    def __init__(self) -> None:
-        self.cells: list[Cell] = []
-        self.turn = 0
-
-    def next(self) -> Cell:
-        if len(self.cells) == 1:
-            return self.cells[0]
-        self.turn += 1
-        return self.cells[self.turn % len(self.cells)]
 
 
 class Node:
@@ -78,8 +67,10 @@ class Node:
         serialize_local: bool = False,
         watchdog: Duration | None = None,
         ack_window: Duration = ACK_WINDOW,
+        locality: str = "",
     ) -> None:
         self.name = name
+        self.locality = locality and check_locality(locality)
         self.plane = plane
         self.serialize_local = serialize_local
         self.id = "id-" + secrets.token_hex(5)
@@ -156,9 +147,14 @@ class Node:
     # --- asking by class or host ------------------------------------------------------------------------
 
     def ask(
-        self, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any], host: str | None = None
+        self,
+        operation: Operation[Any, ..., Any],
+        args: Arguments,
+        kwargs: dict[str, Any],
+        host: str | None = None,
+        replica: str | None = None,
     ) -> Any:
-        """Send to any replica of a host; the future of the answer."""
+        """Send to any replica of a host, or to the one that is named; the future of the answer."""
         check_operation(operation)
         try:
             self.check_running()
@@ -166,25 +162,60 @@ class Node:
         except (DeclarationError, Unavailable) as error:
             return failed_already(error)
         except RuntimeError:
-            return from_thread(self, lambda: self.ask(operation, args, kwargs, host))
-        served = self.served.get(host)
-        if served is not None:
-            return ask(served.next(), operation, args, kwargs)
-        return self.remote.ask(host, None, operation, args, kwargs)
+            return from_thread(self, lambda: self.ask(operation, args, kwargs, host, replica))
+        cell = self._here(host, replica, operation.feature.name)
+        if cell is not None:
+            return ask(cell, operation, args, kwargs)
+        return self.remote.ask(host, replica, operation, args, kwargs)
 
     def tell(
-        self, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any], host: str | None = None
+        self,
+        operation: Operation[Any, ..., Any],
+        args: Arguments,
+        kwargs: dict[str, Any],
+        host: str | None = None,
+        replica: str | None = None,
     ) -> bool:
         check_operation(operation)
         try:
             self.check_running()
         except RuntimeError:
-            return told_elsewhere(self, lambda: self.tell(operation, args, kwargs, host))
+            return told_elsewhere(self, lambda: self.tell(operation, args, kwargs, host, replica))
         host = host or host_of(operation.owner)
+        cell = self._here(host, replica, operation.feature.name)
+        if cell is not None:
+            return tell(cell, operation, args, kwargs)
+        return self.remote.tell(host, replica, operation, args, kwargs)
+
+    def ask_all(
+        self,
+        operation: Reference[..., Any],
+        args: Arguments,
+        kwargs: dict[str, Any],
+        host: str | None = None,
+    ) -> Replies[Any]:
+        """Send to all that serve a host; the replies as they come. It goes over the bus, whoever serves it."""
+        check_reference(operation, Operation, EventReference)
+        self.check_running()
+        return self.remote.to_all.ask_all(operation, host or host_of(operation.owner), args, kwargs)
+
+    def publish(self, event: EventReference[..., Any], args: Arguments, kwargs: dict[str, Any]) -> bool:
+        """Tell all that sink an event. It goes over the bus, whoever sinks it."""
+        check_reference(event, EventReference)
+        try:
+            self.check_running()
+        except RuntimeError:
+            return told_elsewhere(self, lambda: self.publish(event, args, kwargs))
+        return self.remote.to_all.publish(event, args, kwargs)
+
+    def _here(self, host: str, replica: str | None, name: str) -> Cell | None:
+        """Who of this process is to have a message."""
         served = self.served.get(host)
-        if served is not None:
-            return tell(served.next(), operation, args, kwargs)
-        return self.remote.tell(host, None, operation, args, kwargs)
+        if served is None:
+            return None
+        if replica is None:
+            return served.next(name)
+        return next((cell for cell in served.cells if cell.replica == replica), None)
 
     # --- asking by address --------------------------------------------------------------------------------
 
@@ -240,42 +271,30 @@ class Node:
         return future
 
     def _find(self, address: Address) -> tuple[Cell | None, Route | None]:
-        """The local actor and route of an address; NoSuchActor where the host is here and the path is not."""
+        """The local actor and route of an address; MethodNotAllowed where the path is here and the method is not."""
         served = self.served.get(address.host)
         if served is None:
             return None, None
-        cell = served.next()
         if address.replica is not None:
-            cell = next((c for c in served.cells if c.replica == address.replica), cell)
-            if cell.replica != address.replica:
-                return None, None
-        return cell, cell.routes.find(address)
+            cell = self._here(address.host, address.replica, "")
+            return cell, None if cell is None else cell.routes.find(address)
+        for one in served.cells:
+            with suppress(NoSuchActor):
+                cell = served.next(one.routes.find(address).feature.name)
+                return cell, None if cell is None else cell.routes.find(address)
+        return None, None
 
     # --- who is reached here ------------------------------------------------------------------------------------
 
     def register(self, cell: Cell) -> None:
         """Serve a cell's host, here and on the bus; it stays while the actor restarts."""
-        host = cell.cls.host
-        if host is None or cell.served is not None:
-            return
-        if host not in self.served:
-            self.served[host] = Served()
-            self.serves(host, True)
-        self.served[host].cells.append(cell)
-        cell.served = self.remote.serve(cell)
+        if cell.cls.host is not None and cell.served is None:
+            cell.served = Serving(self, cell)
 
     def unregister(self, cell: Cell) -> None:
-        subscriptions, cell.served = cell.served, None
-        host = cell.cls.host
-        if subscriptions is None or host is None:
-            return
-        for subscription in subscriptions:
-            subscription.unsubscribe()
-        served = self.served[host]
-        served.cells.remove(cell)
-        if not served.cells:
-            del self.served[host]
-            self.serves(host, False)
+        serving, cell.served = cell.served, None
+        if serving is not None:
+            serving.end()
 
     def running_call(self, number: int) -> Call | None:
         """The call that runs here under this number."""

@@ -16,14 +16,16 @@ from mbactor import observe
 from mbactor.errors import BadRequest, NoSuchActor, Unavailable
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.context import MAX_DEPTH, Call, Told, current
-from mbactor.kernel.feature import Operation
+from mbactor.kernel.feature import Operation, Reference
 from mbactor.kernel.sending import ask, failed_already, from_thread, kick, of_caller, tell, tell_wait, told_elsewhere
 from mbactor.transport import codec
+from mbactor.transport.address import split_host
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from mbactor.kernel.cell import Cell
+    from mbactor.kernel.multicast import Replies
     from mbactor.kernel.node import Node
     from mbactor.mailbox import MailboxStatistics
 
@@ -268,20 +270,31 @@ class RemoteRef(ActorRef[A]):
 
 
 class At:
-    """Operations sent to a host other than their class's own: `self.at("counter.two").ask(Counter.add)`."""
+    """Operations sent to a host other than their class's own: `self.at("counter.two").ask(Counter.add)`.
 
-    __slots__ = ("_host", "_node")
+    The host may name one replica, `id-0f3a.counter.two`, or a place, `loc-eu-west.counter.two`.
+    """
+
+    __slots__ = ("_host", "_node", "_replica")
 
     def __init__(self, node: Node, host: str) -> None:
         self._node = node
-        self._host = host
+        self._host, self._replica = split_host(host)
 
     def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Answer[R]:
-        answer: Answer[R] = self._node.ask(operation, args, kwargs, host=self._host)
+        answer: Answer[R] = self._node.ask(operation, args, kwargs, self._host, self._replica)
         return answer
 
     def tell(self, operation: Operation[Any, P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
-        return self._node.tell(operation, args, kwargs, host=self._host)
+        return self._node.tell(operation, args, kwargs, self._host, self._replica)
+
+    def ask_all(self, operation: Reference[P, R], *args: P.args, **kwargs: P.kwargs) -> Replies[R]:
+        """As `Actor.ask_all`, at this host."""
+        if self._replica is not None:
+            raise BadRequest(
+                f"ask_all at {self._replica}.{self._host}: all at a host are asked, and a part of it is named"
+            )
+        return self._node.ask_all(operation, args, kwargs, self._host)
 
 
 def ref_of_url(url: Any) -> ActorRef[Any]:

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
 from mbactor.errors import BadRequest, MbactorError
-from mbactor.kernel.answers import Answer, Answers, BusCall
+from mbactor.kernel.answers import Answer, Answers, BusCall, queue_of
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.client import Response
 from mbactor.kernel.context import Call, check_not_fenced, current
 from mbactor.kernel.feature import Operation
+from mbactor.kernel.multicast import ToAll
 from mbactor.kernel.routes import Route, routes_of
 from mbactor.kernel.sending import failed_already
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
-from mbactor.transport.bus import Bus, Delivery, Subscription
+from mbactor.transport.bus import Bus, Delivery
 from mbactor.transport.codec import decode
 from mbactor.transport.message import JSON, Envelope, Message, messages_of
 from mbactor.transport.requester import Requester
@@ -49,12 +50,14 @@ class Remote:
         self.bus = bus
         self._requester = Requester(bus, node.plane, node.id, ack_window)
         self._answers = Answers(bus, ack_window)
+        self.to_all = ToAll(node, self, self._requester)
 
     async def open(self) -> None:
         await self.bus.connect()
         self._requester.open()
 
     async def close(self) -> None:
+        self.to_all.close()
         self._requester.close()
         self._answers.close()
         await self.bus.close()
@@ -82,9 +85,9 @@ class Remote:
             address = _address(operation, host, replica)
             deadline = deadline_of_ask(caller, now, loop)
             body, content_type = route.signature.encode(route.signature.bind(args, kwargs))
-            message = Message(self._envelope("ask", deadline - now, content_type), body)
+            message = Message(self.envelope("ask", deadline - now, content_type), body)
             answer = self._requester.request(
-                self._source(caller), address, message, deadline, partial(_result_in, route)
+                self.source(caller), address, message, deadline, partial(_result_in, route)
             )
         except MbactorError as error:
             return failed_already(error)
@@ -112,20 +115,20 @@ class Remote:
             if source is not None and source.routes.returns_letters:
                 source.notice("on_undelivered", letter=letter)
 
-        message = Message(self._envelope("tell", None, content_type), body)
-        self._requester.send(self._source(caller), address, message, lost)
+        message = Message(self.envelope("tell", None, content_type), body)
+        self._requester.send(self.source(caller), address, message, lost)
         return True
 
     def request(
         self, address: Address, body: bytes, query: str, headers: Mapping[str, str], deadline: float
     ) -> asyncio.Future[Response]:
         budget = deadline - asyncio.get_running_loop().time()
-        envelope = self._envelope("ask", budget, JSON, query=query, headers=dict(headers))
+        envelope = self.envelope("ask", budget, JSON, query=query, headers=dict(headers))
         return self._requester.request(
-            self._source(current.get()), address, Message(envelope, body), deadline, _response_in
+            self.source(current.get()), address, Message(envelope, body), deadline, _response_in
         )
 
-    def _envelope(self, op: Any, budget: float | None, content_type: str, **more: Any) -> Envelope:
+    def envelope(self, op: Any, budget: float | None, content_type: str, **more: Any) -> Envelope:
         caller = current.get()
         check_not_fenced(caller)
         path: tuple[str, ...] = ()
@@ -147,27 +150,13 @@ class Remote:
     def _step(self, call: Call) -> str:
         return f"{self._node.id}/{call.id}:{call.route.name}"
 
-    def _source(self, caller: Call | None) -> str:
+    def source(self, caller: Call | None) -> str:
         host = caller.route.owner.host if caller is not None and not caller.outside else None
         return host or self._node.name
 
     # --- in -----------------------------------------------------------------------------------------------------
 
-    def serve(self, cell: Cell) -> list[Subscription]:
-        """Receive for a cell's host, in turn with its other replicas, and for this replica by its id."""
-        host = cell.cls.host or ""
-        found = []
-        for route in cell.routes.by_name.values():
-            feature = route.feature
-            pattern = subjects.endpoint_pattern(
-                self._node.plane, Address(host, feature.path, feature.method, feature.port)
-            )
-            found.append(self.bus.subscribe(pattern, partial(self._receive, cell, route), queue=host))
-        pattern = subjects.instance_pattern(self._node.plane, host, cell.replica)
-        found.append(self.bus.subscribe(pattern, partial(self._receive, cell, None)))
-        return found
-
-    def _receive(self, cell: Cell, route: Route | None, delivery: Delivery) -> None:
+    def receive(self, cell: Cell, route: Route | None, delivery: Delivery) -> None:
         try:
             messages = messages_of(delivery.data)
         except BadRequest as error:
@@ -185,7 +174,8 @@ class Remote:
         call = BusCall.of(route or _ANY, cell, message)
         if envelope.op == "ask" and delivery.reply and _own_inbox(delivery):
             at_once = envelope.multi or envelope.fragment[1] > 1
-            answer: Any = Answer(self._answers, delivery.reply, envelope.id, cell.replica, at_once=at_once)
+            queue = queue_of(route, cell) if envelope.multi and route is not None else ""
+            answer: Any = Answer(self._answers, delivery.reply, envelope.id, cell, at_once=at_once, queue=queue)
             self._answers.owe(answer, now)
             call.future = answer
         try:

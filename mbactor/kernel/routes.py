@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbactor.errors import DeclarationError, MethodNotAllowed, NoSuchActor
 from mbactor.kernel.context import Call
-from mbactor.kernel.feature import Feature, Invoke, Operation, check_operation
+from mbactor.kernel.feature import Feature, Invoke, Operation, Reference, check_operation
 from mbactor.kernel.pipeline import INBOUND, assemble, observed
 from mbactor.kernel.schema import Signature
 from mbactor.mailbox import Mailbox
@@ -42,7 +42,8 @@ class Route:
     """
 
     __slots__ = (
-        "address", "bind", "direct", "feature", "gate", "key", "key_default", "name", "needed", "observed", "owner",
+        "address", "bind", "direct", "feature", "gate", "key", "key_default", "manual", "name", "needed", "observed",
+        "owner",
         "plain", "quick", "returns", "signature", "types",
     )  # fmt: skip
 
@@ -65,7 +66,8 @@ class Route:
         self.plain = assemble(self, handler, tuple(one for one in INBOUND if one is not observed))
         self.observed = assemble(self, handler)
         self.direct: Callable[..., Awaitable[Any]] | None = feature.direct if self.plain is handler else None
-        self.quick = self.gate == SERIAL and self.key is None and self.direct is not None
+        self.manual = feature.manual
+        self.quick = self.gate == SERIAL and self.key is None and self.direct is not None and not self.manual
         """Whether a message of it may take the short way into the mailbox."""
 
     def encode_result(self, value: Any, content_type: str) -> tuple[bytes, str]:
@@ -103,7 +105,7 @@ class Routes:
     """All routes of a class: by operation, by method name, and by port and path for what comes by address."""
 
     __slots__ = (
-        "_by_path", "background", "by_name", "by_operation", "cls", "gates", "hooks", "returns_letters",
+        "_by_path", "_reached", "background", "by_name", "by_operation", "cls", "gates", "hooks", "returns_letters",
         "starts_plainly", "stops_plainly",
     )  # fmt: skip
 
@@ -113,6 +115,7 @@ class Routes:
         self.by_operation: dict[Operation[Any, ..., Any], Route] = {}
         self.gates: list[Lanes] = [Lanes("", cls.concurrency), Lanes("aside", ASIDE_LIMIT)]
         self._by_path: dict[tuple[int, str], dict[str, Route]] = {}
+        self._reached: dict[Any, Route] = {}
         for name in dir(cls):
             feature = inspect.getattr_static(cls, name)
             if isinstance(feature, Feature):
@@ -138,6 +141,17 @@ class Routes:
         self.by_operation[operation] = route
         return route
 
+    def manual(self, feature: Any) -> Route:
+        """The route of what is activated by hand. DeclarationError where it is not declared so."""
+        route = self.by_name.get(feature.feature.name) if isinstance(feature, Reference) else None
+        if route is None or not route.manual:
+            declared = [one.feature.name for one in self.by_name.values() if one.manual]
+            raise DeclarationError(
+                f"{feature!r} given, a method of {self.cls.__name__} that is declared with manual=True expected"
+                + (f": {', '.join(declared)}" if declared else "; it has none")
+            )
+        return route
+
     def find(self, address: Address) -> Route:
         """The route of an address: NoSuchActor for an unknown path, MethodNotAllowed for the wrong method."""
         methods = self._by_path.get((address.port, address.path))
@@ -152,12 +166,26 @@ class Routes:
         feature = route.feature
         if feature.name in _RESERVED:
             raise DeclarationError(f"{route.name}: every actor has a {feature.name!r} of its own; choose another name")
-        methods = self._by_path.setdefault((feature.port, feature.path), {})
-        other = methods.get(feature.method)
-        if other is not None:
-            raise DeclarationError(f"{route.name} and {other.name} are both reached at {feature.method} {feature.path}")
+        self._check_alone(route)
         self._choose_gate(route)
-        self.by_name[feature.name] = methods[feature.method] = route
+        self.by_name[feature.name] = route
+        if feature.served and not feature.elsewhere:
+            self._by_path.setdefault((feature.port, feature.path), {})[feature.method] = route
+
+    def _check_alone(self, route: Route) -> None:
+        """Two of a class that are reached alike would share the messages of each other."""
+        feature = route.feature
+        here = feature.subscribed(self.cls.host or "")
+        group = feature.queue if feature.elsewhere else None
+        other = self._reached.setdefault((here, group, feature.served), route)
+        if other is route:
+            return
+        if feature.elsewhere:
+            raise DeclarationError(
+                f"{route.name} and {other.name} sink the same event, and one queue gives it to one of them; give one of"
+                " them a queue of its own: @sink(..., queue='audit')"
+            )
+        raise DeclarationError(f"{route.name} and {other.name} are both reached at {feature.method} {feature.path}")
 
     def _check_override(self, name: str) -> None:
         """A method that has lost the decorator of the one it overrides would just be gone for whoever asks."""
@@ -235,15 +263,19 @@ _RESERVED = frozenset(
         "_on_loop",
         "_piped",
         "_timer",
+        "activate",
         "ask",
+        "ask_all",
         "at",
         "config",
+        "deactivate",
         "host",
         "id",
         "log",
         "mailbox",
         *HOOKS,
         "pipe_to_self",
+        "publish",
         "ref",
         "refs",
         "request",

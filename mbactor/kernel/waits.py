@@ -239,9 +239,9 @@ def _waits_in_line(ask: Call) -> bool:
     return not ask.done() and not _runs(ask)
 
 
-def _awaited(pending: Any) -> asyncio.Future[Any]:
-    """What is done when the ask or the work is."""
-    awaited: asyncio.Future[Any] = pending.task if hasattr(pending, "task") else pending.future
+def _awaited(pending: Any) -> asyncio.Future[Any] | None:
+    """What is done when the ask or the work is; None where others may end the wait as well."""
+    awaited: asyncio.Future[Any] | None = pending.task if hasattr(pending, "task") else pending.future
     return awaited
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 from mbactor import observe
 from mbactor.durations import Duration, seconds
 from mbactor.errors import InvalidSpec, MbactorError, Unavailable
-from mbactor.kernel import ActorRef, DeadLetters, Operation, Response
+from mbactor.kernel import ActorRef, DeadLetters, EventReference, Operation, Reference, Replies, Response
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.context import acting_for
 from mbactor.kernel.exit import SHUTDOWN, Exit
@@ -64,6 +64,7 @@ class ActorSystem:
         serialize_local: bool = False,
         watchdog: Duration | None = "100ms",
         ack_window: Duration = "1s",
+        locality: str = "",
     ) -> None:
         self.name = name
         plane = plane or Settings.from_environment().plane
@@ -74,6 +75,7 @@ class ActorSystem:
             serialize_local=serialize_local,
             watchdog=watchdog,
             ack_window=_positive("ack_window", ack_window),
+            locality=locality,
         )
         self._transport = transport if isinstance(transport, str) else None
         self._apply_lock = asyncio.Lock()
@@ -193,8 +195,19 @@ class ActorSystem:
         """Tell any replica of the operation's class. False when it was refused."""
         return self.node.tell(operation, args, kwargs)
 
+    def ask_all(self, operation: Reference[P, R], *args: P.args, **kwargs: P.kwargs) -> Replies[R]:
+        """Ask all that serve the operation: `async for reply in system.ask_all(Stock.level, sku="a-17")`.
+
+        As `Actor.ask_all`: a `Reply` of each as it comes, whether a value or an error; nobody is an empty iteration.
+        """
+        return self.node.ask_all(operation, args, kwargs)
+
+    def publish(self, event: EventReference[P, Any], *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Tell all that sink the event: `system.publish(Orders.on_placed, order_id="17", total=9.5)`."""
+        return self.node.publish(event, args, kwargs)
+
     def at(self, host: str) -> At:
-        """The same operations at another host than their class's own."""
+        """The same operations at another host than their class's own, or at one replica: `system.at(reply.source)`."""
         return At(self.node, host)
 
     def request(

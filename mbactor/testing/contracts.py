@@ -56,6 +56,7 @@ async def check_bus(make: Callable[[], Bus], beside: Callable[[], Bus] | None = 
         _one_publishers_order_is_kept_over_all_subjects,
         _an_answer_finds_its_asker,
         _nobody_there_is_known_at_once,
+        _how_many_receive_is_known_rightly_or_not_at_all,
         _an_unsubscribed_receiver_gets_nothing,
         _a_receiver_may_use_the_bus,
         _malformed_subjects_are_refused,
@@ -171,6 +172,17 @@ async def _an_answer_finds_its_asker(here: Bus, there: Bus) -> None:
         here.publish("echo", b"%d" % n, reply=f"inbox.{n}")
     got = await answers.until(100)
     assert [(d.subject, d.data, d.failure) for d in got] == [(f"inbox.{n}", b"%d" % n, None) for n in range(100)]
+
+
+async def _how_many_receive_is_known_rightly_or_not_at_all(here: Bus, there: Bus) -> None:
+    got = [_Collector() for _ in range(5)]
+    for collector, (subject, queue) in zip(
+        got, (("n.a", None), ("n.*", None), ("n.a", "q"), ("n.a", "q"), ("n.>", "r")), strict=True
+    ):
+        (here if queue is None else there).subscribe(subject, collector, queue=queue)
+    await _settled(there, here)
+    told = here.receivers("n.a"), here.receivers("n.b"), here.receivers("m")
+    assert told in {(4, 2, 0), (None, None, None)}, f"{told} receive"
 
 
 async def _nobody_there_is_known_at_once(here: Bus, there: Bus) -> None:

@@ -27,7 +27,9 @@ _HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A method of an actor. `replica` names one instance (`id-...`); None means any of the host's."""
+    """A method of an actor. `replica` names one instance (`id-...`), or a place (`loc-...`) at which any of the host's
+    instances is meant; None means any of them anywhere.
+    """
 
     host: str
     path: str
@@ -39,6 +41,10 @@ class Address:
     def parse(url: str, method: str = "POST") -> Address:
         """The address of a URL; BadRequest says what is wrong with it. The query is not part of it."""
         return _parsed(url, method)
+
+    def at(self, place: str) -> Address:
+        """The same at a place: see `locality.py`."""
+        return Address(self.host, self.path, self.method, self.port, f"loc-{place}")
 
     def __str__(self) -> str:
         host = f"{self.replica}.{self.host}" if self.replica else self.host
@@ -55,12 +61,16 @@ def _parsed(url: str, method: str) -> Address:
     except ValueError as error:
         raise BadRequest(f"{url!r} has no valid port: {error}") from None
     host = (parts.hostname or "").lower()
-    replica, _, rest = host.partition(".")
-    if not replica.startswith("id-"):
-        replica, rest = "", host
+    rest, replica = split_host(host)
     if not _HOST.fullmatch(rest):
         raise BadRequest(f"{url!r} has no valid host; expected https://host[:port]/path")
-    return Address(rest, parts.path or "/", method.upper(), port, replica or None)
+    return Address(rest, parts.path or "/", method.upper(), port, replica)
+
+
+def split_host(host: str) -> tuple[str, str | None]:
+    """The host, and what stands before it: the id of a replica, or a place."""
+    first, _, rest = host.partition(".")
+    return (rest, first) if first.startswith(("id-", "loc-")) and rest else (host, None)
 
 
 def check_host(host: str, owner: str) -> str:

@@ -73,6 +73,10 @@ class Bus(Protocol):
         """Receive what is published to `subject` from now on. ValueError for a malformed subject."""
         ...
 
+    def receivers(self, subject: str) -> int | None:
+        """How many would get what is published to `subject` now; None where the bus does not know."""
+        ...
+
     def when_cut(self, tell: Callable[[], None]) -> None:
         """Call `tell` each time the way to the others is cut: answers that were still to come are lost."""
 

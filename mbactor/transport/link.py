@@ -30,7 +30,7 @@ from msgspec.structs import replace
 
 from mbactor.errors import BadRequest, Unavailable
 from mbactor.transport.bus import Bus, Delivery, Failure, Receive, Reservation, Subscription, check_pattern
-from mbactor.transport.message import Message, messages_of, payload_of
+from mbactor.transport.message import Message, Op, messages_of, payload_of
 
 FULL = 64 * 1024 * 1024
 """Bytes that may wait for a process that does not read."""
@@ -185,7 +185,8 @@ class Port:
     def _take(self, frame: list[Any]) -> None:  # noqa: C901 - a case a frame
         match frame:
             case [0, subject, reply, data, at]:
-                self._asked.pop(subject, None)
+                if subject in self._asked and not _has(data, "ack"):
+                    del self._asked[subject]
                 data = _aged(reply, data, at)
                 with suppress(Unavailable):  # the bus is being closed around us
                     self._bus.publish(subject, data, reply=reply)
@@ -229,7 +230,7 @@ class Port:
             if self.wire.full:
                 self._bus.fail(reply, "refused")
                 return
-            if _is_ask(delivery.data):
+            if _has(delivery.data, "ask"):
                 self._asked[reply] = None
         at = time.monotonic()
         self.wire.send(_DELIVER, number, delivery.subject, reply, delivery.failure, delivery.data, at)
@@ -247,10 +248,12 @@ class Port:
         self._asked.clear()
 
 
-def _is_ask(data: bytes) -> bool:
-    """Whether somebody waits for an answer: a tell has a reply subject as well, for the news that nobody is there."""
+def _has(data: bytes, op: Op) -> bool:
+    """Whether somebody waits for an answer: a tell has a reply subject as well, for the news that nobody is there. An
+    acknowledgement is none.
+    """
     try:
-        return any(message.envelope.op == "ask" for message in messages_of(data))
+        return any(message.envelope.op == op for message in messages_of(data))
     except BadRequest:
         return False
 
@@ -310,6 +313,9 @@ class LinkBus:
         self._subscriptions[made.number] = made
         self._wire.send(_SUBSCRIBE, made.number, subject, queue)
         return made
+
+    def receivers(self, subject: str) -> int | None:  # noqa: ARG002 - the process with the bus knows
+        return None
 
     def when_cut(self, tell: Callable[[], None]) -> None:
         self._cut.append(tell)

@@ -52,6 +52,14 @@ class LocalBus:
         if not self._closed:
             self._put(reply, b"", None, failure)
 
+    def receivers(self, subject: str) -> int | None:
+        """None where somebody is to come back who would get it."""
+        tokens = _tokens(subject)
+        if any(matches(one.tokens, tokens) for one in self._reserved):
+            return None
+        found = [*self._exact.get(subject, ()), *(s for s in self._wild if matches(s.tokens, tokens))]
+        return sum(s.queue is None for s in found) + len({s.queue for s in found if s.queue is not None})
+
     def when_cut(self, tell: Callable[[], None]) -> None:
         """Never: there is nothing between."""
 

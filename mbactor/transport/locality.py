@@ -8,7 +8,6 @@ how near it was, and asks the nearest place it knows of from then on; where nobo
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from mbactor.errors import InvalidSpec
 from mbactor.transport.address import Address
@@ -20,7 +19,7 @@ LONGEST = 64
 _LOCALITY = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-def check_locality(locality: str) -> str:
+def check_locality(locality: object) -> str:
     """The locality as it is; InvalidSpec says what one looks like."""
     if not isinstance(locality, str) or not _LOCALITY.fullmatch(locality) or len(locality) > LONGEST:
         raise InvalidSpec(
@@ -54,7 +53,7 @@ class Nearest:
         if address.replica is not None:
             return address
         place = self._places.get(address, now)
-        return address if place is None else replace(address, replica=f"loc-{place}")
+        return address if place is None else address.at(place)
 
     def answered(self, address: Address, by: str, now: float) -> None:
         """A replica in the locality `by` has answered what was sent to the plain address."""

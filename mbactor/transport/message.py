@@ -55,6 +55,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     queue: str = ""
     locality: str = ""
     multi: bool = False
+    host: str = ""
 
 
 class Message(msgspec.Struct, frozen=True):

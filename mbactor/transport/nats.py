@@ -83,6 +83,9 @@ class NatsBus:
             raise Unavailable("the bus is closed")
         return self._client.add(subject, receive, queue)
 
+    def receivers(self, subject: str) -> int | None:  # noqa: ARG002 - the broker knows, and does not tell
+        return None
+
     def when_cut(self, tell: Callable[[], None]) -> None:
         self._cut.append(tell)
 

@@ -6,7 +6,6 @@ are applied to it here, so that it makes no difference where an actor runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 
 from mbactor.errors import BadRequest
+from mbactor.transport.bus import matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +35,12 @@ class Permissions:
 @lru_cache(maxsize=4096)
 def _admit(permissions: Permissions, subject: str) -> bool:
     # The same few subjects come again with every ask.
-    tokens = subject.split(".")
-    if any(matches(pattern, tokens) for pattern in permissions.deny):
-        return False
-    return permissions.allow is None or any(matches(pattern, tokens) for pattern in permissions.allow)
+    tokens = tuple(subject.split("."))
 
+    def named_in(patterns: tuple[str, ...]) -> bool:
+        return any(matches(tuple(pattern.split(".")), tokens) for pattern in patterns)
 
-def matches(pattern: str, tokens: Sequence[str]) -> bool:
-    """Whether a pattern admits a subject: `*` stands for one token, a final `>` for one or more."""
-    wanted = pattern.split(".")
-    if wanted[-1] == ">":
-        wanted.pop()
-        if len(tokens) <= len(wanted):
-            return False
-        tokens = tokens[: len(wanted)]
-    return len(wanted) == len(tokens) and all(w in {"*", t} for w, t in zip(wanted, tokens, strict=True))
+    return not named_in(permissions.deny) and (permissions.allow is None or named_in(permissions.allow))
 
 
 class _Rules(msgspec.Struct):

@@ -44,6 +44,8 @@ class Requester:
         self._inbox: Subscription | None = None
         bus.when_cut(self._cut)
         self.late = 0
+        self.when_late: Callable[[str], None] = _nothing
+        """Told of the request to which a message came too late."""
 
     def open(self) -> None:
         """Subscribe to the node's inbox."""
@@ -124,6 +126,7 @@ class Requester:
         waiter = self._waiting.find(envelope.id)
         if waiter is None or waiter.done():
             self.late += envelope.op != "ack"
+            self.when_late(envelope.id)
             return
         if envelope.op == "ack":
             waiter.acked(message)
@@ -180,6 +183,10 @@ def _gone(asks: list[Ask]) -> None:
     for ask in asks:
         if not ask.done():
             ask.failed(died(ask.address))
+
+
+def _nothing(id: str) -> None:
+    """Nobody has to be told."""
 
 
 def _expired(waiter: Waiter) -> None:

@@ -26,15 +26,16 @@ Responder = tuple[str, str]
 class Gathering:
     """One request to all: who has taken it, who has answered."""
 
-    __slots__ = ("_answered", "_known", "_receivers", "_taken", "_window_over", "address", "changed", "id")
+    __slots__ = ("_answered", "_known", "_receivers", "_refused", "_taken", "_window_over", "address", "changed", "id")
 
     def __init__(self, id: str, address: Address, known: frozenset[str], receivers: int | None) -> None:
         self.id = id
         self.address = address
         self.changed = False
-        """Whether a node has said meanwhile that it is going to serve the host."""
+        """Whether others may answer the next: a node has said meanwhile that it is going to serve the host, say."""
         self._known = known
         self._receivers = receivers
+        self._refused = 0
         self._taken: dict[Responder, None] = {}
         self._answered: set[Responder] = set()
         self._window_over = False
@@ -49,6 +50,11 @@ class Gathering:
             return False
         self._answered.add(by)
         return True
+
+    def refused(self) -> None:
+        """Somebody whom the bus gave it does not take it, and may take the next."""
+        self._refused += 1
+        self.changed = True
 
     def end_window(self) -> None:
         """Whoever has not said anything is not waited for any more."""
@@ -72,7 +78,7 @@ class Gathering:
     @property
     def complete(self) -> bool:
         """Whether no other responder is expected."""
-        if self._window_over or (self._receivers is not None and len(self._taken) >= self._receivers):
+        if self._window_over or (self._receivers is not None and len(self._taken) + self._refused >= self._receivers):
             return True
         return bool(self._known) and self._known <= self.queues
 

@@ -352,7 +352,7 @@ async def test_an_address_is_reached_without_its_class(system: ActorSystem) -> N
         await system.request("GET", "https://counter.example/add?by=x")
     with pytest.raises(BadRequest, match=r"\$\.by"):
         await system.request("POST", "https://counter.example/add", b'{"by": "x"}')
-    with pytest.raises(NoSuchActor, match="no such path"):
+    with pytest.raises(NoSuchActor, match="nobody serves https://counter.example/nope"):
         await system.request("POST", "https://counter.example/nope")
 
 

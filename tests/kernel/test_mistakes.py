@@ -107,7 +107,9 @@ def test_a_method_that_is_declared_twice_is_refused() -> None:
 
     async def go(self: Actor) -> None: ...
 
-    with pytest.raises(DeclarationError, match=r"go: declared twice; one of @endpoint, @task and @workflow expected"):
+    with pytest.raises(
+        DeclarationError, match=r"go: declared twice; one of @endpoint, @event, @sink, @task and @workflow expected"
+    ):
         again(endpoint(go))
 
 

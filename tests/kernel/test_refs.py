@@ -241,7 +241,7 @@ class Away(Actor):
     host = "away.example"
 
     @endpoint
-    async def ask_all(self, refs: list[ActorRef[Post]]) -> list[str]:
+    async def ask_each(self, refs: list[ActorRef[Post]]) -> list[str]:
         return [await ref.ask(Post.me) for ref in refs]
 
     @endpoint
@@ -298,7 +298,7 @@ async def test_a_ref_from_another_process_reaches_that_very_replica(mbactor_loop
         away = await two.spawn(Away)
         sent = [as_elsewhere(posts[number]) for number in (0, 1, 2, 1, 1, 0)]
         ids = [await post.ask(Post.me) for post in posts]
-        assert await away.ask(Away.ask_all, sent) == [ids[number] for number in (0, 1, 2, 1, 1, 0)]
+        assert await away.ask(Away.ask_each, sent) == [ids[number] for number in (0, 1, 2, 1, 1, 0)]
         assert await away.ask(Away.tell_it, sent[0]) is True
 
 
@@ -334,7 +334,7 @@ async def test_an_actor_of_another_process_without_a_host_is_not_reached(mbactor
     async with two_systems() as (one, two):
         hidden, away = await one.spawn(Hidden), await two.spawn(Away)
         with pytest.raises(NoSuchActor):
-            await away.ask(Away.ask_all, [as_elsewhere(hidden)])
+            await away.ask(Away.ask_each, [as_elsewhere(hidden)])
         assert await away.ask(Away.tell_it, as_elsewhere(hidden)) is False
 
 
@@ -358,8 +358,8 @@ async def test_a_ref_from_another_process_to_an_ended_actor_reaches_no_other_rep
         ref = as_elsewhere(post)
         await post.stop()
         with pytest.raises(NoSuchActor):
-            await away.ask(Away.ask_all, [ref])
-        assert await away.ask(Away.ask_all, [as_elsewhere(other)])
+            await away.ask(Away.ask_each, [ref])
+        assert await away.ask(Away.ask_each, [as_elsewhere(other)])
 
 
 async def test_a_ref_that_goes_over_the_bus_between_two_systems_arrives_as_the_same_actor(mbactor_loop: object) -> None:
@@ -368,7 +368,7 @@ async def test_a_ref_that_goes_over_the_bus_between_two_systems_arrives_as_the_s
         post = await one.spawn(Post)
         await two.spawn(Away)
         assert await one.ask(Away.back, post) == post
-        assert await one.ask(Away.ask_all, [post]) == [await post.ask(Post.me)]
+        assert await one.ask(Away.ask_each, [post]) == [await post.ask(Post.me)]
 
 
 # --- names --------------------------------------------------------------------------------------------------------------

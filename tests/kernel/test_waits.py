@@ -802,7 +802,7 @@ class Hub(Actor):
         await asyncio.sleep(seconds)
 
     @endpoint
-    async def ask_all(self) -> list[str]:
+    async def ask_each(self) -> list[str]:
         hub: ActorRef[Any] = self.ref
         return await asyncio.gather(*(spoke.ask(Spoke.ask_hub, hub) for spoke in self.spokes))
 
@@ -824,7 +824,7 @@ async def _busy_hub(hub: ActorRef[Hub], spokes: list[ActorRef[Spoke]]) -> list[s
 
 async def _asking_hub(hub: ActorRef[Hub], spokes: list[ActorRef[Spoke]]) -> list[str]:
     await hub.ask(Hub.spawned, spokes)
-    return await hub.ask(Hub.ask_all)
+    return await hub.ask(Hub.ask_each)
 
 
 @pytest.mark.parametrize(("load", "answer"), [(_busy_hub, "pong"), (_asking_hub, "Deadlock")])

@@ -71,5 +71,5 @@ def test_a_replica_or_a_place_that_is_named_is_meant_and_a_nearer_one_is_forgott
 @pytest.mark.parametrize("wrong", ["", "EU", "eu west", "-eu", "eu--west", "eu.west", "x" * 65, 5])
 def test_what_is_no_locality_is_refused(wrong: object) -> None:
     with pytest.raises(InvalidSpec, match="such as eu-west-b-1"):
-        check_locality(wrong)  # type: ignore[arg-type]
+        check_locality(wrong)
     assert check_locality("eu-west-b-1") == "eu-west-b-1"

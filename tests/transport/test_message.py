@@ -30,14 +30,14 @@ def test_messages_survive_their_bytes(messages: list[Message]) -> None:
 
 def test_golden_bytes() -> None:
     one = Message(Envelope("ask", "1", budget=2.5), b"body")
-    two = Message(Envelope("reply", "1", replica="id-x", queue="q", locality="eu", multi=True), b"")
+    two = Message(Envelope("reply", "1", replica="id-x", queue="q", locality="eu", multi=True, host="h"), b"")
     envelope = (
-        "dc0010a361736ba131cb400400000000000090c0c080ccc8920101b36170706c69636174696f6e2f6d73677061636ba080a0a0a0c2"
+        "dc0011a361736ba131cb400400000000000090c0c080ccc8920101b36170706c69636174696f6e2f6d73677061636ba080a0a0a0c2a0"
     )
-    assert one.to_bytes().hex() == "02" + "00000035" + "00000004" + envelope + b"body".hex()
+    assert one.to_bytes().hex() == "02" + "00000036" + "00000004" + envelope + b"body".hex()
     assert payload_of([one.part(), two.part()]).hex() == one.to_bytes().hex() + (
-        "0000003600000000dc0010a57265706c79a131c090c0c080ccc8920101b36170706c69636174696f6e2f6d73677061636ba080"
-        "a469642d78a171a26575c3"
+        "0000003800000000dc0011a57265706c79a131c090c0c080ccc8920101b36170706c69636174696f6e2f6d73677061636ba080"
+        "a469642d78a171a26575c3a168"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -169,6 +169,7 @@ class Multicasts(RuleBasedStateMachine):
 
 
 TestMulticasts = Multicasts.TestCase
+TestMulticasts.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from("ab"), st.integers(0, 2)), max_size=20))

@@ -14,11 +14,16 @@ from mbactor import (
     DeadLetter,
     Exit,
     MailboxStatistics,
+    MbactorError,
     PartitionSupervisor,
+    Replies,
+    Reply,
     Supervisor,
     Timer,
     child,
     endpoint,
+    event,
+    sink,
 )
 from mbactor.foreman import Flow, FlowOutcome, Flows, Graph, StepRecord, task, workflow
 from mbactor.foreman.features import TaskReference, WorkflowReference
@@ -141,6 +146,70 @@ class Sub(Counter):
     host = "sub.example"
 
 
+class Teller(Actor):
+    """What an actor tells and asks all."""
+
+    host = "teller.example"
+
+    @event
+    async def on_counted(self, total: int, by: str = "") -> None: ...
+
+    @event(path="/vote")
+    async def on_vote(self, total: int) -> bool:
+        raise NotImplementedError
+
+    @endpoint(manual=True, queue="every")
+    async def level(self) -> int:
+        return 1
+
+    async def use(self) -> None:
+        assert_type(self.ask_all(Counter.add, by=1), Replies[int])
+        async for reply in self.ask_all(Teller.on_vote, total=1):
+            assert_type(reply, Reply[bool])
+            assert_type(reply.value, bool | None)
+            assert_type(reply.error, MbactorError | None)
+            assert_type(reply.result(), bool)
+        assert_type(self.at("other.example").ask_all(Counter.read), Replies[int])
+        assert_type(self.publish(Teller.on_counted, 1, by="x"), bool)
+        assert_type(self.activate(Teller.level), None)
+        self.deactivate(Votes.counted)
+        self.ask_all(Counter.add, by="x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        self.publish(Teller.on_counted, "x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        self.publish(Teller.on_counted)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        self.publish(Counter.add, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await self.ask(Teller.on_counted, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        self.tell(Votes.counted, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Votes(Actor):
+    host = "votes.example"
+
+    @sink(Teller.on_counted, queue="every")
+    async def counted(self, total: int, by: str = "") -> None: ...
+
+    @sink(Teller.on_counted)
+    def counted_too(self, total: int, by: str = "", more: int = 0) -> None: ...
+
+    @sink(Teller.on_vote)
+    async def vote(self, total: int) -> bool:
+        return total > 1
+
+
+def use_sinks() -> None:
+    on_counted = sink(Teller.on_counted)
+    on_vote = sink(Teller.on_vote)
+
+    async def other(self: Votes, total: str, by: str = "") -> None: ...
+    async def more(self: Votes, total: int) -> None: ...
+    async def wrong(self: Votes, total: int) -> str:
+        return ""
+
+    on_counted(other)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    on_counted(more)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    on_vote(wrong)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    sink(Counter.add)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 async def use_a_tree(system: ActorSystem) -> None:
     assert_type(system.supervisor("pool"), Supervisor)
     assert_type(system.plan(SupervisorSpec()), Plan)
@@ -194,6 +263,15 @@ async def use_a_worker(system: ActorSystem) -> None:
 def use_a_worker_at_hand(worker: Worker) -> None:
     assert_type(worker.in_thread(3), str)
     assert_type(worker.in_process(b"x"), int)
+
+
+async def use_all(system: ActorSystem, teller: Teller, votes: Votes) -> None:
+    assert_type(system.ask_all(Counter.name), Replies[str])
+    assert_type([reply async for reply in system.ask_all(Counter.name)], list[Reply[str]])
+    assert_type(system.publish(Teller.on_counted, total=1), bool)
+    assert_type(await teller.on_counted(1), None)
+    assert_type(await votes.vote(total=1), bool)
+    assert_type(votes.counted_too(1), None)
 
 
 async def use_an_instance(counter: Counter) -> None:

@@ -155,6 +155,8 @@ def endpoint(
     path: str | None = None,
     port: int | None = None,
     requires: str | None = None,
+    queue: str | None = None,
+    manual: bool = False,
     concurrency: int | None = None,
     key: str | None = None,
     process: Literal[True],
@@ -166,6 +168,8 @@ def endpoint(
     path: str | None = None,
     port: int | None = None,
     requires: str | None = None,
+    queue: str | None = None,
+    manual: bool = False,
     concurrency: int | None = None,
     key: str | None = None,
     thread: bool = False,
@@ -179,6 +183,8 @@ def endpoint(
     path: str | None = None,
     port: int | None = None,
     requires: str | None = None,
+    queue: str | None = None,
+    manual: bool = False,
     concurrency: int | None = None,
     key: str | None = None,
     thread: bool = False,
@@ -201,6 +207,10 @@ def endpoint(
     HTTP method it answers to; any, by default. `requires` is judged against the claims of the end user: 401 where
     the message acts for nobody, 403 where it is false.
 
+    Of the replicas of a host one gets each message. `queue="every"` gives it to each of them; another name makes a
+    group of those that have the same, apart from the host's own. A `manual` endpoint is not reached (404) until the
+    actor has said `self.activate(Orders.place)`.
+
     An `async def` method may await; a plain `def` runs inline and blocks the loop while it runs. With `thread=True` it
     runs in a worker thread, where `self.ask(...).result()` waits for an answer; one that overruns its time budget
     keeps the actor busy for a second, then its incarnation is left behind. With `process=True` it is a static method
@@ -211,7 +221,8 @@ def endpoint(
     own; with `key` one at a time of those with the same value of that parameter, in order.
     """
     settings = {
-        "method": method, "path": path, "port": port, "requires": requires, "concurrency": concurrency, "key": key,
+        "method": method, "path": path, "port": port, "requires": requires, "queue": queue, "manual": manual,
+        "concurrency": concurrency, "key": key,
     }  # fmt: skip
     if function is not None:
         return _declared(function, settings, thread=False, process=False)
