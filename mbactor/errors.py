@@ -255,6 +255,16 @@ class ActorRestarting(Unavailable):
         self.seconds = seconds
 
 
+class NodeLeaving(Unavailable):
+    """The actor's process ends, and another may take its place. Over a bus the ask is repeated there."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"{address}: its process ends, and another may take its place; send again then", address=address
+        )
+        self.address = address
+
+
 class ActorStopped(MbactorError):
     """The actor ended for good before it took the message. `ended` says how, where it did not end cleanly."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mbactor.errors import MessageTooLarge, Unavailable, to_wire
+from mbactor.errors import ActorStopped, MessageTooLarge, NodeLeaving, Unavailable, to_wire
 from mbactor.kernel.client import BytesCall
 from mbactor.kernel.feature import EVERY
 from mbactor.transport.bus import Bus
@@ -129,6 +129,8 @@ class BusCall(BytesCall, eq=False, kw_only=True):
         return answer  # type: ignore[no-any-return]
 
     def fail(self, error: BaseException) -> None:
+        if isinstance(error, ActorStopped) and error.taken == "no" and self.cell.node.stopping:
+            error = NodeLeaving(self.cell.address)
         if self.future is not None and not self.future.done():
             try:
                 self.future.set_result(self._error(error))

@@ -13,8 +13,8 @@ from mbactor.errors import (
     BudgetSpent,
     MailboxFull,
     MbactorError,
+    NodeLeaving,
     NoSuchActor,
-    Unavailable,
 )
 from mbactor.kernel.context import Call
 from mbactor.kernel.gate import Gate
@@ -300,7 +300,7 @@ class Inbox:
         """Why nothing is taken any more."""
         ended = self.ended
         if self.node.leaving:
-            return Unavailable(f"{self.address}: its process ends, and another may take its place; send again then")
+            return NodeLeaving(self.address)
         return ActorStopped(self.address, "" if ended is None or ended.clean else str(ended))
 
     def refuse_all(self) -> None:

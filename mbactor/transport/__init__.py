@@ -5,7 +5,8 @@
 `link.py` lends it to another, `nats.py` is the one between machines (`nats_client.py` its connection, `nats_url.py` its
 address), `embedded.py` the same with a server of its own (`nats_server.py`).
 `fragments.py` cuts what is too large for one message, `reassembly.py` puts it together again; both are pure.
-`requester.py` turns a bus into request and reply, `waiting.py` keeps who waits. Knows nothing of actors.
+`requester.py` turns a bus into request and reply: `waiting.py` keeps who waits, `ask.py` is who waits for one answer,
+`repeats.py` decides what is sent again, `replicas.py` knows where else. Knows nothing of actors.
 """
 
 from mbactor.transport.address import Address

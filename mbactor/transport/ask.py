@@ -14,10 +14,20 @@ from typing import Any
 
 import msgspec
 
-from mbactor.errors import ActorCrashed, Forbidden, MbactorError, NoSuchActor, NotAcknowledged, Unavailable, from_wire
+from mbactor.errors import (
+    ActorCrashed,
+    Forbidden,
+    MbactorError,
+    NoSuchActor,
+    NotAcknowledged,
+    Taken,
+    Unavailable,
+    from_wire,
+)
 from mbactor.transport.address import Address
 from mbactor.transport.codec import decode
 from mbactor.transport.message import Message
+from mbactor.transport.repeats import Refusal, refusal_by_actor, refusal_by_bus
 from mbactor.transport.waiting import Waiter
 
 TICKS = 8
@@ -30,16 +40,29 @@ class Ask(Waiter, eq=False):
     future: asyncio.Future[Any]
     read: Callable[[Message], Any]
     source: str
-    patience: int
+    message: Message
+    again: Callable[[Ask, Refusal, MbactorError, str], bool]
+    """Told of a refusal and of the replica it comes from, before the asker is: whether it is sent again."""
+    patience: int = 0
     """Ticks for which it waits, unless it is acknowledged; 0 where it waits as long as it may."""
     holder: str = ""
     """The replica that has acknowledged it."""
+    earlier: tuple[Refusal, ...] = ()
+    """Why it was sent again."""
+    sent_to: str = ""
+    """The replica that it was sent to instead of any of the host."""
+    resting: bool = False
+    """Whether it is to be sent again, and is with nobody meanwhile."""
+
+    @property
+    def taken(self) -> Taken:
+        return "no" if self.resting else "yes" if self.holder else "unknown"
 
     def done(self) -> bool:
         return self.future.done()
 
     def ticked(self) -> None:
-        if self.holder or not self.patience:
+        if self.holder or self.resting or not self.patience:
             return
         self.patience -= 1
         if not self.patience:
@@ -52,19 +75,29 @@ class Ask(Waiter, eq=False):
     def answered(self, message: Message) -> None:
         try:
             if message.envelope.op == "error":
-                self.future.set_exception(error_in(message))
+                self._refused(error_in(message), message.envelope.replica)
             else:
                 self.future.set_result(self.read(message))
         except (MbactorError, msgspec.MsgspecError) as error:
             self.future.set_exception(error)
 
     def failed(self, error: MbactorError) -> None:
-        self.future.set_exception(error)
+        if self.resting and isinstance(error, NotAcknowledged):
+            return  # what was on its way is lost, and this is not
+        refusal = refusal_by_bus(error)
+        if refusal is None or not self.again(self, refusal, error, ""):
+            self.future.set_exception(error)
+
+    def _refused(self, error: MbactorError, replica: str) -> None:
+        refusal = refusal_by_actor(error)
+        if refusal is None or not self.again(self, refusal, error, replica):
+            self.future.set_exception(error)
 
 
 class Sending(Waiter, eq=False):
     """Waits for the news that nobody took a message that wants no answer."""
 
+    source: str
     lost: Callable[[MbactorError], None] | None
 
     def done(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -10,12 +11,16 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from msgspec import structs
+
 from mbactor.errors import BudgetSpent, Forbidden, MbactorError, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
 from mbactor.transport.ask import TICKS, Ask, Probe, Sending, died
 from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
 from mbactor.transport.message import Envelope, Message, messages_of
+from mbactor.transport.repeats import Chances, Refusal, repeat
+from mbactor.transport.replicas import Replicas
 from mbactor.transport.waiting import Waiter, Waiting
 
 ACK_WINDOW = 1.0
@@ -30,7 +35,8 @@ class Requester:
     A request nobody serves fails at once with NoSuchActor, one that is not taken now with Unavailable, one whose
     receiver's process dies with ActorCrashed, one whose deadline passes with BudgetSpent, one that is on its way when
     the bus is cut off from the others, or that nobody acknowledges within `ack_window` seconds, with NotAcknowledged;
-    an error answer is raised as the type it was. An answer that comes too late is dropped and counted in `late`.
+    an error answer is raised as the type it was. What was certainly not taken is sent again before, as `repeats.py`
+    decides, within the time budget. An answer that comes too late is dropped and counted in `late`.
     """
 
     def __init__(self, bus: Bus, plane: str, node: str, ack_window: float = ACK_WINDOW) -> None:
@@ -40,6 +46,7 @@ class Requester:
         self._ids = count(1)
         self._waiting = Waiting(_expired, self._ticked, ack_window / TICKS)
         self._ticks = 0
+        self._replicas = Replicas()
         self._patience = 0 if bus.tells_all else TICKS
         self._inbox: Subscription | None = None
         bus.when_cut(self._cut)
@@ -70,21 +77,61 @@ class Requester:
     ) -> asyncio.Future[Any]:
         """Publish; the future of what `read` makes of the reply. AddressTooLong and Unavailable are raised at once."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.post(source, message, Ask(message.envelope.id, address, deadline, future, read, source, self._patience))
+        ask = Ask(message.envelope.id, address, deadline, future, read, source, message, self._again, self._patience)
+        self.post(source, message, ask)
         return future
 
     def send(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
         """Publish without waiting; `lost` is called when the bus says that nobody took it."""
         deadline = asyncio.get_running_loop().time() + _NOBODY_WITHIN
-        self.post(source, message, Sending(message.envelope.id, address, deadline, lost))
+        self.post(source, message, Sending(message.envelope.id, address, deadline, source, lost))
 
     def post(self, source: str, message: Message, waiter: Waiter) -> None:
         """Publish a request, of whose envelope the waiter has the id, and tell the waiter what comes of it."""
-        address = waiter.address
-        subject = subjects.request_subject(self._plane, source, address)
-        reply = subjects.reply_subject(self._plane, address.host, source, self._node, waiter.id)
-        self._bus.publish(subject, message.to_bytes(), reply=reply)
+        self._publish(source, waiter.address, message)
         self._waiting.add(waiter, asyncio.get_running_loop().time())
+
+    def _publish(self, source: str, address: Address, message: Message) -> None:
+        subject = subjects.request_subject(self._plane, source, address)
+        reply = subjects.reply_subject(self._plane, address.host, source, self._node, message.envelope.id)
+        self._bus.publish(subject, message.to_bytes(), reply=reply)
+
+    # --- once more ----------------------------------------------------------------------------------------------
+
+    def _again(self, ask: Ask, refusal: Refusal, error: MbactorError, by: str) -> bool:
+        """An ask was refused: whether it is sent again."""
+        loop, address = asyncio.get_running_loop(), ask.address
+        if refusal == "nobody" and ask.sent_to:
+            self._replicas.gone(address.host, ask.sent_to)
+        others = self._replicas.others(address.host, by or ask.sent_to)
+        chances = Chances(
+            left=ask.deadline - loop.time(),
+            others=bool(others),
+            by_ref=address.replica is not None,
+            seconds=getattr(error, "seconds", 0.0),
+            drawn=random.random(),
+        )
+        found = repeat(refusal, ask.earlier, chances)
+        if found is None:
+            return False
+        ask.earlier += (refusal,)
+        ask.resting, ask.holder = True, ""
+        ask.sent_to = random.choice(others) if found.elsewhere else ""
+        loop.call_later(found.after, self._repeat, ask)
+        return True
+
+    def _repeat(self, ask: Ask) -> None:
+        if ask.done() or self._inbox is None:
+            return
+        ask.resting, ask.patience = False, self._patience
+        left = ask.deadline - asyncio.get_running_loop().time()
+        message = Message(structs.replace(ask.message.envelope, budget=left), ask.message.body)
+        address = replace(ask.address, replica=ask.sent_to) if ask.sent_to else ask.address
+        try:
+            self._publish(ask.source, address, message)
+        except MbactorError as error:
+            ask.future.set_exception(error)
+            self._waiting.remove(ask.id)
 
     # --- whether those who have something are there -------------------------------------------------------------
 
@@ -131,6 +178,8 @@ class Requester:
         if envelope.op == "ack":
             waiter.acked(message)
         else:
+            if envelope.replica:
+                self._replicas.saw(waiter.address.host, envelope.replica)
             waiter.answered(message)
         if waiter.done():
             self._waiting.remove(envelope.id)
@@ -146,11 +195,11 @@ class Requester:
         if waiter.done():
             self._waiting.remove(id)
 
-    def _inquire(self, waiter: Waiter) -> None:
+    def _inquire(self, waiter: Ask | Sending) -> None:
         """Nobody is there: whether somebody will be back decides what the waiter is told."""
         message, inquiry = reserved.inquiry(self.new_id(), waiter, asyncio.get_running_loop().time())
         try:
-            self.post(waiter.address.host, message, inquiry)
+            self.post(waiter.source, message, inquiry)
         except Unavailable as error:
             inquiry.failed(error)
 
@@ -190,4 +239,6 @@ def _nothing(id: str) -> None:
 
 
 def _expired(waiter: Waiter) -> None:
-    waiter.failed(BudgetSpent(f"{waiter.address} did not answer within the time budget"))
+    error = BudgetSpent(f"{waiter.address} did not answer within the time budget")
+    error.taken = waiter.taken
+    waiter.failed(error)

@@ -17,7 +17,7 @@ from itertools import count
 
 import msgspec
 
-from mbactor.errors import MbactorError
+from mbactor.errors import MbactorError, Taken
 from mbactor.transport.address import Address
 from mbactor.transport.message import Message
 
@@ -30,6 +30,11 @@ class Waiter(msgspec.Struct, eq=False):
     address: Address
     deadline: float
     """By the loop's clock."""
+
+    @property
+    def taken(self) -> Taken:
+        """Whether the actor's code may have seen the request by now."""
+        return "unknown"
 
     def ticked(self) -> None:
         """It has waited for one tick more, while the loop was alive."""

@@ -52,7 +52,7 @@ class Till(Actor):
     async def text(self, size: int) -> str:
         return "x" * size
 
-    @endpoint
+    @endpoint(concurrency=2)
     async def hang(self) -> None:
         hanging.append(self)
         await asyncio.Event().wait()
