@@ -59,6 +59,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "foreman.trouble": ("warning", "store could not be reached, trying again"),
     "bus.cut": ("warning", "connection to the broker lost, trying again"),
     "bus.back": ("info", "connection to the broker is back"),
+    "bus.deaf": ("warning", "nothing comes back through the connection to the broker, making it anew"),
     "bus.refused": ("warning", "the broker refused something"),
     "broker.started": ("info", "broker is up"),
     "broker.ended": ("warning", "broker has ended, starting it again"),

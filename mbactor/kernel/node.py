@@ -90,6 +90,8 @@ class Node:
         self.serves: Callable[[str, bool], None] = _nobody_is_told
         """Told of each host that is served here, and when it is not any more."""
         self.stopping = False
+        self.serving = False
+        """Whether all that is to run from the start has been started."""
         """Everything is being stopped: what is down will not come back."""
         self.leaving = False
         """What is down here may come back in another process."""
@@ -118,12 +120,19 @@ class Node:
         nodes.append(self)
         self._watchdog.start()
 
+    def unready(self) -> str | None:
+        """Why this node does not do its work now; None where it does."""
+        if self.stopping or self.loop is None:
+            return "it is being stopped" if self.stopping else "it does not run"
+        return self.remote.bus.unready() if self.serving else "it is being started"
+
     async def close(self) -> None:
         """End the requester and the bus; wait for what runs in the background."""
         while self._tasks:
             await asyncio.wait(self._tasks)
         self._watchdog.stop()
         self.loop, self.thread = None, 0
+        self.stopping, self.serving = False, False
         if self in nodes:
             nodes.remove(self)
         await self.remote.close()

@@ -55,6 +55,7 @@ class Remote:
     async def open(self) -> None:
         await self.bus.connect()
         self._requester.open()
+        self.bus.watch(subjects.watch_subject(self._node.plane, self._node.name, self._node.id))
 
     async def close(self) -> None:
         self.to_all.close()

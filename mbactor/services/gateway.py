@@ -33,6 +33,8 @@ from mbactor.services.listener import listen, url_of
 BODY_LIMIT = 4 * 1024 * 1024
 BODY_TIME = 60.0
 """Seconds a client has to send its body, where it asks for no less."""
+HEALTH = b"/_health"
+"""No host has this name."""
 MARGIN = 0.5
 """Seconds of the time to stop that are kept for telling clients that there will be no answer."""
 _HOP_BY_HOP = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"})
@@ -54,6 +56,9 @@ class Gateway(Actor):
     is JSON with `error` (the message), `statusCode`, `type` and the error's fields. Of a crash the exception's text
     is told, with file paths left out, and the traceback only where `show_traces` is set. A client shortens or extends
     the time budget (20 s) by `Request-Timeout: 5s`, up to 15 minutes. A `traceparent` is continued.
+
+    `GET /_health` answers 200 where this process does its work, and 503 with the reason where it is being started or
+    the broker cannot be reached: see `ActorSystem.unready`.
 
     Requests run at once, beside each other, outside the mailbox. When the gateway stops it accepts no more, lets
     running requests end within its time to stop, and answers 504 to the rest.
@@ -141,6 +146,8 @@ class Gateway(Actor):
 
     async def _respond(self, request: Request) -> Response:
         # The server's tasks inherit whatever was at hand when the connection was made.
+        if request.scope["raw_path"] == HEALTH:
+            return self._health(request.method)
         current.set(None)
         observe.current_trace.set(trace_of(request.headers.get("traceparent")))
         try:
@@ -151,6 +158,14 @@ class Gateway(Actor):
             if isinstance(error, NoSuchActor) and error.taken != "no":
                 observe.emit("gateway.unreachable", path=_shown(request), error=error)
             return _response(error_response(error, request.scope["raw_path"], show_trace=self.show_traces))
+
+    def _health(self, method: str) -> Response:
+        """Whether this process does its work: for who decides whether to send requests here."""
+        if method not in {"GET", "HEAD"}:
+            return Response(status_code=405, headers={"allow": "GET, HEAD"})
+        why = self._alive().cell.node.unready()
+        told = {"status": "ready"} if why is None else {"status": "unready", "reason": why}
+        return _response(Answer(200 if why is None else 503, msgspec.json.encode(told), {}))
 
     async def _observed(self, request: Request) -> Response:
         """Answer within a span. Errors are raised through it, so that it knows them."""

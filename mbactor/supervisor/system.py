@@ -115,7 +115,7 @@ class ActorSystem:
             self._tree = None
             await self.stop()
             raise
-        self._serving = True
+        self._serving = self.node.serving = True
         observe.emit("system.serving", system=self.name)
 
     async def stop(self) -> None:
@@ -238,6 +238,15 @@ class ActorSystem:
     def abandoned(self) -> int:
         """Methods and hooks that did not end when they were cancelled, and were left behind."""
         return self.node.abandoned
+
+    @property
+    def unready(self) -> str | None:
+        """Why this system does not do its work now, in a few words; None while it does.
+
+        It is being started or stopped, the broker cannot be reached, or nothing comes back through it. The gateway
+        tells it at `GET /_health`.
+        """
+        return self.node.unready()
 
     # --- the tree while it runs -----------------------------------------------------------------------------
 

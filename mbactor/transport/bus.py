@@ -80,6 +80,15 @@ class Bus(Protocol):
     def when_cut(self, tell: Callable[[], None]) -> None:
         """Call `tell` each time the way to the others is cut: answers that were still to come are lost."""
 
+    def watch(self, subject: str) -> None:
+        """Make sure from now on that what is published to `subject`, one of those subscribed to here, comes back. What
+        is sent for that is handed to nobody.
+        """
+
+    def unready(self) -> str | None:
+        """Why it carries nothing now; None where it does, as far as is known."""
+        ...
+
     async def flush(self) -> None:
         """Returns when all that was published and subscribed before has reached the bus."""
 

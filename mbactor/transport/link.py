@@ -320,6 +320,12 @@ class LinkBus:
     def when_cut(self, tell: Callable[[], None]) -> None:
         self._cut.append(tell)
 
+    def watch(self, subject: str) -> None:
+        """The process with the bus watches that; the way to it is one within this machine."""
+
+    def unready(self) -> str | None:
+        return None if self._wire.open and not self._closed else "the process with the bus is gone"
+
     async def flush(self) -> None:
         if not self._wire.open:
             return

@@ -63,6 +63,12 @@ class LocalBus:
     def when_cut(self, tell: Callable[[], None]) -> None:
         """Never: there is nothing between."""
 
+    def watch(self, subject: str) -> None:
+        """There is nothing between."""
+
+    def unready(self) -> str | None:
+        return "the bus is closed" if self._closed else None
+
     async def flush(self) -> None:
         while self._out:  # noqa: ASYNC110 - what is published meanwhile is waited for too
             await asyncio.sleep(0)

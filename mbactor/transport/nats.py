@@ -12,6 +12,8 @@ What is promised, beside the contract of every bus:
 - The connection is made again for as long as it takes, after a pause drawn at random so that not all come at once, and
   every subscription with it, those made meanwhile included. A server that says nothing is left after `SILENT`.
 - `flush` is a true barrier: the server has taken all that was published and subscribed before.
+- A connection that looks good and brings nothing (`watch`) is noticed within `every` seconds, told (`bus.deaf`), and
+  made anew.
 - `close` drains: the server is told to send no more, what is on its way is delivered, answers to it still leave.
 
 Not promised: a message is at most once, and one that was with the server when that died is gone.
@@ -32,17 +34,22 @@ from mbactor.transport.nats_url import servers_of, without_secrets
 
 DRAIN = 5.0
 """Seconds that what is on its way may take when the bus is closed."""
+EVERY = 5.0
+"""Seconds between two looks whether what is published comes back."""
 FULL = 64 * 1024 * 1024
 """Bytes that may wait for a server that does not read."""
 
 
 class NatsBus:
-    """A `Bus` over the NATS servers of a URL (`nats_url.py`)."""
+    """A `Bus` over the NATS servers of a URL (`nats_url.py`). Every so many seconds it looks whether it is deaf."""
 
     tells_all = False
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, every: float = EVERY) -> None:
         self.url = url
+        self._every = every
+        self._watching: asyncio.Task[None] | None = None
+        self._unproven = ""
         self._servers = servers_of(url)
         self._client: Connection | None = None
         self._cut: list[Callable[[], None]] = []
@@ -89,6 +96,41 @@ class NatsBus:
     def when_cut(self, tell: Callable[[], None]) -> None:
         self._cut.append(tell)
 
+    def watch(self, subject: str) -> None:
+        client = self._connected()
+        client.watched = subject.encode()
+        self._watching = asyncio.get_running_loop().create_task(self._watch(client))
+
+    def unready(self) -> str | None:
+        if self._client is None or self._closing:
+            return "the bus is closed"
+        if not self._client.up:
+            return f"the connection to {without_secrets(self.url)} is lost; it is tried again"
+        return self._unproven or None
+
+    async def _watch(self, client: Connection) -> None:
+        while client.watched:
+            await asyncio.sleep(self._every)
+            if client.up:
+                await self._look(client)
+
+    async def _look(self, client: Connection) -> None:
+        """What was published is back before the server answers a barrier that came later, or will not come at all."""
+        silent = asyncio.get_running_loop().call_later(self._every, self._is_silent)
+        try:
+            if not await client.hears():
+                self._unproven = f"nothing comes back through {without_secrets(self.url)}; the connection is made anew"
+                await client.renew()
+            else:
+                self._unproven = ""
+        except Unavailable:
+            self._unproven = ""  # it was cut meanwhile, and says so
+        finally:
+            silent.cancel()
+
+    def _is_silent(self) -> None:
+        self._unproven = f"{without_secrets(self.url)} has not answered for {self._every:g} s"
+
     async def flush(self) -> None:
         """Unavailable where the connection is lost meanwhile."""
         await self._connected().barrier()
@@ -105,6 +147,10 @@ class NatsBus:
                     await client.barrier()
                     await client.barrier()  # what was answered to the last messages
         self._client = None
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+            self._watching = None
         await client.end()
 
     def _connected(self) -> Connection:

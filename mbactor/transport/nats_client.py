@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import socket
-import ssl
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -26,6 +24,7 @@ from mbactor.transport.bus import Delivery, Failure, Receive, matches
 from mbactor.transport.nats_parser import MalformedStream, Parser
 from mbactor.transport.nats_refused import Asked, Refused, refused
 from mbactor.transport.nats_url import without_secrets
+from mbactor.transport.nats_why import why_not
 from mbactor.transport.nats_wire import Wire
 
 CONNECT = 2
@@ -90,6 +89,9 @@ class Connection(Client):
         self._said = ""
         """What the server said was wrong, before it ended the connection."""
         self._later: set[asyncio.Task[None]] = set()
+        self.watched = b""
+        """The subject of what is published to see whether it comes back; empty where that is not looked at."""
+        self._heard = False
 
     async def open(self, servers: list[str]) -> None:
         """Connect to one of them, tried in an order drawn at random. Unavailable where none takes the connection, with
@@ -104,7 +106,7 @@ class Connection(Client):
                 if not isinstance(error, OSError | errors.Error | TimeoutError):
                     raise
                 if first == len(order) - 1:
-                    raise Unavailable(_why(error, self.tried or without_secrets(servers[0]))) from error
+                    raise Unavailable(why_not(error, self.tried or without_secrets(servers[0]), CONNECT)) from error
             else:
                 return
 
@@ -168,6 +170,18 @@ class Connection(Client):
         if not await self._ping():
             raise Unavailable("the connection to the broker was lost")
 
+    async def hears(self) -> bool:
+        """Whether what is published to the watched subject comes back. Unavailable where the connection is lost."""
+        self._heard = False
+        self.send(b"PUB %s 0\r\n\r\n" % self.watched)
+        await self.barrier()
+        return self._heard or not self.watched
+
+    async def renew(self) -> None:
+        """Make a connection anew that brings nothing."""
+        observe.emit("bus.deaf", server=self.tried)
+        await self._process_op_err(errors.Error("nothing came back through it"))
+
     def _ping(self) -> asyncio.Future[bool]:
         """Whether the server has answered, to all that was sent before."""
         self.send(b"PING\r\n")
@@ -221,6 +235,9 @@ class Connection(Client):
         subscription = self._subs.get(sid)
         if subscription is None:
             return
+        if subject == self.watched:
+            self._heard = True
+            return
         failure: Failure | None = None
         if headers and not data and headers.startswith(_NOBODY):
             failure = "no_responders"
@@ -270,6 +287,9 @@ class Connection(Client):
             for one in concerned:
                 one.refused = text
             return bool(concerned)
+        if found.what == "publish" and found.subject.encode() == self.watched:
+            self.watched = b""  # it cannot be looked at, and is not deaf for that
+            return True
         reply = found.subject if found.what == "reply" else self._asked.take(found.subject)
         if reply is not None:
             tokens = tuple(reply.split("."))
@@ -373,28 +393,3 @@ def _ignore_line(_: bytes) -> None:
 
 async def _ignore(_: Exception) -> None:
     """Errors are raised, or told by `_process_op_err` and `_refused`."""
-
-
-def _why(error: Exception, url: str) -> str:
-    """What is wrong with a server that was not connected to, and what to do."""
-    text = str(error).lower()
-    match error:
-        case ssl.SSLError():
-            return f"no encrypted connection to {url}: {error}; SSL_CERT_FILE names the authorities to trust"
-        case socket.gaierror():
-            return f"the host of {url} is not known: {error}"
-        case TimeoutError():
-            return f"{url} has not answered as a NATS server does within {CONNECT} s"
-        case OSError():
-            return f"nobody listens at {url} ({error.strerror or error}): start a nats-server there or correct the URL"
-    if "authorization violation" in text:
-        return f"{url} refuses the credentials: a right user and password expected, as in nats://user:password@host"
-    if "no tls" in text:
-        return f"{url} does not encrypt, and tls:// is given: have the server ask for TLS, or give nats://"
-    if "version" in text:
-        return (
-            f"{url} is of {text.removeprefix('nats: ')}, which does not tell when nobody serves; 2.2 or later expected"
-        )
-    if "info" in text:
-        return f"what listens at {url} is no NATS server"
-    return f"{url} does not take the connection: {error}"

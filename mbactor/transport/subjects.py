@@ -110,6 +110,11 @@ def is_own_inbox(subject: str, reply: str) -> bool:
     return len(parts) > 4 and parts[1] == "reply" and parts[4] == subject.split(".")[3]
 
 
+def watch_subject(plane: str, host: str, node: str) -> str:
+    """Of a node's own inbox, for itself: what is sent there and comes back shows that answers reach the node."""
+    return reply_subject(plane, host, host, node, "watch")
+
+
 def inbox_pattern(plane: str, node: str) -> str:
     """All answers for one node: its one inbox subscription."""
     return f"{plane}.reply._.*.*.{escape(node)}.*"

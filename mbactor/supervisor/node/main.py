@@ -222,6 +222,7 @@ class _Hosted:
             self._child.close(Exit("failed", error))
             self._over.set()
         else:
+            self._node.serving = True
             self._line.send(Ready(self._child.ref.url if self._is_actor else None))
 
     def _stop(self, timeout: float | None, exit: Exit) -> None:

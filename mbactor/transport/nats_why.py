@@ -1,0 +1,31 @@
+"""Why a NATS server does not take a connection, in a sentence that says what to do. Pure."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+
+def why_not(error: Exception, url: str, patience: float) -> str:
+    """What is wrong with a server that was not connected to, and what to do."""
+    text = str(error).lower()
+    match error:
+        case ssl.SSLError():
+            return f"no encrypted connection to {url}: {error}; SSL_CERT_FILE names the authorities to trust"
+        case socket.gaierror():
+            return f"the host of {url} is not known: {error}"
+        case TimeoutError():
+            return f"{url} has not answered as a NATS server does within {patience} s"
+        case OSError():
+            return f"nobody listens at {url} ({error.strerror or error}): start a nats-server there or correct the URL"
+    if "authorization violation" in text:
+        return f"{url} refuses the credentials: a right user and password expected, as in nats://user:password@host"
+    if "no tls" in text:
+        return f"{url} does not encrypt, and tls:// is given: have the server ask for TLS, or give nats://"
+    if "version" in text:
+        return (
+            f"{url} is of {text.removeprefix('nats: ')}, which does not tell when nobody serves; 2.2 or later expected"
+        )
+    if "info" in text:
+        return f"what listens at {url} is no NATS server"
+    return f"{url} does not take the connection: {error}"
