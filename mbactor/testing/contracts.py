@@ -59,6 +59,7 @@ async def check_bus(make: Callable[[], Bus], beside: Callable[[], Bus] | None = 
         _how_many_receive_is_known_rightly_or_not_at_all,
         _an_unsubscribed_receiver_gets_nothing,
         _a_receiver_may_use_the_bus,
+        _what_is_on_its_way_when_a_receiver_ends_is_not_lost,
         _malformed_subjects_are_refused,
         _publish_never_calls_the_subscriber_itself,
         _a_flush_waits_for_what_was_published,
@@ -227,9 +228,30 @@ async def _a_receiver_may_use_the_bus(here: Bus, there: Bus) -> None:
     subscription = there.subscribe("first", receive)
     await _settled(here, there)
     here.publish("first", b"1")
-    here.publish("first", b"2")
     assert (await late.until(1))[0].data == b"from within"
+    await _settled(here, there)
+    here.publish("first", b"2")
+    await _settled(here, there)
     assert len(seen.got) == 1, "it got a message after it had ended"
+
+
+async def _what_is_on_its_way_when_a_receiver_ends_is_not_lost(here: Bus, there: Bus) -> None:
+    answers, seen = _Collector(), _Collector()
+    here.subscribe("inbox.*", answers)
+
+    def receive(delivery: Delivery) -> None:
+        seen(delivery)
+        subscription.unsubscribe()
+        there.publish(delivery.reply or "", b"")
+
+    subscription = there.subscribe("leaving", receive, queue="q")
+    await _settled(here, there)
+    await _settled(there, here)
+    for n in range(100):
+        here.publish("leaving", b"", reply=f"inbox.{n}")
+    got = await answers.until(100)
+    assert len(got) == len({one.subject for one in got}) == 100, "an asker was told twice"
+    assert seen.got
 
 
 async def _malformed_subjects_are_refused(_: Bus, there: Bus) -> None:

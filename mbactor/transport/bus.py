@@ -34,7 +34,9 @@ Receive = Callable[[Delivery], None]
 
 
 class Subscription(Protocol):
-    """Ends with `unsubscribe`; a message already on its way may still arrive before that returns."""
+    """Ends with `unsubscribe`. What is on its way to it then still arrives: who waits for an answer gets one. After the
+    next `flush` nothing does.
+    """
 
     refused: str | None
     """Why the bus does not let it receive anything; None where it does. Known after a `flush`."""

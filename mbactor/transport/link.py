@@ -329,12 +329,16 @@ class LinkBus:
     async def flush(self) -> None:
         if not self._wire.open:
             return
+        lost = await self._ping()
+        if lost is not None:
+            raise Unavailable(lost)
+
+    def _ping(self) -> asyncio.Future[str | None]:
+        """Set when all that was sent before has reached the bus, to why it has not."""
         number = next(self._numbers)
         pong = self._pongs[number] = asyncio.get_running_loop().create_future()
         self._wire.send(_PING, number)
-        lost = await pong
-        if lost is not None:
-            raise Unavailable(lost)
+        return pong
 
     async def close(self) -> None:
         if self._closed:
@@ -358,8 +362,11 @@ class LinkBus:
         self._wire.send(_HOLD)
 
     def let_go(self, verb: int, number: int) -> None:
-        self._subscriptions.pop(number, None)
         self._wire.send(verb, number)
+        if not self._wire.open:
+            self._subscriptions.pop(number, None)
+        elif number in self._subscriptions:  # what is on its way is handed over still
+            self._ping().add_done_callback(lambda _: self._subscriptions.pop(number, None))
 
     def _take(self, frame: list[Any]) -> None:
         match frame:

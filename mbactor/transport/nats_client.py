@@ -83,6 +83,8 @@ class Connection(Client):
         self._told = told
         self._down_since = 0.0
         self._scheduled = False
+        self._leaving: dict[int, Subscribed] = {}
+        """Those that have ended, until the server has read that."""
         self._asked = Asked()
         self._mark: asyncio.Future[bool] | None = None
         """The answer to it says that the server has read all that was marked."""
@@ -167,7 +169,9 @@ class Connection(Client):
 
     async def barrier(self) -> None:
         """Unavailable where the connection is lost before the server has answered."""
-        if not await self._ping():
+        pong = self._ping()
+        self._write()
+        if not await pong:
             raise Unavailable("the connection to the broker was lost")
 
     async def hears(self) -> bool:
@@ -185,10 +189,15 @@ class Connection(Client):
     def _ping(self) -> asyncio.Future[bool]:
         """Whether the server has answered, to all that was sent before."""
         self.send(b"PING\r\n")
-        self._write()
         pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._pongs.append(pong)
         return pong
+
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        # nats-py's own passes what waits to be written, and would take the answer to an earlier question.
+        self.send(b"PING\r\n")
+        self._write()
+        self._pongs.append(future or asyncio.get_running_loop().create_future())
 
     def add(self, subject: str, receive: Receive, queue: str | None) -> Subscribed:
         self._sid += 1
@@ -199,8 +208,12 @@ class Connection(Client):
         return made
 
     def remove(self, sid: int) -> None:
-        if self._subs.pop(sid, None) is not None and self.up:
+        subscription = self._subs.pop(sid, None)
+        if subscription is not None and self.up:
+            # What is on its way is handed over still: dropped, it would be lost for who waits for an answer.
+            self._leaving[sid] = subscription
             self.send(b"UNSUB %d\r\n" % sid)
+            self._ping().add_done_callback(lambda _: self._leaving.pop(sid, None))
 
     def subscribed(self) -> list[int]:
         return list(self._subs)
@@ -214,6 +227,7 @@ class Connection(Client):
     def _empty(self) -> None:
         self._pending, self._pending_data_size = [], 0
         self._asked.clear()
+        self._leaving.clear()
         pongs, self._pongs = self._pongs, []
         for pong in pongs:
             if not pong.done():
@@ -232,7 +246,7 @@ class Connection(Client):
         return Parser(self._take, lines)
 
     def _take(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        subscription = self._subs.get(sid)
+        subscription = self._subs.get(sid) or self._leaving.get(sid)
         if subscription is None:
             return
         if subject == self.watched:
