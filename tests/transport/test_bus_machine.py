@@ -100,9 +100,9 @@ class Schedules(RuleBasedStateMachine):
     @rule(choice=st.integers(0, 10))
     def unsubscribe(self, choice: int) -> None:
         async def work() -> None:
-            if self.cuttable and self.here._client.up:  # type: ignore[attr-defined]
+            if self.cuttable and self.here._client.up:
                 self.send_now()
-                self.here._client._write()  # type: ignore[attr-defined]
+                self.here._client._write()
                 time.sleep(0.002)  # noqa: ASYNC251 - the server has sent it on, and this loop has not read it
             receiver = self.receivers.pop(choice % len(self.receivers))
             receiver.subscription.unsubscribe()
@@ -156,7 +156,7 @@ class Schedules(RuleBasedStateMachine):
     async def settled(self) -> None:
         """Until both are connected and all that was on its way has come, as far as it will."""
         if self.cuttable:
-            await until(lambda: all(bus._client.up for bus in (self.here, self.there)))  # type: ignore[attr-defined]
+            await until(lambda: all(bus._client.up for bus in (self.here, self.there)))
         for bus in (self.here, self.there, self.here):
             with suppress(Unavailable):
                 await bus.flush()
