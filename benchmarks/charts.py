@@ -1,12 +1,13 @@
 """Results as bar charts: which ones there are, and what is on them. `svg.py` draws them.
 
-`floor` shows how near each case comes to its floor, `savina` and `peers` the rates themselves. The event loops
-stand side by side.
+`floor` shows how near each case comes to its floor, `savina` and `peers` the rates themselves; the event loops stand
+side by side. For the transport the ways of a request do, in charts of each loop: `rates`, `cpu`, the time that a
+request takes of each process, and `open`, how long one takes where so many a second are due.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.harness import Result
@@ -43,7 +44,12 @@ def write(results: Sequence[Result], folder: Path) -> list[Path]:
 def charts_of(results: Sequence[Result]) -> list[tuple[str, Chart]]:
     """The charts and their names; none without its results."""
     makers = (("floor", floor_chart), ("savina", savina_chart), ("peers", peers_chart))
-    return [(name, chart) for name, make in makers if (chart := make(results)) is not None]
+    made = [(name, make(results)) for name, make in makers]
+    for loop in _distinct(result.loop for result in results):
+        of_loop = [result for result in results if result.loop == loop]
+        for name, make in (("rates", rates_chart), ("cpu", cpu_chart), ("open", open_chart)):
+            made.append((f"{name}-{loop}", make(of_loop)))
+    return [(name, chart) for name, chart in made if chart is not None]
 
 
 def floor_chart(results: Sequence[Result]) -> Chart | None:
@@ -116,11 +122,73 @@ def peers_chart(results: Sequence[Result]) -> Chart | None:
     return _chart("Actors: beside other libraries", axis, panels, shown)
 
 
-def _chart(title: str, axis: str, panels: list[Panel], shown: Sequence[Result]) -> Chart:
+def rates_chart(results: Sequence[Result]) -> Chart | None:
+    """Requests a second between two processes, by what they are made with. The target is that beside nats-py."""
+    shown = [r for r in results if r.unit == "1/s" and r.group.startswith("beside ")]
+    if not shown:
+        return None
+    ways = [shown[0].more["way"], *_distinct(result.more["other"] for result in shown)]
+    panels: dict[str, list[Row]] = {}
+    for case in _distinct(result.more["load"] for result in shown):
+        of_case = [result for result in shown if result.more["load"] == case]
+        first = of_case[0]
+        aim = first.target.bound * first.floor if first.target else None
+        others = [Bar(r.more["other"], r.floor, f"{number(r.floor)}  (mbactor {number(r.ratio)} x)") for r in of_case]
+        size, _, row = case.partition(", ")
+        panels.setdefault(size, []).append(Row(row, [Bar(ways[0], first.value, number(first.value), aim), *others]))
+    axis = "Requests a second, two processes: more is better"
+    return _chart(f"Transport: requests a second, {shown[0].loop}", axis, _panels(panels), shown, ways)
+
+
+def cpu_chart(results: Sequence[Result]) -> Chart | None:
+    """Where the CPU time of a request goes: the process that asks, the server, the one that answers."""
+    shown = [result for result in results if result.group == "CPU a request"]
+    if not shown:
+        return None
+    sides = ["asker", "server", "taker"]
+    panels = {}
+    for result in shown:
+        rows = []
+        for way, prefix, total in (
+            (result.more["way"], "", result.value),
+            (result.more["other"], "floor_", result.floor),
+        ):
+            spent = [(side, result.more[f"{prefix}{side}_us"]) for side in sides]
+            rows.append(Row(f"{way}: {number(total)} us", [Bar(side, us, number(us)) for side, us in spent]))
+        panels[result.more["load"]] = rows
+    axis = "CPU time of a request in each process, us: less is better"
+    return _chart(f"Transport: CPU time of a request, {shown[0].loop}", axis, _panels(panels), shown, sides)
+
+
+def open_chart(results: Sequence[Result]) -> Chart | None:
+    """How long a request takes where so many a second are due, whatever is still on its way."""
+    shown = [result for result in results if result.group == "open loop" and result.unit == "us"]
+    if not shown:
+        return None
+    ways = [shown[0].more["way"], shown[0].more["other"]]
+    panels: dict[str, list[Row]] = {}
+    for result in shown:
+        offered, _, figure = result.case.rpartition(", ")
+        bars = [
+            Bar(way, us / 1e3, number(us / 1e3)) for way, us in zip(ways, (result.value, result.floor), strict=True)
+        ]
+        panels.setdefault(offered, []).append(Row(figure, bars))
+    axis = "ms from the moment it was due to its answer: less is better"
+    return _chart(f"Transport: open loop, {shown[0].loop}", axis, _panels(panels), shown, ways)
+
+
+def _panels(rows: Mapping[str, list[Row]]) -> list[Panel]:
+    return [Panel(heading, of) for heading, of in rows.items()]
+
+
+def _chart(
+    title: str, axis: str, panels: list[Panel], shown: Sequence[Result], series: Sequence[str] | None = None
+) -> Chart:
+    """A chart whose bars are named by the event loop, or by `series`."""
     about = shown[0].machine
     quick = "a quick run: the figures mean little; " if shown[0].quick else ""
     told = f"{quick}{clock.utcnow():%Y-%m-%d}; {about['machine']}; {about['python']}; mbactor {about['mbactor']}"
-    return Chart(title, axis, told, _distinct(result.loop for result in shown), panels)
+    return Chart(title, axis, told, series or _distinct(result.loop for result in shown), panels)
 
 
 def _cases(results: Sequence[Result]) -> list[str]:

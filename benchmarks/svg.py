@@ -23,9 +23,11 @@ STYLE = """
 text{font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,'DejaVu Sans',sans-serif;fill:#1f2328}
 .title{font-size:17px;font-weight:600}.heading{font-weight:600}.value{stroke:#ffffff;stroke-width:3;paint-order:stroke}.faint{fill:#59636e;font-size:11px}
 .page{fill:#ffffff}.grid{stroke:#d1d9e0;stroke-width:1}.axis{stroke:#818b98;stroke-width:1}
-.series0{fill:#2f6fd0}.series1{fill:#d97a1c}.target{stroke:#1a7f37;stroke-width:2.5}
+.series0{fill:#2f6fd0}.series1{fill:#d97a1c}.series2{fill:#8250df}.series3{fill:#8c959f}
+.target{stroke:#1a7f37;stroke-width:2.5}
 @media (prefers-color-scheme:dark){text{fill:#e6edf3}.value{stroke:#0d1117}.faint{fill:#9198a1}.page{fill:#0d1117}
-.grid{stroke:#2d333b}.axis{stroke:#656c76}.series0{fill:#5b9bf8}.series1{fill:#f0a04b}.target{stroke:#3fb950}}
+.grid{stroke:#2d333b}.axis{stroke:#656c76}.series0{fill:#5b9bf8}.series1{fill:#f0a04b}.series2{fill:#a371f7}
+.series3{fill:#767f8a}.target{stroke:#3fb950}}
 """
 
 

@@ -103,7 +103,7 @@ async def _requests(bench: Bench, bed: Bed) -> list[Result]:
 
 def _beside_all(bench: Bench, case: str, load: Load, taken: Taken) -> list[Result]:
     """The rate beside each of the others, and the CPU time beside nats-py's."""
-    about = {"in_flight": load.in_flight, "payload": load.payload, "destinations": load.destinations}
+    about = {"load": case, "in_flight": load.in_flight, "payload": load.payload, "destinations": load.destinations}
     results = []
     for way in list(taken)[1:]:
         named = case if way == NATS_PY else f"{case}, beside {way}"

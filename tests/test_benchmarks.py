@@ -331,6 +331,27 @@ def test_an_open_loop_tells_what_was_answered_and_two_systems_of_one_process_are
     assert [by_case[case]["floor"] for case in cases_of(by_case, "in one process")] == [106_000, 154_000]
 
 
+def test_the_charts_of_the_transport_show_the_ways_the_processes_and_the_open_loop(
+    transported: tuple[dict[str, dict[str, Any]], Path],
+) -> None:
+    by_case, charts = transported
+    drawn = {file.name: file.read_text() for file in charts.iterdir()}
+    assert drawn.keys() == {f"transport-{name}-asyncio.svg" for name in ("rates", "cpu", "open")}
+    rates = texts_of(drawn["transport-rates-asyncio.svg"])
+    assert {"64 B", "1 in flight", "mbactor", "nats-py", "raw"} <= set(rates)
+    asked = by_case["64 B, 1 in flight"]
+    assert number(asked["value"]) in rates
+    assert f"{number(asked['floor'])}  (mbactor {number(asked['ratio'])} x)" in rates
+    spent = by_case["CPU, 64 B, 1 in flight"]
+    assert f"mbactor: {number(spent['value'])} us" in texts_of(drawn["transport-cpu-asyncio.svg"])
+    waited = by_case["20,000/s offered, p99"]["value"] / 1e3
+    assert number(waited) in texts_of(drawn["transport-open-asyncio.svg"])
+
+
+def texts_of(chart: str) -> list[str]:
+    return [element.text or "" for element in ET.fromstring(chart).iter() if element.tag.endswith("text")]
+
+
 def offspring(pid: int) -> set[int]:
     """The processes that a process has started, and theirs."""
     try:
