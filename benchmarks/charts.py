@@ -129,8 +129,8 @@ def rates_chart(results: Sequence[Result]) -> Chart | None:
         return None
     ways = [shown[0].more["way"], *_distinct(result.more["other"] for result in shown)]
     panels: dict[str, list[Row]] = {}
-    for case in _distinct(result.more["load"] for result in shown):
-        of_case = [result for result in shown if result.more["load"] == case]
+    for case in _distinct(result.more["request"] for result in shown):
+        of_case = [result for result in shown if result.more["request"] == case]
         first = of_case[0]
         aim = first.target.bound * first.floor if first.target else None
         others = [Bar(r.more["other"], r.floor, f"{number(r.floor)}  (mbactor {number(r.ratio)} x)") for r in of_case]
@@ -155,7 +155,7 @@ def cpu_chart(results: Sequence[Result]) -> Chart | None:
         ):
             spent = [(side, result.more[f"{prefix}{side}_us"]) for side in sides]
             rows.append(Row(f"{way}: {number(total)} us", [Bar(side, us, number(us)) for side, us in spent]))
-        panels[result.more["load"]] = rows
+        panels[result.more["request"]] = rows
     axis = "CPU time of a request in each process, us: less is better"
     return _chart(f"Transport: CPU time of a request, {shown[0].loop}", axis, _panels(panels), shown, sides)
 

@@ -250,7 +250,16 @@ def machine() -> dict[str, str]:
         "os": platform.platform(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "mbactor": mbactor.__version__,
+        "busy": _busy(),
     }
+
+
+def _busy() -> str:
+    """What else the machine had to do when the run began, as far as it says."""
+    try:
+        return f"load average {os.getloadavg()[0]:.1f} at the start"
+    except OSError:
+        return "load average unknown"
 
 
 def _cpu() -> str:

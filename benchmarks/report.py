@@ -163,7 +163,8 @@ def target_of(result: Result) -> str:
 
 def circumstances(result: Result) -> str:
     about = result.machine
-    return f"{about['machine']}; {about['os']}; {about['python']}; mbactor {about['mbactor']}; loop {result.loop}"
+    ran = f"{about['python']}; mbactor {about['mbactor']}; loop {result.loop}"
+    return f"{about['machine']}; {about['os']}; {ran}; {about['busy']}"
 
 
 def notes(results: Sequence[Result]) -> list[str]:
