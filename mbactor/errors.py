@@ -285,17 +285,15 @@ class AddressTooLong(MbactorError):
 
 
 class MessageTooLarge(MbactorError):
-    """The message is above what the broker carries. It was not sent."""
+    """The message is above what is carried. It was not sent, or not taken."""
 
     status = 413
     taken: Taken = "no"
 
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__(
-            f"the message has {size} bytes; the broker carries at most {limit} (its setting max_payload)",
-            size=size,
-            limit=limit,
-        )
+    def __init__(
+        self, size: int, limit: int, bound: str = "the broker carries at most {} (its setting max_payload)"
+    ) -> None:
+        super().__init__(f"the message has {size} bytes; {bound.format(limit)}", size=size, limit=limit)
         self.size = size
         self.limit = limit
 

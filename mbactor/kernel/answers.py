@@ -1,13 +1,14 @@
 """What a node owes to those who ask it over the bus: an answer, and an acknowledgement where that takes longer.
 
 An answer leaves at once, and is the acknowledgement of its request when it does so soon. What is not answered within
-an eighth of the ack window is acknowledged by one sweep over all of them; a request to all (`multi`) and the first
-fragment of a larger one are acknowledged on arrival, for their asker goes by that.
+an eighth of the ack window is acknowledged by one sweep over all of them; a request to all (`multi`) is acknowledged on
+arrival, for its asker goes by that, and so is the first fragment of a larger one (`parts.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,9 @@ ACCEPTED = 202
 class Answers:
     """The asks of other nodes that this one has taken; with `window`, those not answered soon are acknowledged."""
 
-    def __init__(self, bus: Bus, window: float) -> None:
+    def __init__(self, bus: Bus, window: float, publish: Callable[[str, Message], None]) -> None:
         self._bus = bus
+        self._publish = publish
         self._after = window / 8
         self._open: dict[Answer, float] = {}
         """Those that are neither answered nor acknowledged, and when they came."""
@@ -55,7 +57,7 @@ class Answers:
     def give(self, answer: Answer, message: Message) -> None:
         self._open.pop(answer, None)
         with suppress(Unavailable):  # the bus was closed, or cut off, meanwhile
-            self._bus.publish(answer.reply, message.to_bytes())
+            self._publish(answer.reply, message)
 
     def _acknowledge(self, answer: Answer) -> None:
         with suppress(Unavailable):
@@ -100,6 +102,11 @@ class Answer:
             locality=cell.node.locality, host=(cell.cls.host or "") if self.queue else "",
         )  # fmt: skip
 
+    def error(self, error: BaseException) -> Message:
+        """The message that answers with an error."""
+        wire = to_wire(error)
+        return Message(self.envelope("error", JSON, wire["statusCode"]), msgspec.json.encode(wire))
+
     def done(self) -> bool:
         return self._given
 
@@ -138,8 +145,7 @@ class BusCall(BytesCall, eq=False, kw_only=True):
                 self.future.set_result(self._error(too_large))
 
     def _error(self, error: BaseException) -> Any:
-        wire = to_wire(error)
-        return Message(self._owed.envelope("error", JSON, wire["statusCode"]), msgspec.json.encode(wire))
+        return self._owed.error(error)
 
 
 def queue_of(route: Route, cell: Cell) -> str:

@@ -13,6 +13,9 @@ from mbactor.kernel.context import Call
 from mbactor.transport.codec import decode, encode
 from mbactor.transport.message import JSON
 
+_LARGE = 64 * 1024
+"""Bytes of a body above which it is not kept beside the arguments in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -36,7 +39,11 @@ class BytesCall(Call, eq=False, kw_only=True):
     def arguments(self) -> dict[str, Any]:
         if self.kwargs is not None:
             return self.kwargs  # type: ignore[no-any-return]
-        return self.route.signature.decode(self.body, self.content_type, self.query)
+        arguments = self.route.signature.decode(self.body, self.content_type, self.query)
+        if len(self.body) > _LARGE:
+            # It would be there twice for as long as the method runs.
+            self.kwargs, self.body = arguments, b""
+        return arguments
 
     def answer(self, value: Any) -> bool:
         if self.future is None or self.future.done():

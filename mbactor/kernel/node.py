@@ -38,6 +38,7 @@ from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus
 from mbactor.transport.locality import check_locality
 from mbactor.transport.message import JSON
+from mbactor.transport.reassembly import MAX_BODY, Bounds
 from mbactor.transport.requester import ACK_WINDOW
 
 T = TypeVar("T")
@@ -68,13 +69,14 @@ class Node:
         watchdog: Duration | None = None,
         ack_window: Duration = ACK_WINDOW,
         locality: str = "",
+        max_body: int = MAX_BODY,
     ) -> None:
         self.name = name
         self.locality = locality and check_locality(locality)
         self.plane = plane
         self.serialize_local = serialize_local
         self.id = "id-" + secrets.token_hex(5)
-        self.remote = Remote(self, bus, seconds(ack_window))
+        self.remote = Remote(self, bus, seconds(ack_window), Bounds.of(max_body))
         self.dead_letters = DeadLetters()
         self.refs = Names()
         self.suspects = Suspects()

@@ -16,14 +16,18 @@ from mbactor.kernel.client import Response
 from mbactor.kernel.context import Call, check_not_fenced, current
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.multicast import ToAll
+from mbactor.kernel.parts import Parts
 from mbactor.kernel.routes import Route, routes_of
 from mbactor.kernel.sending import failed_already
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery
 from mbactor.transport.codec import decode
+from mbactor.transport.fragments import WHOLE
 from mbactor.transport.message import JSON, Envelope, Message, messages_of
+from mbactor.transport.reassembly import Bounds
 from mbactor.transport.requester import Requester
+from mbactor.transport.transfers import Transfers
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
@@ -45,11 +49,14 @@ class Sent:
 class Remote:
     """Sends over the bus for one node, and receives for its actors."""
 
-    def __init__(self, node: Node, bus: Bus, ack_window: float) -> None:
+    def __init__(self, node: Node, bus: Bus, ack_window: float, bounds: Bounds) -> None:
         self._node = node
         self.bus = bus
-        self._requester = Requester(bus, node.plane, node.id, ack_window)
-        self._answers = Answers(bus, ack_window)
+        transfers = Transfers(bus, bounds)
+        bus.when_cut(transfers.clear)
+        self._requester = Requester(bus, node.plane, node.id, ack_window, transfers)
+        self.parts = Parts(self, transfers)
+        self._answers = Answers(bus, ack_window, self.parts.answer)
         self.to_all = ToAll(node, self, self._requester)
 
     async def open(self) -> None:
@@ -61,6 +68,7 @@ class Remote:
         self.to_all.close()
         self._requester.close()
         self._answers.close()
+        self.parts.close()
         await self.bus.close()
 
     @property
@@ -164,19 +172,23 @@ class Remote:
             name = route.feature.name if route is not None else "?"
             self._node.dead_letters.add(cell.address, name, None, None, str(error))
             return
+        now = asyncio.get_running_loop().time()
         for message in messages:
-            self._take(cell, route, delivery, message)
+            budget = message.envelope.budget
+            deadline = math.inf if budget is None else now + budget
+            if message.envelope.op == "ack" or message.envelope.fragment != WHOLE:
+                self.parts.take(cell, route, delivery, message, deadline)
+            else:
+                self.take(cell, route, delivery, message, deadline)
 
-    def _take(self, cell: Cell, route: Route | None, delivery: Delivery, message: Message) -> None:
+    def take(self, cell: Cell, route: Route | None, delivery: Delivery, message: Message, deadline: float) -> None:
         envelope = message.envelope
         if envelope.op == "probe":
             return
         now = asyncio.get_running_loop().time()
         call = BusCall.of(route or _ANY, cell, message)
-        if envelope.op == "ask" and delivery.reply and _own_inbox(delivery):
-            at_once = envelope.multi or envelope.fragment[1] > 1
-            queue = queue_of(route, cell) if envelope.multi and route is not None else ""
-            answer: Any = Answer(self._answers, delivery.reply, envelope.id, cell, at_once=at_once, queue=queue)
+        if envelope.op == "ask" and delivery.reply and subjects.is_own_inbox(delivery.subject, delivery.reply):
+            answer: Any = self.owed(cell, route, delivery, envelope)
             self._answers.owe(answer, now)
             call.future = answer
         try:
@@ -186,11 +198,17 @@ class Remote:
             if not call.asked:
                 self._node.dead_letters.add(cell.address, "?", None, None, str(error))
             return
-        call.deadline = math.inf if envelope.budget is None else now + envelope.budget
+        call.deadline = deadline
         call.arrived = now
         call.depth = len(envelope.path)
         call.via = tuple(self._known(step) for step in envelope.path)
         cell.accept(call)
+
+    def owed(self, cell: Cell, route: Route | None, delivery: Delivery, envelope: Envelope) -> Answer:
+        """What a request is answered with."""
+        queue = queue_of(route, cell) if envelope.multi and route is not None else ""
+        reply, at_once = delivery.reply or "", envelope.multi
+        return Answer(self._answers, reply, envelope.id, cell, at_once=at_once, queue=queue)
 
     def _known(self, step: str) -> Any:
         """A step of a call path that this process made, as the running call it stands for."""
@@ -208,10 +226,6 @@ _ANY: Any = None
 def _address(operation: Operation[Any, ..., Any], host: str, replica: str | None) -> Address:
     address = operation.feature.address(host)
     return address if replica is None else Address(host, address.path, address.method, address.port, replica)
-
-
-def _own_inbox(delivery: Delivery) -> bool:
-    return subjects.is_own_inbox(delivery.subject, delivery.reply or "")
 
 
 def _result_in(route: Route, message: Message) -> Any:

@@ -32,6 +32,7 @@ from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.tree import TreeNode, refresh, tree_of, with_broker, with_spawned
 from mbactor.transport import Bus, LocalBus
 from mbactor.transport.nats_url import is_broker, without_secrets
+from mbactor.transport.reassembly import MAX_BODY
 
 if TYPE_CHECKING:
     from mbactor.supervisor.topology import Topology
@@ -50,8 +51,9 @@ class ActorSystem:
     supervisor that is started with the system and whose giving up ends it (`wait`). A method that keeps the event loop
     to itself for longer than `watchdog` is reported by name (None: not). Over a broker, an ask that nobody answers or
     acknowledges within `ack_window` fails with NotAcknowledged, and the death of a process is noticed within it: the
-    same for all systems of an application. Leaving the block stops everything, the last started first; messages in hand
-    are finished, within each child's shutdown time.
+    same for all systems of an application. Arguments and results of up to `max_body` bytes travel to other systems,
+    larger ones are refused (MessageTooLarge). Leaving the block stops everything, the last started first; messages in
+    hand are finished, within each child's shutdown time.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class ActorSystem:
         watchdog: Duration | None = "100ms",
         ack_window: Duration = "1s",
         locality: str = "",
+        max_body: int = MAX_BODY,
     ) -> None:
         self.name = name
         plane = plane or Settings.from_environment().plane
@@ -76,6 +79,7 @@ class ActorSystem:
             watchdog=watchdog,
             ack_window=_positive("ack_window", ack_window),
             locality=locality,
+            max_body=max_body,
         )
         self._transport = transport if isinstance(transport, str) else None
         self._apply_lock = asyncio.Lock()

@@ -14,16 +14,7 @@ from typing import Any
 
 import msgspec
 
-from mbactor.errors import (
-    ActorCrashed,
-    Forbidden,
-    MbactorError,
-    NoSuchActor,
-    NotAcknowledged,
-    Taken,
-    Unavailable,
-    from_wire,
-)
+from mbactor.errors import ActorCrashed, MbactorError, NoSuchActor, NotAcknowledged, Taken, from_wire
 from mbactor.transport.address import Address
 from mbactor.transport.codec import decode
 from mbactor.transport.message import Message
@@ -40,7 +31,8 @@ class Ask(Waiter, eq=False):
     future: asyncio.Future[Any]
     read: Callable[[Message], Any]
     source: str
-    message: Message
+    message: Message | None
+    """What is sent again; None once all fragments of a large one have left, which is not kept for that."""
     again: Callable[[Ask, Refusal, MbactorError, str], bool]
     """Told of a refusal and of the replica it comes from, before the asker is: whether it is sent again."""
     patience: int = 0
@@ -104,11 +96,13 @@ class Sending(Waiter, eq=False):
         return self.lost is None
 
     def answered(self, message: Message) -> None:
-        """Whoever took it says nothing."""
+        """Whoever took it says nothing; whoever could not take all of its fragments does."""
+        if message.envelope.op == "error":
+            self.failed(error_in(message))
 
     def failed(self, error: MbactorError) -> None:
         lost, self.lost = self.lost, None
-        if lost is not None and isinstance(error, NoSuchActor | Unavailable | Forbidden):
+        if lost is not None and error.taken == "no":
             lost(error)
 
 

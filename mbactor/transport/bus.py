@@ -91,6 +91,10 @@ class Bus(Protocol):
         """Why it carries nothing now; None where it does, as far as is known."""
         ...
 
+    def waiting(self) -> int:
+        """Bytes that were published and have not left yet, about."""
+        ...
+
     async def flush(self) -> None:
         """Returns when all that was published and subscribed before has reached the bus."""
 

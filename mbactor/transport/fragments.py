@@ -21,11 +21,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from mbactor.errors import MessageTooLarge
-from mbactor.transport.message import Envelope, Message
+from mbactor.transport.message import Envelope, Message, Op
 from mbactor.transport.reassembly import LEAST
 
 CHUNK = 256 * 1024
 """Bytes of the body in a fragment, where the bus carries that."""
+WHOLE = (1, 1)
+"""The `fragment` of a message that is not cut."""
 _LONGEST = (2**31, 2**31)
 """As a `fragment`: no pair of numbers takes more bytes."""
 
@@ -50,5 +52,13 @@ class Cut:
     def __getitem__(self, number: int) -> Message:
         start, whole, fragment = (number - 1) * self._chunk, self._envelope, (number, self.of)
         part: Any = self._body[start : start + self._chunk]
-        envelope = replace(whole, fragment=fragment) if number == 1 else Envelope(whole.op, whole.id, fragment=fragment)
+        envelope = replace(whole, fragment=fragment) if number == 1 else self._short(whole.op, number)
         return Message(envelope, part)
+
+    def last_word(self) -> Message:
+        """No more will come."""
+        return Message(self._short(self._envelope.op, 0), b"")
+
+    def _short(self, op: Op, number: int) -> Envelope:
+        whole = self._envelope
+        return Envelope(op, whole.id, fragment=(number, self.of), replica=whole.replica)

@@ -84,6 +84,10 @@ class _Wire(asyncio.Protocol):
         if self._size >= BURST:
             self._write()
 
+    def waiting(self) -> int:
+        """Bytes that have not left yet."""
+        return self._size + self._transport.get_write_buffer_size() if self.open else 0
+
     async def close(self) -> None:
         """Send what is to be sent, and end."""
         if self.open:
@@ -325,6 +329,9 @@ class LinkBus:
 
     def unready(self) -> str | None:
         return None if self._wire.open and not self._closed else "the process with the bus is gone"
+
+    def waiting(self) -> int:
+        return self._wire.waiting()
 
     async def flush(self) -> None:
         if not self._wire.open:

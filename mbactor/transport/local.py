@@ -7,17 +7,17 @@ from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 
-from mbactor.errors import Unavailable
+from mbactor.errors import MessageTooLarge, Unavailable
 from mbactor.transport.bus import Delivery, Failure, Receive, check_pattern, matches
 
 
 class LocalBus:
     """Delivers on the loop, in publishing order, never from within `publish`. Loses nothing until closed."""
 
-    max_payload = 1024 * 1024 * 1024
     tells_all = True
 
-    def __init__(self) -> None:
+    def __init__(self, max_payload: int = 1024 * 1024 * 1024) -> None:
+        self.max_payload = max_payload
         self._exact: dict[str, list[_Subscription]] = {}
         self._wild: list[_Subscription] = []
         self._turns: dict[tuple[str, str], int] = {}
@@ -32,6 +32,8 @@ class LocalBus:
     def publish(self, subject: str, data: bytes, *, reply: str | None = None) -> None:
         if self._closed:
             raise Unavailable("the bus is closed")
+        if len(data) > self.max_payload:
+            raise MessageTooLarge(len(data), self.max_payload)
         self._put(subject, data, reply, None)
 
     def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> _Subscription:
@@ -68,6 +70,10 @@ class LocalBus:
 
     def unready(self) -> str | None:
         return "the bus is closed" if self._closed else None
+
+    def waiting(self) -> int:
+        """Nothing: all leaves with the next turn of the loop."""
+        return 0
 
     async def flush(self) -> None:
         while self._out:  # noqa: ASYNC110 - what is published meanwhile is waited for too

@@ -131,6 +131,9 @@ class NatsBus:
     def _is_silent(self) -> None:
         self._unproven = f"{without_secrets(self.url)} has not answered for {self._every:g} s"
 
+    def waiting(self) -> int:
+        return 0 if self._client is None else self._client.waiting()
+
     async def flush(self) -> None:
         """Unavailable where the connection is lost meanwhile."""
         await self._connected().barrier()

@@ -22,10 +22,14 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Generic, TypeVar
 
-from mbactor.errors import BadRequest, BudgetSpent, MbactorError, MessageTooLarge, Unavailable
+from mbactor.errors import BadRequest, BudgetSpent, InvalidSpec, MbactorError, MessageTooLarge, Unavailable
 
 T = TypeVar("T")
 
+MAX_BODY = 1024 * 1024 * 1024
+"""Bytes of a body, unless something else is set."""
+_ROOM = 256 * 1024 * 1024
+"""Bytes that one sender has room for, however small the largest body is."""
 LEAST = 1024
 """Bytes that each fragment but the last has at least: what is kept for a message is in proportion to its body."""
 SWEEP = 1.0
@@ -38,10 +42,10 @@ _ENDED = 4096
 class Bounds:
     """What one process takes at a time. Sizes are bytes."""
 
-    body: int = 1024 * 1024 * 1024
-    all: int = 2 * 1024 * 1024 * 1024
+    body: int = MAX_BODY
+    all: int = 2 * MAX_BODY
     """Of all bodies that are not complete."""
-    sender: int = 1024 * 1024 * 1024
+    sender: int = MAX_BODY
     """Of those of one sender."""
     messages: int = 1024
     coming: int = 8 * 1024 * 1024
@@ -53,8 +57,11 @@ class Bounds:
 
     @classmethod
     def of(cls, body: int) -> Bounds:
-        """For bodies of at most so many bytes: one sender has room for one, and all together for two."""
-        return cls(body=body, all=2 * body, sender=body)
+        """For bodies of at most so many bytes: one sender has room for one at least, and all together for two."""
+        if type(body) is not int or body < 1:
+            raise InvalidSpec(f"max_body: {body!r} given, a number of bytes above 0 expected")
+        room = max(body, _ROOM)
+        return cls(body=body, all=2 * room, sender=room)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +135,7 @@ class _Entry(Generic[T]):
     def coming(self) -> int:
         return (self.pulled - self.received) * self.chunk
 
-    def wrong(self, number: int, of: int, size: int, most: int) -> str:
+    def wrong(self, number: int, of: int, size: int) -> str:
         """What contradicts what is known of the message, or nothing."""
         if of != self.of:
             return f"fragment {number} says that there are {of}; the first said {self.of}"
@@ -138,8 +145,8 @@ class _Entry(Generic[T]):
             return f"fragment {number} of {of} came twice"
         if number < of and size != self.chunk:
             return f"fragment {number} of {of} has {size} bytes; the first had {self.chunk}"
-        if number == of and not 0 < size <= min(self.chunk, most - (of - 1) * self.chunk):
-            return f"fragment {number} of {of}, the last, has {size} bytes; expected 1 to {self.chunk}, {most} in all"
+        if number == of and not 0 < size <= self.chunk:
+            return f"fragment {number} of {of}, the last, has {size} bytes; expected 1 to {self.chunk}"
         return ""
 
     def put(self, number: int, body: bytes | memoryview) -> None:
@@ -194,9 +201,12 @@ class Reassembly(Generic[T]):
             pulls = self._turns(key, entry)
             # Its sender is told that it has begun, also where it is not its turn.
             return [*pulls] if entry.pulled > 1 else [Pull(first, 1, of), *pulls]
-        wrong = entry.wrong(number, of, len(body), self.bounds.body)
+        wrong = entry.wrong(number, of, len(body))
         if wrong:
             return self._refuse(key, _not_taken(BadRequest(wrong)), for_good=True)
+        size = (of - 1) * entry.chunk + len(body)
+        if number == of and size > self.bounds.body:
+            return self._refuse(key, too_large(size, self.bounds.body), for_good=True)
         if entry.coming:
             self._coming -= entry.chunk
         entry.put(number, body)
@@ -222,9 +232,9 @@ class Reassembly(Generic[T]):
         self._ended = {key: (age + 1, final) for key, (age, final) in kept if age < self.bounds.silent}
         return events
 
-    def drop(self, key: str) -> list[Event[T]]:
-        """Nobody wants the message any more."""
-        return self._end(key) if key in self._entries else []
+    def refuse(self, key: str, error: MbactorError) -> list[Event[T]]:
+        """Give up a message, where there is some of it."""
+        return self._refuse(key, error) if key in self._entries else []
 
     def clear(self) -> None:
         """Nothing of what is here will be continued."""
@@ -245,7 +255,7 @@ class Reassembly(Generic[T]):
             )
         least, room = (of - 1) * chunk + 1, self._room(of, chunk)
         if least > self.bounds.body:
-            return MessageTooLarge(least, self.bounds.body)
+            return too_large(least, self.bounds.body)
         if len(self._entries) >= self.bounds.messages:
             return Unavailable(
                 f"{len(self._entries)} messages in fragments are being received; send again after a pause"
@@ -312,6 +322,11 @@ class Reassembly(Generic[T]):
             self._coming += more * entry.chunk
             pulls.append(Pull(entry.first, entry.pulled, entry.of))
         return pulls
+
+
+def too_large(size: int, limit: int) -> MessageTooLarge:
+    """The error of a body above `Bounds.body`."""
+    return MessageTooLarge(size, limit, "a system takes and gives at most {} (its setting max_body)")
 
 
 def _not_taken(error: MbactorError) -> MbactorError:

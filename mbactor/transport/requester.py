@@ -18,15 +18,21 @@ from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
 from mbactor.transport.ask import TICKS, Ask, Probe, Sending, died
 from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
+from mbactor.transport.fragments import WHOLE
+from mbactor.transport.large import Large
 from mbactor.transport.message import Envelope, Message, messages_of
+from mbactor.transport.reassembly import Bounds
 from mbactor.transport.repeats import Chances, Refusal, repeat
 from mbactor.transport.replicas import Replicas
+from mbactor.transport.transfers import Transfers
 from mbactor.transport.waiting import Waiter, Waiting
 
 ACK_WINDOW = 1.0
 """Seconds within which a request is answered or acknowledged, where nothing else is set."""
 _NOBODY_WITHIN = 2.0
 """Seconds for which a bus may take to say that nobody was there for a message without an answer."""
+_TAKEN_WITHIN = 15 * 60.0
+"""Seconds for which one that goes in fragments may take."""
 
 
 class Requester:
@@ -39,12 +45,16 @@ class Requester:
     decides, within the time budget. An answer that comes too late is dropped and counted in `late`.
     """
 
-    def __init__(self, bus: Bus, plane: str, node: str, ack_window: float = ACK_WINDOW) -> None:
+    def __init__(
+        self, bus: Bus, plane: str, node: str, ack_window: float = ACK_WINDOW, transfers: Transfers | None = None
+    ) -> None:
         self._bus = bus
         self._plane = plane
         self._node = node
         self._ids = count(1)
         self._waiting = Waiting(_expired, self._ticked, ack_window / TICKS)
+        self._transfers = Transfers(bus, Bounds()) if transfers is None else transfers
+        self._large = Large(bus, plane, node, self._transfers, self._answered)
         self._ticks = 0
         self._replicas = Replicas()
         self._patience = 0 if bus.tells_all else TICKS
@@ -83,23 +93,31 @@ class Requester:
 
     def send(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
         """Publish without waiting; `lost` is called when the bus says that nobody took it."""
-        deadline = asyncio.get_running_loop().time() + _NOBODY_WITHIN
+        large = len(message.body) > self._bus.max_payload
+        deadline = asyncio.get_running_loop().time() + (_TAKEN_WITHIN if large else _NOBODY_WITHIN)
         self.post(source, message, Sending(message.envelope.id, address, deadline, source, lost))
 
     def post(self, source: str, message: Message, waiter: Waiter) -> None:
         """Publish a request, of whose envelope the waiter has the id, and tell the waiter what comes of it."""
-        self._publish(source, waiter.address, message)
+        self._publish(source, waiter.address, message, waiter)
         self._waiting.add(waiter, asyncio.get_running_loop().time())
 
-    def _publish(self, source: str, address: Address, message: Message) -> None:
+    def _publish(self, source: str, address: Address, message: Message, waiter: Waiter) -> None:
         subject = subjects.request_subject(self._plane, source, address)
         reply = subjects.reply_subject(self._plane, address.host, source, self._node, message.envelope.id)
-        self._bus.publish(subject, message.to_bytes(), reply=reply)
+        cut = self._transfers.cut(message)
+        if isinstance(cut, bytes):
+            self._bus.publish(subject, cut, reply=reply)
+        else:
+            self._bus.publish(subject, cut[1].to_bytes(), reply=reply)
+            self._large.asked(source, reply, cut, waiter, multi=message.envelope.multi)
 
     # --- once more ----------------------------------------------------------------------------------------------
 
     def _again(self, ask: Ask, refusal: Refusal, error: MbactorError, by: str) -> bool:
         """An ask was refused: whether it is sent again."""
+        if ask.message is None:
+            return False
         loop, address = asyncio.get_running_loop(), ask.address
         if refusal == "nobody" and ask.sent_to:
             self._replicas.gone(address.host, ask.sent_to)
@@ -121,14 +139,14 @@ class Requester:
         return True
 
     def _repeat(self, ask: Ask) -> None:
-        if ask.done() or self._inbox is None:
+        if ask.done() or self._inbox is None or ask.message is None:
             return
         ask.resting, ask.patience = False, self._patience
         left = ask.deadline - asyncio.get_running_loop().time()
         message = Message(structs.replace(ask.message.envelope, budget=left), ask.message.body)
         address = replace(ask.address, replica=ask.sent_to) if ask.sent_to else ask.address
         try:
-            self._publish(ask.source, address, message)
+            self._publish(ask.source, address, message, ask)
         except MbactorError as error:
             ask.future.set_exception(error)
             self._waiting.remove(ask.id)
@@ -149,9 +167,14 @@ class Requester:
         deadline = asyncio.get_running_loop().time() + _NOBODY_WITHIN
         for replica, asks in held.items():
             address = replace(asks[0].address, replica=replica)
-            probe = Probe(self.new_id(), address, deadline, partial(_gone, asks))
+            probe = Probe(self.new_id(), address, deadline, partial(self._gone, asks))
             with suppress(Unavailable):
                 self.post(asks[0].source, Message(Envelope("probe", probe.id), b""), probe)
+
+    def _gone(self, asks: list[Ask]) -> None:
+        for ask in asks:
+            if not ask.done():
+                ask.failed(self._large.gone(ask) or died(ask.address))
 
     # --- in -----------------------------------------------------------------------------------------------------
 
@@ -166,32 +189,50 @@ class Requester:
             self._unreadable(delivery.subject.rpartition(".")[2], error)
             return
         for message in messages:
-            self._take(message)
+            self._take(delivery, message)
 
-    def _take(self, message: Message) -> None:
+    def _take(self, delivery: Delivery, message: Message) -> None:
         envelope = message.envelope
         waiter = self._waiting.find(envelope.id)
+        first = envelope.fragment == WHOLE or (envelope.op == "ack" and self._large.pulled(envelope))
         if waiter is None or waiter.done():
-            self.late += envelope.op != "ack"
-            self.when_late(envelope.id)
-            return
-        if envelope.op == "ack":
-            waiter.acked(message)
+            self._late(delivery, message)
+        elif envelope.op == "ack":
+            if first:
+                waiter.acked(message)
+        elif envelope.fragment != WHOLE:
+            if envelope.fragment[0] == 1:
+                waiter.acked(message)  # its answer may take longer than the ack window to come
+            self._large.received(waiter, delivery, message)
         else:
             if envelope.replica:
                 self._replicas.saw(waiter.address.host, envelope.replica)
+            self._answered(waiter, message)
+
+    def _late(self, delivery: Delivery, message: Message) -> None:
+        envelope = message.envelope
+        if envelope.op != "ack":
+            self.late += envelope.fragment == WHOLE or self._large.unwanted(delivery, message)
+        self.when_late(envelope.id)
+
+    def _answered(self, waiter: Waiter, message: Message) -> None:
+        if not waiter.done():
             waiter.answered(message)
         if waiter.done():
-            self._waiting.remove(envelope.id)
+            self._waiting.remove(waiter.id)
 
     def _failed(self, id: str, failure: Failure, told: bytes) -> None:
         waiter = self._waiting.find(id)
         if waiter is None or waiter.done():
             return
-        if failure == "no_responders" and isinstance(waiter, Ask | Sending) and waiter.address.replica is None:
+        gone = self._large.gone(waiter)
+        if gone is not None and failure != "forbidden":
+            waiter.failed(gone)
+        elif failure == "no_responders" and isinstance(waiter, Ask | Sending) and waiter.address.replica is None:
             self._inquire(waiter)
             return
-        waiter.failed(_error(waiter.address, failure, told))
+        else:
+            waiter.failed(_error(waiter.address, failure, told))
         if waiter.done():
             self._waiting.remove(id)
 
@@ -226,12 +267,6 @@ def _error(address: Address, failure: Failure, told: bytes) -> MbactorError:
         case "forbidden":
             text = f"{address}: the broker does not let this node ask it: {told.decode()}"
             return Forbidden.restore(text, Forbidden.status, {}, taken="no")
-
-
-def _gone(asks: list[Ask]) -> None:
-    for ask in asks:
-        if not ask.done():
-            ask.failed(died(ask.address))
 
 
 def _nothing(id: str) -> None:

@@ -203,7 +203,7 @@ def test_what_is_too_large_is_refused_at_its_first_fragment_with_the_limit() -> 
 def test_the_last_fragment_cannot_make_a_body_larger_than_the_limit() -> None:
     reassembly = Reassembly[str](Bounds.of(2 * LEAST - 10))
     reassembly.add("a", "s", (1, 2), bytes(LEAST), "x", NEVER)
-    assert isinstance(refusal(reassembly.add("a", "s", (2, 2), bytes(LEAST), "x", NEVER)), BadRequest)
+    assert isinstance(refusal(reassembly.add("a", "s", (2, 2), bytes(LEAST), "x", NEVER)), MessageTooLarge)
 
 
 def test_room_is_bounded_for_each_sender_and_for_all_and_comes_back() -> None:
@@ -217,7 +217,7 @@ def test_room_is_bounded_for_each_sender_and_for_all_and_comes_back() -> None:
     assert isinstance(add(reassembly, made[1], "d", "third")[0], Pull)
     assert refusal(add(reassembly, made[1], "e", "fourth")).status == 503
     assert reassembly.held <= SMALL.all
-    reassembly.drop("a")
+    reassembly.refuse("a", MbactorError("not wanted"))
     assert isinstance(add(reassembly, made[1], "f", "s")[0], Pull)
 
 
@@ -303,7 +303,7 @@ def test_what_found_no_room_or_stood_still_may_be_sent_again_and_what_was_comple
     made = cut(40_000)
     add(reassembly, made[1], "a", "s")
     assert refusal(add(reassembly, made[1], "b", "s")).status == 503
-    reassembly.drop("a")
+    reassembly.refuse("a", MbactorError("not wanted"))
     for _ in range(2):
         assert isinstance(add(reassembly, made[1], "b", "s")[0], Pull)
         swept = [event for _ in range(SMALL.silent + 1) for event in reassembly.sweep(0.0)]

@@ -1,0 +1,96 @@
+"""What a node does with messages that reach its actors in fragments, and with answers that leave so.
+
+A request in fragments is put together before its actor's mailbox sees it: until then nothing of it has been taken.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from mbactor.errors import MbactorError, Unavailable
+from mbactor.kernel.answers import ACCEPTED
+from mbactor.transport import subjects
+from mbactor.transport.bus import Delivery
+from mbactor.transport.fragments import WHOLE
+from mbactor.transport.message import JSON, Envelope, Message
+from mbactor.transport.transfers import Transfer, Transfers
+
+if TYPE_CHECKING:
+    from mbactor.kernel.cell import Cell
+    from mbactor.kernel.remote import Remote
+    from mbactor.kernel.routes import Route
+
+
+class Parts:
+    """The fragments that come to the actors of one node, and those of their answers."""
+
+    def __init__(self, remote: Remote, transfers: Transfers) -> None:
+        self.remote = remote
+        self.bus = remote.bus
+        self.transfers = transfers
+
+    def close(self) -> None:
+        self.transfers.clear()
+
+    def take(self, cell: Cell, route: Route | None, delivery: Delivery, message: Message, deadline: float) -> None:
+        """A fragment of a request has come, or an acknowledgement of one of an answer."""
+        source, envelope = delivery.subject.split(".")[3], message.envelope
+        if envelope.op == "ack":
+            self.transfers.pull(f"={source}.{envelope.replica}.{envelope.id}.{cell.replica}", envelope.fragment[0])
+        elif subjects.is_own_inbox(delivery.subject, delivery.reply or ""):
+            asker = (delivery.reply or "").split(".")[5]
+            request = Request(self, cell, route, delivery, envelope)
+            key = f"{source}.{asker}.{envelope.id}.{cell.replica}"
+            self.transfers.receive(key, source, message, request, deadline)
+        else:
+            cell.node.dead_letters.add(
+                cell.address, "?", None, None, "a fragment without a reply subject of its source"
+            )
+
+    def answer(self, reply: str, message: Message) -> None:
+        """Publish an answer. MessageTooLarge above the bound, Unavailable where the bus is cut."""
+        cut = self.transfers.cut(message)
+        if isinstance(cut, bytes):
+            self.bus.publish(reply, cut)
+            return
+        self.bus.publish(reply, cut[1].to_bytes())
+        _, _, _, _, source, asker, *_ = reply.split(".")
+        key = f"={source}.{asker}.{message.envelope.id}.{message.envelope.replica}"
+        self.transfers.start(key, Transfer(cut, reply, None, _always, _ignore))
+
+
+class Request:
+    """A request that comes in fragments."""
+
+    def __init__(self, parts: Parts, cell: Cell, route: Route | None, delivery: Delivery, envelope: Envelope) -> None:
+        self._parts = parts
+        self._cell = cell
+        self._route = route
+        self._delivery = delivery
+        self._envelope = envelope
+        self._answer = parts.remote.owed(cell, route, delivery, envelope)
+
+    def pull(self, number: int, of: int) -> None:
+        self._say(Message(replace(self._answer.envelope("ack", JSON, ACCEPTED), fragment=(number, of)), b""))
+
+    def whole(self, body: bytes, deadline: float) -> None:
+        message = Message(replace(self._envelope, fragment=WHOLE), body)
+        self._parts.remote.take(self._cell, self._route, self._delivery, message, deadline)
+
+    def refused(self, error: MbactorError) -> None:
+        self._say(self._answer.error(error))
+
+    def _say(self, message: Message) -> None:
+        with suppress(Unavailable):  # the bus is cut: the asker knows
+            self._parts.bus.publish(self._delivery.reply or "", message.to_bytes())
+
+
+def _always() -> bool:
+    return True
+
+
+def _ignore(error: MbactorError) -> None:
+    """Whoever waits for the answer knows it by itself."""

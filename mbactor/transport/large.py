@@ -1,0 +1,169 @@
+"""What a requester does with requests and answers that go in fragments (`fragments.py` has the rules).
+
+The first fragment of a request goes where the request goes, the others to whoever acknowledges it; where that are many,
+to each of them. Of answers it pulls what comes of them, and its waiter sees one message.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+from msgspec.structs import replace
+
+from mbactor.errors import MbactorError, Unavailable, to_wire
+from mbactor.transport import subjects
+from mbactor.transport.address import Address
+from mbactor.transport.ask import Ask
+from mbactor.transport.bus import Bus, Delivery
+from mbactor.transport.fragments import WHOLE, Cut
+from mbactor.transport.message import JSON, Envelope, Message
+from mbactor.transport.transfers import Transfer, Transfers
+from mbactor.transport.waiting import Waiter
+
+_NOBODY = "part"
+"""As the last token of a reply subject: no request has this id."""
+
+
+class Large:
+    """The requests and answers of one node that go in fragments."""
+
+    def __init__(
+        self, bus: Bus, plane: str, node: str, transfers: Transfers, answered: Callable[[Waiter, Message], None]
+    ) -> None:
+        self.answered = answered
+        self._bus = bus
+        self._plane = plane
+        self._node = node
+        self._transfers = transfers
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def asked(self, source: str, reply: str, cut: Cut, waiter: Waiter, *, multi: bool) -> None:
+        """The first fragment has left; the others wait until somebody takes it."""
+        while self._transfers.take(f"{_key(waiter.id)}."):
+            """It is sent again."""
+        self._transfers.start(_key(waiter.id), Asked(cut, source, reply, waiter, multi=multi))
+
+    def pulled(self, ack: Envelope) -> bool:
+        """A replica asks for more of a request; whether for the first time. Where nobody waits for the answer any more,
+        it is told so.
+        """
+        key = f"{_key(ack.id)}.{ack.replica}"
+        begins = self._transfers.find(key) is None and self._begin(key, ack)
+        self._transfers.pull(key, ack.fragment[0])
+        return begins
+
+    def _begin(self, key: str, ack: Envelope) -> bool:
+        asked = self._transfers.find(_key(ack.id))
+        if not isinstance(asked, Asked) or not ack.replica or ack.replica in asked.takers:
+            return False
+        asked.takers.add(ack.replica)
+        if not asked.multi:
+            self._transfers.end(_key(ack.id))
+        subject = subjects.request_subject(self._plane, asked.source, _own(asked.address, ack, multi=asked.multi))
+        # One of many that is gone must not read as "nobody is there".
+        reply = asked.reply
+        if asked.multi and reply is not None:
+            reply = f"{reply.rpartition('.')[0]}.{_NOBODY}"
+        self._transfers.start(key, Taken(asked, subject, reply))
+        return True
+
+    def gone(self, waiter: Waiter) -> Unavailable | None:
+        """The bus says that nobody is there: the error, where that is about somebody who had begun to take it."""
+        found = self._transfers.take(f"{_key(waiter.id)}.")
+        return None if found is None else found.gone()
+
+    # --- answers --------------------------------------------------------------------------------------------------
+
+    def received(self, waiter: Waiter, delivery: Delivery, message: Message) -> None:
+        """A fragment of an answer has come."""
+        _, _, _, responder, requester, *_ = delivery.subject.split(".")
+        answer = Answer(self, waiter, subjects.host_of(requester), message.envelope)
+        self._transfers.receive(_answer_key(delivery, message), f"={responder}", message, answer, waiter.deadline)
+
+    def unwanted(self, delivery: Delivery, message: Message) -> bool:
+        """A fragment of an answer that nobody waits for; True for the first that is seen of it."""
+        error = MbactorError("nobody waits for the answer any more")
+        return self._transfers.refuse(_answer_key(delivery, message), error) or message.envelope.fragment[0] == 1
+
+    def pull(self, answer: Answer, number: int, of: int) -> None:
+        first = answer.envelope
+        ack = Message(Envelope("ack", first.id, fragment=(number, of), replica=self._node), b"")
+        address = _own(answer.waiter.address, first, multi=bool(first.queue))
+        with suppress(Unavailable):  # the bus is cut: whoever waits is told of that
+            self._bus.publish(subjects.request_subject(self._plane, answer.source, address), ack.to_bytes())
+
+
+class Asked(Transfer):
+    """A request in fragments of which nobody has taken the first yet, or one to all."""
+
+    __slots__ = ("address", "multi", "source", "takers", "waiter")
+
+    def __init__(self, cut: Cut, source: str, reply: str, waiter: Waiter, *, multi: bool) -> None:
+        super().__init__(cut, None, reply, lambda: not waiter.done(), partial(_failed, waiter, multi))
+        self.source = source
+        self.waiter = waiter
+        self.address = waiter.address
+        self.multi = multi
+        self.takers: set[str] = set()
+
+
+class Taken(Transfer):
+    """A request in fragments, on its way to who has taken the first."""
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self, asked: Asked, subject: str, reply: str | None) -> None:
+        super().__init__(asked.cut, subject, reply, asked.wanted, asked.failed)
+        self._waiter = asked.waiter
+
+    def complete(self) -> None:
+        if isinstance(self._waiter, Ask):
+            self._waiter.message = None
+
+
+class Answer:
+    """An answer that comes in fragments, for who waits for it."""
+
+    def __init__(self, large: Large, waiter: Waiter, source: str, envelope: Envelope) -> None:
+        self.waiter = waiter
+        self.source = source
+        self.envelope = envelope
+        self._large = large
+
+    def pull(self, number: int, of: int) -> None:
+        self._large.pull(self, number, of)
+
+    def whole(self, body: bytes, deadline: float) -> None:  # noqa: ARG002 - the waiter has its own
+        self._large.answered(self.waiter, Message(replace(self.envelope, fragment=WHOLE), body))
+
+    def refused(self, error: MbactorError) -> None:
+        self.pull(0, self.envelope.fragment[1])
+        error.taken = "yes"
+        wire = msgspec.json.encode(to_wire(error))
+        failed = replace(self.envelope, op="error", status=error.status, fragment=WHOLE, content_type=JSON)
+        self._large.answered(self.waiter, Message(failed, wire))
+
+
+def _failed(waiter: Waiter, multi: bool, error: MbactorError) -> None:
+    if not multi and not waiter.done():
+        waiter.failed(error)
+
+
+def _own(asked: Address, answer: Envelope, *, multi: bool) -> Address:
+    """The own address of the replica that answers: of many that are asked, each may have a host of its own."""
+    host = answer.host if multi and answer.host else asked.host
+    return dataclasses.replace(asked, replica=answer.replica, host=host)
+
+
+def _key(id: str) -> str:
+    return f"?{id}"
+
+
+def _answer_key(delivery: Delivery, message: Message) -> str:
+    responder = delivery.subject.split(".")[3]
+    return f"={responder}.{message.envelope.id}.{message.envelope.replica}"

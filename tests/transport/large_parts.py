@@ -1,0 +1,96 @@
+"""Both ends of large asks, each in a process of its own: `serve URL`, and `ask URL SIZE`, which prints what it needed."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+
+from mbactor import Actor, ActorSystem, endpoint
+from mbactor.transport import Bus
+
+PLANE = "large"
+
+
+class Store(Actor):
+    """Takes and gives back."""
+
+    host = "store.example"
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self.calls = 0
+
+    @endpoint
+    async def echo(self, data: bytes) -> bytes:
+        self.calls += 1
+        return data
+
+    @endpoint
+    async def size(self, data: bytes) -> int:
+        self.calls += 1
+        return len(data)
+
+    @endpoint(queue="every")
+    async def each(self, data: bytes) -> int:
+        return len(data)
+
+    @endpoint(queue="every")
+    async def make_each(self, size: int) -> bytes:
+        return bytes(size)
+
+    @endpoint
+    async def make(self, size: int) -> bytes:
+        return bytes(size)
+
+    @endpoint
+    async def keep(self, data: bytes) -> None:
+        self.told.append(len(data))
+
+    @endpoint
+    async def kept(self) -> list[int]:
+        return self.told
+
+    @endpoint
+    async def count(self) -> int:
+        return self.calls
+
+    @endpoint
+    async def peak(self) -> int:
+        """Bytes this process has had at once."""
+        return peak()
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def system(name: str, bus: str | Bus, max_body: int = 2**30) -> ActorSystem:
+    return ActorSystem(name, bus, PLANE, watchdog=None, max_body=max_body)
+
+
+async def serve(url: str) -> None:
+    async with system("serves", url) as serves:
+        await serves.spawn(Store)
+        await serves.node.remote.bus.flush()
+        print("ready", flush=True)
+        await serves.wait()
+
+
+async def ask(url: str, size: int) -> None:
+    """Prints, as multiples of the body, what it and the process that served it needed beyond what they had before."""
+    async with system("asks", url) as asks:
+        await asks.ask(Store.echo, b"warm")
+        before = peak(), await asks.ask(Store.peak)
+        data = bytes(size)
+        assert await asks.ask(Store.echo, data) == data
+        after = peak(), await asks.ask(Store.peak)
+        print("peak", *((b - a) / size for a, b in zip(before, after, strict=True)), flush=True)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["serve", url]:
+            asyncio.run(serve(url))
+        case ["ask", url, size]:
+            asyncio.run(ask(url, int(size)))

@@ -1,0 +1,420 @@
+"""Bodies above what the bus carries, both ways: whole or an error that says why, at once, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from mbactor import ActorSystem
+from mbactor.errors import (
+    BadRequest,
+    BudgetSpent,
+    InvalidSpec,
+    MbactorError,
+    MessageTooLarge,
+    NoSuchActor,
+    NotAcknowledged,
+    Unavailable,
+)
+from mbactor.testing.loop import VirtualTimeLoop
+from mbactor.transport import Address, Envelope, LocalBus, Message, subjects
+from mbactor.transport.ask import error_in
+from mbactor.transport.codec import encode
+from mbactor.transport.message import messages_of
+from mbactor.transport.reassembly import Bounds
+from tests.nats import NatsServer, nats_server
+from tests.process import ROOT, pause
+from tests.transport.inbox import Inbox
+from tests.transport.large_parts import PLANE, Store, system
+
+LIMIT = 16 * 1024
+"""Of the bus within the process, so that little is much."""
+ADDRESS = Address("store.example", "/echo")
+
+
+def virtually(work: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(work)
+
+
+@asynccontextmanager
+async def two(max_body: int = 2**30, theirs: int = 2**30) -> AsyncIterator[tuple[ActorSystem, ActorSystem, LocalBus]]:
+    """Who asks and who serves, on one bus in this process."""
+    bus = LocalBus(LIMIT)
+    async with system("asks", bus, max_body) as asks, system("serves", bus, theirs) as serves:
+        await serves.spawn(Store)
+        yield asks, serves, bus
+
+
+def transfers(of: ActorSystem) -> Any:
+    return of.node.remote.parts.transfers
+
+
+async def until(condition: Callable[[], bool], pause: float = 0.001) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(pause)
+
+
+async def nothing_is_left(*systems: ActorSystem) -> None:
+    await until(lambda: all(len(transfers(one)) == transfers(one).held == 0 for one in systems), 0.05)
+
+
+# --- in one process -------------------------------------------------------------------------------------------------
+
+
+def test_bodies_of_any_size_go_both_ways_beside_each_other() -> None:
+    async def work() -> None:
+        async with two() as (asks, serves, _):
+            around = [LIMIT - n for n in range(0, 200, 10)]
+            bodies = [os.urandom(size) for size in (*around, 0, 1, LIMIT + 1, 3 * LIMIT, 100_000, 1_000_000, 3_000_001)]
+            answers = await asyncio.gather(*(asks.ask(Store.echo, body) for body in bodies))
+            assert answers == bodies
+            assert len(await asks.ask(Store.make, 500_000)) == 500_000
+            assert await asks.ask(Store.size, bytes(500_000)) == 500_000
+            answer = await asks.request("POST", "https://store.example/size", {"data": "A" * 400_000})
+            assert answer.json() == 300_000
+            await nothing_is_left(asks, serves)
+
+    virtually(work())
+
+
+def test_tells_go_too_and_one_that_is_too_large_is_a_dead_letter_at_once() -> None:
+    async def work() -> None:
+        async with two(theirs=100_000) as (asks, serves, _):
+            for size in (90_000, 1, 200_000, 30_000):
+                asks.tell(Store.keep, bytes(size))
+            await until(lambda: len(asks.dead_letters) == 1)
+            [letter] = asks.dead_letters
+            assert "at most 100000 (its setting max_body)" in letter.reason
+            await nothing_is_left(asks, serves)
+            assert sorted(await asks.ask(Store.kept)) == [1, 30_000, 90_000]
+
+    virtually(work())
+
+
+def test_what_is_too_large_is_refused_with_the_limit_in_both_directions() -> None:
+    async def work() -> None:
+        async with two(max_body=300_000, theirs=100_000) as (asks, serves, _):
+            for call, limit, taken in (
+                (asks.ask(Store.size, bytes(300_001)), 300_000, "no"),  # the asker does not send it
+                (asks.ask(Store.size, bytes(100_001)), 100_000, "no"),  # the taker does not take it
+                (asks.ask(Store.make, 100_001), 100_000, "no"),  # the taker does not answer it
+            ):
+                with pytest.raises(MessageTooLarge) as caught:
+                    await call
+                assert (caught.value.status, caught.value.limit, caught.value.taken) == (413, limit, taken)
+            assert await asks.ask(Store.size, bytes(90_000)) == 90_000
+        async with two(max_body=100_000) as (asks, serves, _):
+            with pytest.raises(MessageTooLarge) as caught:
+                await asks.ask(Store.make, 200_000)  # the asker does not take it
+            assert (caught.value.limit, caught.value.taken) == (100_000, "yes")
+            await nothing_is_left(asks, serves)
+
+    virtually(work())
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "1MB"])
+def test_a_wrong_bound_is_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidSpec, match="max_body: .* given, a number of bytes above 0 expected"):
+        ActorSystem(max_body=wrong)
+
+
+def test_who_gives_up_ends_the_transfer_and_the_actor_sees_nothing_of_it() -> None:
+    async def work() -> None:
+        async with two() as (asks, serves, _):
+            asked = asyncio.ensure_future(asks.ask(Store.echo, bytes(30_000_000)))
+            await until(lambda: transfers(serves).held > 0, 0)
+            asked.cancel()
+            await nothing_is_left(asks, serves)
+            answer = asyncio.ensure_future(asks.ask(Store.make, 30_000_000))
+            await until(lambda: transfers(asks).held > 0, 0)
+            answer.cancel()
+            await nothing_is_left(asks, serves)
+            assert asks.node.remote.late == 1
+            assert await asks.ask(Store.count) == 0
+
+    virtually(work())
+
+
+class Taker:
+    """A program of somebody else that takes requests by the documented rules, as far as it wants."""
+
+    def __init__(self, bus: LocalBus, replica: str = "id-raw", pulls: int = 1) -> None:
+        self.bus = bus
+        self.replica = replica
+        self.pulls = pulls
+        self.got: list[Message] = []
+        self._own = bus.subscribe(subjects.instance_pattern(PLANE, ADDRESS.host, replica), self.take)
+        pattern = f"{PLANE}.*.*.*.store_example._.>"
+        self._queue = bus.subscribe(pattern, self.take, queue=ADDRESS.host)
+
+    def take(self, delivery: Any) -> None:
+        [message] = messages_of(delivery.data)
+        self.got.append(message)
+        number, of = message.envelope.fragment
+        if number == 1 and message.envelope.op == "ask":
+            self.say(delivery, Envelope("ack", message.envelope.id, fragment=(self.pulls, of), replica=self.replica))
+
+    def say(self, delivery: Any, envelope: Envelope) -> None:
+        self.bus.publish(delivery.reply, Message(envelope, b"").to_bytes())
+
+    def numbers(self) -> list[int]:
+        return [m.envelope.fragment[0] for m in self.got if m.envelope.op == "ask"]
+
+    def dies(self) -> None:
+        self._own.unsubscribe()
+        self._queue.unsubscribe()
+
+
+def test_a_taker_gets_what_it_asked_for_and_one_that_asks_for_no_more_ends_by_budget() -> None:
+    async def work() -> None:
+        bus = LocalBus(LIMIT)
+        async with system("asks", bus) as asks:
+            taker = Taker(bus, pulls=3)
+            with pytest.raises(BudgetSpent), anyio.fail_after(3):
+                await asks.ask(Store.echo, bytes(200_000))
+            await nothing_is_left(asks)
+            await until(lambda: taker.numbers() == [1, 2, 3, 0])
+
+    virtually(work())
+
+
+def test_a_taker_that_falls_silent_or_goes_has_taken_nothing_and_it_is_sent_again() -> None:
+    async def work() -> None:
+        bus = LocalBus(LIMIT)
+        async with system("asks", bus) as asks:
+            silent = Taker(bus, pulls=3)
+            asked = asyncio.ensure_future(asks.ask(Store.size, bytes(200_000)))
+            await until(lambda: len(silent.numbers()) == 3)
+            silent.dies()
+            async with system("serves", bus) as serves:
+                await serves.spawn(Store)
+                assert await asked == 200_000
+                assert await asks.ask(Store.count) == 1
+            await nothing_is_left(asks)
+
+    virtually(work())
+
+
+class Asker:
+    """A program of somebody else that asks in fragments, and lies."""
+
+    def __init__(self, bus: LocalBus) -> None:
+        self.bus = bus
+        self.inbox = Inbox()
+        bus.subscribe(subjects.inbox_pattern(PLANE, "id-liar"), self.inbox)
+
+    def say(self, id: str, number: int, of: int, body: bytes, replica: str | None, path: str = ADDRESS.path) -> None:
+        address = Address(ADDRESS.host, path, replica=replica)
+        subject = subjects.request_subject(PLANE, "liar.example", address)
+        reply = subjects.reply_subject(PLANE, ADDRESS.host, "liar.example", "id-liar", id)
+        message = Message(Envelope("ask", id, fragment=(number, of)), body)
+        self.bus.publish(subject, message.to_bytes(), reply=reply)
+
+    def answers(self, id: str) -> list[Message]:
+        found = [message for one in self.inbox.got if one.data for message in messages_of(one.data)]
+        return [message for message in found if message.envelope.id == id]
+
+    async def error(self, id: str) -> MbactorError:
+        await until(lambda: any(answer.envelope.op == "error" for answer in self.answers(id)), 0.05)
+        [error] = [error_in(answer) for answer in self.answers(id) if answer.envelope.op == "error"]
+        return error
+
+
+def test_lies_are_answered_once_and_their_room_is_given_back() -> None:
+    async def work() -> None:
+        async with two(theirs=1_000_000) as (asks, serves, bus):
+            liar, chunk = Asker(bus), bytes(2_000)
+            transfers(serves)._in.bounds = Bounds(body=1_000_000, all=2_000_000, sender=1_000_000)
+            [replica] = [cell.replica for cell in serves.node.served[ADDRESS.host].cells]
+            liar.say("second-first", 2, 9, chunk, replica)
+            assert "and the first is not here" in str(await liar.error("second-first"))
+            for id, number, of, body in (
+                ("other-n", 2, 8, chunk),
+                ("twice", 1, 9, chunk),
+                ("other-length", 2, 9, bytes(1_999)),
+                ("too-far", 10, 9, chunk),
+            ):
+                liar.say(id, 1, 9, chunk, None)
+                liar.say(id, number, of, body, replica)
+                error = await liar.error(id)
+                assert isinstance(error, BadRequest)
+                liar.say(id, 3, 9, chunk, replica)
+            liar.say("small", 1, 1_000_000, b"x", None)
+            assert isinstance(await liar.error("small"), BadRequest)
+            liar.say("huge", 1, 1_000_000, chunk, None)
+            assert isinstance(await liar.error("huge"), MessageTooLarge)
+            liar.say("never-finished", 1, 400, chunk, None)
+            await until(lambda: transfers(serves).held > 0)
+            liar.say("no-room", 1, 400, chunk, None)
+            assert (await liar.error("no-room")).status == 503
+            assert await asks.ask(Store.size, bytes(400_000)) == 400_000, "one that lies takes the room of others"
+            assert "1 of 400 fragments came, and then no more" in str(await liar.error("never-finished"))
+            await nothing_is_left(serves)
+            assert await asks.ask(Store.count) == 1
+
+    virtually(work())
+
+
+def test_a_fragment_without_a_reply_subject_of_its_source_is_a_dead_letter() -> None:
+    async def work() -> None:
+        async with two() as (_, serves, bus):
+            subject = subjects.request_subject(PLANE, "liar.example", ADDRESS)
+            theirs = subjects.reply_subject(PLANE, ADDRESS.host, "other.example", "id-other", "1")
+            data = Message(Envelope("ask", "1", fragment=(1, 9)), bytes(2_000)).to_bytes()
+            bus.publish(subject, data, reply=theirs)
+            bus.publish(subject, data)
+            await until(lambda: len(serves.dead_letters) == 2)
+            assert len(transfers(serves)) == 0
+
+    virtually(work())
+
+
+def test_an_answer_is_given_to_who_asked_as_far_as_that_asks_and_given_up_when_it_does_not() -> None:
+    async def work() -> None:
+        async with two() as (_, serves, bus):
+            asker = Asker(bus)
+            [replica] = [cell.replica for cell in serves.node.served[ADDRESS.host].cells]
+            asker.say("7", 1, 1, encode({"size": 100_000})[0], None, path="/make")
+            await until(lambda: len(asker.answers("7")) == 1)
+            first = asker.answers("7")[0].envelope
+            assert (first.op, first.fragment[0], first.replica) == ("reply", 1, replica)
+
+            def pull(source: str, number: int) -> None:
+                subject = subjects.request_subject(PLANE, source, Address(ADDRESS.host, "/make", replica=replica))
+                ack = Envelope("ack", "7", fragment=(number, first.fragment[1]), replica="id-liar")
+                bus.publish(subject, Message(ack, b"").to_bytes())
+
+            pull("other.example", 3)
+            await bus.flush()
+            assert len(asker.answers("7")) == 1
+            pull("liar.example", 3)
+            await until(lambda: len(asker.answers("7")) == 3)
+            await nothing_is_left(serves)
+            assert len(asker.answers("7")) == 3
+
+    virtually(work())
+
+
+def test_a_request_to_all_goes_in_full_to_each_that_takes_it() -> None:
+    async def work() -> None:
+        bus = LocalBus(LIMIT)
+        async with system("asks", bus) as asks, system("one", bus) as one, system("two", bus) as other:
+            for serves in (one, other):
+                await serves.spawn(Store)
+            sizes = [reply.result() async for reply in asks.ask_all(Store.each, bytes(300_000))]
+            assert sizes == [300_000, 300_000]
+            made = [len(reply.result()) async for reply in asks.ask_all(Store.make_each, 300_000)]
+            assert made == [300_000, 300_000]
+            await nothing_is_left(asks, one, other)
+
+    virtually(work())
+
+
+# --- over NATS, and in processes of their own -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A server that carries little at once."""
+    with nats_server(tmp_path_factory.mktemp("nats"), "max_payload: 65536") as running:
+        yield running
+
+
+@contextmanager
+def process(*args: str) -> Iterator[subprocess.Popen[str]]:
+    """One of `large_parts.py`, once it says that it is ready."""
+    command = [sys.executable, "-m", "tests.transport.large_parts", *args]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
+        try:
+            assert running.stdout
+            assert running.stdout.readline() == "ready\n"
+            yield running
+        finally:
+            running.kill()
+
+
+def test_bodies_cross_a_broker_that_carries_less(small: NatsServer) -> None:
+    async def work() -> None:
+        async with system("asks", small.url) as asks, system("serves", small.url) as serves:
+            await serves.spawn(Store)
+            await serves.node.remote.bus.flush()
+            bodies = [os.urandom(size) for size in (65_000, 65_536, 300_000, 3_000_000, 10_000_000)]
+            small_ones = [asks.ask(Store.size, b"x") for _ in range(100)]
+            large_ones = [asks.ask(Store.echo, body) for body in bodies]
+            asks.tell(Store.keep, bytes(500_000))
+            assert await asyncio.gather(*small_ones) == [1] * 100
+            assert await asyncio.gather(*large_ones) == bodies
+            await nothing_is_left(asks, serves)
+            assert await asks.ask(Store.kept) == [500_000]
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(("settings", "size"), [("max_payload: 65536", 30_000_000), ("", 100_000_000)])
+def test_100_mb_there_and_back_need_no_more_than_three_times_that(tmp_path: Path, settings: str, size: int) -> None:
+    with nats_server(tmp_path, settings) as server, process("serve", server.url):
+        command = [sys.executable, "-m", "tests.transport.large_parts", "ask", server.url, str(size)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
+        word, asker, taker = done.stdout.split()
+    assert word == "peak"
+    assert float(asker) < 3
+    assert float(taker) < 3
+
+
+def test_a_taker_that_is_killed_has_not_taken_it_and_one_that_stands_still_takes_it_later(small: NatsServer) -> None:
+    async def work(taker: subprocess.Popen[str]) -> None:
+        async with system("asks", small.url) as asks:
+            asked = asyncio.ensure_future(asks.ask(Store.size, bytes(20_000_000)))
+            await until(lambda: sent_of(asks) > 20, 0)
+            pause(taker.pid)
+            sent = sent_of(asks)
+            await asyncio.sleep(0.5)
+            assert 0 < sent_of(asks) <= sent + 40, "more is on its way than was asked for"
+            os.kill(taker.pid, signal.SIGCONT)
+            assert await asked == 20_000_000
+            asked = asyncio.ensure_future(asks.ask(Store.size, bytes(20_000_000)))
+            await until(lambda: sent_of(asks) > 20, 0)
+            taker.kill()
+            began = time.monotonic()
+            with pytest.raises((Unavailable, NoSuchActor)) as caught:  # sent again, it finds nobody
+                await asked
+            assert caught.value.taken == "no"
+            assert time.monotonic() - began < 5
+            await nothing_is_left(asks)
+
+    with process("serve", small.url) as taker:
+        asyncio.run(work(taker))
+
+
+def sent_of(asks: ActorSystem) -> int:
+    """Fragments that have left of the one request."""
+    return sum(transfer.sent for transfer in transfers(asks)._out.values())
+
+
+def test_a_broker_that_dies_in_the_middle_ends_it_at_once(tmp_path: Path) -> None:
+    async def work(server: NatsServer) -> None:
+        async with system("asks", server.url) as asks, system("serves", server.url) as serves:
+            await serves.spawn(Store)
+            await serves.node.remote.bus.flush()
+            asked = asyncio.ensure_future(asks.ask(Store.size, bytes(50_000_000)))
+            await until(lambda: sent_of(asks) > 10, 0)
+            server.kill()
+            with pytest.raises((Unavailable, NotAcknowledged)):
+                await asyncio.wait_for(asked, 5)
+            await nothing_is_left(asks, serves)
+
+    with nats_server(tmp_path) as server:
+        asyncio.run(work(server))
