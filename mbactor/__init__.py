@@ -2,7 +2,8 @@
 
 The layers, lowest first; each knows only what stands above it in this list:
 
-- leaves: `errors`, `observe`, `clock`, `durations`, `seams`, `expressions`, `offload`, `threads`, `processes`
+- leaves: `errors`, `observe`, `clock`, `durations`, `seams`, `expressions`, `validation`, `secret`, `offload`,
+  `threads`, `processes`
 - `mailbox`: bounded queues with lanes; `transport`: bytes between actors
 - `kernel`: one actor, running
 - `supervisor`: many actors, kept running; the topology file; `ActorSystem`
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         Reply,
         Response,
         Timer,
+        config,
         endpoint,
         event,
         sink,
@@ -106,6 +108,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "child",
+    "config",
     "endpoint",
     "event",
     "sink",
@@ -150,6 +153,7 @@ _HOME = {
     "Unauthenticated": "mbactor.errors",
     "Unavailable": "mbactor.errors",
     "child": "mbactor.supervisor",
+    "config": "mbactor.kernel",
     "endpoint": "mbactor.kernel",
     "event": "mbactor.kernel",
     "sink": "mbactor.kernel",

@@ -12,8 +12,9 @@ status and fields.
 
 from __future__ import annotations
 
+import difflib
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
 import msgspec
@@ -134,6 +135,12 @@ def _parts(error: BaseException) -> Parts:
         error.taken,
         trace,
     )
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'?`, or nothing: behind what was given and is not known."""
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def error_text(error: BaseException) -> str:

@@ -77,7 +77,7 @@ def test_the_topology_in_the_readme_is_right(tmp_path: Path) -> None:
 
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "orders.py").write_text(
-        "from mbactor import Actor\nclass Orders(Actor):\n    def __init__(self, start: int = 0) -> None: ...\n"
+        "from mbactor import Actor, config\nclass Orders(Actor):\n    max_items: int = config(default=10)\n    def __init__(self, start: int = 0) -> None: ...\n"
         "class Archive(Actor):\n    def __init__(self, token: str, name: str) -> None: ...\n"
     )
     (tmp_path / "shop" / "carts.py").write_text("from mbactor import Actor\nclass Cart(Actor): ...\n")

@@ -293,11 +293,16 @@ def _operate(verb: Verb, name: str, file: Path | None, pid: int | None, timeout:
 
 @main.command()
 @click.option("--overlay", is_flag=True, help="Of a file for -o, which may name parts of children.")
-def schema(overlay: bool) -> None:
-    """Print the JSON Schema of the topology file, for editors that complete and check it."""
+@OF
+def schema(overlay: bool, file: Path | None) -> None:
+    """Print the JSON Schema of the topology file, for editors that complete and check it.
+
+    With FILE it knows what the actors that are named there have for their `config`.
+    """
     from mbactor.supervisor.topology import schema as topology_schema
 
-    click.echo(json.dumps(topology_schema(overlay=overlay), indent=2))
+    classes = {} if file is None else load(file).classes
+    click.echo(json.dumps(topology_schema(overlay=overlay, classes=classes), indent=2))
 
 
 def load(file: Path, overlays: tuple[Path, ...] = ()) -> Topology:

@@ -14,6 +14,7 @@ from mbactor.kernel.client import Response
 from mbactor.kernel.dead_letters import DeadLetter, DeadLetters
 from mbactor.kernel.exit import Exit
 from mbactor.kernel.feature import Feature, Operation, Reference
+from mbactor.kernel.features.config import config
 from mbactor.kernel.features.endpoint import endpoint
 from mbactor.kernel.features.event import EventReference, event
 from mbactor.kernel.features.sink import sink
@@ -36,6 +37,7 @@ __all__ = [
     "Reply",
     "Response",
     "Timer",
+    "config",
     "endpoint",
     "event",
     "sink",

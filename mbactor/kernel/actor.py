@@ -15,6 +15,7 @@ from mbactor.durations import Duration, seconds
 from mbactor.errors import DeclarationError
 from mbactor.kernel.exit import Exit
 from mbactor.kernel.feature import Operation, Reference
+from mbactor.kernel.features.config import shown_values
 from mbactor.kernel.log import Log
 from mbactor.kernel.ref import ActorRef, Answer, At
 from mbactor.kernel.sending import tell_wait
@@ -75,6 +76,8 @@ class Actor:
     `concurrency` is above 1), `fail` (a restart that is always charged to the supervisor's budget)."""
 
     _incarnation: Incarnation | None = None
+    _configuration: Mapping[str, Any] | None = None
+    """The values of its properties; None on an instance made by hand of which nobody has asked for any."""
 
     # --- hooks ------------------------------------------------------------------------------------------
 
@@ -99,6 +102,12 @@ class Actor:
     @_does_nothing
     async def on_receive_timeout(self) -> None:
         """No message came for as long as `set_receive_timeout` says. Once, until another message was handled."""
+
+    @_does_nothing
+    async def on_config_changed(self, changed: frozenset[str]) -> None:
+        """Properties (`config()`) have become others: these, all that were changed at once. Runs as a message, before
+        those that wait; the values are the new ones already.
+        """
 
     # --- to others --------------------------------------------------------------------------------------
 
@@ -173,6 +182,11 @@ class Actor:
     def id(self) -> str:
         """Names this incarnation; the next has another."""
         return self._alive().id
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """All properties that the class declares (`config()`) by name, to be read: `self.config["max_items"]`."""
+        return shown_values(self)
 
     @property
     def log(self) -> Log:

@@ -28,6 +28,7 @@ from mbactor.kernel.context import Call, Hooked, current
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.inbox import LONG_PAUSE, Inbox
 from mbactor.kernel.incarnation import Incarnation
+from mbactor.kernel.properties import differing
 from mbactor.kernel.ref import ActorRef
 from mbactor.kernel.routes import SERIAL
 from mbactor.mailbox import Lane, Mailbox
@@ -248,11 +249,17 @@ class Cell(Inbox):
         config: Mapping[str, Any] | None,
         shutdown: float | None,
     ) -> None:
-        """What its next incarnation is constructed with; how long the one that runs has to stop."""
+        """What its next incarnation is constructed with; how long the one that runs has to stop. A changed `config` is
+        the running one's too, before its next message.
+        """
         self.args = args
         self.kwargs = kwargs or _NOTHING
-        self.config = config or _NOTHING
+        before, self.config = self.config, config or _NOTHING
         self.shutdown = shutdown
+        same = before.keys() == self.config.keys() and not differing(before, self.config)
+        if not same and (changed := self.notice("on_config_changed")) is not None:
+            # For whichever incarnation: another has the new values already, and nothing comes of it there.
+            changed.incarnation = 0
 
     def note_exit(self, ended: Exit) -> None:
         """Remember how an incarnation ended."""
@@ -273,7 +280,7 @@ class Cell(Inbox):
     def _construct(self, begun: Incarnation) -> None:
         token = current.set(None)
         try:
-            begun.actor = self.cls(*self.args, **self.kwargs)
+            begun.actor = self._made_actor()
         except BaseException as error:
             self.state = "down"
             tell_start_failed(self.address, error)
@@ -282,6 +289,16 @@ class Cell(Inbox):
             current.reset(token)
         begun.actor._incarnation = begun  # noqa: SLF001 - the cell is the actor's machinery
         self.current = begun
+
+    def _made_actor(self) -> Actor:
+        properties = self.routes.properties
+        if not properties:
+            return self.cls(*self.args, **self.kwargs)
+        # As a call of the class makes it, but that its properties are there before its constructor runs.
+        actor = self.cls.__new__(self.cls, *self.args, **self.kwargs)
+        actor._configuration = properties.complete(self.config)  # noqa: SLF001 - as above
+        actor.__init__(*self.args, **self.kwargs)  # type: ignore[misc]
+        return actor
 
     async def _start_with_hook(self, begun: Incarnation) -> None:
         self._construct(begun)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from mbactor import observe
+from mbactor.secret import hidden
 
 
 class Log:
-    """`self.log.info("order placed", order_id=order_id)`: an event with fields, not a formatted text."""
+    """`self.log.info("order placed", order_id=order_id)`: an event with fields, not a formatted text.
+
+    Secrets among the fields are hidden.
+    """
 
     __slots__ = ("_source",)
 
@@ -29,4 +33,4 @@ class Log:
 
     def _emit(self, level: str, message: str, fields: dict[str, Any]) -> None:
         if observe.active() or level in {"warning", "error"}:
-            observe.emit("log", **{**fields, "level": level, "message": message, "actor": self._source})
+            observe.emit("log", **{**hidden(fields), "level": level, "message": message, "actor": self._source})

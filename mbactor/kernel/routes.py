@@ -11,6 +11,7 @@ from mbactor.errors import DeclarationError, MethodNotAllowed, NoSuchActor
 from mbactor.kernel.context import Call
 from mbactor.kernel.feature import Feature, Invoke, Operation, Reference, check_operation
 from mbactor.kernel.pipeline import INBOUND, assemble, observed
+from mbactor.kernel.properties import differing, properties_of
 from mbactor.kernel.schema import Signature
 from mbactor.mailbox import Mailbox
 from mbactor.transport.address import ANY_METHOD, Address, check_host
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
 ASIDE_LIMIT = 64
 """Tasks, workflows and web methods of one actor that run at once, beside its serial gate."""
 SERIAL, ASIDE = 0, 1
-_HOOK_ARGUMENTS = {"on_stop": ("exit",), "on_exit": ("ref", "exit"), "on_undelivered": ("letter",)}
-HOOKS = ("on_start", "on_stop", "on_exit", "on_undelivered", "on_receive_timeout")
+_HOOK_ARGUMENTS = {
+    "on_stop": ("exit",),
+    "on_exit": ("ref", "exit"),
+    "on_undelivered": ("letter",),
+    "on_config_changed": ("changed",),
+}
+HOOKS = ("on_start", "on_stop", "on_exit", "on_undelivered", "on_receive_timeout", "on_config_changed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,22 @@ class Hook(Feature):
         return invoke
 
 
+class ConfigHook(Hook):
+    """`on_config_changed`: where the values of a running actor become others, between two messages."""
+
+    def handler(self, route: Route) -> Invoke:
+        function, properties = self.function, properties_of(route.owner)
+
+        async def invoke(actor: Any, call: Call) -> Any:
+            # As they are by now: what was applied meanwhile is among them, and nothing is left for a later notice.
+            values, before = properties.complete(call.cell.config), actor._configuration  # noqa: SLF001 - our own mark
+            changed = differing(before, values)
+            actor._configuration = values  # noqa: SLF001
+            return await function(actor, changed) if changed else None
+
+        return invoke
+
+
 async def _background(self: Actor) -> None:
     """Stands for what an actor does beside its messages."""
 
@@ -105,12 +127,14 @@ class Routes:
     """All routes of a class: by operation, by method name, and by port and path for what comes by address."""
 
     __slots__ = (
-        "_by_path", "_reached", "background", "by_name", "by_operation", "cls", "gates", "hooks", "returns_letters",
+        "_by_path", "_reached", "background", "by_name", "by_operation", "cls", "gates", "hooks", "properties",
+        "returns_letters",
         "starts_plainly", "stops_plainly",
     )  # fmt: skip
 
     def __init__(self, cls: type[Actor]) -> None:
         self.cls = cls
+        self.properties = properties_of(cls)
         self.by_name: dict[str, Route] = {}
         self.by_operation: dict[Operation[Any, ..., Any], Route] = {}
         self.gates: list[Lanes] = [Lanes("", cls.concurrency), Lanes("aside", ASIDE_LIMIT)]
@@ -122,7 +146,13 @@ class Routes:
                 self._add(Route(feature, cls))
             else:
                 self._check_override(name)
-        self.hooks = {name: Route(Hook(getattr(cls, name), name), cls) for name in HOOKS}
+        for name in self.properties:
+            if name in _RESERVED:
+                raise DeclarationError(
+                    f"{cls.__name__}.{name}: every actor has a {name!r} of its own; choose another name"
+                )
+        kinds = {"on_config_changed": ConfigHook}
+        self.hooks = {name: Route(kinds.get(name, Hook)(getattr(cls, name), name), cls) for name in HOOKS}
         self.background = Route(Hook(_background, "background"), cls)
         own = {name for name in HOOKS if not getattr(getattr(cls, name), "does_nothing", False)}
         self.starts_plainly = "on_start" not in own
@@ -259,6 +289,7 @@ def _check_settings(cls: type[Actor]) -> None:
 _RESERVED = frozenset(
     {
         "_alive",
+        "_configuration",
         "_incarnation",
         "_on_loop",
         "_piped",
@@ -286,6 +317,7 @@ _RESERVED = frozenset(
         "spawn_task",
         "stash",
         "stop",
+        "supervisor",
         "tell",
         "unstash_all",
         "unwatch",

@@ -185,10 +185,10 @@ def signature_of(
         if given is not None and type_ is given:
             carried.append(parameter.name)
             continue
-        _check_type(type_, f"{name}: parameter {parameter.name!r}")
+        check_type(type_, f"{name}: parameter {parameter.name!r}")
         parameters.append(Parameter(parameter.name, type_, parameter.default is _NOTHING, _exact(type_)))
     returns = hints.get("return", Any)
-    _check_type(returns, f"{name}: its result")
+    check_type(returns, f"{name}: its result")
     return Signature(name, parameters, returns, tuple(carried))
 
 
@@ -203,7 +203,8 @@ def _hints(function: Callable[..., Any], name: str, local_names: Mapping[str, An
         raise DeclarationError(f"{name}: an annotation cannot be resolved: {error}") from error
 
 
-def _check_type(type_: Any, where: str) -> None:
+def check_type(type_: Any, where: str) -> None:
+    """DeclarationError where values of a type cannot travel."""
     try:
         info = msgspec.inspect.type_info(type_)
     except (TypeError, RecursionError) as error:

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, get_args
 from mbactor.durations import Duration, seconds, text_of
 from mbactor.errors import InvalidSpec
 from mbactor.kernel.actor import Actor
+from mbactor.kernel.properties import properties_of
 
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 Restart = Literal["permanent", "transient", "temporary"]
@@ -92,6 +93,7 @@ class ChildSpec:
     replicas: int
     mailbox: Any
     config: Mapping[str, Any] | None
+    """What is given of the properties that the class declares, as it reads them; None: nothing."""
     significant: bool
     process: bool = False
     """It runs in an OS process of its own, with all that is under it."""
@@ -128,6 +130,7 @@ def child(
     `target` is an Actor or Supervisor class, `args` (and `positional`) the arguments of its constructor.
     `id` defaults to the class name in kebab-case. `shutdown` is the time it gets to stop: a duration,
     "brutal" (none), or None (as long as it takes); 5 s for an actor and None for a supervisor by default.
+    `config` has the values of the properties that the class declares (`config()`).
     `process` runs it in an OS process of its own. `after` names siblings that are started, and ready, before it; one
     with replicas by its id without the number. A child is ready when its `on_start` has returned.
     `InvalidSpec` names the field and the value that are wrong.
@@ -144,10 +147,6 @@ def child(
         raise InvalidSpec(
             f"child {name!r}: significant: True given with restart 'permanent'; "
             "only a transient or temporary child can end by itself, which is what significance is about"
-        )
-    if config:
-        raise InvalidSpec(
-            f"child {name!r}: config: {next(iter(config))!r} given, and {target.__name__} declares no such property"
         )
     if not isinstance(process, bool):
         raise InvalidSpec(f"child {name!r}: process: {process!r} given, True or False expected")
@@ -167,7 +166,7 @@ def child(
         backoff=backoff,
         replicas=replicas,
         mailbox=mailbox,
-        config=None if config is None else dict(config),
+        config=_configuration(name, target, config),
         significant=significant,
         process=process,
         after=before,
@@ -357,6 +356,19 @@ def _shutdown(name: str, kind: Kind, value: Duration | None) -> float | None:
     if value == "brutal":
         return 0.0
     return _duration(f"child {name!r}: shutdown", value)
+
+
+def _configuration(name: str, target: type, given: Any) -> Mapping[str, Any] | None:
+    properties = properties_of(target)
+    if not given and not properties:
+        return None
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidSpec(f"child {name!r}: config: {given!r} given, a mapping of property names to values expected")
+    values, faults = properties.read(given or {})
+    if faults:
+        told = "; ".join(f"{one}: {fault}" for one, fault in faults.items())
+        raise InvalidSpec(f"child {name!r}: config: {told}")
+    return values or None
 
 
 def _specs(children: Iterable[ChildSpec]) -> Iterable[ChildSpec]:

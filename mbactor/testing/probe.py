@@ -20,10 +20,11 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from mbactor.durations import Duration, seconds, text_of
 from mbactor.errors import DeclarationError, MbactorError
-from mbactor.kernel import ActorRef, Operation
+from mbactor.kernel import ActorRef, Operation, config
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.context import Call
 from mbactor.kernel.feature import Feature, Invoke
+from mbactor.kernel.properties import properties_of
 from mbactor.kernel.routes import HOOKS, Route
 from mbactor.kernel.schema import Signature
 from mbactor.supervisor import ActorSystem, child
@@ -202,6 +203,9 @@ def _stand_in(cls: type[A], record: _Record) -> type[A]:
                 " tasks itself, or give the graph a task of your own by set_endpoint"
             )
         members[name] = _Probed(feature, record)
+    declared = properties_of(cls)
+    members["__annotations__"] = dict.fromkeys(declared, Any)
+    members |= {name: config(default=None) for name in declared}  # it has none of the class's own needs
     return cast("type[A]", type(cls.__name__, (cls,), members))
 
 

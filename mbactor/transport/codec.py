@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from mbactor.errors import BadRequest
+from mbactor.secret import Secret
 from mbactor.transport.message import JSON, MSGPACK
 
 T = TypeVar("T")
@@ -79,3 +80,5 @@ def _from_plain(type_: Any, value: Any) -> Any:
 
 _msgpack = msgspec.msgpack.Encoder(enc_hook=_to_plain)
 _json = msgspec.json.Encoder(enc_hook=_to_plain)
+
+extend(Secret, to_plain=str, from_plain=Secret)  # whoever it is sent to is to have it

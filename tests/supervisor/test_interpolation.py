@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mbactor.secret import Secret
 from mbactor.supervisor.topology.interpolation import (
-    Secret,
     Sources,
     escaped,
     has_reference,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, assert_type
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Literal, NoReturn, assert_type
 
 import pytest
 
@@ -21,6 +23,7 @@ from mbactor import (
     Supervisor,
     Timer,
     child,
+    config,
     endpoint,
     event,
     sink,
@@ -136,6 +139,27 @@ class Worker(Actor):
         self.pipe_to_self(self.fetch(), Worker.count_fetched)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         self.pipe_to_self(self.fetch(), Worker.two)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         self.pipe_to_self(self.fetch(), Worker.fetched, failed=Worker.count_fetched)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Till(Actor):
+    """What is set from outside has the type of its annotation."""
+
+    max_items: int = config(default=10, validation="int [1,100]")
+    api_key: str = config(secret=True)
+    mode: Literal["fast", "safe"] = config(default="safe", description="how")
+    pause: timedelta = config(default=timedelta(seconds=5))
+    note: str | None = config(default=None)
+    wrong: int = config(default="ten")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+    async def on_config_changed(self, changed: frozenset[str]) -> None:
+        assert_type(self.max_items, int)
+        assert_type(self.api_key, str)
+        assert_type(self.mode, Literal["fast", "safe"])
+        assert_type(self.pause, timedelta)
+        assert_type(self.note, str | None)
+        assert_type(self.config, Mapping[str, Any])
+        self.config["max_items"] = 5  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
+        self.max_items = "5"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def assert_stash(worker: Worker) -> NoReturn:

@@ -35,14 +35,14 @@ EFFECTS: Final[Mapping[str, Effect]] = {
     "mailbox": "live",
     "after": "live",
     "args": "restart",
-    "config": "restart",
+    "config": "live",
     "class": "replace",
     "process": "replace",
 }
 """What a change of a field does. live: nothing is stopped. restart: the child is restarted; its mailbox and the refs to
 it stay. replace: it is stopped and another is started in its place. Of a supervisor that is a class of its own, or
 runs in a process of its own, both restart the whole branch. A field that is not here is taken as replace."""
-ELSEWHERE: Final = frozenset({"mailbox"})
+ELSEWHERE: Final = frozenset({"mailbox", "config"})
 """Fields that are live, but for a child in a process of its own: what they are about is there."""
 _NAMES = {"target": "class", "kind": "class", "positional": "args"}
 _OWN = ("strategy", "max_restarts", "within", "auto_shutdown")

@@ -22,9 +22,11 @@ from typing import Any, Union
 import msgspec
 
 from mbactor.durations import seconds_of_text
-from mbactor.supervisor.topology.fields import Section, did_you_mean
-from mbactor.supervisor.topology.interpolation import Secret
-from mbactor.supervisor.topology.yaml_positions import Node
+from mbactor.errors import did_you_mean
+from mbactor.kernel.properties import ABSENT, Property, properties_of
+from mbactor.secret import Secret
+from mbactor.supervisor.topology.fields import Section, described
+from mbactor.supervisor.topology.yaml_positions import Node, Scalar
 
 _EXPECTED = re.compile(r"Expected `(?P<wanted>.+)`, got `.+?`(?: - at `\$\.?(?P<path>.+)`)?")
 
@@ -34,11 +36,6 @@ def parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     """The constructor's parameters that can be given by name."""
     found = inspect.signature(cls).parameters.items()
     return {name: p for name, p in found if p.kind not in {p.VAR_POSITIONAL, p.POSITIONAL_ONLY}}
-
-
-def declared_configs(_cls: type) -> Mapping[str, Any]:
-    """The configuration properties that a class declares: none, as no class can declare any yet."""
-    return {}
 
 
 def arguments(cls: type, section: Section, others: Iterable[str] = ()) -> dict[str, Any]:
@@ -61,13 +58,38 @@ def arguments(cls: type, section: Section, others: Iterable[str] = ()) -> dict[s
 
 
 def configuration(cls: type, section: Section) -> dict[str, Any]:
-    """The configuration of a child; every key has to be declared by its class."""
-    declared = declared_configs(cls)
+    """The configuration of a child: what its class declares, each value as it is declared."""
+    properties = properties_of(cls)
+    values: dict[str, Any] = {}
     for name, entry in section.table.entries.items():
-        if name not in declared:
-            hint = did_you_mean(name, declared) or f"; it declares: {', '.join(declared) or 'nothing'}"
-            section.wrong(entry.key, f"{cls.__qualname__} declares no such property{hint}")
-    return {name: section.plain(entry.value, natural=True) for name, entry in section.table.entries.items()}
+        if name in properties:
+            values[name] = _property(section, entry.value, properties[name])
+        else:
+            section.wrong(entry.key, properties.unknown(name))
+    for name, one in properties.items():
+        if one.default is ABSENT and not section.has(name):
+            section.wrong_at(name, properties.missing)
+    return values
+
+
+def _property(section: Section, node: Node, declared: Property) -> Any:
+    """One property. A scalar is read from its text, so that a duration has its unit and `012` is no number."""
+    if declared.rule is None:
+        return _argument(section, node, declared.type)
+    value: Any = None
+    if isinstance(node, Scalar) and not node.absent:
+        filled = section.filled(node)
+        if filled is None:
+            return None
+        value = filled.text
+    elif not isinstance(node, Scalar):
+        section.wrong(node, f"{described(node)} given, {declared.expected} expected")
+        return None
+    try:
+        return declared.read(value)
+    except ValueError as error:
+        section.wrong(node, str(error))
+        return None
 
 
 @lru_cache(maxsize=1024)

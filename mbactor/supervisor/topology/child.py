@@ -158,9 +158,8 @@ def _after(section: Section) -> tuple[Scalar, ...]:
 
 def _variants(section: Section, kind: str, cls: type, replicas: int) -> Iterator[Variant]:
     """Arguments and configuration; for each replica where they differ."""
-    given = _given(section, kind)
-    config = section.section("config")
-    tables = (given, None if config is None else config.table)
+    given, config = _given(section, kind), _config(section)
+    tables = (given, config)
     differ = section.has("replicas") and any(table is not None and _mentions_replica(table) for table in tables)
     others = () if kind in BUILT_IN else COMMON
     for number in range(1, replicas + 1) if differ else (None,):
@@ -168,7 +167,7 @@ def _variants(section: Section, kind: str, cls: type, replicas: int) -> Iterator
         sources = replace(section.sources, secrets=True, replica=number)
         inner = None if given is None else Section(given, section.problems, sources)
         args = {} if inner is None else arguments(cls, inner, others)
-        values = None if config is None else configuration(cls, Section(config.table, section.problems, sources))
+        values = None if config is None else configuration(cls, Section(config, section.problems, sources))
         yield number, args, values
         if len(section.problems.found) > before:
             return
@@ -188,6 +187,14 @@ def _given(section: Section, kind: str) -> Table | None:
         section.wrong(value, f"{described(value)} given, a mapping expected")
         return None
     return Table({}, value.place)
+
+
+def _config(section: Section) -> Table | None:
+    """The mapping with the configuration, as `_given` has that of the arguments."""
+    inner = section.section("config")
+    if inner is not None or section.has("config"):
+        return None if inner is None else inner.table
+    return Table({}, section.table.place.at("config"))
 
 
 def _mentions_replica(node: Node) -> bool:

@@ -13,10 +13,10 @@ from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from mbactor.errors import InvalidSpec
+from mbactor.errors import InvalidSpec, did_you_mean
 from mbactor.supervisor.spec import AUTO_SHUTDOWNS, STRATEGIES, ChildSpec, SupervisorSpec
 from mbactor.supervisor.topology.child import Found, read_child
-from mbactor.supervisor.topology.fields import Section, described, did_you_mean
+from mbactor.supervisor.topology.fields import Section, described
 from mbactor.supervisor.topology.files import MOST_CHILDREN
 from mbactor.supervisor.topology.interpolation import Sources
 from mbactor.supervisor.topology.kinds import KEYS, Kinds

@@ -15,11 +15,10 @@ from traceback import walk_tb
 from types import ModuleType
 from typing import Any
 
-from mbactor.errors import DeclarationError, InvalidSpec, error_text
+from mbactor.errors import DeclarationError, InvalidSpec, did_you_mean, error_text
 from mbactor.kernel import Actor
 from mbactor.kernel.routes import routes_of
 from mbactor.supervisor.spec import kind_of
-from mbactor.supervisor.topology.fields import did_you_mean
 
 GROUP = "mbactor.children"
 """The entry-point group of short kinds."""

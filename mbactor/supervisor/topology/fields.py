@@ -9,14 +9,13 @@ A reader method returns the value, or None where there is none or it is wrong; w
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mbactor.durations import seconds_of_text
-from mbactor.errors import InvalidSpec
+from mbactor.errors import InvalidSpec, did_you_mean
 from mbactor.supervisor.spec import Backoff
 from mbactor.supervisor.topology.interpolation import Sources, has_reference, interpolate
 from mbactor.supervisor.topology.yaml_positions import Entry, Items, Node, Place, Problems, Scalar, Table
@@ -25,12 +24,6 @@ T = TypeVar("T")
 _OF_FIELD = re.compile(
     r"""(?:child\ (?:'[^']*'|"[^"]*"):\ )?(?:\w+\.)?(?P<field>[a-z_]+):\ (?P<text>.*)""", re.DOTALL | re.VERBOSE
 )
-
-
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'?`, or nothing."""
-    near = difflib.get_close_matches(given, list(known), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def described(node: Node) -> str:

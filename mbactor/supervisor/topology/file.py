@@ -48,6 +48,8 @@ class Topology:
     """The files that change it for one deployment, in the order in which they do so."""
     warnings: tuple[tuple[str, str], ...] = ()
     """What is allowed and hardly meant: (`file:line:column`, `path.of.keys: what may go wrong`)."""
+    classes: Mapping[str, type] = field(kw_only=True, compare=False, repr=False, default_factory=dict)
+    """The classes that it names, as it names them: `schema(classes=topology.classes)`."""
     document: Table = field(kw_only=True, compare=False, repr=False)
     """The file as it was read, with all that belongs to it worked in: `as_yaml(topology.document)`."""
 
@@ -109,6 +111,7 @@ class _Reader:
             tuple(files.included),
             overlays,
             tuple((str(place), text) for place, text in self.warnings.sorted()),
+            classes=self.kinds.classes,
             document=resolved(table, name, self.kinds, self.sources.environ),
         )
 

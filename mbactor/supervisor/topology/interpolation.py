@@ -19,22 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mbactor.secret import Secret
+
 _REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{(?P<body>[^}]*)\}|(?P<open>\$\{.*)", re.DOTALL)
 _VARIABLE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?:(?P<how>:-|:\?|:\+)(?P<rest>.*))?", re.DOTALL)
 _FILE = re.compile(r"file:(?P<path>[^-?+].*)", re.DOTALL)
 _FORMS = "${VAR}, ${VAR:-default}, ${VAR:?message}, ${VAR:+alternative}, ${file:path} or ${replica}"
-
-
-class Secret(str):
-    """A text from `${file:...}`: a `str` for whoever uses it, and hidden where a value is shown (`repr`).
-
-    It hides in errors, specifications and data classes that hold it. `str(secret)` is the bare text.
-    """
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<secret>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,31 @@
 """The JSON Schema of the topology file, so that editors complete and check it.
 
 json.dumps(schema())
-json.dumps(schema(overlay=True))       # of a file for `-o`
+json.dumps(schema(overlay=True))                           # of a file for `-o`
+json.dumps(schema(classes={"shop.orders:Orders": Orders}))      # with what these classes declare
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from mbactor.kernel.properties import ABSENT, Property, properties_of
 from mbactor.mailbox.overflow import OVERFLOWS
 from mbactor.supervisor.spec import AUTO_SHUTDOWNS, MOST_REPLICAS, RESTARTS, STRATEGIES
 from mbactor.supervisor.topology.classes import short_kinds
 from mbactor.supervisor.topology.kinds import KEYS
+from mbactor.validation import Range, Rule
 
 _REFERENCE = r"\$\{"
 _DURATION = r"(\s*\d+(\.\d+)?\s*(us|µs|ms|s|m|h|d))+\s*"
 
 
-def schema(*, overlay: bool = False) -> dict[str, Any]:
-    """The schema of a topology file, or of an overlay; short kinds are those that are installed here."""
+def schema(*, overlay: bool = False, classes: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """The schema of a topology file, or of an overlay; short kinds are those that are installed here.
+
+    `classes` are those of which the `config` is known, by the `module:Class` that a file has for them.
+    """
     child = {"anyOf": [*_kinds(), _part()] if overlay else [*_kinds(), {**_part(), "required": ["template"]}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -43,10 +50,57 @@ def schema(*, overlay: bool = False) -> dict[str, Any]:
             "backoff": _backoff(),
             "mailbox": _mailbox(),
             "children": {"type": "array", "items": {"$ref": "#/$defs/child"}},
-            "child": _with_remove(child) if overlay else child,
+            "child": {**(_with_remove(child) if overlay else child), **_of_classes(classes or {})},
             "part": _part(),
         },
     }
+
+
+def _of_classes(classes: Mapping[str, type]) -> dict[str, Any]:
+    known = {name: properties_of(cls) for name, cls in sorted(classes.items())}
+    cases = [
+        {
+            "if": {"properties": {"actor": {"const": name}}, "required": ["actor"]},
+            "then": {"properties": {"config": _closed({p.name: _property(p) for p in properties.values()}, [])}},
+        }
+        for name, properties in known.items()
+    ]
+    return {"allOf": cases} if cases else {}
+
+
+def _property(declared: Property) -> dict[str, Any]:
+    found = {"anyOf": [_of_rule(declared.rule), {"type": "null"}]} if declared.optional else _of_rule(declared.rule)
+    if declared.description:
+        found = {**found, "description": declared.description}
+    said = declared.default is not ABSENT and declared.default is not None
+    if not said or declared.secret or declared.rule is None:
+        return found
+    return {**found, "default": declared.rule.written_as(declared.default)}
+
+
+def _of_rule(rule: Rule | None) -> dict[str, Any]:
+    """None is any value: what it is made of is for `check` to say."""
+    if rule is None:
+        return {}
+    match rule.kind:
+        case "dur":
+            return {"$ref": "#/$defs/duration"}
+        case "set":
+            return _choice(*(word for word, _ in rule.choices))
+        case "bool":
+            return _or_reference({"type": "boolean"})
+        case "int" | "float":
+            return _or_reference({"type": "integer" if rule.kind == "int" else "number", **_bounds(rule.range)})
+        case _:
+            return {"type": "string"}
+
+
+def _bounds(range: Range | None) -> dict[str, Any]:
+    if range is None:
+        return {}
+    low = {"minimum" if range.with_low else "exclusiveMinimum": range.low}
+    high = {"maximum" if range.with_high else "exclusiveMaximum": range.high}
+    return {name: bound for name, bound in {**low, **high}.items() if bound is not None}
 
 
 def _closed(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:

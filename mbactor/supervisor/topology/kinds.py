@@ -46,6 +46,11 @@ class Kinds:
             raise found
         return found
 
+    @property
+    def classes(self) -> dict[str, type]:
+        """Those that were imported so far, by the references to them."""
+        return {reference: found for reference, found in self._classes.items() if isinstance(found, type)}
+
     def class_of_short(self, kind: str) -> type | None:
         try:
             return self.import_class(self.short[kind].value)

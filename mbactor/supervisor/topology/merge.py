@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from mbactor.supervisor.topology.fields import Section, did_you_mean
+from mbactor.errors import did_you_mean
+from mbactor.supervisor.topology.fields import Section
 from mbactor.supervisor.topology.files import Document
 from mbactor.supervisor.topology.interpolation import Sources
 from mbactor.supervisor.topology.kinds import Kinds

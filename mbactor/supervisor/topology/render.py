@@ -3,7 +3,8 @@
     print(as_yaml(topology.document))
 
 Loaded again, from any folder and with no environment, it gives the same specifications. Secrets stay references, and
-`${replica}` too. Each line of the YAML says where its value comes from.
+`${replica}` too; a secret property that stands in the file, or in the environment, is a variable that has to be set.
+Each line of the YAML says where its value comes from.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mbactor.kernel.properties import properties_of
 from mbactor.supervisor.spec import kind_of
 from mbactor.supervisor.topology import interpolation
 from mbactor.supervisor.topology.interpolation import has_reference
@@ -39,7 +41,7 @@ def resolved(table: Table, name: str, kinds: Kinds, environ: Mapping[str, str]) 
         entries[key] = Entry(entry.key, fill.node(entry.value))
     supervisor = entries["supervisor"]
     assert isinstance(supervisor.value, Table)
-    entries["supervisor"] = Entry(supervisor.key, _tree(supervisor.value, kinds))
+    entries["supervisor"] = Entry(supervisor.key, _tree(supervisor.value, fill))
     return Table(entries, table.place)
 
 
@@ -61,12 +63,16 @@ class _Fill:
 
     def __init__(self, environ: Mapping[str, str], kinds: Kinds) -> None:
         self.environ = environ
+        self.kinds = kinds
+        self.written: dict[Place, str] = {}
+        """The texts that had references, as they were."""
         self.free = {"args", "config", *kinds.short}
         """What is in these is a text where it was filled in; elsewhere the field says what it is."""
 
     def node(self, node: Node, *, field: str = "", free: bool = False) -> Node:
         match node:
             case Scalar(text=text, place=place) if has_reference(text):
+                self.written[place] = text
                 shown = interpolation.resolved(text, self.environ, Path(place.file).parent)
                 return Scalar(shown, place, quoted=free or field not in _NO_TEXTS)
             case Scalar():
@@ -90,23 +96,24 @@ def _completed(table: Table, defaults: Mapping[str, str]) -> Table:
     return Table({**{key: _default(key, text) for key, text in defaults.items()}, **table.entries}, table.place)
 
 
-def _tree(table: Table, kinds: Kinds) -> Table:
+def _tree(table: Table, fill: _Fill) -> Table:
     whole = _completed(table, _OF_TREE)
     children = whole.entries.pop("children", None)
     if children is not None and isinstance(children.value, Items):
-        items = tuple(_child(item, kinds) for item in children.value.items if isinstance(item, Table))
+        items = tuple(_child(item, fill) for item in children.value.items if isinstance(item, Table))
         whole.entries["children"] = Entry(children.key, Items(items, children.value.place))
     return whole
 
 
-def _child(table: Table, kinds: Kinds) -> Table:
+def _child(table: Table, fill: _Fill) -> Table:
+    kinds = fill.kinds
     (kind,) = kinds.named_in(table)
     given = table.entries[kind].value
     reference = given.text if isinstance(given, Scalar) and kind in BUILT_IN else kinds.short[kind].value
     nested = kind == "supervisor" and ":" not in reference
     supervises = nested or kind_of(kinds.import_class(reference)) == "supervisor"
     if nested:
-        table = _tree(table, kinds)
+        table = _tree(table, fill)
     defaults = {"restart": "permanent", "shutdown": "infinity" if supervises else "5s"}
     whole = dict(_completed(table, defaults).entries)
     if not nested and "id" not in whole:
@@ -115,9 +122,34 @@ def _child(table: Table, kinds: Kinds) -> Table:
         if key in whole and isinstance(inner := whole[key].value, Table):
             completed = {**inner.entries, **{k: _default(k, v) for k, v in more.items() if k not in inner.entries}}
             whole[key] = Entry(whole[key].key, Table(completed, inner.place))
+    config = whole.get("config")
+    if not nested and config is not None and isinstance(config.value, Table):
+        whole["config"] = Entry(config.key, _hiding(config.value, kinds.import_class(reference), fill.written))
     middle = [key for key in whole if key not in {kind, *_FIRST, *_LAST}]
     order = [key for key in (kind, *_FIRST, *middle, *_LAST) if key in whole]
     return Table({key: whole[key] for key in order}, table.place)
+
+
+def _hiding(config: Table, cls: type, written: Mapping[Place, str]) -> Table:
+    """A configuration with references in the place of its secrets."""
+    entries = dict(config.entries)
+    for name, one in properties_of(cls).items():
+        if one.secret and name in entries and isinstance(given := entries[name].value, Scalar) and not given.absent:
+            reference = _reference(name, written.get(given.place, given.text))
+            shown = given if reference is None else Scalar(reference, given.place, quoted=True)
+            entries[name] = Entry(entries[name].key, shown)
+    return Table(entries, config.place)
+
+
+def _reference(name: str, text: str) -> str | None:
+    """What stands for a secret; None where the text as it is has nothing to hide: it refers to a file."""
+    pieces = [piece for piece in interpolation.parse(text) if piece]
+    references = [piece for piece in pieces if not isinstance(piece, str)]
+    if any(piece.kind == "file" for piece in references) and all(piece.kind != "variable" for piece in references):
+        return None
+    alone = len(pieces) == 1 and references and references[0].kind == "variable"
+    variable = references[0].name if alone else name.upper()
+    return f"${{{variable}:?a secret, which is not printed}}"
 
 
 # --- how it is written ------------------------------------------------------------------------------------------
