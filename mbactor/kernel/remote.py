@@ -54,7 +54,7 @@ class Remote:
         self.bus = bus
         transfers = Transfers(bus, bounds)
         bus.when_cut(transfers.clear)
-        self._requester = Requester(bus, node.plane, node.id, ack_window, transfers)
+        self._requester = Requester(bus, node.plane, node.id, ack_window, transfers, node.locality)
         self.parts = Parts(self, transfers)
         self._answers = Answers(bus, ack_window, self.parts.answer)
         self.to_all = ToAll(node, self, self._requester)

@@ -48,8 +48,10 @@ class ActorSystem:
 
     `transport` is "local", "embedded" (a nats-server of its own), the URL of a NATS server ("nats://host:port") or a
     bus; two systems on "local" or "embedded" do not see each other, those on one server and plane do. `tree` is a
-    supervisor that is started with the system and whose giving up ends it (`wait`). A method that keeps the event loop
-    to itself for longer than `watchdog` is reported by name (None: not). Over a broker, an ask that nobody answers or
+    supervisor that is started with the system and whose giving up ends it (`wait`). With a `locality`, such as
+    "eu-west-b-1", its actors are reached at that place and those around it, and its asks go to the nearest replica they
+    have learnt of. A method that keeps the event loop to itself for longer than `watchdog` is reported by name (None:
+    not). Over a broker, an ask that nobody answers or
     acknowledges within `ack_window` fails with NotAcknowledged, and the death of a process is noticed within it: the
     same for all systems of an application. Arguments and results of up to `max_body` bytes travel to other systems,
     larger ones are refused (MessageTooLarge). Leaving the block stops everything, the last started first; messages in
@@ -307,6 +309,7 @@ class ActorSystem:
             later += changed("name", self.name, wanted.name)
             if self._transport is not None:
                 later += changed("transport", without_secrets(self._transport), without_secrets(wanted.transport))
+            later += changed("locality", self.node.locality or None, wanted.locality or None)
             wanted = wanted.supervisor
         applying = Applying(self._tree, wanted)
         return applying, Plan(self.name, applying.steps, tuple(later))

@@ -20,7 +20,9 @@ from mbactor.transport.ask import TICKS, Ask, Probe, Sending, died
 from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.large import Large
+from mbactor.transport.locality import Nearest
 from mbactor.transport.message import Envelope, Message, messages_of
+from mbactor.transport.near import NearAsk
 from mbactor.transport.reassembly import Bounds
 from mbactor.transport.repeats import Chances, Refusal, repeat
 from mbactor.transport.replicas import Replicas
@@ -46,7 +48,13 @@ class Requester:
     """
 
     def __init__(
-        self, bus: Bus, plane: str, node: str, ack_window: float = ACK_WINDOW, transfers: Transfers | None = None
+        self,
+        bus: Bus,
+        plane: str,
+        node: str,
+        ack_window: float = ACK_WINDOW,
+        transfers: Transfers | None = None,
+        locality: str = "",
     ) -> None:
         self._bus = bus
         self._plane = plane
@@ -58,6 +66,7 @@ class Requester:
         self._ticks = 0
         self._replicas = Replicas()
         self._patience = 0 if bus.tells_all else TICKS
+        self._nearest = Nearest(locality) if locality else None
         self._inbox: Subscription | None = None
         bus.when_cut(self._cut)
         self.late = 0
@@ -87,7 +96,16 @@ class Requester:
     ) -> asyncio.Future[Any]:
         """Publish; the future of what `read` makes of the reply. AddressTooLong and Unavailable are raised at once."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        ask = Ask(message.envelope.id, address, deadline, future, read, source, message, self._again, self._patience)
+        id, again, patience = message.envelope.id, self._again, self._patience
+        nearest = self._nearest
+        if nearest is None or address.replica is not None:
+            ask = Ask(id, address, deadline, future, read, source, message, again, patience)
+        else:
+            place = nearest(address, asyncio.get_running_loop().time())
+            ask = NearAsk(
+                id, place, deadline, future, read, source, message, again, patience,
+                plain=address, nearest=nearest, publish=self._publish, ticks=patience,
+            )  # fmt: skip
         self.post(source, message, ask)
         return future
 

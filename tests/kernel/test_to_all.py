@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
-from itertools import count
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -27,12 +25,10 @@ from mbactor import (
     sink,
 )
 from mbactor.kernel.routes import routes_of
-from mbactor.transport import LocalBus
 from mbactor.transport.ask import TICKS
-from tests.nats import NatsServer, nats_server
+from tests.kernel.conftest import Start
 
 pytestmark = pytest.mark.anyio
-planes = count(1)
 
 
 class Stock(Actor):
@@ -110,35 +106,6 @@ class Screens(Books):
     @sink(Orders.on_placed, queue="every")
     def placed(self, order_id: str, total: float = 0.0) -> None:  # type: ignore[override]
         self.seen.append((order_id, total))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with nats_server(tmp_path_factory.mktemp("nats")) as running:
-        yield running
-
-
-Start = Callable[..., Awaitable[ActorSystem]]
-
-
-@pytest.fixture(params=["local", "nats"])
-async def start(request: pytest.FixtureRequest) -> AsyncIterator[Start]:
-    """Start systems that know each other, in one process or by a broker."""
-    bus: Any = LocalBus()
-    if request.param == "nats":
-        bus = request.getfixturevalue("server").url
-    plane = f"plane{next(planes)}"
-    async with AsyncExitStack() as stack:
-
-        async def started(*children: Any, **settings: Any) -> ActorSystem:
-            system = ActorSystem(f"system{next(planes)}", bus, plane, watchdog=None, **settings)
-            await stack.enter_async_context(system)
-            for one in children:
-                await system.spawn(one)
-            await system.node.remote.bus.flush()
-            return system
-
-        yield started
 
 
 def window(system: ActorSystem, ticks: int) -> None:

@@ -68,6 +68,13 @@ def test_a_whole_file_becomes_specifications(folder: Path) -> None:
 def test_a_broker_may_stand_for_the_local_transport(folder: Path) -> None:
     topology = read(folder, "version: 1\ntransport: nats://h:1,nats://i\nsupervisor: {}\n")
     assert topology.transport == "nats://h:1,nats://i"
+    assert topology.locality == ""
+
+
+def test_a_file_says_where_its_part_of_the_system_runs(folder: Path) -> None:
+    text = "version: 1\nlocality: ${NOWHERE:-eu-west-b-1}\nsupervisor: {}\n"
+    assert read(folder, text).locality == "eu-west-b-1"
+    assert read(folder, text.replace("eu-west-b-1", "")).locality == ""
 
 
 def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Path) -> None:
@@ -125,6 +132,7 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
             "version: 1\ntransport: nats://ann:s3cret@h:x\nsupervisor: {}\n",
             "tree.yaml:2:12: transport: 'nats://h:x' given, nats://host:port expected",
         ),
+        ("version: 1\nlocality: EU\nsupervisor: {}\n", "tree.yaml:2:11: locality: 'EU' given; lower-case letters"),
         ("version: 1\ntransport: http://h\nsupervisor: {}\n", "'http://h' given, local, embedded or nats://host:port"),
         ("version: 1\nsupervisor: !!python/none {}\n", "the tag"),
         ("version: 1\nsupervisor: {}\n? [a]\n: b\n", "tree.yaml:3:3: a list or mapping given as a key"),

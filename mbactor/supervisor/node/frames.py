@@ -55,6 +55,7 @@ class Begin(msgspec.Struct, tag=True):
     plane: str
     url: str | None
     """The broker that it connects to, with all that it needs to be let in; None: it has a link to the parent's bus."""
+    locality: str
     serialize_local: bool
     watchdog: float | None
     uvloop: bool

@@ -153,6 +153,7 @@ class _Hosted:
             path.replace("/", "."),
             self._bus,
             plane=begin.plane,
+            locality=begin.locality,
             serialize_local=begin.serialize_local,
             watchdog=begin.watchdog,
         )

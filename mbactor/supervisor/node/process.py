@@ -437,6 +437,7 @@ def _begin(owner: NodeProcess, node: Node, loop: asyncio.AbstractEventLoop) -> B
         parent=owner.path.rpartition("/")[0],
         plane=node.plane,
         url=url_of(node.remote.bus),
+        locality=node.locality,
         serialize_local=node.serialize_local,
         watchdog=node.watchdog_limit,
         uvloop=type(loop).__module__.startswith("uvloop"),

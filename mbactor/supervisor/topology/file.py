@@ -18,6 +18,7 @@ from mbactor.supervisor.topology.lints import lints
 from mbactor.supervisor.topology.merge import Overlays, Templates, merged_templates
 from mbactor.supervisor.topology.render import resolved
 from mbactor.supervisor.topology.yaml_positions import Problems, Table
+from mbactor.transport.locality import check_locality
 from mbactor.transport.nats_url import is_broker, servers_of
 
 _TRANSPORTS = "local, embedded or nats://host:port"
@@ -50,6 +51,8 @@ class Topology:
     """What is allowed and hardly meant: (`file:line:column`, `path.of.keys: what may go wrong`)."""
     classes: Mapping[str, type] = field(kw_only=True, compare=False, repr=False, default_factory=dict)
     """The classes that it names, as it names them: `schema(classes=topology.classes)`."""
+    locality: str = ""
+    """Where it runs: its actors are reached there, and ask the nearest."""
     document: Table = field(kw_only=True, compare=False, repr=False)
     """The file as it was read, with all that belongs to it worked in: `as_yaml(topology.document)`."""
 
@@ -97,6 +100,7 @@ class _Reader:
         section = Section(table, self.problems, self.sources)
         _version(section)
         name, transport = section.text("name"), _transport(section)
+        locality = _locality(section)
         supervisor = self._supervisor(section)
         section.entry("templates")
         section.refuse_unread()
@@ -112,6 +116,7 @@ class _Reader:
             overlays,
             tuple((str(place), text) for place, text in self.warnings.sorted()),
             classes=self.kinds.classes,
+            locality=locality,
             document=resolved(table, name, self.kinds, self.sources.environ),
         )
 
@@ -150,6 +155,16 @@ def _version(section: Section) -> None:
         section.wrong_at("version", "missing, `version: 1` expected")
     elif given is not None and given != "1":
         section.wrong_at("version", f"{given!r} given, 1 expected (the only version there is)")
+
+
+def _locality(section: Section) -> str:
+    given = section.text("locality", "a place such as eu-west-b-1") or ""
+    if given:
+        try:
+            check_locality(given)
+        except InvalidSpec as error:
+            section.wrong_at("locality", str(error).removeprefix("locality: "))
+    return given
 
 
 def _transport(section: Section) -> str:

@@ -37,6 +37,11 @@ def schema(*, overlay: bool = False, classes: Mapping[str, type] | None = None) 
             "version": {"const": 1},
             "name": {"type": "string", "description": "default: the name of the file"},
             "transport": {"type": "string", "pattern": r"^(local|embedded)$|^(nats|tls)://|\$\{", "default": "local"},
+            "locality": {
+                "type": "string",
+                "pattern": r"^[a-z0-9]+(-[a-z0-9]+)*$|\$\{",
+                "description": "where this part of the system runs, from the general to the special: eu-west-b-1",
+            },
             "templates": {
                 "type": "object",
                 "additionalProperties": {"$ref": "#/$defs/part"},

@@ -1,0 +1,45 @@
+"""Asks that go to the nearest place that is known to serve their address: see `locality.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from mbactor.errors import MbactorError, NoSuchActor, Unavailable
+from mbactor.transport.address import Address
+from mbactor.transport.ask import Ask
+from mbactor.transport.locality import Nearest
+from mbactor.transport.message import Message
+from mbactor.transport.waiting import Waiter
+
+
+class NearAsk(Ask, eq=False, kw_only=True):
+    """An ask whose answer tells how near its replica was. Where nobody takes it at the place it went to, it goes to the
+    plain address, once.
+    """
+
+    plain: Address
+    nearest: Nearest
+    publish: Callable[[str, Address, Message, Waiter], None]
+    ticks: int
+    """Its patience as it was at the beginning."""
+
+    def answered(self, message: Message) -> None:
+        self.nearest.answered(self.plain, message.envelope.locality, asyncio.get_running_loop().time())
+        super().answered(message)
+
+    def failed(self, error: MbactorError) -> None:
+        message = self.message
+        if self.address is self.plain or message is None or not isinstance(error, NoSuchActor | Unavailable):
+            super().failed(error)
+            return
+        self.nearest.nobody(self.plain)
+        self.address, self.patience = self.plain, self.ticks
+        try:
+            self.publish(self.source, self.plain, message, self)
+        except MbactorError as failed:
+            super().failed(failed)
+
+    def _refused(self, error: MbactorError, replica: str) -> None:
+        self.address = self.plain  # others may take it, wherever they are
+        super()._refused(error, replica)

@@ -1,0 +1,95 @@
+"""A replica is reached by its id and by its place, and an asker comes to the nearest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from mbactor import Actor, ActorRef, ActorSystem, NoSuchActor, child, endpoint
+from mbactor.errors import InvalidSpec
+from tests.kernel.conftest import Start
+
+pytestmark = pytest.mark.anyio
+
+
+class Shop(Actor):
+    host = "shop.example"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @endpoint
+    async def who(self) -> str:
+        return self.name
+
+    @endpoint
+    async def ask_it(self, other: ActorRef[Shop]) -> str:
+        return await other.ask(Shop.who)
+
+
+class Desk(Shop):
+    host = "desk.example"
+
+
+def shop(name: str) -> Any:
+    return child(Shop, id=name, args={"name": name})
+
+
+async def test_an_asker_comes_to_the_nearest_and_to_the_others_when_that_is_gone(start: Start) -> None:
+    asks = await start(locality="eu-west-b-1")
+    anybody = await start()
+    await start(shop("us"), locality="us-east")
+    nearby = await start(locality="eu-west-b-2")
+    near = await nearby.spawn(shop("b2"))
+    await nearby.node.remote.bus.flush()
+    await start(shop("a1"), locality="eu-west-a-1")
+    assert {await anybody.ask(Shop.who) for _ in range(200)} == {"us", "b2", "a1"}
+
+    async def comes_to(name: str) -> None:
+        """Each ask goes to a replica drawn among those that are near enough, so it is soon the nearest."""
+        for _ in range(1000):
+            if await asks.ask(Shop.who) == name:
+                break
+        assert Counter([await asks.ask(Shop.who) for _ in range(50)]) == {name: 50}
+
+    await comes_to("b2")
+    places = {
+        place: {await anybody.at(f"loc-{place}.shop.example").ask(Shop.who) for _ in range(40)}
+        for place in ("eu", "eu-west", "eu-west-b", "eu-west-b-2", "us")
+    }
+    assert places == {
+        "eu": {"b2", "a1"},
+        "eu-west": {"b2", "a1"},
+        "eu-west-b": {"b2"},
+        "eu-west-b-2": {"b2"},
+        "us": {"us"},
+    }
+    with pytest.raises(NoSuchActor, match="loc-eu-west-b-1.shop.example"):
+        await asks.at("loc-eu-west-b-1.shop.example").ask(Shop.who)
+    await near.stop()
+    await nearby.node.remote.bus.flush()
+    await comes_to("a1")
+
+
+async def test_a_replica_that_is_named_is_meant_whatever_is_near(start: Start) -> None:
+    asks = await start(child(Desk, args={"name": "desk"}), locality="eu-west")
+    far = await start(locality="us-east")
+    refs = [await far.spawn(child(Shop, id=f"far{n}", args={"name": f"far{n}"})) for n in range(3)]
+    await far.node.remote.bus.flush()
+    await start(shop("near"), locality="eu-west")
+    for _ in range(100):
+        if await asks.ask(Shop.who) == "near":
+            break
+    for n, ref in enumerate(refs):
+        by_id = asks.at(f"{ref.cell.replica}.shop.example")
+        assert [await by_id.ask(Shop.who) for _ in range(10)] == [f"far{n}"] * 10
+        assert (await asks.request("POST", f"https://{ref.cell.replica}.shop.example/who")).json() == f"far{n}"
+    with pytest.raises(NoSuchActor):
+        await asks.at("id-0000000000.shop.example").ask(Shop.who)
+
+
+def test_a_wrong_locality_is_refused() -> None:
+    with pytest.raises(InvalidSpec, match="locality: 'EU' given"):
+        ActorSystem(locality="EU")
