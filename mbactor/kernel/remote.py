@@ -61,7 +61,11 @@ class Remote:
 
     async def open(self) -> None:
         await self.bus.connect()
-        self._requester.open()
+        try:
+            await self._requester.open()
+        except BaseException:
+            await self.close()
+            raise
         self.bus.watch(subjects.watch_subject(self._node.plane, self._node.name, self._node.id))
 
     async def close(self) -> None:

@@ -7,6 +7,27 @@ address), `embedded.py` the same with a server of its own (`nats_server.py`).
 `fragments.py` cuts what is too large for one message, `reassembly.py` puts it together again; both are pure.
 `requester.py` turns a bus into request and reply: `waiting.py` keeps who waits, `ask.py` is who waits for one answer,
 `repeats.py` decides what is sent again, `replicas.py` knows where else. Knows nothing of actors.
+
+**For a program without mbactor.** Any NATS client can ask an actor, and be asked by one, in five steps; with `mbactor`
+as the plane (unless `MBACTOR_PLANE` says otherwise), `billing.example` as the name of the program, and `id-7f3a` as its
+own id (`id-` and random letters):
+
+1. Subscribe once to the inbox `mbactor.reply._.*.*.id-7f3a.*`.
+2. Publish to `mbactor.safe.443.billing_example.orders_example._.post.place` what is meant for
+   `POST https://orders.example/place`: dots of a host become `_`, a segment of the path is one token, and what is no
+   letter, digit or hyphen is `%` with two lower-case hex digits a byte. The fourth token is who asks. The reply subject
+   is `mbactor.reply._.orders_example.billing_example.id-7f3a.1`: to an inbox of another than who asks nobody answers.
+3. The payload is the byte 2, the length of the envelope and that of the body (4 bytes each, big-endian), the envelope,
+   the body. The envelope is a msgpack array, here of `"ask"`, `"1"` (unique among the requests of this id), the
+   seconds the answer may take, and as the tenth element `"application/json"`; those between are `[]`, nil, nil, `{}`,
+   200, `[1, 1]`. The body is a JSON object of the method's arguments.
+4. What comes to the inbox is one or more such messages, one after the other behind one byte 2. One whose first two
+   elements are `"reply"`, `"1"` has the result as its body (in the content type of its tenth element), `"error"` has a
+   map with `error`, `statusCode` and `type`, and `"ack"` says that the actor has the request and will answer later.
+   Empty, with the NATS status 503: nobody serves it.
+5. To be asked, subscribe to `mbactor.safe.443.*.billing_example._.post.>` with the queue `billing.example`; publish
+   the reply with the `id` of the request to its reply subject, if that is the inbox of who asks: its fifth token is the
+   fourth of the subject. Within a second reply or acknowledge.
 """
 
 from mbactor.transport.address import Address

@@ -73,9 +73,14 @@ class Requester:
         self.when_late: Callable[[str], None] = _nothing
         """Told of the request to which a message came too late."""
 
-    def open(self) -> None:
-        """Subscribe to the node's inbox."""
-        self._inbox = self._bus.subscribe(subjects.inbox_pattern(self._plane, self._node), self._receive)
+    async def open(self) -> None:
+        """Subscribe to the node's inbox. Forbidden where the bus does not let it receive there."""
+        inbox = subjects.inbox_pattern(self._plane, self._node)
+        self._inbox = self._bus.subscribe(inbox, self._receive)
+        await self._bus.flush()
+        if self._inbox.refused is not None:
+            text = f"the broker does not let this node receive its answers: {self._inbox.refused}"
+            raise Forbidden.restore(text, Forbidden.status, {}, taken="no")
 
     def close(self) -> None:
         """End the inbox; whoever still waits gets an error."""

@@ -21,6 +21,8 @@ _KEPT = 4096
 """Tokens that are made once: hosts, methods and paths come again with every message."""
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
 _ESCAPE = re.compile(r"%([0-9a-f]{2})")
+_ARGUMENT = re.compile(r"\{\w*\}")
+_GREEDY = re.compile(r"\{\w*\.\.\.\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,17 @@ def host_of(token: str) -> str:
 
 def request_subject(plane: str, source: str, address: Address) -> str:
     """The subject a request is published to. AddressTooLong (414) beyond 1,024 characters."""
-    return _request(plane, host_token(source), str(address.port), address)
+    path = ".".join(escape(segment) for segment in address.path.removeprefix("/").split("/"))
+    return _request(plane, host_token(source), str(address.port), address, path)
 
 
 def endpoint_pattern(plane: str, address: Address) -> str:
-    """What the server of `address` subscribes to: any source; port 0 is any port, method ANY any method."""
-    return _request(plane, "*", str(address.port) if address.port else "*", address)
+    """What the server of `address` subscribes to: any source; port 0 is any port, method ANY any method. A segment
+    `{name}` of the path is any one segment, `{name...}` at its end is one or more. AddressTooLong as for requests.
+    """
+    *above, last = address.path.removeprefix("/").split("/")
+    path = [*("*" if _ARGUMENT.fullmatch(segment) else escape(segment) for segment in above), _last(last)]
+    return _request(plane, "*", str(address.port) if address.port else "*", address, ".".join(path))
 
 
 def instance_pattern(plane: str, host: str, replica: str) -> str:
@@ -71,9 +78,12 @@ def instance_pattern(plane: str, host: str, replica: str) -> str:
     return f"{plane}.*.*.*.{host_token(host)}.{escape(replica)}.>"
 
 
-def _request(plane: str, source: str, port: str, address: Address) -> str:
+def _last(segment: str) -> str:
+    return ">" if _GREEDY.fullmatch(segment) else "*" if _ARGUMENT.fullmatch(segment) else escape(segment)
+
+
+def _request(plane: str, source: str, port: str, address: Address, path: str) -> str:
     trust = "danger" if address.port == TRUSTED_PORT else "safe"
-    path = ".".join(escape(segment) for segment in address.path.removeprefix("/").split("/"))
     replica = escape(address.replica or "")
     method = "*" if address.method == ANY_METHOD else escape(address.method.lower())
     subject = f"{plane}.{trust}.{port}.{source}.{host_token(address.host)}.{replica}.{method}.{path}"

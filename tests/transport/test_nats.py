@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mbactor import observe
+from mbactor import ActorSystem, observe
 from mbactor.errors import Forbidden, InvalidSpec, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.testing import Recorder
 from mbactor.testing.contracts import check_bus
@@ -286,7 +286,7 @@ def test_a_server_that_is_killed_and_started_again(server: NatsServer, loop: Fac
     async def killed_and_started(recorder: Recorder) -> None:
         asker, server_bus = await connected(server.url), await connected(server.url)
         requester = Requester(asker, "p", "node")
-        requester.open()
+        await requester.open()
         asked, events, during = Inbox(), Inbox(), Inbox()
         server_bus.subscribe("p.*.*.*.svc_example.>", asked, queue="svc")
         server_bus.subscribe("events.*", events)
@@ -333,7 +333,7 @@ def test_every_ask_ends_while_the_server_comes_and_goes(server: NatsServer) -> N
     async def work() -> None:
         asker, server_bus = await connected(server.url), await connected(server.url)
         requester = Requester(asker, "p", "node")
-        requester.open()
+        await requester.open()
 
         def answer(delivery: Delivery) -> None:
             with suppress(Unavailable):
@@ -503,7 +503,7 @@ def test_a_request_that_the_broker_refuses_fails_at_once_with_its_reason(tmp_pat
     async def work(url: str) -> None:
         bus = await connected(url)
         requester = Requester(bus, "p", "node")
-        requester.open()
+        await requester.open()
         served = Inbox()
         bus.subscribe("p.safe.443.*.svc_example._.post.work", served)
         await bus.flush()
@@ -523,6 +523,16 @@ def test_a_request_that_the_broker_refuses_fails_at_once_with_its_reason(tmp_pat
         await bus.close()
 
     with_permissions(tmp_path, 'publish: ["p.*.*.*.svc_example.>", "p.reply.>"], subscribe: "p.>"', work)
+
+
+def test_a_system_that_may_not_receive_its_answers_does_not_start(tmp_path: Path) -> None:
+    async def work(url: str) -> None:
+        system = ActorSystem(transport=url)
+        with pytest.raises(Forbidden, match='Permissions Violation for Subscription to "mbactor.reply'):
+            await system.start()
+        assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
+
+    with_permissions(tmp_path, 'publish: ">", subscribe: "other.>"', work)
 
 
 def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: NatsServer) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mbactor.errors import AddressTooLong, BadRequest, DeclarationError
 from mbactor.transport.address import Address, check_host, kebab
+from mbactor.transport.bus import check_pattern, matches
 from mbactor.transport.subjects import (
     endpoint_pattern,
     escape,
@@ -78,8 +79,51 @@ def test_golden_subjects(address: Address, subject: str) -> None:
     assert request_subject("p", "ada.example", address) == subject
 
 
-def test_a_pattern_takes_any_source_and_where_declared_any_method() -> None:
-    assert endpoint_pattern("p", Address("o", "/x", "ANY")) == "p.safe.443.*.o._.*.x"
+@pytest.mark.parametrize(
+    ("address", "pattern"),
+    [
+        (Address("o", "/x"), "p.safe.443.*.o._.post.x"),
+        (Address("o", "/x", "ANY"), "p.safe.443.*.o._.*.x"),
+        (Address("o", "/x", port=0), "p.safe.*.*.o._.post.x"),
+        (Address("o.p", "/x", port=666), "p.danger.666.*.o_p._.post.x"),
+        (Address("o", "/{id}"), "p.safe.443.*.o._.post.*"),
+        (Address("o", "/a/{id}/b.c/{}"), "p.safe.443.*.o._.post.a.*.b%2ec.*"),
+        (Address("o", "/files/{path...}"), "p.safe.443.*.o._.post.files.>"),
+        (Address("o", "/a/x{id}"), "p.safe.443.*.o._.post.a.x%7bid%7d"),
+        (Address("o", "/"), "p.safe.443.*.o._.post._"),
+    ],
+)
+def test_golden_patterns(address: Address, pattern: str) -> None:
+    assert endpoint_pattern("p", address) == pattern
+    assert check_pattern(pattern)
+
+
+segments = st.text(min_size=1, max_size=6).map(lambda text: text.replace("/", "") or "x")
+
+
+@given(st.lists(segments, min_size=1, max_size=4), st.data(), st.booleans())
+def test_a_pattern_takes_what_fits_its_arguments_and_nothing_else(
+    parts: list[str], data: st.DataObject, greedy: bool
+) -> None:
+    holes = data.draw(st.lists(st.booleans(), min_size=len(parts), max_size=len(parts)))
+    declared = ["{a}" if hole else part for part, hole in zip(parts, holes, strict=True)]
+    declared += ["{rest...}"] if greedy else []
+    pattern = tuple(endpoint_pattern("p", Address("o.p", "/" + "/".join(declared))).split("."))
+
+    def fits(*path: str) -> bool:
+        return matches(pattern, tuple(request_subject("p", "s", Address("o.p", "/" + "/".join(path))).split(".")))
+
+    assert fits(*parts, "more", "yet") == greedy
+    assert fits(*parts, "") == greedy
+    assert fits(*parts) != greedy
+    other = [f"{part}." if not hole else part for part, hole in zip(parts, holes, strict=True)]
+    if not all(holes):
+        assert not fits(*other, *(["more"] if greedy else []))
+
+
+def test_a_subscription_too_long_for_a_subject_is_refused_too() -> None:
+    with pytest.raises(AddressTooLong, match="limit is 1024"):
+        endpoint_pattern("p", Address("o", "/" + "x" * 1100))
 
 
 def test_a_reply_goes_to_the_requesters_own_inbox() -> None:

@@ -1,0 +1,125 @@
+"""A program with nats-py alone asks an actor, and is asked by one, as the page of `mbactor.transport` says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import nats
+import nats.errors
+import pytest
+from nats.aio.msg import Msg
+
+from mbactor import Actor, ActorSystem, endpoint
+from mbactor.errors import MbactorError
+from mbactor.transport import Envelope, Message, messages_of
+from tests.loops import run
+from tests.nats import nats_server
+
+
+class Orders(Actor):
+    host = "orders.example"
+
+    @endpoint
+    async def place(self, item: str, count: int = 1) -> dict[str, int]:
+        if not count:
+            raise MbactorError("nothing was ordered", status=422)
+        return {item: count}
+
+    @endpoint
+    async def invoice(self, amount: int) -> Any:
+        return (await self.request("POST", "https://billing.example/in-voice/a.b", {"amount": amount})).body
+
+
+def payload(op: str, id: str, body: Any) -> bytes:
+    envelope = msgspec.msgpack.encode([op, id, 5.0, [], None, None, {}, 200, [1, 1], "application/json"])
+    data = json.dumps(body).encode()
+    return b"\x02" + struct.pack(">II", len(envelope), len(data)) + envelope + data
+
+
+def read(data: bytes) -> list[tuple[list[Any], bytes]]:
+    assert data[:1] == b"\x02"
+    found, at = [], 1
+    while at < len(data):
+        envelope, body = struct.unpack_from(">II", data, at)
+        at += 8
+        found.append((msgspec.msgpack.decode(data[at : at + envelope]), data[at + envelope : at + envelope + body]))
+        at += envelope + body
+    return found
+
+
+def value(envelope: list[Any], body: bytes) -> Any:
+    return json.loads(body) if envelope[9] == "application/json" else msgspec.msgpack.decode(body)
+
+
+async def asks(url: str, plane: str) -> None:
+    client = await nats.connect(url)
+    inbox = await client.subscribe(f"{plane}.reply._.*.*.id-7f3a.*")
+    asked = [{"item": "pen", "count": 3}, {"item": "pen", "count": 0}]
+    for id, arguments in enumerate(asked):
+        await client.publish(
+            f"{plane}.safe.443.billing_example.orders_example._.post.place",
+            payload("ask", str(id), arguments),
+            reply=f"{plane}.reply._.orders_example.billing_example.id-7f3a.{id}",
+        )
+    got: dict[str, tuple[str, Any]] = {}
+    while len(got) < 2:
+        for envelope, body in read((await inbox.next_msg(10)).data):
+            got[envelope[1]] = (envelope[0], value(envelope, body))
+    assert got["0"] == ("reply", {"pen": 3})
+    assert got["1"][0] == "error"
+    assert (got["1"][1]["error"], got["1"][1]["statusCode"]) == ("nothing was ordered", 422)
+    await client.publish(
+        f"{plane}.safe.443.billing_example.nobody_example._.post.place",
+        payload("ask", "2", {}),
+        reply=f"{plane}.reply._.nobody_example.billing_example.id-7f3a.2",
+    )
+    nobody = await inbox.next_msg(10)
+    assert (nobody.data, (nobody.headers or {})["Status"]) == (b"", "503")
+    await client.publish(
+        f"{plane}.safe.443.billing_example.orders_example._.post.place",
+        payload("ask", "3", asked[0]),
+        reply=f"{plane}.reply._.orders_example.victim_example.id-7f3a.3",
+    )
+    with pytest.raises(nats.errors.TimeoutError):
+        await inbox.next_msg(0.1)  # to an inbox of another than who asks nobody answers
+    await client.close()
+
+
+async def is_asked(url: str, plane: str, system: ActorSystem) -> None:
+    client = await nats.connect(url)
+
+    async def answer(asked: Msg) -> None:
+        [(envelope, body)] = read(asked.data)
+        assert asked.subject.split(".")[3] == asked.reply.split(".")[4] == "orders_example"
+        assert asked.subject.split(".")[7:] == ["in-voice", "a%2eb"]
+        await client.publish(asked.reply, payload("reply", envelope[1], {"paid": value(envelope, body)["amount"]}))
+
+    await client.subscribe(f"{plane}.safe.443.*.billing_example._.post.>", "billing.example", answer)
+    await client.flush()
+    await client.flush()
+    assert json.loads(await asyncio.wait_for(system.ask(Orders.invoice, 7), 10)) == {"paid": 7}
+    await client.close()
+
+
+def test_a_program_without_mbactor_asks_and_is_asked(tmp_path: Path) -> None:
+    async def work(url: str) -> None:
+        async with ActorSystem(transport=url) as system:
+            await system.spawn(Orders)
+            await system.node.remote.bus.flush()
+            await asks(url, system.node.plane)
+            await is_asked(url, system.node.plane, system)
+
+    with nats_server(tmp_path) as server:
+        run(work(server.url))
+
+
+def test_the_page_describes_the_bytes_that_mbactor_writes() -> None:
+    [message] = messages_of(payload("ask", "1", {"a": 1}))
+    assert message == Message(Envelope("ask", "1", 5.0, content_type="application/json"), b'{"a": 1}')
+    [(envelope, body)] = read(message.to_bytes())
+    assert (envelope[:3], envelope[9], body) == (["ask", "1", 5.0], "application/json", b'{"a": 1}')
