@@ -67,6 +67,7 @@ def test_every_command_is_of_a_kind_that_is_tested() -> None:
         SETUP,
         ".venv/bin/mbactor ",
         "OTEL_TRACES_EXPORTER=console .venv/bin/mbactor run ",
+        "BROKER=nats://127.0.0.1:4222 .venv/bin/mbactor run ",
         "curl -s localhost:8080/credit.example/apply ",
     )
     assert [line for line in COMMANDS if not line.startswith(known)] == []

@@ -43,6 +43,8 @@ from mbactor.transport.requester import ACK_WINDOW
 
 T = TypeVar("T")
 _LINGER = 1.0
+_LEAVE = 1.0
+"""Seconds that the broker has to hear that this node leaves."""
 
 
 def _no_tree(name: str) -> Any:
@@ -76,7 +78,9 @@ class Node:
         self.plane = plane
         self.serialize_local = serialize_local
         self.id = "id-" + secrets.token_hex(5)
-        self.remote = Remote(self, bus, seconds(ack_window), Bounds.of(max_body))
+        self.ack_window = seconds(ack_window)
+        self.max_body = max_body
+        self.remote = Remote(self, bus, self.ack_window, Bounds.of(max_body))
         self.dead_letters = DeadLetters()
         self.refs = Names()
         self.suspects = Suspects()
@@ -112,7 +116,7 @@ class Node:
 
     async def open(self) -> None:
         """Connect the bus and listen for answers."""
-        self.stopping = False
+        self.stopping = self.leaving = False
         self.dead_letters.open()
         self.loop = loop = asyncio.get_running_loop()
         self.time = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
@@ -127,6 +131,20 @@ class Node:
         if self.stopping or self.loop is None:
             return "it is being stopped" if self.stopping else "it does not run"
         return self.remote.bus.unready() if self.serving else "it is being started"
+
+    async def leave(self) -> None:
+        """Everything here is about to be stopped: have others that serve the same hosts get what comes from now on.
+
+        When it returns, nothing more comes for any of a host's replicas. What has come, and is not handled before its
+        actor ends, is refused as not taken. Whoever has a ref still reaches its actor.
+        """
+        self.leaving = True
+        for cell in [cell for served in self.served.values() for cell in served.cells]:
+            if cell.served is not None:
+                cell.served.leave()
+        with suppress(Unavailable, TimeoutError):  # the broker is away, or does not answer
+            async with asyncio.timeout(_LEAVE):
+                await self.remote.bus.flush()
 
     async def close(self) -> None:
         """End the requester and the bus; wait for what runs in the background."""

@@ -84,6 +84,12 @@ class Serving:
         for subscription in subscriptions:
             subscription.unsubscribe()
 
+    def leave(self) -> None:
+        """Take no more from the bus that another replica could have; what is meant for this one still comes."""
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.unsubscribe()
+
     def end(self) -> None:
         for name in list(self._subscriptions):
             self.deactivate(self._cell.routes.by_name[name])

@@ -132,6 +132,8 @@ class ActorSystem:
         self._serving = False
         if served:
             observe.emit("system.stopping", system=self.name)
+        if served and not isinstance(self.node.remote.bus, LocalBus):
+            await self.node.leave()
         self.node.stopping = True
         await self._spawned.stop(None)
         self._spawned.close(SHUTDOWN)

@@ -109,7 +109,7 @@ def inquiry(id: str, waiter: Waiter, now: float) -> tuple[Message, Inquiry]:
     """The message that asks whether a place is kept, and who waits for its answer in the name of `waiter`."""
     address = Address(waiter.address.host, "/", replica=RESERVED)
     deadline = min(waiter.deadline, now + WITHIN)
-    return Message(Envelope("tell", id), b""), Inquiry(id, address, deadline, waiter.address, partial(_fail, waiter))
+    return Message(Envelope("probe", id), b""), Inquiry(id, address, deadline, waiter.address, partial(_fail, waiter))
 
 
 def _fail(waiter: Waiter, error: MbactorError) -> None:

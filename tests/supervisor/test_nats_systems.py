@@ -11,16 +11,24 @@ import pytest
 
 from mbactor import Actor, ActorSystem, MbactorError, endpoint
 from mbactor.errors import InvalidSpec, NoSuchActor, NotAcknowledged, Unavailable
+from mbactor.kernel.exit import Exit
 from mbactor.supervisor import child
 from mbactor.supervisor.spec import SupervisorSpec
+from mbactor.transport import Envelope, Message, subjects
+from mbactor.transport.message import messages_of
 from mbactor.transport.nats import NatsBus
 from tests.nats import NatsServer, nats_server
+from tests.transport.inbox import Inbox
 
 pytestmark = pytest.mark.anyio
 
 
 hanging: list[Actor] = []
 """Those with a call in hand that will not end."""
+
+
+ending, ended = asyncio.Event(), asyncio.Event()
+"""Of a `Leaver`: it begins to end, and it may."""
 
 
 class Till(Actor):
@@ -164,6 +172,39 @@ async def test_who_is_up_can_be_asked_at_once(server: NatsServer) -> None:
                 assert await asks.ask(Till.add, 1, 1) == 2
             with pytest.raises(NoSuchActor):
                 await asks.ask(Till.add, 1, 1)
+
+
+class Leaver(Till):
+    """Takes its time to end."""
+
+    async def on_stop(self, exit: Exit) -> None:
+        ending.set()
+        await ended.wait()
+
+
+async def test_a_system_that_stops_gets_nothing_more_while_it_does(server: NatsServer) -> None:
+    ending.clear()
+    ended.clear()
+    async with ActorSystem("stays", server.url, "plane") as stays:
+        leaves = ActorSystem("leaves", server.url, "plane")
+        await leaves.start()
+        for system, cls in ((leaves, Leaver), (stays, Till)):
+            await system.spawn(cls, system.name)
+            await seen(system)
+        stopping = asyncio.ensure_future(leaves.stop())
+        await asyncio.wait_for(ending.wait(), 10)
+        bus, inbox = NatsBus(server.url), Inbox()
+        await bus.connect()
+        bus.subscribe("plane.reply.>", inbox)
+        for n in range(40):  # by hand: what was refused would be asked again
+            subject = subjects.request_subject("plane", "raw", Till.who.feature.address("till.example"))
+            reply = subjects.reply_subject("plane", "till.example", "raw", "n", str(n))
+            bus.publish(subject, Message(Envelope("ask", str(n)), b"").to_bytes(), reply=reply)
+        answers = [message for one in await inbox.until(40) for message in messages_of(one.data)]
+        assert {message.envelope.op for message in answers} == {"reply"}
+        ended.set()
+        await stopping
+        await bus.close()
 
 
 async def test_a_system_without_its_broker_does_not_start(tmp_path: Path) -> None:

@@ -55,9 +55,11 @@ class Begin(msgspec.Struct, tag=True):
     plane: str
     url: str | None
     """The broker that it connects to, with all that it needs to be let in; None: it has a link to the parent's bus."""
-    locality: str
     serialize_local: bool
     watchdog: float | None
+    ack_window: float
+    max_body: int
+    locality: str
     uvloop: bool
     traced: bool
     """Whether it exports its own telemetry."""

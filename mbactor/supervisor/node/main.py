@@ -153,9 +153,11 @@ class _Hosted:
             path.replace("/", "."),
             self._bus,
             plane=begin.plane,
-            locality=begin.locality,
             serialize_local=begin.serialize_local,
             watchdog=begin.watchdog,
+            ack_window=begin.ack_window,
+            max_body=begin.max_body,
+            locality=begin.locality,
         )
         self._node.supervisor = lambda name: supervisor(name, self._roots())
         self._node.serves = self._serves
@@ -236,6 +238,8 @@ class _Hosted:
             self._starting.cancel()
             await asyncio.wait([self._starting])
         self._leave()
+        if not isinstance(self._bus, LinkBus):
+            await self._node.leave()
         exit = await self._child.stop(timeout, exit)
         if not self._over.is_set():
             self._child.close(exit)

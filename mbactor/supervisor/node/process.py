@@ -437,9 +437,11 @@ def _begin(owner: NodeProcess, node: Node, loop: asyncio.AbstractEventLoop) -> B
         parent=owner.path.rpartition("/")[0],
         plane=node.plane,
         url=url_of(node.remote.bus),
-        locality=node.locality,
         serialize_local=node.serialize_local,
         watchdog=node.watchdog_limit,
+        ack_window=node.ack_window,
+        max_body=node.max_body,
+        locality=node.locality,
         uvloop=type(loop).__module__.startswith("uvloop"),
         traced=observe.tracing() and Settings.from_environment().telemetry,
     )
