@@ -63,10 +63,10 @@ class Remote:
         await self.bus.connect()
         try:
             await self._requester.open()
+            self.bus.watch(subjects.watch_subject(self._node.plane, self._node.name, self._node.id))
         except BaseException:
             await self.close()
             raise
-        self.bus.watch(subjects.watch_subject(self._node.plane, self._node.name, self._node.id))
 
     async def close(self) -> None:
         self.to_all.close()
