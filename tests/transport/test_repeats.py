@@ -37,14 +37,14 @@ chances = st.builds(
 
 @given(st.lists(refusals), chances)
 def test_whatever_happens_it_ends_within_the_limits_and_the_budget(coming: list[Refusal], each: Chances) -> None:
-    earlier: tuple[Refusal, ...] = ()
+    earlier: list[Refusal] = []
     for refusal in coming:
-        found = repeat(refusal, earlier, each)
+        found = repeat(refusal, tuple(earlier), each)
         if found is None:
             break
         assert 0 <= found.after < each.left
         assert not found.elsewhere or (each.others and not each.by_ref)
-        earlier += (refusal,)
+        earlier.append(refusal)
     assert all(earlier.count(refusal) <= LIMITS[refusal] for refusal in get_args(Refusal))
 
 
