@@ -38,13 +38,17 @@ class NatsServer:
     def __init__(self, folder: Path, settings: str = "") -> None:
         self.port = free_port()
         self._file = folder / f"nats-{self.port}.conf"
-        self._file.write_text(f"listen: 127.0.0.1:{self.port}\n{settings}\n")
+        self.write(settings)
         self._log = folder / f"nats-{self.port}.log"
         self._process: subprocess.Popen[bytes]
 
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
+
+    def write(self, settings: str) -> None:
+        """What it is started with the next time."""
+        self._file.write_text(f"listen: 127.0.0.1:{self.port}\n{settings}\n")
 
     def start(self) -> None:
         with self._log.open("ab") as log:

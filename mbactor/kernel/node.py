@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -25,6 +26,7 @@ from mbactor.kernel.context import Call, check_not_fenced, current
 from mbactor.kernel.dead_letters import DeadLetters
 from mbactor.kernel.feature import Operation, Reference, check_operation, check_reference, host_of
 from mbactor.kernel.features.event import EventReference
+from mbactor.kernel.guard import Guard
 from mbactor.kernel.multicast import Replies
 from mbactor.kernel.names import Names
 from mbactor.kernel.remote import Remote
@@ -87,6 +89,9 @@ class Node:
         self.cells: WeakValueDictionary[str, Cell] = WeakValueDictionary()
         """Those that can be meant by a replica's id: in an address, or in a ref that has travelled."""
         self.served: dict[str, Served] = {}
+        self.guard: Guard | None = None
+        """Where the broker does not let this process publish everything: who judges what is asked within it."""
+        self._guard = Guard(self)
         self.late = 0
         """Answers that came when nobody waited for them any more; they were dropped."""
         self.abandoned = 0
@@ -123,6 +128,7 @@ class Node:
         self.thread = threading.get_ident()
         self.future = loop.create_future
         await self.remote.open()
+        self._guard.open()
         nodes.append(self)
         self._watchdog.start()
 
@@ -192,7 +198,7 @@ class Node:
             return failed_already(error)
         except RuntimeError:
             return from_thread(self, lambda: self.ask(operation, args, kwargs, host, replica))
-        cell = self._here(host, replica, operation.feature.name)
+        cell = self._here(host, replica, operation)
         if cell is not None:
             return ask(cell, operation, args, kwargs)
         return self.remote.ask(host, replica, operation, args, kwargs)
@@ -211,7 +217,7 @@ class Node:
         except RuntimeError:
             return told_elsewhere(self, lambda: self.tell(operation, args, kwargs, host, replica))
         host = host or host_of(operation.owner)
-        cell = self._here(host, replica, operation.feature.name)
+        cell = self._here(host, replica, operation)
         if cell is not None:
             return tell(cell, operation, args, kwargs)
         return self.remote.tell(host, replica, operation, args, kwargs)
@@ -237,14 +243,16 @@ class Node:
             return told_elsewhere(self, lambda: self.publish(event, args, kwargs))
         return self.remote.to_all.publish(event, args, kwargs)
 
-    def _here(self, host: str, replica: str | None, name: str) -> Cell | None:
-        """Who of this process is to have a message."""
+    def _here(self, host: str, replica: str | None, operation: Operation[Any, ..., Any]) -> Cell | None:
+        """Who of this process is to have a message; None where it goes over the bus."""
         served = self.served.get(host)
         if served is None:
             return None
-        if replica is None:
-            return served.next(name)
-        return next((cell for cell in served.cells if cell.replica == replica), None)
+        if self.guard is not None:
+            address = operation.feature.address(host)
+            if not self.guard.admits(address if replica is None else replace(address, replica=replica)):
+                return None
+        return served.next(operation.feature.name) if replica is None else served.replica(replica)
 
     # --- asking by address --------------------------------------------------------------------------------
 
@@ -302,10 +310,10 @@ class Node:
     def _find(self, address: Address) -> tuple[Cell | None, Route | None]:
         """The local actor and route of an address; MethodNotAllowed where the path is here and the method is not."""
         served = self.served.get(address.host)
-        if served is None:
+        if served is None or (self.guard is not None and not self.guard.admits(address)):
             return None, None
         if address.replica is not None:
-            cell = self._here(address.host, address.replica, "")
+            cell = served.replica(address.replica)
             return cell, None if cell is None else cell.routes.find(address)
         for one in served.cells:
             with suppress(NoSuchActor):

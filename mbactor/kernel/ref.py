@@ -17,7 +17,18 @@ from mbactor.errors import BadRequest, NoSuchActor, Unavailable
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.context import MAX_DEPTH, Call, Told, current
 from mbactor.kernel.feature import Operation, Reference
-from mbactor.kernel.sending import ask, failed_already, from_thread, kick, of_caller, tell, tell_wait, told_elsewhere
+from mbactor.kernel.sending import (
+    ask,
+    ask_ref,
+    failed_already,
+    from_thread,
+    kick,
+    of_caller,
+    tell,
+    tell_ref,
+    tell_wait,
+    told_elsewhere,
+)
 from mbactor.transport import codec
 from mbactor.transport.address import split_host
 
@@ -92,7 +103,7 @@ class ActorRef(Generic[A]):
         cell = self._cell
         way = cell.ways.get(operation)
         if way is None or observe.tracers or get_ident() != way.thread:
-            return ask(cell, operation, args, kwargs)  # type: ignore[no-any-return]
+            return ask_ref(cell, operation, args, kwargs)  # type: ignore[no-any-return]
         # What follows is what `ask` does, written out for a message that meets nothing unusual.
         types = way.types
         if args and not kwargs and len(args) <= len(way.names):
@@ -134,7 +145,7 @@ class ActorRef(Generic[A]):
         cell = self._cell
         way = cell.ways.get(operation)
         if way is None or observe.tracers:
-            return tell(cell, operation, args, kwargs)
+            return tell_ref(cell, operation, args, kwargs)
         # What follows is what `tell` does, written out for a message that meets nothing unusual; fit for any thread.
         types = way.types
         if args and not kwargs and len(args) <= len(way.names):

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
+from dataclasses import replace
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from mbactor.errors import BudgetSpent, CallTooDeep, MbactorError, Unavailable
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.client import SerializedCall
 from mbactor.kernel.context import MAX_DEPTH, Call, check_not_fenced, current
-from mbactor.kernel.feature import Operation
+from mbactor.kernel.feature import Operation, check_operation
 from mbactor.transport.message import Envelope, Message, messages_of
 
 if TYPE_CHECKING:
@@ -87,6 +88,35 @@ def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs
     return future
 
 
+def ask_ref(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> Any:
+    """As `ask`, for who has a ref: by way of the broker where that may not let it through."""
+    if _passes(cell, operation):
+        return ask(cell, operation, args, kwargs)
+    node = cell.node
+    if get_ident() != node.thread:
+        return _elsewhere(node, lambda: ask_ref(cell, operation, args, kwargs))
+    return node.remote.ask(cell.cls.host or "", cell.replica, operation, args, kwargs)
+
+
+def tell_ref(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> bool:
+    """As `tell`, for who has a ref."""
+    if _passes(cell, operation):
+        return tell(cell, operation, args, kwargs)
+    node = cell.node
+    if get_ident() != node.thread:
+        return told_elsewhere(node, lambda: tell_ref(cell, operation, args, kwargs))
+    return node.remote.tell(cell.cls.host or "", cell.replica, operation, args, kwargs)
+
+
+def _passes(cell: Cell, operation: Operation[Any, ..., Any]) -> bool:
+    """Whether a message by ref goes straight into the mailbox."""
+    guard, host = cell.node.guard, cell.cls.host
+    if guard is None or host is None or cell.served is None:
+        return True
+    check_operation(operation)
+    return guard.admits(replace(operation.feature.address(host), replica=cell.replica))
+
+
 def tell(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> bool:
     """Send to one actor of this process and forget. BadRequest is raised at once."""
     node = cell.node
@@ -99,6 +129,8 @@ def tell(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwarg
 
 def _find_way(cell: Cell, operation: Operation[Any, ..., Any], route: Route) -> None:
     """Let the next message of this operation take the short way, where there is one."""
+    if cell.node.guard is not None and cell.cls.host is not None:
+        return
     if route.quick and operation not in cell.ways:
         gate = cell.gate(route.gate)
         if gate.quick and not gate.keyed:

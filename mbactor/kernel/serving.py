@@ -39,6 +39,9 @@ class Served:
         self._turn += 1
         return cells[self._turn % len(cells)]
 
+    def replica(self, id: str) -> Cell | None:
+        return next((cell for cell in self.cells if cell.replica == id), None)
+
     def add(self, route: Route, cell: Cell) -> None:
         if route.feature.queue is None and not route.feature.elsewhere:
             self._by_name.setdefault(route.feature.name, []).append(cell)

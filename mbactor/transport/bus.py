@@ -9,7 +9,10 @@ A message that carries a reply subject and finds nobody is answered at once with
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from mbactor.transport.permissions import Permissions
 
 import msgspec
 
@@ -81,6 +84,12 @@ class Bus(Protocol):
 
     def when_cut(self, tell: Callable[[], None]) -> None:
         """Call `tell` each time the way to the others is cut: answers that were still to come are lost."""
+
+    def when_permitted(self, reply: str, tell: Callable[[Permissions | None], None]) -> None:
+        """Call `tell` with what may be published here, now and each time that may have changed, and with None while it
+        is not known; never where nobody restricts it. `reply` is a subject of one's own to be told at. Needs a
+        connected bus.
+        """
 
     def watch(self, subject: str) -> None:
         """Make sure from now on that what is published to `subject`, one of those subscribed to here, comes back. What

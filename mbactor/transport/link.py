@@ -31,6 +31,7 @@ from msgspec.structs import replace
 from mbactor.errors import BadRequest, Unavailable
 from mbactor.transport.bus import Bus, Delivery, Failure, Receive, Reservation, Subscription, check_pattern
 from mbactor.transport.message import Message, Op, messages_of, payload_of
+from mbactor.transport.permissions import Permissions
 
 FULL = 64 * 1024 * 1024
 """Bytes that may wait for a process that does not read."""
@@ -320,6 +321,9 @@ class LinkBus:
 
     def receivers(self, subject: str) -> int | None:  # noqa: ARG002 - the process with the bus knows
         return None
+
+    def when_permitted(self, reply: str, tell: Callable[[Permissions | None], None]) -> None:
+        """Nobody restricts it."""
 
     def when_cut(self, tell: Callable[[], None]) -> None:
         self._cut.append(tell)

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from mbactor.errors import MessageTooLarge, Unavailable
 from mbactor.transport.bus import Delivery, Failure, Receive, check_pattern, matches
+from mbactor.transport.permissions import Permissions
 
 
 class LocalBus:
@@ -61,6 +62,9 @@ class LocalBus:
             return None
         found = [*self._exact.get(subject, ()), *(s for s in self._wild if matches(s.tokens, tokens))]
         return sum(s.queue is None for s in found) + len({s.queue for s in found if s.queue is not None})
+
+    def when_permitted(self, reply: str, tell: Callable[[Permissions | None], None]) -> None:
+        """Nobody restricts it."""
 
     def when_cut(self, tell: Callable[[], None]) -> None:
         """Never: there is nothing between."""

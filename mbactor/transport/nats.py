@@ -30,7 +30,9 @@ from contextlib import suppress
 from mbactor.errors import MessageTooLarge, Unavailable
 from mbactor.transport.bus import Receive, check_pattern
 from mbactor.transport.nats_client import Connection, Subscribed
+from mbactor.transport.nats_permissions import Inquiry
 from mbactor.transport.nats_url import servers_of, without_secrets
+from mbactor.transport.permissions import Permissions
 
 DRAIN = 5.0
 """Seconds that what is on its way may take when the bus is closed."""
@@ -95,6 +97,15 @@ class NatsBus:
 
     def when_cut(self, tell: Callable[[], None]) -> None:
         self._cut.append(tell)
+
+    def when_permitted(self, reply: str, tell: Callable[[Permissions | None], None]) -> None:
+        inquiry, client = Inquiry(self, reply, tell), self._connected()
+
+        def begin() -> None:
+            inquiry.begin(guarded=client.guarded)
+
+        client.back = begin
+        begin()
 
     def watch(self, subject: str) -> None:
         client = self._connected()

@@ -81,6 +81,8 @@ class Connection(Client):
         self.tried = ""
         """The server that was connected to last."""
         self._told = told
+        self.back: Callable[[], None] = _nothing
+        """Told when it is connected again, with everything that is subscribed."""
         self._down_since = 0.0
         self._scheduled = False
         self._leaving: dict[int, Subscribed] = {}
@@ -154,6 +156,11 @@ class Connection(Client):
         self._pending_data_size += len(command)
         if self._pending_data_size >= BURST:
             self._write()
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the server wants to know who connects."""
+        return bool(self._server_info.get("auth_required"))
 
     def waiting(self) -> int:
         """Bytes that have not left yet."""
@@ -355,6 +362,7 @@ class Connection(Client):
 
     async def _is_back(self) -> None:
         observe.emit("bus.back", server=self.tried, seconds=time.monotonic() - self._down_since)
+        self.back()
 
     def drop(self) -> None:
         """End the connection at once: to wait until a silent peer agrees can take a quarter of an hour."""
@@ -403,6 +411,10 @@ def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, f
 
 def _ignore_line(_: bytes) -> None:
     """A server says +OK where it is asked to, and is not."""
+
+
+def _nothing() -> None:
+    """Nobody has to be told."""
 
 
 async def _ignore(_: Exception) -> None:

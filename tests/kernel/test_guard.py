@@ -1,0 +1,144 @@
+"""What the broker does not let a process publish is refused within the process too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mbactor import Actor, ActorRef, ActorSystem, Forbidden, MbactorError, endpoint
+from mbactor.transport.nats import NatsBus
+from tests.nats import NatsServer
+from tests.transport.inbox import Inbox
+
+pytestmark = pytest.mark.anyio
+
+
+class Stock(Actor):
+    host = "stock.example"
+
+    @endpoint
+    async def level(self) -> int:
+        return 5
+
+    @endpoint
+    async def wipe(self) -> str:
+        return "wiped"
+
+
+class Orders(Actor):
+    host = "orders.example"
+
+    @endpoint
+    async def look(self, stock: ActorRef[Stock]) -> list[int]:
+        url = "https://stock.example/level"
+        by_url = (await self.request("POST", url)).json()
+        return [await self.ask(Stock.level), by_url, *[await stock.ask(Stock.level) for _ in range(3)]]
+
+    @endpoint
+    async def wipe(self, stock: ActorRef[Stock]) -> list[str]:
+        """What each way to what it may not do ends with."""
+        found = []
+        asks: list[Callable[[], Awaitable[Any]]] = [
+            lambda: self.ask(Stock.wipe),
+            lambda: stock.ask(Stock.wipe),
+            lambda: self.request("POST", "https://stock.example/wipe"),
+            lambda: self.at(f"{stock.cell.replica}.stock.example").ask(Stock.wipe),
+        ]
+        for ask in asks:
+            try:
+                found.append(str(await ask()))
+            except MbactorError as error:
+                found.append(f"{type(error).__name__} {error.status} {error.taken}")
+        return found
+
+    @endpoint
+    async def tell_wipe(self, stock: ActorRef[Stock]) -> None:
+        self.tell(Stock.wipe)
+        stock.tell(Stock.wipe)
+
+
+RULES = """
+authorization {{ users = [
+  {{user: admin, password: p}}
+  {{user: shop, password: p, permissions: {{
+    subscribe: ["plane.>"]
+    publish: {{allow: ["plane.reply.>", "plane.safe.888.>", "plane.safe.443.shop.>", {more}], deny: [{deny}]}}
+  }}}}
+] }}
+"""
+LEVEL = '"plane.safe.443.orders_example.stock_example.*.post.level"'
+ASK_WHO = '"$SYS.REQ.USER.INFO"'
+
+
+async def watched(server: NatsServer) -> tuple[NatsBus, Inbox]:
+    """What of the asks to the stock passes the broker."""
+    bus, passed = NatsBus(server.url.replace("//", "//admin:p@")), Inbox()
+    await bus.connect()
+    bus.subscribe("plane.safe.443.orders_example.>", passed)
+    await bus.flush()
+    return bus, passed
+
+
+async def known(system: ActorSystem) -> None:
+    async with asyncio.timeout(20):
+        while system.node._guard._permissions is None:
+            await asyncio.sleep(0.005)
+
+
+async def test_what_the_broker_refuses_is_refused_within_a_process_and_the_rest_does_not_pass_it(
+    tmp_path: Path,
+) -> None:
+    server = NatsServer(tmp_path, RULES.format(more=f"{LEVEL}, {ASK_WHO}", deny=""))
+    server.start()
+    try:
+        bus, passed = await watched(server)
+        async with ActorSystem("shop", server.url.replace("//", "//shop:p@"), "plane") as system:
+            stock, orders = await system.spawn(Stock), await system.spawn(Orders)
+            await known(system)
+            assert await orders.ask(Orders.look, stock) == [5] * 5
+            assert await orders.ask(Orders.wipe, stock) == ["Forbidden 403 no"] * 4
+            await orders.ask(Orders.tell_wipe, stock)
+            async with asyncio.timeout(20):
+                while len(system.dead_letters) < 2:
+                    await asyncio.sleep(0.005)
+            await bus.flush()
+            assert passed.got == []
+            await bus.close()
+            server.kill()
+            server.write(RULES.format(more=f'"plane.safe.443.orders_example.>", {ASK_WHO}', deny=LEVEL))
+            server.start()
+            bus, passed = await watched(server)
+            async with asyncio.timeout(20):
+                while not (guard := system.node.guard) or guard._permissions is None or not guard._permissions.deny:
+                    await asyncio.sleep(0.005)
+            assert (await orders.ask(Orders.wipe, stock))[:2] == ["wiped", "wiped"]
+            with pytest.raises(Forbidden, match="the broker does not let this node ask it"):
+                await orders.ask(Orders.look, stock)
+            await bus.close()
+    finally:
+        server.kill()
+
+
+async def test_while_the_rules_are_not_known_the_broker_judges(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path, RULES.format(more=LEVEL, deny=""))
+    server.start()
+    try:
+        bus, passed = await watched(server)
+        async with ActorSystem("shop", server.url.replace("//", "//shop:p@"), "plane") as system:
+            stock, orders = await system.spawn(Stock), await system.spawn(Orders)
+            assert await orders.ask(Orders.look, stock) == [5] * 5
+            assert await orders.ask(Orders.wipe, stock) == ["Forbidden 403 no"] * 4
+            assert len(await passed.until(5)) == 5
+        async with ActorSystem("admin", server.url.replace("//", "//admin:p@"), "plane") as system:
+            stock, orders = await system.spawn(Stock), await system.spawn(Orders)
+            await known(system)
+            assert system.node.guard is None
+            assert (await orders.ask(Orders.look, stock)) == [5] * 5
+            assert len(passed.got) == 5
+        await bus.close()
+    finally:
+        server.kill()
