@@ -24,6 +24,16 @@ CLEAN_UP_BUDGET = 5.0
 SCOPE_MARGIN = 0.002
 """An ask ends that much before the cancel scope around it, so that the asker learns what it waited for."""
 
+
+def granted(budget: float | None, *, asked: bool) -> float:
+    """Seconds for which a request that comes from elsewhere is worked on: what it says, up to the cap; none where that
+    is no time at all (negative, not a number). An ask that says nothing has the default, a tell is not limited.
+    """
+    if budget is None:
+        return DEFAULT_BUDGET if asked else math.inf
+    return min(budget, BUDGET_CAP) if budget > 0 else 0.0
+
+
 _states: Mapping[Any, Any] | None = None
 try:
     # What anyio knows of tasks. Most have no scope at all, or a single one without a deadline, and to learn that from

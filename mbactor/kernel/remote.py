@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
-from mbactor.errors import BadRequest, MbactorError
+from mbactor.errors import BadRequest, CallTooDeep, MbactorError
 from mbactor.kernel.answers import Answer, Answers, BusCall, queue_of
-from mbactor.kernel.budget import deadline_of_ask
+from mbactor.kernel.budget import deadline_of_ask, granted
 from mbactor.kernel.client import Response
-from mbactor.kernel.context import Call, check_not_fenced, current
+from mbactor.kernel.context import MAX_DEPTH, Call, check_not_fenced, current
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.multicast import ToAll
 from mbactor.kernel.parts import Parts
@@ -178,9 +177,9 @@ class Remote:
             return
         now = asyncio.get_running_loop().time()
         for message in messages:
-            budget = message.envelope.budget
-            deadline = math.inf if budget is None else now + budget
-            if message.envelope.op == "ack" or message.envelope.fragment != WHOLE:
+            envelope = message.envelope
+            deadline = now + granted(envelope.budget, asked=envelope.op == "ask")
+            if envelope.op == "ack" or envelope.fragment != WHOLE:
                 self.parts.take(cell, route, delivery, message, deadline)
             else:
                 self.take(cell, route, delivery, message, deadline)
@@ -196,6 +195,10 @@ class Remote:
             self._answers.owe(answer, now)
             call.future = answer
         try:
+            if len(envelope.path) > MAX_DEPTH:
+                raise CallTooDeep(f"call number {len(envelope.path)} in a chain; the limit is {MAX_DEPTH}")
+            if envelope.op not in _REQUESTS:
+                raise BadRequest(f"{envelope.op!r} is no request; expected {', '.join(_REQUESTS)}")
             call.route = route or cell.routes.find(subjects.parse_request(delivery.subject).address)
         except MbactorError as error:
             call.fail(error)
@@ -219,12 +222,15 @@ class Remote:
         prefix = f"{self._node.id}/"
         if step.startswith(prefix):
             number = step[len(prefix) :].partition(":")[0]
-            found = self._node.running_call(int(number)) if number.isdecimal() else None
+            found = self._node.running_call(int(number)) if number.isdecimal() and len(number) < _LONGEST else None
             return found or step
         return step
 
 
 _ANY: Any = None
+_REQUESTS = ("ask", "tell", "publish")
+_LONGEST = 20
+"""Digits that the number of a call does not have."""
 
 
 def _address(operation: Operation[Any, ..., Any], host: str, replica: str | None) -> Address:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mbactor.errors import AddressTooLong
+from mbactor.errors import AddressTooLong, BadRequest
 from mbactor.transport.address import ANY_METHOD, TRUSTED_PORT, Address
 
 LIMIT = 1024
@@ -95,16 +95,19 @@ def _request(plane: str, source: str, port: str, address: Address, path: str) ->
 
 
 def parse_request(subject: str) -> RequestSubject:
-    """The parts of a request subject; the inverse of `request_subject`."""
-    plane, _trust, port, source, destination, replica, method, *path = subject.split(".")
-    address = Address(
-        host=host_of(destination),
-        path="/" + "/".join(unescape(token) for token in path),
-        method=unescape(method).upper(),
-        port=int(port),
-        replica=unescape(replica) or None,
-    )
-    return RequestSubject(plane, host_of(source), address)
+    """The parts of a request subject; the inverse of `request_subject`. BadRequest where it is none."""
+    try:
+        plane, _trust, port, source, destination, replica, method, *path = subject.split(".")
+        address = Address(
+            host=host_of(destination),
+            path="/" + "/".join(unescape(token) for token in path),
+            method=unescape(method).upper(),
+            port=int(port),
+            replica=unescape(replica) or None,
+        )
+        return RequestSubject(plane, host_of(source), address)
+    except ValueError as error:  # too few tokens, a port that is no number, bytes that are no text
+        raise BadRequest(f"subject {subject[:200]!r} is no request's: {error}") from None
 
 
 def reply_subject(plane: str, responder: str, requester: str, node: str, token: str) -> str:

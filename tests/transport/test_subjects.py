@@ -168,3 +168,11 @@ def test_a_bad_host_is_refused(host: str) -> None:
 )
 def test_names_become_kebab_case(name: str, path: str) -> None:
     assert kebab(name) == path
+
+
+@pytest.mark.parametrize(
+    "subject", ["", "a.b", "p.safe.x.a.b._.post.y", "p.safe.443.a.b._.post.%ff", "p.safe.443.%ff.b._.post.y"]
+)
+def test_a_subject_that_is_no_requests_is_refused(subject: str) -> None:
+    with pytest.raises(BadRequest, match="is no request's"):
+        parse_request(subject)

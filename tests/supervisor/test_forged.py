@@ -1,0 +1,194 @@
+"""What a program of somebody else sends to an actor: whatever it is, it is answered or kept as a dead letter."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import struct
+from typing import Any
+
+import msgspec
+import pytest
+
+from mbactor import Actor, ActorSystem, endpoint
+from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, MbactorError
+from mbactor.kernel.budget import BUDGET_CAP, DEFAULT_BUDGET, granted
+from mbactor.testing.loop import VirtualTimeLoop
+from mbactor.transport import LocalBus, subjects
+from mbactor.transport.ask import error_in
+from mbactor.transport.message import messages_of
+from tests.transport.inbox import Inbox
+
+PLANE, SOURCE, NODE, HOST = "forged", "liar.example", "id-liar", "clerk.example"
+
+
+class Clerk(Actor):
+    host = HOST
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    @endpoint
+    async def count(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
+class Liar:
+    """Publishes what it likes, by a subject of its own."""
+
+    def __init__(self, bus: LocalBus) -> None:
+        self.bus = bus
+        self.inbox = Inbox()
+        bus.subscribe(subjects.inbox_pattern(PLANE, NODE), self.inbox)
+
+    async def say(self, data: bytes, subject: str = f"{PLANE}.safe.443.liar_example.clerk_example._.post.count") -> Any:
+        """The result, or the error, that comes of it; nothing where nothing does."""
+        before = len(self.inbox.got)
+        self.bus.publish(subject, data, reply=subjects.reply_subject(PLANE, HOST, SOURCE, NODE, "1"))
+        await asyncio.sleep(0.1)
+        if len(self.inbox.got) == before:
+            return None
+        [answer] = messages_of(self.inbox.got[-1].data)
+        return error_in(answer) if answer.envelope.op == "error" else msgspec.msgpack.decode(answer.body)
+
+
+def envelope(**fields: Any) -> bytes:
+    """As somebody writes it that has never heard of our types."""
+    names = (
+        "op",
+        "id",
+        "budget",
+        "path",
+        "trace",
+        "identity",
+        "baggage",
+        "status",
+        "fragment",
+        "content_type",
+        "query",
+    )
+    plain = {"op": "ask", "id": "1", "budget": 5.0, "path": [], "trace": None, "identity": None, "baggage": {},
+             "status": 200, "fragment": [1, 1], "content_type": "application/msgpack", "query": ""}  # fmt: skip
+    return msgspec.msgpack.encode([{**plain, **fields}[name] for name in names])
+
+
+def payload(head: bytes, body: bytes = b"\x80") -> bytes:
+    return b"\x02" + struct.pack(">II", len(head), len(body)) + head + body
+
+
+def forged(work: Any) -> None:
+    async def run() -> None:
+        raised: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+        bus = LocalBus()
+        async with ActorSystem("serves", bus, PLANE, watchdog=None) as system:
+            await system.spawn(Clerk)
+            await work(system, Liar(bus))
+            assert isinstance(await system.ask(Clerk.count), int)
+        assert raised == []
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(run())
+
+
+@pytest.mark.parametrize(
+    ("fields", "comes"),
+    [
+        ({}, int),
+        ({"budget": None}, int),
+        ({"budget": math.inf}, int),
+        ({"budget": 1e300}, int),
+        ({"budget": 0}, BudgetSpent),
+        ({"budget": -5.0}, BudgetSpent),
+        ({"budget": math.nan}, BudgetSpent),
+        ({"budget": -math.inf}, BudgetSpent),
+        ({"path": ["x/1:f"] * 64}, int),
+        ({"path": ["x/1:f"] * 65}, CallTooDeep),
+        ({"path": ["x/1:f"] * 100_000}, CallTooDeep),
+        ({"path": ["", "/", "{node}/", "{node}/²:f", "{node}/" + "9" * 6_000 + ":f"]}, int),
+        ({"trace": "no\0trace" * 1_000}, int),
+        ({"id": "x" * 1_000_000}, int),
+        ({"baggage": {str(n): "v" * 100 for n in range(10_000)}}, int),
+        ({"content_type": "text/evil"}, BadRequest),
+        ({"fragment": [2**63, 2**63]}, MbactorError),
+        ({"fragment": [-1, -1]}, MbactorError),
+        ({"fragment": [1, 0]}, BadRequest),
+        ({"fragment": [0, 0]}, type(None)),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_an_envelope_that_lies_is_answered_within_its_time(fields: dict[str, Any], comes: type) -> None:
+    async def work(system: ActorSystem, liar: Liar) -> None:
+        if "path" in fields:
+            fields["path"] = [step.replace("{node}", system.node.id) for step in fields["path"]]
+        assert isinstance(await liar.say(payload(envelope(**fields))), comes)
+
+    forged(work)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x01",
+        b"\x02",
+        b"\x02\0\0",
+        b"\x02" + b"\xff" * 8,
+        b"\x02" + b"\0" * 8,
+        payload(b"\x91" * 500_000),
+        payload(b"\xc1"),
+        payload(b"[]"),
+        payload(envelope(op="reply")),
+        payload(envelope(op="error")),
+        payload(envelope(op="nonsense")),
+        payload(envelope(op=7)),
+        payload(envelope(id=None)),
+        payload(envelope(budget="soon")),
+        payload(envelope(path=[1])),
+        payload(envelope(baggage=[])),
+        payload(envelope(fragment=[1])),
+        payload(envelope(fragment=["1", "2"])),
+        payload(envelope(status=2**64 - 1)),
+        payload(envelope())[:-1],
+        payload(envelope()) + b"x",
+    ],
+    ids=lambda value: value[:16].hex() + str(len(value)),
+)
+def test_bytes_that_are_no_request_are_a_dead_letter_and_run_nothing(data: bytes) -> None:
+    async def work(system: ActorSystem, liar: Liar) -> None:
+        came = await liar.say(data)
+        if came is None:
+            assert system.dead_letters.total == 1
+            assert await system.ask(Clerk.count) == 1
+        else:
+            assert isinstance(came, int | MbactorError)
+
+    forged(work)
+
+
+@pytest.mark.parametrize("tokens", ["x.liar_example", "443.%ff", "443.liar_example"])
+@pytest.mark.parametrize("path", ["%ff", "nowhere", "a%2fb"])
+def test_a_forged_subject_is_answered_or_a_dead_letter(tokens: str, path: str) -> None:
+    async def work(system: ActorSystem, liar: Liar) -> None:
+        [cell] = system.node.served[HOST].cells
+        subject = f"{PLANE}.safe.{tokens}.clerk_example.{cell.replica}.post.{path}"
+        assert isinstance(await liar.say(payload(envelope()), subject), MbactorError | None)
+
+    forged(work)
+
+
+def test_who_asks_in_the_name_of_another_gets_no_answer() -> None:
+    """The source that the broker has verified, and the inbox of somebody else."""
+
+    async def work(system: ActorSystem, liar: Liar) -> None:
+        subject = f"{PLANE}.safe.443.other_example.clerk_example._.post.count"
+        assert await liar.say(payload(envelope()), subject) is None
+
+    forged(work)
+
+
+def test_time_is_granted_up_to_the_cap_and_never_for_nonsense() -> None:
+    assert (granted(None, asked=True), granted(None, asked=False)) == (DEFAULT_BUDGET, math.inf)
+    assert [granted(budget, asked=True) for budget in (0.5, 1e9, math.inf)] == [0.5, BUDGET_CAP, BUDGET_CAP]
+    assert [granted(budget, asked=True) for budget in (0.0, -1.0, math.nan, -math.inf)] == [0.0] * 4
