@@ -14,6 +14,8 @@ a request to stop breaks off whatever is under way, and one to terminate a child
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from mbactor.errors import (
@@ -25,6 +27,7 @@ from mbactor.errors import (
 from mbactor.kernel.exit import NORMAL, SHUTDOWN, Exit
 from mbactor.supervisor import rules
 from mbactor.supervisor.reconfigure import Reconfiguring
+from mbactor.supervisor.siblings import Siblings
 from mbactor.supervisor.spec import SupervisorSpec
 from mbactor.supervisor.state import (
     Abort,
@@ -77,12 +80,14 @@ def running(spec: SupervisorSpec, started_at: float) -> State:
     """The state of a supervisor whose children were all started at `started_at` and of which nothing else is to be
     told: what `decide` makes of their starts. A child that simply runs needs none of it until something happens.
     """
-    children = tuple(ChildState(child, status="running", started_at=started_at) for child in spec.children)
+    children = Siblings.of(ChildState(child, status="running", started_at=started_at) for child in spec.children)
     return State(children=children, phase="running")
 
 
 class _Decision(Reconfiguring):
     """What each event means."""
+
+    __slots__ = ()
 
     # --- the event ----------------------------------------------------------------------------------
 
@@ -114,7 +119,7 @@ class _Decision(Reconfiguring):
             operation is not None
             and operation.busy
             and operation.purpose in {"restart", "call"}
-            and operation.jobs[0] == Job("start", id)
+            and operation.job == Job("start", id)
         )
 
     def called_off(self, id: str) -> bool:
@@ -136,7 +141,7 @@ class _Decision(Reconfiguring):
             operation = self.state.operation
             if operation is not None and operation.busy:
                 return
-            if operation is not None and operation.jobs:
+            if operation is not None and operation.done < len(operation.jobs):
                 self.begin_job(operation)
             elif operation is not None:
                 self.end_operation(operation)
@@ -158,7 +163,7 @@ class _Decision(Reconfiguring):
                 child = self.state.find(event.id)
                 # Something served before may have restarted or dropped it already.
                 if child is not None and child.unjudged is event.exit:
-                    self.judge(child, event)
+                    self.judge(self.update(child, unjudged=None), event)
             case RetryDue():
                 child = self.state.find(event.id)
                 if child is not None and child.due is not None:
@@ -177,8 +182,11 @@ class _Decision(Reconfiguring):
         if child is None or child.status not in {"running", "starting"}:
             return
         operation = self.state.operation
-        if operation is not None and Job("stop", event.id) in operation.jobs:
-            self.state.operation = replace(operation, jobs=_without(operation.jobs, Job("stop", event.id)))
+        if operation is None and not self.state.queue and self.state.phase == "running":
+            self.judge(self.update(child, status="stopped", last_exit=event.exit), event)
+        elif operation is not None and Job("stop", event.id) in operation.left:
+            left = _without(operation.left, Job("stop", event.id))
+            self.state.operation = replace(operation, jobs=left, done=0)
             self.is_stopped(child, event.exit)
         else:
             status = "starting" if child.status == "starting" else "stopped"
@@ -186,17 +194,18 @@ class _Decision(Reconfiguring):
             self.state.queue = (*self.state.queue, event)
 
     def judge(self, child: ChildState, event: Exited) -> None:
-        child = self.update(child, unjudged=None)
         if rules.restarts(child.spec.restart, event.exit):
             before = rules.attempts(child, event.now)
-            self.trigger(replace(child, attempts=before), event, event.exit, charged=not event.exit.told)
+            self.trigger(child, before, event, event.exit, charged=not event.exit.told)
             return
         self.rest(child, event.exit)
         if rules.completes(self.spec, self.state.children, child, event.exit):
             self.shut_down(SHUTDOWN)
 
-    def trigger(self, child: ChildState, event: Exited | NotStarted, exit: Exit, *, charged: bool) -> None:
-        """`child` is to be restarted: charge the budget, and see when."""
+    def trigger(
+        self, child: ChildState, attempts: int, event: Exited | NotStarted, exit: Exit, *, charged: bool
+    ) -> None:
+        """`child` is to be restarted, after so many attempts before: charge the budget, and see when."""
         if charged:
             spent = rules.charge(self.state.spent, event.now, self.spec.within)
             self.state.spent = spent
@@ -204,31 +213,29 @@ class _Decision(Reconfiguring):
                 self.give_up(child, exit)
                 return
         pace = rules.pace(child, charged=charged)
-        delay = pace.delay(child.attempts, event.sample) if pace else 0.0
-        due = max([event.now + delay, *self.merged_dues(child)])
+        due = event.now + (pace.delay(attempts, event.sample) if pace else 0.0)
+        delayed = self.delayed_with(child)
+        for other in delayed:
+            due = due if other.due is None else max(due, other.due)
         self.actions.append(Restarting(child.id, due - event.now, child.restarts + 1, exit))
-        child = self.update(child, status="restarting", attempts=child.attempts + 1)
+        child = self.update(child, status="restarting", attempts=attempts + 1)
+        leader = self.leader(child, delayed)
         if isinstance(event, NotStarted):
-            self.delay(self.leader(child), due)
-        elif due <= self.now:
-            self.restart_group(self.leader(child))
-        else:
-            leader = self.leader(child)
             self.delay(leader, due)
-            self.operate("restart", self.group_stops(leader))
-
-    def merged_dues(self, child: ChildState) -> list[float]:
-        """When the delayed restarts are due that this one is merged with."""
-        return [other.due for other in self.delayed_with(child) if other.due is not None]
+        elif due <= self.now:
+            self.restart_group(leader)
+        else:
+            self.delay(leader, due)
+            self.operate("restart", self.group_stops(self.group(leader), due), due=due)
 
     def delayed_with(self, child: ChildState) -> list[ChildState]:
+        """Those whose restart is delayed, and that this one is merged with."""
         if self.spec.strategy == "one_for_one":
             return []
         return [other for other in self.state.children if other.due is not None and other.id != child.id]
 
-    def leader(self, child: ChildState) -> ChildState:
+    def leader(self, child: ChildState, delayed: list[ChildState]) -> ChildState:
         """The first in the list of those restarted together: groups that overlap become one."""
-        delayed = self.delayed_with(child)
         if not delayed:
             return child
         together = {child.id, *(other.id for other in delayed)}
@@ -237,19 +244,17 @@ class _Decision(Reconfiguring):
         return next(other for other in self.state.children if other.id in together)
 
     def restart_group(self, leader: ChildState) -> None:
-        for child in self.group(leader):
-            if child.due is not None:
-                self.undelay(child)
-        stops = self.group_stops(leader)
-        again = (child for child in self.group(leader) if not child.held and not _passes_away(child))
-        self.operate("restart", (*stops, *(Job("start", child.id) for child in again)))
+        group = [child if child.due is None else self.undelay(child) for child in self.group(leader)]
+        stops = self.group_stops(group)
+        starts = [Job("start", child.spec.id) for child in group if not child.held and not _passes_away(child)]
+        self.operate("restart", (*stops, *starts))
 
-    def group_stops(self, leader: ChildState) -> tuple[Job, ...]:
+    def group_stops(self, group: Sequence[ChildState], due: float | None = None) -> tuple[Job, ...]:
         """Stop those that are restarted together. An end among them that was not judged yet is one stop less."""
-        for child in self.group(leader):
+        for child in group:
             if child.unjudged is not None:
-                self.taken_down(self.update(child, unjudged=None), child.unjudged)
-        return self.stops(self.group(leader))
+                self.taken_down(self.update(child, unjudged=None), child.unjudged, due)
+        return self.stops(group)
 
     def give_up(self, child: ChildState, exit: Exit) -> None:
         self.actions.append(GiveUp(child.id, exit))
@@ -260,9 +265,9 @@ class _Decision(Reconfiguring):
 
     def finish_job(self, answer: Answer) -> None:
         operation, child = self.state.operation, self.state.find(answer.id)
-        if operation is None or not operation.busy or child is None or operation.jobs[0].id != answer.id:
+        if operation is None or not operation.busy or child is None or operation.job.id != answer.id:
             return
-        self.state.operation = replace(operation, jobs=operation.jobs[1:], busy=False)
+        self.state.operation = replace(operation, done=operation.done + 1, busy=False)
         match answer:
             case Stopped():
                 self.is_stopped(child, answer.exit)
@@ -273,7 +278,7 @@ class _Decision(Reconfiguring):
                 self.answer_call(operation)
             case NotStarted():
                 self.start_failed(child, operation, answer)
-        if operation.purpose == "shutdown" and operation.jobs[0].verb == "start":
+        if operation.purpose == "shutdown" and operation.job.verb == "start":
             self.operate("shutdown", self.stops(self.state.children), exit=operation.exit)
 
     def is_started(self, child: ChildState, operation: Operation, now: float) -> None:
@@ -296,11 +301,11 @@ class _Decision(Reconfiguring):
             case "restart" if self.called_off(child.id):
                 pass  # the operator's call is next, or comes after those that are restarted with it
             case "restart":
-                for job in operation.jobs[1:]:
+                for job in operation.left[1:]:
                     if (later := self.state.find(job.id)) is not None:
                         self.update(later, awaiting=True)
                 self.state.operation = None
-                self.trigger(child, answer, exit, charged=True)
+                self.trigger(child, child.attempts, answer, exit, charged=True)
             case "call":
                 if isinstance(operation.call, StartChild):
                     self.drop(child, exit)
@@ -326,16 +331,15 @@ class _Decision(Reconfiguring):
             self.rest(self.update(child, held=True), exit)
             self.answer_call(operation)
         elif operation.purpose == "restart":
-            self.taken_down(child, exit)
+            self.taken_down(child, exit, operation.due)
 
-    def taken_down(self, child: ChildState, exit: Exit) -> None:
+    def taken_down(self, child: ChildState, exit: Exit, due: float | None) -> None:
         """It is down for a group restart: it comes back with the group, unless it is temporary."""
         if _passes_away(child):
             self.drop(child, exit)
             return
         child = self.update(child, awaiting=True)
-        due = max((other.due for other in self.state.children if other.due is not None), default=self.now)
-        if due > self.now:
+        if due is not None and due > self.now:
             self.actions.append(Pause(child.id, due - self.now))
 
     # --- the supervisor's own start and stop ----------------------------------------------------------
@@ -343,7 +347,7 @@ class _Decision(Reconfiguring):
     def boot(self) -> None:
         if self.state.phase not in {"idle", "ended"}:
             return
-        children = tuple(ChildState(spec) for spec in self.spec.children)
+        children = Siblings.of(ChildState(spec) for spec in self.spec.children)
         self.state = Draft(State(children=children, phase="boot"))
         self.operate("boot", tuple(Job("start", child.id) for child in self.state.children))
 
@@ -356,7 +360,7 @@ class _Decision(Reconfiguring):
             self.shut_down(event.exit)
         operation = self.state.operation
         if harder and operation is not None and operation.busy:
-            job = operation.jobs[0]
+            job = operation.job
             self.actions.append(Stop(job.id, 0.0) if job.verb == "stop" else Abort(job.id, 0.0))
 
     # --- operators' calls -----------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from mbactor.supervisor.turn import Turn
 class Reconfiguring(Turn):
     """What `Reconfigure` means, once its turn has come."""
 
+    __slots__ = ()
+
     def reconfigure(self, event: Reconfigure) -> None:
         child = self.state.find(event.id)
         if child is None and event.spec is None:  # it was forgotten while the call waited for its turn

@@ -5,6 +5,9 @@ Small pure functions over specifications and exits; `policy.decide` strings them
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import dropwhile
+
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor.spec import Backoff, Restart, Strategy, SupervisorSpec
 from mbactor.supervisor.state import ChildState
@@ -29,16 +32,15 @@ def charge(spent: tuple[float, ...], now: float, within: float) -> tuple[float, 
     return (*[moment for moment in spent if now - moment <= within], now)
 
 
-def group(strategy: Strategy, children: tuple[ChildState, ...], id: str) -> tuple[ChildState, ...]:
+def group(strategy: Strategy, children: Iterable[ChildState], id: str) -> tuple[ChildState, ...]:
     """The children that are restarted together with `id`, which is one of them."""
     match strategy:
         case "one_for_all":
-            return children
+            return tuple(children)
         case "one_for_one":
             return tuple(child for child in children if child.id == id)
         case "rest_for_one":
-            first = next(n for n, child in enumerate(children) if child.id == id)
-            return children[first:]
+            return tuple(dropwhile(lambda child: child.id != id, children))
 
 
 def pace(child: ChildState, *, charged: bool) -> Backoff | None:
@@ -54,7 +56,7 @@ def attempts(child: ChildState, now: float) -> int:
     return 0 if now - child.started_at >= longest else child.attempts
 
 
-def completes(spec: SupervisorSpec, children: tuple[ChildState, ...], child: ChildState, exit: Exit) -> bool:
+def completes(spec: SupervisorSpec, children: Iterable[ChildState], child: ChildState, exit: Exit) -> bool:
     """Whether this end of a child that is not restarted ends the supervisor too (auto_shutdown)."""
     if not child.spec.significant or exit.kind == "gave_up":
         return False

@@ -252,7 +252,7 @@ class Runner:
         observe.emit("supervisor.failed", supervisor=self.path, error=error)
         operation = self.state.operation
         if operation is not None and operation.busy and isinstance(event, Answer):
-            over = replace(operation, busy=False, jobs=operation.jobs[1:])
+            over = replace(operation, busy=False, done=operation.done + 1)
             self.state = replace(self.state, operation=over)
         self._inbox.appendleft(StopRequested(_now(), Exit("failed", error)))
 

@@ -7,13 +7,13 @@ neither clock nor randomness.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from mbactor.errors import MbactorError, error_text, error_told
 from mbactor.kernel.exit import SHUTDOWN, Exit
+from mbactor.supervisor.siblings import NOBODY, Siblings
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec
 
 Status = Literal["starting", "running", "stopping", "stopped", "restarting"]
@@ -79,7 +79,7 @@ class Job(Struct, frozen=True):
 
 
 class Operation(Struct, frozen=True):
-    """What the supervisor is at: jobs one after another; the first is under way where `busy`."""
+    """What the supervisor is at: jobs one after another; the first that is not `done` is under way where `busy`."""
 
     purpose: Purpose
     jobs: tuple[Job, ...]
@@ -87,40 +87,30 @@ class Operation(Struct, frozen=True):
     call: Call | None = None
     exit: Exit = SHUTDOWN
     """How the supervisor itself ends, where the purpose is shutdown."""
+    due: float | None = None
+    """When those that it takes down are started again, where that is delayed."""
+    done: int = 0
 
+    @property
+    def job(self) -> Job:
+        """The one under way, or next."""
+        return self.jobs[self.done]
 
-class Places(dict[str, int]):
-    """Where each child is, by its id. No part of what a state says: all are equal."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Places)
-
-    __hash__ = dict.__hash__
-
-    def __repr__(self) -> str:
-        return "Places()"
+    @property
+    def left(self) -> tuple[Job, ...]:
+        return self.jobs[self.done :]
 
 
 class State(Struct, frozen=True):
-    children: tuple[ChildState, ...] = ()
+    children: Siblings = NOBODY
     phase: Phase = "idle"
     spent: tuple[float, ...] = ()
     operation: Operation | None = None
     queue: tuple[Event, ...] = ()
     kill: bool = False
-    places: Places = field(default_factory=Places)
-    """Where each child is, filled when one is first looked for: states of the same children share it."""
 
     def find(self, id: str) -> ChildState | None:
-        place = placed(self.children, self.places).get(id)
-        return None if place is None else self.children[place]
-
-
-def placed(children: Sequence[ChildState], places: Places) -> Places:
-    """Where each child is, by its id. `places` is either empty or right."""
-    if len(places) != len(children):
-        places.update((child.spec.id, place) for place, child in enumerate(children))
-    return places
+        return self.children.find(id)
 
 
 # --- what it is told ---------------------------------------------------------------------------------

@@ -25,9 +25,9 @@ from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.seams import checkpoint, is_armed
 from mbactor.supervisor.children import Budget, Build, Child, ChildCount, ChildRow, build_child, start_now
 from mbactor.supervisor.runner import Runner
+from mbactor.supervisor.siblings import Siblings
 from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec, check_spec
 from mbactor.supervisor.state import (
-    ChildState,
     DeleteChild,
     Phase,
     Reconfigure,
@@ -215,7 +215,7 @@ class Supervisor:
                 ref = self._bound().ref(state.id)
                 yield state.id, ref if isinstance(ref, Supervisor) else None
 
-    def states(self) -> tuple[ChildState, ...]:
+    def states(self) -> Siblings:
         """What it remembers of each child, in the order in which they start."""
         return self._bound().state.children
 

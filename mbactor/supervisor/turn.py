@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from mbactor.errors import NoSuchChild, Unavailable
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.supervisor import rules
+from mbactor.supervisor.siblings import Siblings
 from mbactor.supervisor.spec import SupervisorSpec
 from mbactor.supervisor.state import (
     Abort,
@@ -26,7 +27,6 @@ from mbactor.supervisor.state import (
     Job,
     Operation,
     Phase,
-    Places,
     Reconfigure,
     Reply,
     RestartChild,
@@ -38,16 +38,13 @@ from mbactor.supervisor.state import (
     TerminateChild,
     Undelay,
     Up,
-    placed,
 )
 
 
 class Draft:
-    """A state while a decision is made of it: it can be changed, and one change costs the same however many
-    children there are.
-    """
+    """A state while a decision is made of it: it can be changed."""
 
-    __slots__ = ("_children", "_places", "kill", "operation", "phase", "queue", "spent")
+    __slots__ = ("_changed", "_children", "kill", "operation", "phase", "queue", "spent")
 
     def __init__(self, state: State) -> None:
         self.phase: Phase = state.phase
@@ -55,38 +52,38 @@ class Draft:
         self.operation = state.operation
         self.queue = state.queue
         self.kill = state.kill
-        self._children: tuple[ChildState, ...] | list[ChildState] = state.children
-        self._places = placed(state.children, state.places)
+        self._children = state.children
+        self._changed: dict[str, ChildState] = {}
 
     @property
-    def children(self) -> tuple[ChildState, ...]:
+    def children(self) -> Siblings:
         """As they are now: what is done to them later does not show in it."""
-        children = self._children = tuple(self._children)
-        return children
+        if self._changed:
+            self._children = self._children.with_changed(self._changed)
+            self._changed = {}
+        return self._children
 
     @children.setter
     def children(self, children: Iterable[ChildState]) -> None:
-        self._children = tuple(children)
-        self._places = placed(self._children, Places())
+        self._children = Siblings.of(children)
+        self._changed = {}
 
     def find(self, id: str) -> ChildState | None:
-        place = self._places.get(id)
-        return None if place is None else self._children[place]
+        return self._changed.get(id) or self._children.find(id)
 
     def put(self, child: ChildState) -> None:
         """In the place of what it was before. One that is not there any more is not there again."""
-        place = self._places.get(child.spec.id)
-        if place is not None:
-            if isinstance(self._children, tuple):
-                self._children = list(self._children)
-            self._children[place] = child
+        if child.spec.id in self._children:
+            self._changed[child.spec.id] = child
 
     def fixed(self) -> State:
-        return State(self.children, self.phase, self.spent, self.operation, self.queue, self.kill, self._places)
+        return State(self.children, self.phase, self.spent, self.operation, self.queue, self.kill)
 
 
 class Turn:
     """Local to one call of `decide`: nothing outside ever sees it change."""
+
+    __slots__ = ("actions", "now", "spec", "state")
 
     def __init__(self, spec: SupervisorSpec, state: State) -> None:
         self.spec = spec
@@ -104,11 +101,12 @@ class Turn:
         call: Call | None = None,
         exit: Exit = SHUTDOWN,
         busy: bool = False,
+        due: float | None = None,
     ) -> None:
-        self.state.operation = Operation(purpose, jobs, busy=busy, call=call, exit=exit)
+        self.state.operation = Operation(purpose, jobs, busy=busy, call=call, exit=exit, due=due)
 
     def begin_job(self, operation: Operation) -> None:
-        job = operation.jobs[0]
+        job = operation.job
         child = self.state.find(job.id)
         assert child is not None, job
         self.state.operation = replace(operation, busy=True)
@@ -140,7 +138,7 @@ class Turn:
     def shut_down(self, exit: Exit) -> None:
         """Break off what is under way, then stop all that runs, the last first."""
         before = self.state.operation
-        under_way = before.jobs[:1] if before is not None and before.busy else ()
+        under_way = (before.job,) if before is not None and before.busy else ()
         if before is not None:
             self.answer_call(before, _stopping())
         for child in self.state.children:
@@ -168,10 +166,11 @@ class Turn:
     # --- children -------------------------------------------------------------------------------------
 
     def group(self, child: ChildState) -> tuple[ChildState, ...]:
+        """Those that are restarted together with it, itself included."""
         if self.spec.strategy == "one_for_one":  # whatever the number of the others, which `rules.group` looks through
-            alone = self.state.find(child.id)
+            alone = self.state.find(child.spec.id)
             return () if alone is None else (alone,)
-        return rules.group(self.spec.strategy, self.state.children, child.id)
+        return rules.group(self.spec.strategy, self.state.children, child.spec.id)
 
     def update(self, child: ChildState, **changes: Any) -> ChildState:
         changed = replace(child, **changes)

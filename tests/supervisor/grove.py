@@ -175,7 +175,7 @@ class Watching:
         if isinstance(action, Start | Stop):
             operation, child = self.state.operation, self.state.find(action.id)
             assert operation.busy
-            assert operation.jobs[0].id == action.id
+            assert operation.job.id == action.id
             assert not (isinstance(action, Start) and action.again and child.spec.restart == "temporary")
         super()._do(action)  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
