@@ -266,7 +266,7 @@ class Cell(Inbox):
         if not self.exits:
             self.exits = deque(maxlen=EXITS_KEPT)
         assert isinstance(self.exits, deque)
-        self.exits.append((asyncio.get_running_loop().time(), ended))
+        self.exits.append((self.node.time(), ended))
 
     def _begin(self) -> Incarnation:
         self.state = "starting"
@@ -323,7 +323,7 @@ class Cell(Inbox):
 
     def _running(self, begun: Incarnation) -> None:
         self.state = "running"
-        self.started_at = asyncio.get_running_loop().time()
+        self.started_at = self.node.time()
         if self.active is not None:
             self._keep_active()
         if self.cls.host is not None:

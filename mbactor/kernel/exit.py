@@ -8,16 +8,16 @@ is spent; our own class, so that it is never mistaken for a clean end as OTP's `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from mbactor.errors import error_told
 
 ExitKind = Literal["normal", "shutdown", "failed", "killed", "gave_up"]
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Struct, frozen=True):
     """The way a run ended. `told` says that somebody got the error as the answer to an ask: such a crash
     is paced by backoff and not charged to the restart budget.
     """

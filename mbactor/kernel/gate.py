@@ -104,8 +104,9 @@ class Gate:
         self.shut = False
         self.idle = True
         self.let_in(True)
-        for _ in range(min(len(self.queue), self.limit - len(self.workers))):
-            self._add_worker()
+        if not self.queue.empty:
+            for _ in range(min(len(self.queue), self.limit - len(self.workers))):
+                self._add_worker()
 
     def halt(self) -> None:
         """No worker takes another message; each that waits is told at its own deadline all the same."""
@@ -114,8 +115,9 @@ class Gate:
         for worker in self.workers:
             worker.retired = True
         self.dismiss()
-        for call in self.queue.everything():
-            self.cell.watch_no_later_than(call.deadline)
+        if not self.queue.empty:
+            for call in self.queue.everything():
+                self.cell.watch_no_later_than(call.deadline)
 
     def retire(self) -> list[Worker]:
         """Let the workers go: each ends after the message it runs. All there were."""
@@ -127,9 +129,10 @@ class Gate:
 
     def dismiss(self) -> None:
         """Workers that wait for a message need not any more."""
-        parked, self.parked = self.parked, []
-        for worker in parked:
-            worker.wake()
+        if self.parked:
+            parked, self.parked = self.parked, []
+            for worker in parked:
+                worker.wake()
 
     def lose(self, worker: Worker) -> None:
         """A worker goes."""
@@ -156,7 +159,10 @@ class Gate:
 
     def runs_but_for(self, over: Call | None) -> bool:
         """Whether any worker is at another message than the one that is over."""
-        return any(worker.call not in {None, over} for worker in (*self.workers, *self.leaving))
+        for worker in (*self.workers, *self.leaving):  # noqa: SIM110 - on the path of every restart
+            if worker.call is not None and worker.call is not over:
+                return True
+        return False
 
     def cancel_overdue(self, now: float) -> float:
         """Cancel what runs past its deadline; the next deadline of what goes on."""

@@ -169,7 +169,9 @@ class Inbox:
 
     def gates(self) -> list[Gate]:
         """In the order in which they are shut: what runs aside may still ask the actor itself."""
-        return [*(self.other.values() if self.other else ()), *((self.main,) if self.main else ())]
+        if self.other is None:
+            return [] if self.main is None else [self.main]
+        return [*self.other.values(), *((self.main,) if self.main else ())]
 
     def worker_of(self, call: Call) -> Worker | None:
         """Who runs a call, while it runs."""

@@ -16,6 +16,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+import anyio
+
 from mbactor import observe
 from mbactor.durations import Duration, seconds
 from mbactor.errors import BadRequest, DeclarationError, MbactorError, NoSuchActor, Unavailable
@@ -112,6 +114,8 @@ class Node:
         self.thread = 0
         """Where the loop runs."""
         self.future: Callable[[], asyncio.Future[Any]]
+        self.scope: Callable[[], anyio.CancelScope]
+        """Makes a cancel scope, of the class that anyio looks up for each."""
         self.watchdog_limit = None if watchdog is None else seconds(watchdog)
         """Seconds after which a method that keeps the loop is reported."""
         self._watchdog = Watchdog(self.at_hand, watchdog)
@@ -127,6 +131,7 @@ class Node:
         self.time = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
         self.thread = threading.get_ident()
         self.future = loop.create_future
+        self.scope = type(anyio.CancelScope())
         await self.remote.open()
         self._guard.open()
         nodes.append(self)

@@ -119,7 +119,7 @@ class Worker:
         try:
             while not self.retired:
                 self.cancelled = False
-                with anyio.CancelScope() as self.scope:
+                with self.gate.cell.node.scope() as self.scope:
                     await self._serve()
                 self._answer_cut()
         finally:
@@ -127,7 +127,7 @@ class Worker:
             gate.cell.node.linger_no_more(self)
             self._answer_cut()
             gate.lose(self)
-            if not gate.shut and len(gate.queue):
+            if not gate.shut and not gate.queue.empty:
                 gate.kick()
 
     def _answer_cut(self) -> None:

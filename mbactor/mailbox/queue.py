@@ -52,6 +52,11 @@ class MailboxQueue(Generic[T]):
         return self._depth + (sum(map(len, self._urgent)) if self._urgent else 0)
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing at all is here, nor waits for room."""
+        return not (self._depth or self._waiting or (self._urgent and any(self._urgent)))
+
+    @property
     def full(self) -> bool:
         """Whether lane WORK, the bounded one, holds all it may."""
         return self._depth >= self.bound.capacity

@@ -24,11 +24,12 @@ class Siblings:  # noqa: PLW1641 - specifications have no hash either
     but what their children are at.
     """
 
-    __slots__ = ("_blocks", "_places")
+    __slots__ = ("_blocks", "places")
 
     def __init__(self, blocks: tuple[tuple[ChildState, ...], ...], places: Mapping[str, int]) -> None:
         self._blocks = blocks
-        self._places = places
+        self.places = places
+        """Where each stands, by its id."""
 
     @classmethod
     def of(cls, children: Iterable[ChildState]) -> Siblings:
@@ -38,27 +39,24 @@ class Siblings:  # noqa: PLW1641 - specifications have no hash either
         return cls(blocks, {child.spec.id: place for place, child in enumerate(every)})
 
     def find(self, id: str) -> ChildState | None:
-        place = self._places.get(id)
+        place = self.places.get(id)
         return None if place is None else self._blocks[place // BLOCK][place % BLOCK]
 
     def with_changed(self, changed: Mapping[str, ChildState]) -> Siblings:
         """The same with these in the places of what they were before. All must be here."""
         blocks = list(self._blocks)
         for id, child in changed.items():
-            number, place = divmod(self._places[id], BLOCK)
+            number, place = divmod(self.places[id], BLOCK)
             block = list(blocks[number])
             block[place] = child
             blocks[number] = tuple(block)
-        return Siblings(tuple(blocks), self._places)
-
-    def __contains__(self, id: object) -> bool:
-        return id in self._places
+        return Siblings(tuple(blocks), self.places)
 
     def __iter__(self) -> Iterator[ChildState]:
         return chain.from_iterable(self._blocks)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Siblings) and other._blocks == self._blocks

@@ -73,11 +73,12 @@ class Draft:
 
     def put(self, child: ChildState) -> None:
         """In the place of what it was before. One that is not there any more is not there again."""
-        if child.spec.id in self._children:
+        if child.spec.id in self._children.places:
             self._changed[child.spec.id] = child
 
     def fixed(self) -> State:
-        return State(self.children, self.phase, self.spent, self.operation, self.queue, self.kill)
+        children = self._children.with_changed(self._changed) if self._changed else self._children
+        return State(children, self.phase, self.spent, self.operation, self.queue, self.kill)
 
 
 class Turn:
