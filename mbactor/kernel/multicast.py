@@ -131,6 +131,7 @@ class ToAll:
         self._remote = remote
         self._multicast = Multicast(requester, remote.bus, node.plane)
         self._hears: Subscription | None = None
+        remote.bus.when_back(self._announce_all)
 
     def ask_all(
         self, operation: Reference[..., Any], host: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -178,6 +179,11 @@ class ToAll:
         subject = subjects.request_subject(self._node.plane, host, _NEW)
         with suppress(Unavailable):  # cut off: whatever others know, they wait in vain for nobody
             self._remote.bus.publish(subject, message.to_bytes())
+
+    def _announce_all(self) -> None:
+        """The connection was lost, and what is served here was gone for the others."""
+        for host, served in self._node.served.items():
+            self.announce(host, sorted(served.hosts()))
 
     def close(self) -> None:
         if self._hears is not None:

@@ -39,6 +39,11 @@ class Served:
         self._turn += 1
         return cells[self._turn % len(cells)]
 
+    def hosts(self) -> set[str]:
+        """At which its replicas listen: their own, and those of the events that they sink."""
+        active = (route for cell in self.cells for route in cell.routes.by_name.values() if cell.is_active(route))
+        return {route.feature.subscribed(route.owner.host or "").host for route in active}
+
     def replica(self, id: str) -> Cell | None:
         return next((cell for cell in self.cells if cell.replica == id), None)
 

@@ -85,6 +85,9 @@ class Bus(Protocol):
     def when_cut(self, tell: Callable[[], None]) -> None:
         """Call `tell` each time the way to the others is cut: answers that were still to come are lost."""
 
+    def when_back(self, tell: Callable[[], None]) -> None:
+        """Call `tell` each time the way to the others is there again, with everything that is subscribed."""
+
     def when_permitted(self, reply: str, tell: Callable[[Permissions | None], None]) -> None:
         """Call `tell` with what may be published here, now and each time that may have changed, and with None while it
         is not known; never where nobody restricts it. `reply` is a subject of one's own to be told at. Needs a

@@ -322,6 +322,9 @@ class LinkBus:
     def receivers(self, subject: str) -> int | None:  # noqa: ARG002 - the process with the bus knows
         return None
 
+    def when_back(self, tell: Callable[[], None]) -> None:
+        """Never: what is cut stays so."""
+
     def when_permitted(self, reply: str, tell: Callable[[Permissions | None], None]) -> None:
         """Nobody restricts it."""
 

@@ -63,6 +63,9 @@ class LocalBus:
         found = [*self._exact.get(subject, ()), *(s for s in self._wild if matches(s.tokens, tokens))]
         return sum(s.queue is None for s in found) + len({s.queue for s in found if s.queue is not None})
 
+    def when_back(self, tell: Callable[[], None]) -> None:
+        """Never: what is cut stays so."""
+
     def when_permitted(self, reply: str, tell: Callable[[Permissions | None], None]) -> None:
         """Nobody restricts it."""
 

@@ -105,6 +105,7 @@ class Multicast:
         self._responders = Responders()
         self.patience = TICKS
         requester.when_late = self._late
+        bus.when_cut(self._responders.forget)
 
     def send(
         self, source: str, address: Address, message: Message, deadline: float, heard: Heard, lost: Failed, ended: Ended

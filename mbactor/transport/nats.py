@@ -55,11 +55,13 @@ class NatsBus:
         self._servers = servers_of(url)
         self._client: Connection | None = None
         self._cut: list[Callable[[], None]] = []
+        self._back: list[Callable[[], None]] = []
+        self._inquiry: Inquiry | None = None
         self._closing = False
 
     async def connect(self) -> None:
         """Unavailable where no server takes the connection, with the reason."""
-        client = Connection(self._was_cut)
+        client = Connection(self._was_cut, self._is_back)
         await client.open(self._servers)
         self._client = client
         self._closing = False
@@ -98,14 +100,12 @@ class NatsBus:
     def when_cut(self, tell: Callable[[], None]) -> None:
         self._cut.append(tell)
 
+    def when_back(self, tell: Callable[[], None]) -> None:
+        self._back.append(tell)
+
     def when_permitted(self, reply: str, tell: Callable[[Permissions | None], None]) -> None:
-        inquiry, client = Inquiry(self, reply, tell), self._connected()
-
-        def begin() -> None:
-            inquiry.begin(guarded=client.guarded)
-
-        client.back = begin
-        begin()
+        self._inquiry = Inquiry(self, reply, tell)
+        self._inquiry.begin(guarded=self._connected().guarded)
 
     def watch(self, subject: str) -> None:
         client = self._connected()
@@ -174,6 +174,12 @@ class NatsBus:
         if not client.up:
             raise Unavailable(f"the connection to {without_secrets(self.url)} is lost; it is tried again")
         return client
+
+    def _is_back(self) -> None:
+        if self._inquiry is not None and self._client is not None:
+            self._inquiry.begin(guarded=self._client.guarded)
+        for tell in self._back:
+            tell()
 
     def _was_cut(self) -> None:
         for tell in self._cut:

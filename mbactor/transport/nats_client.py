@@ -75,14 +75,13 @@ class Connection(Client):
     _pongs: list[asyncio.Future[Any]]
     _transport: Any
 
-    def __init__(self, told: Callable[[], None]) -> None:
+    def __init__(self, told: Callable[[], None], back: Callable[[], None]) -> None:
         super().__init__()
         self.up = False
         self.tried = ""
         """The server that was connected to last."""
         self._told = told
-        self.back: Callable[[], None] = _nothing
-        """Told when it is connected again, with everything that is subscribed."""
+        self._back = back
         self._down_since = 0.0
         self._scheduled = False
         self._leaving: dict[int, Subscribed] = {}
@@ -362,7 +361,7 @@ class Connection(Client):
 
     async def _is_back(self) -> None:
         observe.emit("bus.back", server=self.tried, seconds=time.monotonic() - self._down_since)
-        self.back()
+        self._back()
 
     def drop(self) -> None:
         """End the connection at once: to wait until a silent peer agrees can take a quarter of an hour."""
@@ -411,10 +410,6 @@ def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, f
 
 def _ignore_line(_: bytes) -> None:
     """A server says +OK where it is asked to, and is not."""
-
-
-def _nothing() -> None:
-    """Nobody has to be told."""
 
 
 async def _ignore(_: Exception) -> None:

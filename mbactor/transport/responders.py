@@ -118,6 +118,10 @@ class Responders:
         if address is not None:
             self._known.drop(address)
 
+    def forget(self) -> None:
+        """What nodes have announced may have been missed: begin anew."""
+        self._known.drop_where(lambda _: True)
+
     def announced(self, hosts: Collection[str]) -> None:
         """A node is going to serve these hosts."""
         self._known.drop_where(lambda address: address.host in hosts)

@@ -25,8 +25,12 @@ from mbactor import (
     sink,
 )
 from mbactor.kernel.routes import routes_of
+from mbactor.transport import LocalBus
 from mbactor.transport.ask import TICKS
+from mbactor.transport.codec import decode
+from mbactor.transport.message import MSGPACK, messages_of
 from tests.kernel.conftest import Start
+from tests.transport.inbox import Inbox
 
 pytestmark = pytest.mark.anyio
 
@@ -224,6 +228,29 @@ async def test_a_sink_that_crashes_is_charged_for_nobody_was_told(start: Start) 
     assert books.budget is not None
     assert books.budget.spent == 1
     assert seen == [("after", 0.0)]
+
+
+async def test_whoever_was_cut_off_announces_itself_anew_and_takes_nothing_for_known() -> None:
+    bus, heard = LocalBus(), Inbox()
+    back: list[Callable[[], None]] = []
+    cut: list[Callable[[], None]] = []
+    as_a_broker: Any = bus
+    as_a_broker.when_back, as_a_broker.when_cut = back.append, cut.append
+    async with ActorSystem(transport=bus, plane="plane", watchdog=None) as system:
+        await system.spawn(child(Books, id="books", args={"seen": []}))
+        await system.spawn(Orders)
+        await bus.flush()
+        assert [reply async for reply in system.ask_all(Orders.on_veto, "x")]
+        responders = system.node.remote.to_all._multicast._responders
+        assert len(responders._known) == 1
+        for tell in cut:
+            tell()
+        assert len(responders._known) == 0
+        bus.subscribe("plane.*.888.*.all._.post.on-new-subs", heard)
+        for tell in back:
+            tell()
+        told = [decode(messages_of(one.data)[0].body, MSGPACK) for one in await heard.until(2)]
+    assert sorted(map(sorted, told)) == [["orders.example"], ["orders.example"]]
 
 
 # --- queues ---------------------------------------------------------------------------------------------------------
