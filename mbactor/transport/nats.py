@@ -29,7 +29,8 @@ from contextlib import suppress
 
 from mbactor.errors import MessageTooLarge, Unavailable
 from mbactor.transport.bus import Receive, check_pattern
-from mbactor.transport.nats_client import Connection, Subscribed
+from mbactor.transport.nats_client import Connection
+from mbactor.transport.nats_dispatch import Subscribed
 from mbactor.transport.nats_permissions import Inquiry
 from mbactor.transport.nats_url import servers_of, without_secrets
 from mbactor.transport.permissions import Permissions
@@ -109,7 +110,7 @@ class NatsBus:
 
     def watch(self, subject: str) -> None:
         client = self._connected()
-        client.watched = subject.encode()
+        client.dispatch.watched = subject.encode()
         self._watching = asyncio.get_running_loop().create_task(self._watch(client))
 
     def unready(self) -> str | None:
@@ -120,7 +121,7 @@ class NatsBus:
         return self._unproven or None
 
     async def _watch(self, client: Connection) -> None:
-        while client.watched:
+        while client.dispatch.watched:
             await asyncio.sleep(self._every)
             if client.up:
                 await self._look(client)

@@ -20,9 +20,10 @@ from nats.aio.client import Client, Server, Srv
 
 from mbactor import observe
 from mbactor.errors import Unavailable
-from mbactor.transport.bus import Delivery, Failure, Receive, matches
+from mbactor.transport.bus import Receive
+from mbactor.transport.nats_dispatch import Dispatch, Subscribed
 from mbactor.transport.nats_parser import MalformedStream, Parser
-from mbactor.transport.nats_refused import Asked, Refused, refused
+from mbactor.transport.nats_refused import refused
 from mbactor.transport.nats_url import without_secrets
 from mbactor.transport.nats_why import why_not
 from mbactor.transport.nats_wire import Wire
@@ -37,34 +38,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds up to which is waited before the first try to connect again, and before each later one."""
 BURST = 1024 * 1024
 """Bytes that are kept until the end of a turn of the loop; more are written at once, and count as waiting."""
-_NOBODY = b"NATS/1.0 503"
-
-
-class Subscribed:
-    """What nats-py looks at when it subscribes anew and when it ends, and who receives."""
-
-    _max_msgs = 0
-    _wait_for_msgs_task = None
-    _message_iterator = None
-    _pending_next_msgs_calls = None
-
-    def __init__(self, client: Connection, sid: int, subject: str, receive: Receive, queue: str) -> None:
-        self._client = client
-        self._id = sid
-        self._subject = subject
-        self._queue = queue
-        self.tokens = tuple(subject.split("."))
-        self.receive = receive
-        self.refused: str | None = None
-
-    def command(self) -> bytes:
-        return f"SUB {self._subject} {self._queue} {self._id}\r\n".encode()
-
-    def is_of(self, refused: Refused) -> bool:
-        return (self._subject, self._queue) == (refused.subject, refused.queue)
-
-    def unsubscribe(self) -> None:
-        self._client.remove(self._id)
 
 
 class Connection(Client):
@@ -84,17 +57,13 @@ class Connection(Client):
         self._back = back
         self._down_since = 0.0
         self._scheduled = False
-        self._leaving: dict[int, Subscribed] = {}
-        """Those that have ended, until the server has read that."""
-        self._asked = Asked()
+        self.dispatch = Dispatch()
+        self._subs = self.dispatch.subscriptions
         self._mark: asyncio.Future[bool] | None = None
         """The answer to it says that the server has read all that was marked."""
         self._said = ""
         """What the server said was wrong, before it ended the connection."""
         self._later: set[asyncio.Task[None]] = set()
-        self.watched = b""
-        """The subject of what is published to see whether it comes back; empty where that is not looked at."""
-        self._heard = False
 
     async def open(self, servers: list[str]) -> None:
         """Connect to one of them, tried in an order drawn at random. Unavailable where none takes the connection, with
@@ -169,8 +138,8 @@ class Connection(Client):
     def ask(self, command: bytes, subject: str, reply: str) -> None:
         """`send` of a message with a reply subject: when it is refused, that is told there."""
         self.send(command)
-        if self._asked.add(subject, reply):
-            self._asked.mark()
+        if self.dispatch.asked.add(subject, reply):
+            self.dispatch.asked.mark()
             self._mark = self._ping()
 
     async def barrier(self) -> None:
@@ -182,10 +151,10 @@ class Connection(Client):
 
     async def hears(self) -> bool:
         """Whether what is published to the watched subject comes back. Unavailable where the connection is lost."""
-        self._heard = False
-        self.send(b"PUB %s 0\r\n\r\n" % self.watched)
+        self.dispatch.heard = False
+        self.send(b"PUB %s 0\r\n\r\n" % self.dispatch.watched)
         await self.barrier()
-        return self._heard or not self.watched
+        return self.dispatch.heard or not self.dispatch.watched
 
     async def renew(self) -> None:
         """Make a connection anew that brings nothing."""
@@ -207,7 +176,7 @@ class Connection(Client):
 
     def add(self, subject: str, receive: Receive, queue: str | None) -> Subscribed:
         self._sid += 1
-        made = Subscribed(self, self._sid, subject, receive, queue or "")
+        made = Subscribed(self._sid, subject, receive, queue or "", self.remove)
         self._subs[self._sid] = made
         if self.up:
             self.send(made.command())
@@ -216,10 +185,10 @@ class Connection(Client):
     def remove(self, sid: int) -> None:
         subscription = self._subs.pop(sid, None)
         if subscription is not None and self.up:
-            # What is on its way is handed over still: dropped, it would be lost for who waits for an answer.
-            self._leaving[sid] = subscription
+            leaving = self.dispatch.leaving
+            leaving[sid] = subscription
             self.send(b"UNSUB %d\r\n" % sid)
-            self._ping().add_done_callback(lambda _: self._leaving.pop(sid, None))
+            self._ping().add_done_callback(lambda _: leaving.pop(sid, None))
 
     def subscribed(self) -> list[int]:
         return list(self._subs)
@@ -232,8 +201,7 @@ class Connection(Client):
 
     def _empty(self) -> None:
         self._pending, self._pending_data_size = [], 0
-        self._asked.clear()
-        self._leaving.clear()
+        self.dispatch.forget()
         pongs, self._pongs = self._pongs, []
         for pong in pongs:
             if not pong.done():
@@ -249,26 +217,7 @@ class Connection(Client):
             b"-ERR": self._refused,
             b"+OK": _ignore_line,
         }
-        return Parser(self._take, lines)
-
-    def _take(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        subscription = self._subs.get(sid) or self._leaving.get(sid)
-        if subscription is None:
-            return
-        if subject == self.watched:
-            self._heard = True
-            return
-        failure: Failure | None = None
-        if headers and not data and headers.startswith(_NOBODY):
-            failure = "no_responders"
-        self._give(subscription, Delivery(subject.decode(), data, reply.decode() if reply else None, failure))
-
-    def _give(self, subscription: Subscribed, delivery: Delivery) -> None:
-        try:
-            subscription.receive(delivery)
-        except Exception as error:  # noqa: BLE001 - whatever else was read is for others
-            told = {"message": f"the receiver of {delivery.subject} raised", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(told)
+        return Parser(self.dispatch.take, lines)
 
     def _pinged(self, _: bytes) -> None:
         self._transport.write(b"PONG\r\n")
@@ -278,7 +227,7 @@ class Connection(Client):
         if self._pongs:
             pong = self._pongs.pop(0)
             if pong is self._mark:
-                self._asked.confirm()
+                self.dispatch.asked.confirm()
             if not pong.done():  # who waited for it may have been cancelled
                 pong.set_result(True)
 
@@ -297,26 +246,8 @@ class Connection(Client):
         found = refused(text)
         if found is not None:
             self._said = ""
-        if found is None or self._tell_refused(found, text):
+        if found is None or self.dispatch.refuse(found, text):
             observe.emit("bus.refused", server=self.tried, reason=text)
-
-    def _tell_refused(self, found: Refused, text: str) -> bool:
-        """Tell whoever is concerned. False where it is known already."""
-        if found.what == "subscribe":
-            concerned = [one for one in self._subs.values() if one.is_of(found) and one.refused is None]
-            for one in concerned:
-                one.refused = text
-            return bool(concerned)
-        if found.what == "publish" and found.subject.encode() == self.watched:
-            self.watched = b""  # it cannot be looked at, and is not deaf for that
-            return True
-        reply = found.subject if found.what == "reply" else self._asked.take(found.subject)
-        if reply is not None:
-            tokens = tuple(reply.split("."))
-            told = Delivery(reply, text.encode(), None, "forbidden")
-            for one in [one for one in self._subs.values() if matches(one.tokens, tokens)]:
-                self._give(one, told)
-        return True
 
     # --- lost, and found again ------------------------------------------------------------------------------------
 
