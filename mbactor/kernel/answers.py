@@ -60,8 +60,7 @@ class Answers:
             self._publish(answer.reply, message)
 
     def _acknowledge(self, answer: Answer) -> None:
-        with suppress(Unavailable):
-            self._bus.publish(answer.reply, Message(answer.envelope("ack", JSON, ACCEPTED), b"").to_bytes())
+        self.give(answer, Message(answer.envelope("ack", JSON, ACCEPTED), b""))
 
     def _sweep(self) -> None:
         """Acknowledge what is older than a sweep."""
@@ -119,13 +118,13 @@ class BusCall(BytesCall, eq=False, kw_only=True):
     """A call that came over the bus; the answer is published to the asker's inbox, with the request's id."""
 
     @classmethod
-    def of(cls, route: Route, cell: Cell, message: Message) -> BusCall:
+    def of(cls, route: Route, cell: Cell, message: Message, now: float, deadline: float) -> BusCall:
         """The call that a message makes: a tell, unless an answer is owed."""
         envelope = message.envelope
-        call = cls(route, None, cell, body=message.body, content_type=envelope.content_type, query=envelope.query)
-        call.trace = envelope.trace
-        call.baggage = envelope.baggage or None
-        return call
+        return cls(
+            route, None, cell, now, None, None, deadline, None, None, None, envelope.trace, envelope.baggage or None,
+            body=message.body, content_type=envelope.content_type, query=envelope.query,
+        )  # fmt: skip
 
     def _result(self, body: bytes, content_type: str) -> Any:
         return Message(self._owed.envelope("reply", content_type), body)

@@ -164,6 +164,7 @@ class ToAll:
         address, bound = event.feature.address(host_of(event.owner)), route.signature.bind(args, kwargs)
         message = self._message("publish", route, bound, None)
         subject = subjects.request_subject(self._node.plane, self._remote.source(caller), address)
+        self._remote.let_go()
         try:
             self._remote.bus.publish(subject, message.to_bytes())
         except Unavailable as error:

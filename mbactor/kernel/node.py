@@ -74,6 +74,7 @@ class Node:
         serialize_local: bool = False,
         watchdog: Duration | None = None,
         ack_window: Duration = ACK_WINDOW,
+        coalesce: bool = True,
         locality: str = "",
         max_body: int = MAX_BODY,
     ) -> None:
@@ -84,7 +85,8 @@ class Node:
         self.id = "id-" + secrets.token_hex(5)
         self.ack_window = seconds(ack_window)
         self.max_body = max_body
-        self.remote = Remote(self, bus, self.ack_window, Bounds.of(max_body))
+        self.coalesce = coalesce
+        self.remote = Remote(self, bus, self.ack_window, Bounds.of(max_body), coalesce=coalesce)
         self.dead_letters = DeadLetters()
         self.refs = Names()
         self.suspects = Suspects()

@@ -16,6 +16,7 @@ from mbactor.transport import subjects
 from mbactor.transport.bus import Delivery
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.message import JSON, Envelope, Message
+from mbactor.transport.outbox import BYTES, Outbox
 from mbactor.transport.transfers import Transfer, Transfers
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 class Parts:
     """The fragments that come to the actors of one node, and those of their answers."""
 
-    def __init__(self, remote: Remote, transfers: Transfers) -> None:
+    def __init__(self, remote: Remote, transfers: Transfers, outbox: Outbox) -> None:
+        self.outbox = outbox
         self.remote = remote
         self.bus = remote.bus
         self.transfers = transfers
@@ -51,7 +53,14 @@ class Parts:
             )
 
     def answer(self, reply: str, message: Message) -> None:
-        """Publish an answer. MessageTooLarge above the bound, Unavailable where the bus is cut."""
+        """Send an answer. MessageTooLarge above the bound; where the bus is cut, nobody waits for it."""
+        if len(message.body) < min(BYTES, self.bus.max_payload):
+            part = message.part()
+            if len(part) < min(BYTES, self.bus.max_payload):
+                inbox = reply[: reply.rindex(".")]  # the last token differs by request, and any will do
+                self.outbox.put(inbox, inbox, reply, None, "", part)
+                return
+        self.outbox.flush()
         cut = self.transfers.cut(message)
         if isinstance(cut, bytes):
             self.bus.publish(reply, cut)

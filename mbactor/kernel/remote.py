@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
-from mbactor.errors import BadRequest, CallTooDeep, MbactorError
+from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, MbactorError
 from mbactor.kernel.answers import Answer, Answers, BusCall, queue_of
 from mbactor.kernel.budget import deadline_of_ask, granted
 from mbactor.kernel.client import Response
@@ -24,8 +24,9 @@ from mbactor.transport.bus import Bus, Delivery
 from mbactor.transport.codec import decode
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.message import JSON, Envelope, Message, messages_of
+from mbactor.transport.outbox import Outbox
 from mbactor.transport.reassembly import Bounds
-from mbactor.transport.requester import Requester
+from mbactor.transport.requester import Line, Requester
 from mbactor.transport.transfers import Transfers
 
 if TYPE_CHECKING:
@@ -45,16 +46,29 @@ class Sent:
         return self.future.done()
 
 
+class WayOut:
+    """How asks of one operation from one source leave, and how their answers are read."""
+
+    __slots__ = ("line", "read", "route")
+
+    def __init__(self, route: Route, line: Line) -> None:
+        self.route = route
+        self.line = line
+        self.read = partial(_result_in, route)
+
+
 class Remote:
     """Sends over the bus for one node, and receives for its actors."""
 
-    def __init__(self, node: Node, bus: Bus, ack_window: float, bounds: Bounds) -> None:
+    def __init__(self, node: Node, bus: Bus, ack_window: float, bounds: Bounds, *, coalesce: bool) -> None:
         self._node = node
         self.bus = bus
         transfers = Transfers(bus, bounds)
         bus.when_cut(transfers.clear)
-        self._requester = Requester(bus, node.plane, node.id, ack_window, transfers, node.locality)
-        self.parts = Parts(self, transfers)
+        self._requester = Requester(bus, node.plane, node.id, ack_window, transfers, node.locality, coalesce=coalesce)
+        self._replies = Outbox(bus, gather=coalesce and not bus.tells_all, sent=_nothing, unsent=_nothing)
+        self._ways: dict[Any, WayOut] = {}
+        self.parts = Parts(self, transfers, self._replies)
         self._answers = Answers(bus, ack_window, self.parts.answer)
         self.to_all = ToAll(node, self, self._requester)
 
@@ -67,7 +81,18 @@ class Remote:
             await self.close()
             raise
 
+    async def flush(self) -> None:
+        """Returns when all that was sent and subscribed before has reached the bus."""
+        self.let_go()
+        await self.bus.flush()
+
+    def let_go(self) -> None:
+        """What is gathered in this turn of the loop leaves now: what is published next comes after it."""
+        self._requester.flush()
+        self._replies.flush()
+
     async def close(self) -> None:
+        self.let_go()
         self.to_all.close()
         self._requester.close()
         self._answers.close()
@@ -89,23 +114,39 @@ class Remote:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
+        loop = self._node.loop
         caller, now = current.get(), loop.time()
         try:
-            check_not_fenced(caller)
-            route = routes_of(operation.owner).by_name[operation.feature.name]
-            address = _address(operation, host, replica)
+            if caller is not None:
+                check_not_fenced(caller)
+            way = self._way(host, replica, operation, self.source(caller))
             deadline = deadline_of_ask(caller, now, loop)
-            body, content_type = route.signature.encode(route.signature.bind(args, kwargs))
-            message = Message(self.envelope("ask", deadline - now, content_type), body)
-            answer = self._requester.request(
-                self.source(caller), address, message, deadline, partial(_result_in, route)
-            )
+            if deadline <= now:
+                raise _spent(way.route)
+            signature = way.route.signature
+            body, content_type = signature.encode(signature.bind(args, kwargs))
+            message = Message(self._ask_envelope(caller, deadline - now, content_type), body)
+            answer = self._requester.ask(way.line, message, deadline, way.read)
         except MbactorError as error:
             return failed_already(error)
         if caller is not None:
             caller.note(Sent(answer))
         return answer
+
+    def _way(self, host: str, replica: str | None, operation: Operation[Any, ..., Any], source: str) -> WayOut:
+        way = self._ways.get((operation, host, replica, source))
+        if way is None:
+            if len(self._ways) >= _WAYS:
+                self._ways.clear()
+            route = routes_of(operation.owner).by_name[operation.feature.name]
+            line = self._requester.line(source, _address(operation, host, replica))
+            way = self._ways[operation, host, replica, source] = WayOut(route, line)
+        return way
+
+    def _ask_envelope(self, caller: Call | None, budget: float, content_type: str) -> Envelope:
+        if caller is not None or observe.tracers:
+            return self.envelope("ask", budget, content_type)
+        return Envelope("ask", self._requester.new_id(), budget, (), None, None, _EMPTY, 200, WHOLE, content_type)
 
     def tell(
         self,
@@ -175,40 +216,45 @@ class Remote:
             name = route.feature.name if route is not None else "?"
             self._node.dead_letters.add(cell.address, name, None, None, str(error))
             return
-        now = asyncio.get_running_loop().time()
+        if delivery.reply is not None and not subjects.is_own_inbox(delivery.subject, delivery.reply):
+            # A responder answers only to the verified source's own inbox.
+            delivery = Delivery(delivery.subject, delivery.data)
+        now = self._node.loop.time()
         for message in messages:
             envelope = message.envelope
             deadline = now + granted(envelope.budget, asked=envelope.op == "ask")
-            if envelope.op == "ack" or envelope.fragment != WHOLE:
+            if envelope.fragment != WHOLE or envelope.op == "ack":
                 self.parts.take(cell, route, delivery, message, deadline)
             else:
                 self.take(cell, route, delivery, message, deadline)
 
     def take(self, cell: Cell, route: Route | None, delivery: Delivery, message: Message, deadline: float) -> None:
+        """A whole message, whose reply subject has been looked at."""
         envelope = message.envelope
         if envelope.op == "probe":
             return
-        now = asyncio.get_running_loop().time()
-        call = BusCall.of(route or _ANY, cell, message)
-        if envelope.op == "ask" and delivery.reply and subjects.is_own_inbox(delivery.subject, delivery.reply):
+        now = self._node.loop.time()
+        call = BusCall.of(route or _ANY, cell, message, now, deadline)
+        if envelope.op == "ask" and delivery.reply is not None:
             answer: Any = self.owed(cell, route, delivery, envelope)
             self._answers.owe(answer, now)
             call.future = answer
+        path = envelope.path
         try:
-            if len(envelope.path) > MAX_DEPTH:
-                raise CallTooDeep(f"call number {len(envelope.path)} in a chain; the limit is {MAX_DEPTH}")
+            if len(path) > MAX_DEPTH:
+                raise CallTooDeep(f"call number {len(path)} in a chain; the limit is {MAX_DEPTH}")
             if envelope.op not in _REQUESTS:
                 raise BadRequest(f"{envelope.op!r} is no request; expected {', '.join(_REQUESTS)}")
-            call.route = route or cell.routes.find(subjects.parse_request(delivery.subject).address)
+            if route is None:
+                call.route = cell.routes.find(subjects.parse_request(delivery.subject).address)
         except MbactorError as error:
             call.fail(error)
             if not call.asked:
                 self._node.dead_letters.add(cell.address, "?", None, None, str(error))
             return
-        call.deadline = deadline
-        call.arrived = now
-        call.depth = len(envelope.path)
-        call.via = tuple(self._known(step) for step in envelope.path)
+        if path:
+            call.depth = len(path)
+            call.via = tuple(self._known(step) for step in path)
         cell.accept(call)
 
     def owed(self, cell: Cell, route: Route | None, delivery: Delivery, envelope: Envelope) -> Answer:
@@ -228,9 +274,21 @@ class Remote:
 
 
 _ANY: Any = None
+_EMPTY: dict[str, str] = {}
+_WAYS = 4096
 _REQUESTS = ("ask", "tell", "publish")
 _LONGEST = 20
 """Digits that the number of a call does not have."""
+
+
+def _nothing(*_: object) -> None:
+    """Whoever asked cannot be reached, and knows."""
+
+
+def _spent(route: Route) -> BudgetSpent:
+    error = BudgetSpent(f"{route.name} was not sent: the time budget was already spent")
+    error.taken = "no"
+    return error
 
 
 def _address(operation: Operation[Any, ..., Any], host: str, replica: str | None) -> Address:

@@ -54,7 +54,8 @@ class ActorSystem:
     not). Over a broker, an ask that nobody answers or
     acknowledges within `ack_window` fails with NotAcknowledged, and the death of a process is noticed within it: the
     same for all systems of an application. Arguments and results of up to `max_body` bytes travel to other systems,
-    larger ones are refused (MessageTooLarge). Leaving the block stops everything, the last started first; messages in
+    larger ones are refused (MessageTooLarge). Messages that leave for one address within one turn of the loop travel
+    together, unless `coalesce` is False. Leaving the block stops everything, the last started first; messages in
     hand are finished, within each child's shutdown time.
     """
 
@@ -68,6 +69,7 @@ class ActorSystem:
         serialize_local: bool = False,
         watchdog: Duration | None = "100ms",
         ack_window: Duration = "1s",
+        coalesce: bool = True,
         locality: str = "",
         max_body: int = MAX_BODY,
     ) -> None:
@@ -80,6 +82,7 @@ class ActorSystem:
             serialize_local=serialize_local,
             watchdog=watchdog,
             ack_window=_positive("ack_window", ack_window),
+            coalesce=coalesce,
             locality=locality,
             max_body=max_body,
         )
@@ -116,7 +119,7 @@ class ActorSystem:
                 self._tree.on_exit = self._tree_down
                 await self._tree.start()
             if not isinstance(self.node.remote.bus, LocalBus):
-                await self.node.remote.bus.flush()  # who hears that it is up may ask it at once, from another process
+                await self.node.remote.flush()  # who hears that it is up may ask it at once, from another process
         except BaseException:
             self._tree = None
             await self.stop()

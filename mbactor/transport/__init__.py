@@ -7,9 +7,9 @@ address, `nats_wire.py` the socket; `nats_parser.py`, `nats_dispatch.py` and `na
 `embedded.py` the same with a server of its own (`nats_server.py`).
 `fragments.py` cuts what is too large for one message, `reassembly.py` puts it together again; both are pure.
 `requester.py` turns a bus into request and reply: `waiting.py` keeps who waits, `ask.py` is who waits for one answer,
-`repeats.py` decides what is sent again, `replicas.py` knows where else. `multicast.py` asks all, as `responders.py`
-decides; `locality.py` says where the nearest is, `near.py` asks there. `permissions.py` is what a broker lets through.
-Knows nothing of actors.
+`repeats.py` decides what is sent again, `replicas.py` knows where else, `outbox.py` lets messages travel together.
+`multicast.py` asks all, as `responders.py` decides; `locality.py` says where the nearest is, `near.py` asks there.
+`permissions.py` is what a broker lets through. Knows nothing of actors.
 
 **For a program without mbactor.** Any NATS client can ask an actor, and be asked by one, in five steps; with `mbactor`
 as the plane (unless `MBACTOR_PLANE` says otherwise), `billing.example` as the name of the program, and `id-7f3a` as its

@@ -73,6 +73,9 @@ class Ask(Waiter, eq=False):
         except (MbactorError, msgspec.MsgspecError) as error:
             self.future.set_exception(error)
 
+    def unsent(self, error: MbactorError) -> None:
+        self.future.set_exception(error)
+
     def failed(self, error: MbactorError) -> None:
         if self.resting and isinstance(error, NotAcknowledged):
             return  # what was on its way is lost, and this is not

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import msgspec
 from msgspec import structs
 
 from mbactor.errors import BudgetSpent, Forbidden, MbactorError, NoSuchActor, NotAcknowledged, Unavailable
@@ -23,6 +24,7 @@ from mbactor.transport.large import Large
 from mbactor.transport.locality import Nearest
 from mbactor.transport.message import Envelope, Message, messages_of
 from mbactor.transport.near import NearAsk
+from mbactor.transport.outbox import BYTES, Outbox
 from mbactor.transport.reassembly import Bounds
 from mbactor.transport.repeats import Chances, Refusal, repeat
 from mbactor.transport.replicas import Replicas
@@ -31,10 +33,23 @@ from mbactor.transport.waiting import Waiter, Waiting
 
 ACK_WINDOW = 1.0
 """Seconds within which a request is answered or acknowledged, where nothing else is set."""
+_LINES = 4096
 _NOBODY_WITHIN = 2.0
 """Seconds for which a bus may take to say that nobody was there for a message without an answer."""
 _TAKEN_WITHIN = 15 * 60.0
 """Seconds for which one that goes in fragments may take."""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One way from a source to an address, as each message that goes there takes it.
+
+    `inbox` is where the answers go, but for the last token.
+    """
+
+    source: str
+    address: Address
+    subject: str
+    inbox: str
 
 
 class Requester:
@@ -55,8 +70,18 @@ class Requester:
         ack_window: float = ACK_WINDOW,
         transfers: Transfers | None = None,
         locality: str = "",
+        *,
+        coalesce: bool = True,
     ) -> None:
         self._bus = bus
+        gather = coalesce and not bus.tells_all
+        self._outbox = Outbox(bus, gather=gather, sent=self._sent, unsent=self._unsent)
+        self._together: dict[str, list[str]] = {}
+        """The ids of requests that travel in one payload, by the first: what is told of that is told of all."""
+        self._together_before: dict[str, list[str]] = {}
+        self._lines: dict[tuple[str, Address], Line] = {}
+        self._small = 0
+        """Bytes of a message that may travel together with others."""
         self._plane = plane
         self._node = node
         self._ids = count(1)
@@ -77,6 +102,7 @@ class Requester:
         """Subscribe to the node's inbox. Forbidden where the bus does not let it receive there."""
         inbox = subjects.inbox_pattern(self._plane, self._node)
         self._inbox = self._bus.subscribe(inbox, self._receive)
+        self._small = min(BYTES, self._bus.max_payload - 1)
         await self._bus.flush()
         if self._inbox.refused is not None:
             text = f"the broker does not let this node receive its answers: {self._inbox.refused}"
@@ -99,41 +125,88 @@ class Requester:
     def request(
         self, source: str, address: Address, message: Message, deadline: float, read: Callable[[Message], Any]
     ) -> asyncio.Future[Any]:
-        """Publish; the future of what `read` makes of the reply. AddressTooLong and Unavailable are raised at once."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        id, again, patience = message.envelope.id, self._again, self._patience
-        nearest = self._nearest
+        """Send; the future of what `read` makes of the reply. AddressTooLong is raised at once."""
+        return self.ask(self.line(source, address), message, deadline, read)
+
+    def ask(self, line: Line, message: Message, deadline: float, read: Callable[[Message], Any]) -> asyncio.Future[Any]:
+        """As `request`, on a line that is there already."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        now, id, address, source = loop.time(), message.envelope.id, line.address, line.source
+        again, patience, nearest = self._again, self._patience, self._nearest
         if nearest is None or address.replica is not None:
             ask = Ask(id, address, deadline, future, read, source, message, again, patience)
         else:
-            place = nearest(address, asyncio.get_running_loop().time())
+            place = nearest(address, now)
             ask = NearAsk(
                 id, place, deadline, future, read, source, message, again, patience,
                 plain=address, nearest=nearest, publish=self._publish, ticks=patience,
             )  # fmt: skip
-        self.post(source, message, ask)
+            line = self.line(source, place)
+        self._put(line, message, ask)
+        self._waiting.add(ask, now)
         return future
 
     def send(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
-        """Publish without waiting; `lost` is called when the bus says that nobody took it."""
+        """Send without waiting; `lost` is called when the bus says that nobody took it."""
         large = len(message.body) > self._bus.max_payload
-        deadline = asyncio.get_running_loop().time() + (_TAKEN_WITHIN if large else _NOBODY_WITHIN)
-        self.post(source, message, Sending(message.envelope.id, address, deadline, source, lost))
+        now = asyncio.get_running_loop().time()
+        deadline = now + (_TAKEN_WITHIN if large else _NOBODY_WITHIN)
+        waiter = Sending(message.envelope.id, address, deadline, source, lost)
+        self._put(self.line(source, address), message, waiter)
+        self._waiting.add(waiter, now)
 
     def post(self, source: str, message: Message, waiter: Waiter) -> None:
-        """Publish a request, of whose envelope the waiter has the id, and tell the waiter what comes of it."""
-        self._publish(source, waiter.address, message, waiter)
+        """Publish a request at once, of whose envelope the waiter has the id, and tell the waiter what comes of it."""
+        self._put_now(self.line(source, waiter.address), message, waiter)
         self._waiting.add(waiter, asyncio.get_running_loop().time())
 
+    def flush(self) -> None:
+        """Let go of what is gathered in this turn of the loop: what is published next comes after it."""
+        self._outbox.flush()
+
+    def line(self, source: str, address: Address) -> Line:
+        """The way from a source to an address. AddressTooLong."""
+        line = self._lines.get((source, address))
+        if line is None:
+            if len(self._lines) >= _LINES:
+                self._lines.clear()
+            subject = subjects.request_subject(self._plane, source, address)
+            inbox = subjects.reply_subject(self._plane, address.host, source, self._node, "")
+            line = self._lines[source, address] = Line(source, address, subject, inbox)
+        return line
+
     def _publish(self, source: str, address: Address, message: Message, waiter: Waiter) -> None:
-        subject = subjects.request_subject(self._plane, source, address)
-        reply = subjects.reply_subject(self._plane, address.host, source, self._node, message.envelope.id)
+        self._put(self.line(source, address), message, waiter)
+
+    def _put(self, line: Line, message: Message, waiter: Waiter) -> None:
+        """Send together with what else leaves in this turn, where that is not too large."""
+        if len(message.body) < self._small:
+            part = message.part()
+            if len(part) <= self._small:
+                id, subject = message.envelope.id, line.subject
+                self._outbox.put(line.address.host, subject, subject, line.inbox + id, id, part)
+                return
+        self._put_now(line, message, waiter)
+
+    def _put_now(self, line: Line, message: Message, waiter: Waiter) -> None:
+        self.flush()
+        reply = line.inbox + message.envelope.id
         cut = self._transfers.cut(message)
         if isinstance(cut, bytes):
-            self._bus.publish(subject, cut, reply=reply)
+            self._bus.publish(line.subject, cut, reply=reply)
         else:
-            self._bus.publish(subject, cut[1].to_bytes(), reply=reply)
-            self._large.asked(source, reply, cut, waiter, multi=message.envelope.multi)
+            self._bus.publish(line.subject, cut[1].to_bytes(), reply=reply)
+            self._large.asked(line.source, reply, cut, waiter, multi=message.envelope.multi)
+
+    def _sent(self, ids: list[str]) -> None:
+        self._together[ids[0]] = ids
+
+    def _unsent(self, ids: list[str], error: MbactorError) -> None:
+        for id in ids:
+            waiter = self._waiting.take(id)
+            if waiter is not None and not waiter.done():
+                waiter.unsent(error)
 
     # --- once more ----------------------------------------------------------------------------------------------
 
@@ -171,13 +244,14 @@ class Requester:
         try:
             self._publish(ask.source, address, message, ask)
         except MbactorError as error:
-            ask.future.set_exception(error)
-            self._waiting.remove(ask.id)
+            ask.unsent(error)
 
     # --- whether those who have something are there -------------------------------------------------------------
 
     def _ticked(self) -> None:
         self._ticks += 1
+        if self._ticks % (2 * TICKS) == 0:  # what the bus has to say of a payload, it has said by now
+            self._together_before, self._together = self._together, {}
         if self._patience and self._ticks % (TICKS // 2) == 0:
             self._probe()
 
@@ -202,26 +276,30 @@ class Requester:
     # --- in -----------------------------------------------------------------------------------------------------
 
     def _receive(self, delivery: Delivery) -> None:
-        if delivery.failure is not None:
-            # The last token of the reply subject serves this alone; messages are known by their envelopes.
-            self._failed(delivery.subject.rpartition(".")[2], delivery.failure, delivery.data)
+        if delivery.failure is None:
+            try:
+                messages = messages_of(delivery.data)
+            except MbactorError as error:
+                self._unreadable(delivery.subject.rpartition(".")[2], error)
+                return
+            for message in messages:
+                self._take(delivery, message)
             return
-        try:
-            messages = messages_of(delivery.data)
-        except MbactorError as error:
-            self._unreadable(delivery.subject.rpartition(".")[2], error)
-            return
-        for message in messages:
-            self._take(delivery, message)
+        # The last token of the reply subject serves this alone; messages are known by their envelopes.
+        first = delivery.subject.rpartition(".")[2]
+        together = self._together.pop(first, None) or self._together_before.pop(first, None)
+        for id in together or (first,):
+            self._failed(id, delivery.failure, delivery.data)
 
     def _take(self, delivery: Delivery, message: Message) -> None:
         envelope = message.envelope
         waiter = self._waiting.find(envelope.id)
-        first = envelope.fragment == WHOLE or (envelope.op == "ack" and self._large.pulled(envelope))
         if waiter is None or waiter.done():
+            if envelope.op == "ack" and envelope.fragment != WHOLE:
+                self._large.pulled(envelope)
             self._late(delivery, message)
         elif envelope.op == "ack":
-            if first:
+            if envelope.fragment == WHOLE or self._large.pulled(envelope):
                 waiter.acked(message)
         elif envelope.fragment != WHOLE:
             if envelope.fragment[0] == 1:

@@ -50,6 +50,10 @@ class Waiter(msgspec.Struct, eq=False):
         """A reply, or an error (by the envelope's `op`); a request to one gets the first, one to all gets many."""
         raise NotImplementedError
 
+    def unsent(self, error: MbactorError) -> None:
+        """The bus does not take the request."""
+        self.failed(error)
+
     def failed(self, error: MbactorError) -> None:
         """There will be no answer, or no more of them."""
         raise NotImplementedError
@@ -85,6 +89,14 @@ class Waiting:
 
     def find(self, id: str) -> Waiter | None:
         return self._young.get(id) or self._old.get(id)
+
+    def take(self, id: str) -> Waiter | None:
+        """As `find`, and it is not here any more."""
+        return self._young.pop(id, None) or self._old.pop(id, None)
+
+    def put_back(self, waiter: Waiter) -> None:
+        """What was taken waits on: its deadline is in order already, or will be."""
+        self._young[waiter.id] = waiter
 
     def remove(self, id: str) -> None:
         if self._young.pop(id, None) is None:

@@ -88,7 +88,7 @@ async def test_processes_find_each_other_share_the_work_and_die(server: NatsServ
                     pass
             hanging = asyncio.ensure_future(system.ask(Till.hang))
             await asyncio.sleep(0)
-            await system.node.remote.bus.flush()
+            await system.node.remote.flush()
             one.signal(signal.SIGKILL)
             one.process.wait()
             with pytest.raises((NotAcknowledged, ActorCrashed)):

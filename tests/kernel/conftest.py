@@ -37,7 +37,7 @@ async def start(request: pytest.FixtureRequest) -> AsyncIterator[Start]:
             await stack.enter_async_context(system)
             for one in children:
                 await system.spawn(one)
-            await system.node.remote.bus.flush()
+            await system.node.remote.flush()
             return system
 
         yield started

@@ -43,7 +43,7 @@ async def test_an_asker_comes_to_the_nearest_and_to_the_others_when_that_is_gone
     await start(shop("us"), locality="us-east")
     nearby = await start(locality="eu-west-b-2")
     near = await nearby.spawn(shop("b2"))
-    await nearby.node.remote.bus.flush()
+    await nearby.node.remote.flush()
     await start(shop("a1"), locality="eu-west-a-1")
     assert {await anybody.ask(Shop.who) for _ in range(200)} == {"us", "b2", "a1"}
 
@@ -69,7 +69,7 @@ async def test_an_asker_comes_to_the_nearest_and_to_the_others_when_that_is_gone
     with pytest.raises(NoSuchActor, match="loc-eu-west-b-1.shop.example"):
         await asks.at("loc-eu-west-b-1.shop.example").ask(Shop.who)
     await near.stop()
-    await nearby.node.remote.bus.flush()
+    await nearby.node.remote.flush()
     await comes_to("a1")
 
 
@@ -77,7 +77,7 @@ async def test_a_replica_that_is_named_is_meant_whatever_is_near(start: Start) -
     asks = await start(child(Desk, args={"name": "desk"}), locality="eu-west")
     far = await start(locality="us-east")
     refs = [await far.spawn(child(Shop, id=f"far{n}", args={"name": f"far{n}"})) for n in range(3)]
-    await far.node.remote.bus.flush()
+    await far.node.remote.flush()
     await start(shop("near"), locality="eu-west")
     for _ in range(100):
         if await asks.ask(Shop.who) == "near":

@@ -286,7 +286,7 @@ async def test_a_rolling_deploy_in_which_some_replicas_lack_an_endpoint_loses_no
 async def test_each_replica_gets_a_share_wherever_it_runs(start: Start) -> None:
     await start(*(stock(f"a{n}") for n in range(4)))
     await start(stock("b"))
-    asks = await start()
+    asks = await start(coalesce=False)
     shares = Counter(await asyncio.gather(*(asks.ask(Stock.one) for _ in range(2000))))
     # 2,000 draws of one in five: 6 standard deviations are 107.
     assert {name: abs(share - 400) < 110 for name, share in shares.items()} == dict.fromkeys(
@@ -410,10 +410,10 @@ async def test_what_is_manual_is_there_while_it_is_active(start: Start) -> None:
     here = await start()
     away = await start()
     ref = await here.spawn(Reports)
-    await here.node.remote.bus.flush()
+    await here.node.remote.flush()
 
     async def there(*, active: bool) -> None:
-        await here.node.remote.bus.flush()
+        await here.node.remote.flush()
         itself = away.at(f"{ref.cell.replica}.reports.example")
         for asked in (
             here.ask(Reports.query),

@@ -65,7 +65,7 @@ def taker(url: str, name: str = "one", window: str = "400ms") -> Iterator[subpro
 async def _serve(url: str, name: str, window: str) -> None:
     async with ActorSystem(name, url, PLANE, ack_window=window) as system:
         await system.spawn(Taker, name)
-        await system.node.remote.bus.flush()
+        await system.node.remote.flush()
         print("serving", flush=True)
         await asyncio.to_thread(sys.stdin.read)
 

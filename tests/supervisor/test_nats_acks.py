@@ -60,7 +60,7 @@ def test_a_process_that_dies_is_noticed_within_the_window_before_and_after_it_ha
                 assert 2 <= len(probes.got) <= 6, "one each half window, however many asks wait there"
                 pause(process.pid)
                 fresh = asyncio.ensure_future(system.ask(Taker.who))
-                await system.node.remote.bus.flush()
+                await system.node.remote.flush()
                 process.kill()
                 began = time.monotonic()
                 errors: list[Any] = await asyncio.gather(*held, fresh, return_exceptions=True)
@@ -100,7 +100,7 @@ def test_neither_a_deep_mailbox_nor_an_asker_that_stands_still_reads_as_nobody_t
         with taker(server.url):
             async with asker(server) as system, asyncio.timeout(30):
                 asked = [asyncio.ensure_future(system.ask(Taker.slow, 0.005)) for _ in range(200)]
-                await system.node.remote.bus.flush()
+                await system.node.remote.flush()
                 for _ in range(2):
                     time.sleep(2 * WINDOW)  # noqa: ASYNC251 - the point of it
                     await asyncio.sleep(0)

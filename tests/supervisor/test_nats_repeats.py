@@ -60,7 +60,7 @@ async def systems(server: NatsServer) -> AsyncIterator[tuple[ActorSystem, ActorS
     ):
         for system in (one, two):
             await system.spawn(child(Desk, args={"name": system.name}, shutdown="100ms"))
-            await system.node.remote.bus.flush()
+            await system.node.remote.flush()
         yield asks, one, two
 
 
@@ -125,5 +125,5 @@ async def test_who_comes_a_moment_after_the_ask_answers_it(server: NatsServer, m
         while not any(isinstance(one, Ask) and one.resting for one in waiting.everyone()):
             await asyncio.sleep(0.001)
         await late.spawn(Desk, "late")
-        await late.node.remote.bus.flush()
+        await late.node.remote.flush()
         assert (await asked)[0] == "late"

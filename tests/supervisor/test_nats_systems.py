@@ -83,7 +83,7 @@ async def pair(server: NatsServer) -> AsyncIterator[tuple[ActorSystem, ActorSyst
 
 async def seen(serves: ActorSystem) -> None:
     """Until the broker knows what was spawned."""
-    await serves.node.remote.bus.flush()
+    await serves.node.remote.flush()
 
 
 async def test_asks_tells_and_errors_cross(pair: tuple[ActorSystem, ActorSystem]) -> None:

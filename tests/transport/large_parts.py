@@ -72,7 +72,7 @@ def system(name: str, bus: str | Bus, max_body: int = 2**30) -> ActorSystem:
 async def serve(url: str) -> None:
     async with system("serves", url) as serves:
         await serves.spawn(Store)
-        await serves.node.remote.bus.flush()
+        await serves.node.remote.flush()
         print("ready", flush=True)
         await serves.wait()
 

@@ -350,7 +350,7 @@ def test_bodies_cross_a_broker_that_carries_less(small: NatsServer) -> None:
     async def work() -> None:
         async with system("asks", small.url) as asks, system("serves", small.url) as serves:
             await serves.spawn(Store)
-            await serves.node.remote.bus.flush()
+            await serves.node.remote.flush()
             bodies = [os.urandom(size) for size in (65_000, 65_536, 300_000, 3_000_000, 10_000_000)]
             small_ones = [asks.ask(Store.size, b"x") for _ in range(100)]
             large_ones = [asks.ask(Store.echo, body) for body in bodies]
@@ -408,7 +408,7 @@ def test_a_broker_that_dies_in_the_middle_ends_it_at_once(tmp_path: Path) -> Non
     async def work(server: NatsServer) -> None:
         async with system("asks", server.url) as asks, system("serves", server.url) as serves:
             await serves.spawn(Store)
-            await serves.node.remote.bus.flush()
+            await serves.node.remote.flush()
             asked = asyncio.ensure_future(asks.ask(Store.size, bytes(50_000_000)))
             await until(lambda: sent_of(asks) > 10, 0)
             server.kill()

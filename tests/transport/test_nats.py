@@ -285,7 +285,7 @@ def test_a_server_that_is_killed_and_started_again(server: NatsServer, loop: Fac
 
     async def killed_and_started(recorder: Recorder) -> None:
         asker, server_bus = await connected(server.url), await connected(server.url)
-        requester = Requester(asker, "p", "node")
+        requester = Requester(asker, "p", "node", coalesce=False)
         await requester.open()
         asked, events, during = Inbox(), Inbox(), Inbox()
         server_bus.subscribe("p.*.*.*.svc_example.>", asked, queue="svc")
@@ -301,7 +301,7 @@ def test_a_server_that_is_killed_and_started_again(server: NatsServer, loop: Fac
         assert time.monotonic() - began < 5
         assert "the connection was lost before the answer came" in str(outcomes[0])
         with pytest.raises(Unavailable, match="is lost; it is tried again"):
-            ask(requester)
+            await ask(requester)
         with pytest.raises(Unavailable):
             await asker.flush()
         await until(lambda: len(recorder.find("bus.cut")) == 2)
@@ -332,7 +332,7 @@ def test_a_server_that_is_killed_and_started_again(server: NatsServer, loop: Fac
 def test_every_ask_ends_while_the_server_comes_and_goes(server: NatsServer) -> None:
     async def work() -> None:
         asker, server_bus = await connected(server.url), await connected(server.url)
-        requester = Requester(asker, "p", "node")
+        requester = Requester(asker, "p", "node", coalesce=False)
         await requester.open()
 
         def answer(delivery: Delivery) -> None:

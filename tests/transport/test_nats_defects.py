@@ -129,7 +129,7 @@ def test_5_who_waits_is_told_of_an_outage_and_who_asks_during_it_is_refused(serv
     async def work() -> None:
         async with ActorSystem(transport=url_of(server)) as system, ActorSystem(transport=url_of(server)) as other:
             await other.spawn(Echo)
-            await other.node.remote.bus.flush()
+            await other.node.remote.flush()
             bus = system.node.remote.bus
             assert isinstance(bus, NatsBus)
             asked = [asyncio.ensure_future(system.ask(Echo.say, str(n))) for n in range(10)]
@@ -149,7 +149,7 @@ def test_6_messages_of_one_subscription_are_worked_on_beside_each_other(server: 
     async def work() -> None:
         async with ActorSystem(transport=url_of(server)) as system, ActorSystem(transport=url_of(server)) as other:
             await other.spawn(Echo)
-            await other.node.remote.bus.flush()
+            await other.node.remote.flush()
             began = time.monotonic()
             said = await asyncio.gather(*(system.ask(Echo.say, str(n)) for n in range(16)))
             assert said == [str(n) for n in range(16)]
@@ -183,7 +183,7 @@ def test_8_and_9_messages_have_no_headers_and_answers_give_none_back(server: Nat
     async def work() -> None:
         async with ActorSystem(transport=url_of(server)) as system:
             await system.spawn(Echo)
-            await system.node.remote.bus.flush()
+            await system.node.remote.flush()
             with Raw(server) as raw:
                 plane = system.node.plane
                 inbox = f"{plane}.reply._.echo_example.raw.id-raw.1"

@@ -49,7 +49,7 @@ def test_a_connection_that_has_lost_its_subscriptions_is_noticed_and_made_anew(s
         bus = NatsBus(server.url, every=0.05)
         async with ActorSystem(transport=bus) as system, ActorSystem(transport=server.url) as other:
             await other.spawn(Adder)
-            await other.node.remote.bus.flush()
+            await other.node.remote.flush()
             assert await system.ask(Adder.add, 1, 2) == 3
             with observe.observing(recorder):
                 client: Any = bus._client

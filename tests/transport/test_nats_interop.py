@@ -110,7 +110,7 @@ def test_a_program_without_mbactor_asks_and_is_asked(tmp_path: Path) -> None:
     async def work(url: str) -> None:
         async with ActorSystem(transport=url) as system:
             await system.spawn(Orders)
-            await system.node.remote.bus.flush()
+            await system.node.remote.flush()
             await asks(url, system.node.plane)
             await is_asked(url, system.node.plane, system)
 

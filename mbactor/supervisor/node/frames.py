@@ -59,6 +59,7 @@ class Begin(msgspec.Struct, tag=True):
     watchdog: float | None
     ack_window: float
     max_body: int
+    coalesce: bool
     locality: str
     uvloop: bool
     traced: bool

@@ -157,6 +157,7 @@ class _Hosted:
             watchdog=begin.watchdog,
             ack_window=begin.ack_window,
             max_body=begin.max_body,
+            coalesce=begin.coalesce,
             locality=begin.locality,
         )
         self._node.supervisor = lambda name: supervisor(name, self._roots())

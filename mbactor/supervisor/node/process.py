@@ -441,6 +441,7 @@ def _begin(owner: NodeProcess, node: Node, loop: asyncio.AbstractEventLoop) -> B
         watchdog=node.watchdog_limit,
         ack_window=node.ack_window,
         max_body=node.max_body,
+        coalesce=node.coalesce,
         locality=node.locality,
         uvloop=type(loop).__module__.startswith("uvloop"),
         traced=observe.tracing() and Settings.from_environment().telemetry,

@@ -1,0 +1,96 @@
+"""What leaves within one turn of the loop: messages for one subject travel together.
+
+Each message that a broker carries costs it, its sender and its receiver more than what is in it, so the messages of one
+turn are gathered to payloads of at most `MOST` messages and `BYTES` bytes. A payload goes to one replica, which is why
+it is not larger: others shall have their share. The messages for one key (a host) leave in the order in which they
+came: a message for another subject of the host begins a new payload, and so does the next one for the first subject.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from mbactor.errors import MbactorError, MessageTooLarge
+from mbactor.transport.bus import Bus
+from mbactor.transport.message import payload_of
+
+MOST, BYTES = 64, 64 * 1024
+
+
+class Batch:
+    """Messages for one subject; `ids` are those of their envelopes."""
+
+    __slots__ = ("ids", "parts", "reply", "same", "size", "subject")
+
+    def __init__(self, same: str, subject: str, reply: str | None, id: str, part: bytes) -> None:
+        self.same = same
+        self.subject = subject
+        self.reply = reply
+        self.ids = [id]
+        self.parts = [part]
+        self.size = len(part)
+
+
+class Outbox:
+    """Gathers what leaves over a bus; or sends it at once, where `gather` is not set.
+
+    `sent` is told of the messages that have left in one payload, by their ids: what the bus says of it is said of all
+    of them, at the reply subject of the first. `unsent` is told of those that could not leave.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        gather: bool,
+        sent: Callable[[list[str]], None],
+        unsent: Callable[[list[str], MbactorError], None],
+    ) -> None:
+        self._bus = bus
+        self._gather = gather
+        self._sent = sent
+        self._unsent = unsent
+        self._open: dict[str, Batch] = {}
+        self._batches: list[Batch] = []
+
+    def put(self, key: str, same: str, subject: str, reply: str | None, id: str, part: bytes) -> None:
+        """Send a message at the end of this turn, together with others that have the `same`.
+
+        MessageTooLarge at once; what else is wrong is told `unsent`, or raised where it is sent at once.
+        """
+        batch = self._open.get(key)
+        if batch is not None and batch.same == same:
+            size = batch.size + len(part)
+            if size <= BYTES and len(batch.parts) < MOST:
+                batch.size = size
+                batch.parts.append(part)
+                batch.ids.append(id)
+                return
+        if len(part) >= self._bus.max_payload:
+            raise MessageTooLarge(len(part) + 1, self._bus.max_payload)
+        batch = Batch(same, subject, reply, id, part)
+        if not self._gather:
+            self._bus.publish(subject, payload_of(batch.parts), reply=reply)
+            return
+        if not self._batches:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._open[key] = batch
+        self._batches.append(batch)
+
+    def flush(self) -> None:
+        """Let go of what is here."""
+        if not self._batches:
+            return
+        batches, self._batches, self._open = self._batches, [], {}
+        for batch in batches:
+            self._send(batch)
+
+    def _send(self, batch: Batch) -> None:
+        try:
+            self._bus.publish(batch.subject, payload_of(batch.parts), reply=batch.reply)
+        except MbactorError as error:
+            self._unsent(batch.ids, error)
+        else:
+            if len(batch.ids) > 1:
+                self._sent(batch.ids)

@@ -1,0 +1,108 @@
+"""Messages of one turn travel together, within bounds, in order, and what befalls a payload befalls each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mbactor.errors import MbactorError, MessageTooLarge, NoSuchActor, Unavailable
+from mbactor.transport import Address, Delivery, Envelope, LocalBus, Message, Requester, messages_of
+from mbactor.transport.nats import NatsBus
+from mbactor.transport.outbox import BYTES, MOST, Outbox
+from tests.loops import run
+from tests.nats import NatsServer, nats_server
+
+turns = st.lists(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.sampled_from([1, 500, BYTES // 3, BYTES]))),
+    max_size=4,
+)
+
+
+@given(turns, st.booleans())
+def test_all_arrive_once_each_host_in_order_and_no_payload_is_large(
+    asked: list[list[tuple[str, str, int]]], gather: bool
+) -> None:
+    async def work() -> None:
+        bus = LocalBus()
+        await bus.connect()
+        got: list[tuple[str, str]] = []
+        together: list[list[str]] = []
+
+        def receive(delivery: Delivery) -> None:
+            messages = messages_of(delivery.data)
+            assert len(messages) <= MOST
+            assert len(messages) == 1 or len(delivery.data) <= BYTES + 1
+            assert delivery.reply == f"r.{messages[0].envelope.id}"
+            got.extend((delivery.subject, message.envelope.id) for message in messages)
+
+        bus.subscribe(">", receive)
+        outbox = Outbox(bus, gather=gather, sent=together.append, unsent=lambda *_: pytest.fail("unsent"))
+        put: list[tuple[str, str]] = []
+        for turn in asked:
+            for host, path, size in turn:
+                id, subject = str(len(put)), f"{host}.{path}"
+                put.append((subject, id))
+                outbox.put(host, subject, subject, f"r.{id}", id, Message(Envelope("ask", id), bytes(size)).part())
+            await asyncio.sleep(0)
+        outbox.flush()
+        await bus.flush()
+        for host in "ab":
+            assert [one for one in got if one[0][0] == host] == [one for one in put if one[0][0] == host]
+        assert gather or not together
+        await bus.close()
+
+    run(work())
+
+
+def test_what_cannot_leave_is_told_of_each_and_what_is_too_large_at_once() -> None:
+    async def work() -> None:
+        bus = LocalBus()
+        await bus.connect()
+        told: list[tuple[list[str], MbactorError]] = []
+        outbox = Outbox(bus, gather=True, sent=print, unsent=lambda ids, error: told.append((ids, error)))
+        part = Message(Envelope("ask", "1"), b"").part()
+        bus.max_payload = len(part)
+        with pytest.raises(MessageTooLarge):
+            outbox.put("a", "a.x", "a.x", None, "0", part)
+        bus.max_payload += 1
+        for id in "123":
+            outbox.put("a", "a.x", "a.x", None, id, part)
+        await bus.close()
+        await asyncio.sleep(0)
+        [(ids, error)] = told
+        assert (ids, type(error)) == (["1", "2", "3"], Unavailable)
+
+    run(work())
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with nats_server(tmp_path_factory.mktemp("nats")) as running:
+        yield running
+
+
+def test_that_nobody_is_there_is_told_to_each_ask_of_a_payload(server: NatsServer) -> None:
+    async def work() -> None:
+        bus = NatsBus(server.url)
+        await bus.connect()
+        requester = Requester(bus, "p", "node")
+        await requester.open()
+        deadline = asyncio.get_running_loop().time() + 20
+        address = Address("nobody.example", "/x")
+
+        def ask() -> asyncio.Future[Message]:
+            message = Message(Envelope("ask", requester.new_id()), b"")
+            return requester.request("me", address, message, deadline, lambda one: one)
+
+        asks = [ask() for _ in range(MOST + 10)]
+        asks[0].cancel()
+        outcomes = await asyncio.gather(*asks, return_exceptions=True)
+        assert {type(one) for one in outcomes[1:]} == {NoSuchActor}
+        requester.close()
+        await bus.close()
+
+    run(work())
