@@ -21,9 +21,10 @@ MOST, BYTES = 64, 64 * 1024
 class Batch:
     """Messages for one subject; `ids` are those of their envelopes."""
 
-    __slots__ = ("ids", "parts", "reply", "same", "size", "subject")
+    __slots__ = ("ids", "most", "parts", "reply", "same", "size", "subject")
 
-    def __init__(self, same: str, subject: str, reply: str | None, id: str, part: bytes) -> None:
+    def __init__(self, same: str, subject: str, reply: str | None, id: str, part: bytes, most: int) -> None:
+        self.most = most
         self.same = same
         self.subject = subject
         self.reply = reply
@@ -36,7 +37,8 @@ class Outbox:
     """Gathers what leaves over a bus; or sends it at once, where `gather` is not set.
 
     `sent` is told of the messages that have left in one payload, by their ids: what the bus says of it is said of all
-    of them, at the reply subject of the first. `unsent` is told of those that could not leave.
+    of them, at the reply subject of the first. `unsent` is told of those that could not leave. `most` says how many may
+    travel together for a key.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class Outbox:
         gather: bool,
         sent: Callable[[list[str]], None],
         unsent: Callable[[list[str], MbactorError], None],
+        most: Callable[[str], int] = lambda _: MOST,
     ) -> None:
+        self._most = most
         self._bus = bus
         self._gather = gather
         self._sent = sent
@@ -62,14 +66,14 @@ class Outbox:
         batch = self._open.get(key)
         if batch is not None and batch.same == same:
             size = batch.size + len(part)
-            if size <= BYTES and len(batch.parts) < MOST:
+            if size <= BYTES and len(batch.parts) < batch.most:
                 batch.size = size
                 batch.parts.append(part)
                 batch.ids.append(id)
                 return
         if len(part) >= self._bus.max_payload:
             raise MessageTooLarge(len(part) + 1, self._bus.max_payload)
-        batch = Batch(same, subject, reply, id, part)
+        batch = Batch(same, subject, reply, id, part, self._most(key))
         if not self._gather:
             self._bus.publish(subject, payload_of(batch.parts), reply=reply)
             return

@@ -27,5 +27,9 @@ class Replicas:
         """Those of a host but for one."""
         return [replica for replica in self._hosts.get(host, ()) if replica != than]
 
+    def count(self, host: str) -> int:
+        """How many of a host are known."""
+        return len(self._hosts.get(host, ()))
+
     def gone(self, host: str, replica: str) -> None:
         self._hosts.get(host, {}).pop(replica, None)

@@ -24,7 +24,7 @@ from mbactor.transport.large import Large
 from mbactor.transport.locality import Nearest
 from mbactor.transport.message import Envelope, Message, messages_of
 from mbactor.transport.near import NearAsk
-from mbactor.transport.outbox import BYTES, Outbox
+from mbactor.transport.outbox import BYTES, MOST, Outbox
 from mbactor.transport.reassembly import Bounds
 from mbactor.transport.repeats import Chances, Refusal, repeat
 from mbactor.transport.replicas import Replicas
@@ -34,6 +34,8 @@ from mbactor.transport.waiting import Waiter, Waiting
 ACK_WINDOW = 1.0
 """Seconds within which a request is answered or acknowledged, where nothing else is set."""
 _LINES = 4096
+_FEW = 8
+"""Messages that travel together at least, however many replicas there are."""
 _NOBODY_WITHIN = 2.0
 """Seconds for which a bus may take to say that nobody was there for a message without an answer."""
 _TAKEN_WITHIN = 15 * 60.0
@@ -75,7 +77,7 @@ class Requester:
     ) -> None:
         self._bus = bus
         gather = coalesce and not bus.tells_all
-        self._outbox = Outbox(bus, gather=gather, sent=self._sent, unsent=self._unsent)
+        self._outbox = Outbox(bus, gather=gather, sent=self._sent, unsent=self._unsent, most=self._most)
         self._together: dict[str, list[str]] = {}
         """The ids of requests that travel in one payload, by the first: what is told of that is told of all."""
         self._together_before: dict[str, list[str]] = {}
@@ -198,6 +200,10 @@ class Requester:
         else:
             self._bus.publish(line.subject, cut[1].to_bytes(), reply=reply)
             self._large.asked(line.source, reply, cut, waiter, multi=message.envelope.multi)
+
+    def _most(self, host: str) -> int:
+        """The more replicas are known, the fewer messages for one of them: each is to have its share of a burst."""
+        return max(_FEW, MOST // max(1, self._replicas.count(host)))
 
     def _sent(self, ids: list[str]) -> None:
         self._together[ids[0]] = ids

@@ -185,7 +185,7 @@ class Leaver(Till):
 async def test_a_system_that_stops_gets_nothing_more_while_it_does(server: NatsServer) -> None:
     ending.clear()
     ended.clear()
-    async with ActorSystem("stays", server.url, "plane") as stays:
+    async with ActorSystem("stays", server.url, "plane", coalesce=False) as stays:
         leaves = ActorSystem("leaves", server.url, "plane")
         await leaves.start()
         for system, cls in ((leaves, Leaver), (stays, Till)):
