@@ -129,10 +129,11 @@ class Actor:
             async for reply in self.ask_all(Stock.level, sku="a-17"):
                 print(reply.source, reply.value if reply.error is None else reply.error)
 
-        Nobody is an empty iteration; what one fails with is the `error` of its reply, BudgetSpent (408) where it has
-        taken the message and does not answer within the time budget. The message leaves at once, iterated or not. The
-        first for an address takes at least a second, in which whoever takes it says so; after that as long as the
-        slowest of those that did. Given an event, it asks the event's sinks.
+        Nobody is an empty iteration; what one fails with is the `error` of its reply: BudgetSpent (408) where it has
+        taken the message and does not answer within the time budget, ActorCrashed where its process dies with it. The
+        message leaves at once, iterated or not. Over a broker the first for an address takes at least the ack window,
+        in which whoever takes it says so; after that as long as the slowest of those that did, until somebody new is
+        there. Within one process nobody is waited for in vain. Given an event, it asks the event's sinks.
         """
         self._on_loop("ask_all")
         return self._alive().cell.node.ask_all(operation, args, kwargs)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
+from functools import partial
 
 import msgspec
 
 from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError, NoSuchActor, Unavailable
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
-from mbactor.transport.ask import TICKS
+from mbactor.transport.ask import TICKS, Probe, died
 from mbactor.transport.bus import Bus
-from mbactor.transport.message import Message
+from mbactor.transport.message import Envelope, Message
 from mbactor.transport.requester import Requester
 from mbactor.transport.responders import Gathering, Responder, Responders
 from mbactor.transport.waiting import Waiter
@@ -28,6 +30,10 @@ Ended = Callable[[MbactorError | None], None]
 """Called once, last: with an error where there may have been more."""
 
 
+PROBED_WITHIN = 2.0
+"""Seconds for which the bus may take to say that nobody is at an address."""
+
+
 class Gather(Waiter, eq=False):
     """Waits for what comes of one request to all."""
 
@@ -38,6 +44,12 @@ class Gather(Waiter, eq=False):
     over: Callable[[Gather], None]
     patience: int
     """Ticks for which whoever has it may say so."""
+    source: str
+    probe: Callable[[Gather], None]
+    """Looks whether those that have it are there."""
+    hosts: dict[str, str] = msgspec.field(default_factory=dict)
+    """Those of the replicas that have it."""
+    ticks: int = 0
     errors: list[MbactorError] = msgspec.field(default_factory=list)
     """Of those that have died with it, whoever they were."""
     settled: bool = False
@@ -46,6 +58,7 @@ class Gather(Waiter, eq=False):
         return self.settled
 
     def acked(self, message: Message) -> None:
+        self.hosts[message.envelope.replica] = message.envelope.host or self.address.host
         self.gathering.acked(_by(message))
         self.check()
 
@@ -76,8 +89,18 @@ class Gather(Waiter, eq=False):
 
     def ticked(self) -> None:
         self.patience -= 1
+        self.ticks += 1
         if self.patience == 0:
             self.gathering.end_window()
+            self.check()
+        if not self.settled and self.ticks % (TICKS // 2) == 0:
+            self.probe(self)
+
+    def gone(self, replica: str) -> None:
+        """Nobody is at the address of one that has it."""
+        if not self.settled and any(one == replica for _, one in self.gathering.silent):
+            self.gathering.died(replica)
+            self.lost(replica, died(self.address))
             self.check()
 
     def settle(self, error: MbactorError | None) -> None:
@@ -85,8 +108,8 @@ class Gather(Waiter, eq=False):
         self.over(self)
         for _, replica in self.gathering.silent:
             self.lost(replica, self._why_silent(replica, error))
-        for died in self.errors:
-            self.lost("", died)
+        for unknown in self.errors:
+            self.lost("", unknown)
         self.ended(error)
 
     def _why_silent(self, replica: str, error: MbactorError | None) -> MbactorError:
@@ -115,7 +138,8 @@ class Multicast:
         id, now = message.envelope.id, loop.time()
         receivers = self._bus.receivers(subjects.request_subject(self._plane, source, address))
         gathering = self._responders.begin(id, address, now, receivers)
-        waiter = Gather(id, address, deadline, gathering, heard, lost, ended, self._over, self.patience)
+        told = (heard, lost, ended, self._over)
+        waiter = Gather(id, address, deadline, gathering, *told, self.patience, source, self._probe)
         try:
             self._requester.post(source, message, waiter)
         except BaseException:
@@ -128,6 +152,17 @@ class Multicast:
     def announced(self, hosts: Collection[str]) -> None:
         """A node is going to serve these hosts."""
         self._responders.announced(hosts)
+
+    def _probe(self, waiter: Gather) -> None:
+        """By messages that are ignored, as those of `Requester` are for requests to one."""
+        if self._bus.tells_all:
+            return
+        deadline = asyncio.get_running_loop().time() + PROBED_WITHIN
+        for _, replica in waiter.gathering.silent:
+            address = Address(waiter.hosts.get(replica, waiter.address.host), waiter.address.path, replica=replica)
+            probe = Probe(self._requester.new_id(), address, deadline, partial(waiter.gone, replica))
+            with suppress(Unavailable):
+                self._requester.post(waiter.source, Message(Envelope("probe", probe.id), b""), probe)
 
     def _over(self, waiter: Gather) -> None:
         self._responders.end(waiter.gathering, asyncio.get_running_loop().time())

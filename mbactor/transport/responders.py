@@ -56,6 +56,11 @@ class Gathering:
         self._refused += 1
         self.changed = True
 
+    def died(self, replica: str) -> None:
+        """A replica that has taken it is not there any more."""
+        self._answered.update(one for one in self._taken if one[1] == replica)
+        self.changed = True
+
     def end_window(self) -> None:
         """Whoever has not said anything is not waited for any more."""
         self._window_over = True

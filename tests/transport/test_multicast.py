@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError, NotAcknowled
 from mbactor.transport import Address, Delivery, Envelope, LocalBus, Message, Requester
 from mbactor.transport.message import Op, messages_of
 from mbactor.transport.multicast import Multicast
+from mbactor.transport.nats import NatsBus
+from tests.nats import nats_server
 from tests.transport.test_bus import Linked
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +112,29 @@ async def test_one_that_dies_without_a_word_is_told_of_and_nobody_knows_which(bo
     assert await asyncio.wait_for(asker.ended, 10) is None
     [(replica, error)] = asker.lost
     assert (replica, type(error)) == ("", ActorCrashed)
+
+
+async def test_over_a_broker_one_that_dies_is_noticed_within_the_window_and_not_at_the_end(tmp_path: Path) -> None:
+    with nats_server(tmp_path) as server:
+        ours, theirs = NatsBus(server.url), NatsBus(server.url)
+        await ours.connect()
+        await theirs.connect()
+        asker = await Asker(ours, window=0.4).open()
+        alive, dead = Replier(theirs, "alive"), Replier(theirs, "dead")
+        theirs.subscribe("plane.*.*.*.shop_example.alive.>", lambda _: None)
+        await theirs.flush()
+        asker.ask(budget=60)
+        async with asyncio.timeout(20):
+            await asyncio.gather(alive.asked, dead.asked)
+            while not asker.lost:
+                await asyncio.sleep(0.005)
+        assert [(replica, type(error)) for replica, error in asker.lost] == [("dead", ActorCrashed)]
+        assert not asker.ended.done()
+        alive.say("reply")
+        assert await asyncio.wait_for(asker.ended, 20) is None
+        assert asker.heard == ["alive"]
+        await ours.close()
+        await theirs.close()
 
 
 async def test_where_the_connection_is_lost_there_may_have_been_more() -> None:
