@@ -287,9 +287,10 @@ async def test_each_replica_gets_a_share_wherever_it_runs(start: Start) -> None:
     await start(*(stock(f"a{n}") for n in range(4)))
     await start(stock("b"))
     asks = await start(coalesce=False)
-    shares = Counter(await asyncio.gather(*(asks.ask(Stock.one) for _ in range(2000))))
-    # 2,000 draws of one in five: 6 standard deviations are 107.
-    assert {name: abs(share - 400) < 110 for name, share in shares.items()} == dict.fromkeys(
+    # One after the other, so that no two travel together: 1,000 draws of one in five, of which 6 standard deviations
+    # are 76.
+    shares = Counter([await asks.ask(Stock.one) for _ in range(1000)])
+    assert {name: abs(share - 200) < 80 for name, share in shares.items()} == dict.fromkeys(
         ("a0", "a1", "a2", "a3", "b"), True
     )
 
