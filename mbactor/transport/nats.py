@@ -116,9 +116,9 @@ class NatsBus:
     def unready(self) -> str | None:
         if self._client is None or self._closing:
             return "the bus is closed"
-        if not self._client.up:
-            return f"the connection to {without_secrets(self.url)} is lost; it is tried again"
-        return self._unproven or None
+        if self._unproven or self._client.up:
+            return self._unproven or None
+        return f"the connection to {without_secrets(self.url)} is lost; it is tried again"
 
     async def _watch(self, client: Connection) -> None:
         while client.dispatch.watched:
