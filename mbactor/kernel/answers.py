@@ -18,6 +18,7 @@ from mbactor.errors import ActorStopped, MessageTooLarge, NodeLeaving, Unavailab
 from mbactor.kernel.client import BytesCall
 from mbactor.kernel.feature import EVERY
 from mbactor.transport.bus import Bus
+from mbactor.transport.headers import passed_on
 from mbactor.transport.message import JSON, Envelope, Message, Op
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ class BusCall(BytesCall, eq=False, kw_only=True):
         envelope = message.envelope
         return cls(
             route, None, cell, now, None, None, deadline, None, None, None, envelope.trace, envelope.baggage or None,
-            body=message.body, content_type=envelope.content_type, query=envelope.query,
+            body=message.body, content_type=envelope.content_type, query=envelope.query, token=envelope.identity,
+            passed=passed_on(envelope.headers) if envelope.headers else None,
         )  # fmt: skip
 
     def _result(self, body: bytes, content_type: str) -> Any:

@@ -40,7 +40,8 @@ class Call(msgspec.Struct, eq=False):
     `context` is what its method, and the tasks that one begins, find as `current`: None says the call itself. Tells of
     one route for nobody in particular share theirs, for there is nothing in it that tells them apart. `budget` is set
     where the time counts from the start of the method rather than from the asking. A message made for one incarnation
-    only, such as a timer's, carries its number. `direct` is the method, where awaiting it is all there is to do.
+    only, such as a timer's, carries its number. `token` proves who is acted for, where somebody reads it; `passed` are
+    the headers that go on to what is asked in turn. `direct` is the method, where awaiting it is all there is to do.
 
     A Struct, because one is made for each message: a class with `__init__` takes three times as long.
     """
@@ -65,6 +66,8 @@ class Call(msgspec.Struct, eq=False):
     refused: bool = False
     number: int = 0
     via: tuple[Any, ...] = ()
+    token: str | None = None
+    passed: Mapping[str, str] | None = None
 
     def arguments(self) -> dict[str, Any]:
         """What the method is called with. BadRequest where that came as bytes and does not fit."""
@@ -220,11 +223,11 @@ def check_not_fenced(caller: Call | None) -> None:
 
 
 @contextmanager
-def acting_for(claims: Claims) -> Iterator[None]:
+def acting_for(claims: Claims, token: str | None = None) -> Iterator[None]:
     """Let what is asked and told in the block, outside of any actor, act for an end user with these claims."""
     nowhere: Any = None
-    token = current.set(Call(nowhere, {}, nowhere, identity=MappingProxyType(dict(claims))))
+    before = current.set(Call(nowhere, {}, nowhere, identity=MappingProxyType(dict(claims)), token=token))
     try:
         yield
     finally:
-        current.reset(token)
+        current.reset(before)

@@ -40,6 +40,7 @@ from mbactor.kernel.watchdog import Watchdog
 from mbactor.kernel.worker import Worker
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus
+from mbactor.transport.headers import passed_on, with_passed
 from mbactor.transport.locality import check_locality
 from mbactor.transport.message import JSON
 from mbactor.transport.reassembly import MAX_BODY, Bounds
@@ -291,6 +292,8 @@ class Node:
         )
         if caller is not None:
             of_caller(call, caller)
+        if headers or call.passed:
+            call.passed = passed_on(with_passed(headers or {}, call.passed))
         call.trace = observe.traceparent() or call.trace
         cell.accept(call)
         return future

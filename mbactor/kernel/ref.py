@@ -20,6 +20,7 @@ from mbactor.kernel.feature import Operation, Reference
 from mbactor.kernel.sending import (
     ask,
     ask_ref,
+    carries,
     failed_already,
     from_thread,
     kick,
@@ -157,7 +158,7 @@ class ActorRef(Generic[A]):
                 return tell(cell, operation, (), kwargs)
         caller, gate, work = current.get(), way.gate, way.work
         depth = len(work)
-        if depth >= gate.room or len(kwargs) < way.needed or (caller is not None and caller.identity is not None):
+        if depth >= gate.room or len(kwargs) < way.needed or (caller is not None and carries(caller)):
             return tell(cell, operation, (), kwargs)
         message: Any = Told(way.route, kwargs, cell, way.time(), caller, way.context, way.direct)
         work.append(message)

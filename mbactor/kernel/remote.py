@@ -23,6 +23,7 @@ from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery
 from mbactor.transport.codec import decode
 from mbactor.transport.fragments import WHOLE
+from mbactor.transport.headers import with_passed
 from mbactor.transport.message import JSON, Envelope, Message, messages_of
 from mbactor.transport.outbox import Outbox
 from mbactor.transport.reassembly import Bounds
@@ -32,6 +33,9 @@ from mbactor.transport.transfers import Transfers
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
     from mbactor.kernel.node import Node
+
+
+_EMPTY: dict[str, str] = {}
 
 
 class Sent:
@@ -121,11 +125,12 @@ class Remote:
                 check_not_fenced(caller)
             way = self._way(host, replica, operation, self.source(caller))
             deadline = deadline_of_ask(caller, now, loop)
-            if deadline <= now:
+            budget = deadline - now - self.bus.round_trip
+            if budget <= 0:
                 raise _spent(way.route)
             signature = way.route.signature
             body, content_type = signature.encode(signature.bind(args, kwargs))
-            message = Message(self._ask_envelope(caller, deadline - now, content_type), body)
+            message = Message(self._ask_envelope(caller, budget, content_type), body)
             answer = self._requester.ask(way.line, message, deadline, way.read)
         except MbactorError as error:
             return failed_already(error)
@@ -175,28 +180,33 @@ class Remote:
     def request(
         self, address: Address, body: bytes, query: str, headers: Mapping[str, str], deadline: float
     ) -> asyncio.Future[Response]:
-        budget = deadline - asyncio.get_running_loop().time()
-        envelope = self.envelope("ask", budget, JSON, query=query, headers=dict(headers))
+        budget = deadline - asyncio.get_running_loop().time() - self.bus.round_trip
+        envelope = self.envelope("ask", budget, JSON, query=query, headers=headers)
         return self._requester.request(
             self.source(current.get()), address, Message(envelope, body), deadline, _response_in
         )
 
-    def envelope(self, op: Any, budget: float | None, content_type: str, **more: Any) -> Envelope:
+    def envelope(
+        self, op: Any, budget: float | None, content_type: str, headers: Mapping[str, str] = _EMPTY, **more: Any
+    ) -> Envelope:
         caller = current.get()
         check_not_fenced(caller)
         path: tuple[str, ...] = ()
         if caller is not None and op == "ask":
             steps = caller.path() if caller.outside else (*caller.path(), caller)
             path = tuple(p if isinstance(p, str) else self._step(p) for p in steps)
+            if len(path) > MAX_DEPTH:
+                raise CallTooDeep(f"it would be call number {len(path)} in a chain; the limit is {MAX_DEPTH}")
         return Envelope(
             op,
             self._requester.new_id(),
             budget,
             path,
             observe.traceparent() or (caller.trace if caller else None),
-            None,  # who is acted for travels once there are tokens that prove it
+            caller.token if caller else None,
             dict(caller.baggage or {}) if caller else {},
             content_type=content_type,
+            headers=with_passed(headers, caller.passed if caller else None),
             **more,
         )
 
@@ -274,7 +284,6 @@ class Remote:
 
 
 _ANY: Any = None
-_EMPTY: dict[str, str] = {}
 _WAYS = 4096
 _REQUESTS = ("ask", "tell", "publish")
 _LONGEST = 20

@@ -185,7 +185,7 @@ def _told(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwar
         call = Call(route, bound, cell, node.time())
     if caller is not None:
         call.caller = caller
-        call.identity, call.trace, call.baggage = caller.identity, caller.trace, caller.baggage
+        carry(call, caller)
     if observe.tracers:
         call.trace = observe.traceparent() or call.trace
     return call
@@ -198,8 +198,19 @@ def of_caller(call: Call, caller: Call) -> None:
         raise CallTooDeep(f"{call.route.name} would be call number {depth} in a chain; the limit is {MAX_DEPTH}")
     call.caller = caller
     call.depth = depth
-    call.identity, call.trace, call.baggage = caller.identity, caller.trace, caller.baggage
+    carry(call, caller)
     caller.note(call)
+
+
+def carry(call: Call, caller: Call) -> None:
+    """What goes along with all that is made for a call."""
+    call.identity, call.trace, call.baggage = caller.identity, caller.trace, caller.baggage
+    call.token, call.passed = caller.token, caller.passed
+
+
+def carries(caller: Call) -> bool:
+    """Whether anything goes along that a tell without a call of its own would lose."""
+    return bool(caller.identity is not None or caller.token or caller.baggage or caller.passed)
 
 
 def failed_already(error: MbactorError) -> asyncio.Future[Any]:

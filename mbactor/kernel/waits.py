@@ -122,7 +122,7 @@ class Walk:
             return False
         if _comes_through_others(ask, before, certain=self._certain):
             if self._certain:
-                _break([before[0], ask], [ask])
+                _break([*_steps_from(before[0], ask), ask], [ask])
             return True
         if before[0] not in self._known:
             self._enter(ask, *before)
@@ -175,7 +175,7 @@ class Walk:
         del self._way[place + steps.index(broken) + 1 :]
 
 
-def _break(circle: list[Call], in_line: list[Call]) -> Call:
+def _break(circle: list[Any], in_line: list[Call]) -> Call:
     """Let an ask of a circle in where its actor admits that; else the newest fails, with the circle spelled out."""
     for ask in in_line:
         if ask.cell.cls.reentrant and ask.cell.gate(ask.route.gate).admit(ask):
@@ -184,11 +184,24 @@ def _break(circle: list[Call], in_line: list[Call]) -> Call:
     return in_line[0]
 
 
-def _spelled(ask: Call, cycle: list[Call]) -> str:
-    """`A.x -> B.y -> A.z`, with what an ask stands behind where it waits in a mailbox on the way."""
-    replicas = len({call.cell for call in cycle}) > len({call.cell.cls for call in cycle})
+def _steps_from(call: Call, ask: Call) -> list[Any]:
+    """A call, and those in other processes over which it has led to an ask."""
+    steps = [*ask.via]
+    return steps[steps.index(call) :]
+
+
+def _spelled(ask: Call, cycle: list[Any]) -> str:
+    """`A.x -> B.y -> A.z`, with what an ask stands behind where it waits in a mailbox on the way.
+
+    A call of another process is a text, whose end is its name.
+    """
+    here = [call for call in cycle if not isinstance(call, str)]
+    replicas = len({call.cell for call in here}) > len({call.cell.cls for call in here})
     names = []
     for call in cycle:
+        if isinstance(call, str):
+            names.append(call.partition(":")[2])
+            continue
         name = f"{call.route.name} of {call.cell.address}" if replicas else call.route.name
         before = _before(call) if call.asked and call is not ask and not _runs(call) else None
         names.append(name + (f" (behind {before[0].route.name})" if before is not None else ""))

@@ -227,13 +227,13 @@ class ActorSystem:
         """Call an address whose class is not importable. `body` is bytes, or a value that is sent as JSON."""
         return self.node.request(method, url, body, headers)
 
-    def acting_for(self, claims: Mapping[str, Any]) -> AbstractContextManager[None]:
+    def acting_for(self, claims: Mapping[str, Any], token: str | None = None) -> AbstractContextManager[None]:
         """Ask on behalf of an end user: `with system.acting_for({"roles": ["buyer"]}): await shop.ask(Shop.place)`.
 
         The claims are taken as verified. They go along with all that the asked actors ask in turn, within this process;
-        `requires` of an endpoint is judged against them.
+        `requires` of an endpoint is judged against them. A `token` goes along to other processes too, as it is.
         """
-        return acting_for(claims)
+        return acting_for(claims, token)
 
     @property
     def refs(self) -> Names:

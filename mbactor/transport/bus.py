@@ -62,6 +62,11 @@ class Bus(Protocol):
         ...
 
     @property
+    def round_trip(self) -> float:
+        """Seconds that a message and its answer are on the way: so much less than its asker a receiver has."""
+        ...
+
+    @property
     def tells_all(self) -> bool:
         """Whether it tells of every request that it cannot answer: none is lost, and no process dies, in silence."""
         ...

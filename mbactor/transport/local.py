@@ -16,6 +16,7 @@ class LocalBus:
     """Delivers on the loop, in publishing order, never from within `publish`. Loses nothing until closed."""
 
     tells_all = True
+    round_trip = 0.0
 
     def __init__(self, max_payload: int = 1024 * 1024 * 1024) -> None:
         self.max_payload = max_payload

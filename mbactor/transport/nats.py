@@ -24,7 +24,8 @@ The connection itself is in `nats_client.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from mbactor.errors import MessageTooLarge, Unavailable
@@ -47,6 +48,7 @@ class NatsBus:
     """A `Bus` over the NATS servers of a URL (`nats_url.py`). Every so many seconds it looks whether it is deaf."""
 
     tells_all = False
+    round_trip = 0.0
 
     def __init__(self, url: str, *, every: float = EVERY) -> None:
         self.url = url
@@ -66,6 +68,7 @@ class NatsBus:
         await client.open(self._servers)
         self._client = client
         self._closing = False
+        self.round_trip = min([await _seconds_of(client.barrier()) for _ in range(3)])
 
     @property
     def max_payload(self) -> int:
@@ -185,3 +188,9 @@ class NatsBus:
     def _was_cut(self) -> None:
         for tell in self._cut:
             tell()
+
+
+async def _seconds_of(work: Awaitable[object]) -> float:
+    began = time.monotonic()
+    await work
+    return time.monotonic() - began
