@@ -49,6 +49,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "supervisor.failed": ("error", "supervisor could not decide what to do and ends"),
     "supervisor.gave_up": ("error", "supervisor gave up on a child"),
     "tree.changed": ("info", "the running tree was changed"),
+    "foreman.doubtful": ("warning", "graph can run and hardly means what it says"),
     "topology.doubtful": ("warning", "topology file is right and hardly meant so"),
     "system.serving": ("info", "system is up"),
     "system.stopping": ("info", "system is stopping"),

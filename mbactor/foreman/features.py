@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, overload
 
 import msgspec
 
 from mbactor import offload
-from mbactor.errors import BadRequest, MbactorError
+from mbactor.errors import BadRequest, DeclarationError, MbactorError
+from mbactor.foreman.model.annotations import fields_of
 from mbactor.foreman.model.flow import Flow, Parked, finish
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.state import decode_fields, decode_value, encode_value
@@ -68,6 +69,14 @@ class TaskReference(Reference):
     def node_name(self) -> str:
         """What a graph calls the node: the method's name."""
         return self.feature.name
+
+    @property
+    def result_fields(self) -> Mapping[str, Any]:
+        """The fields that the task writes and their annotations, where its result says which."""
+        try:
+            return fields_of(self.feature.signature(self.owner).returns)
+        except (DeclarationError, NameError):
+            return {}  # told where the class is first used
 
 
 class WorkflowReference(Reference):

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from mbactor import observe
 from mbactor.errors import FlowNotFound, InvalidGraph
 from mbactor.foreman.host import Host
 from mbactor.foreman.model.graph import Graph
@@ -47,7 +48,7 @@ class Graphs:
         text = graph.to_json().encode()
         graph_hash = hashlib.sha256(text).hexdigest()
         if graph_hash not in self._known:
-            graph.validate()
+            _check(graph)
             self._keep(graph_hash, Graph.from_json(text))
         return FrozenGraph(graph_hash, text, self._known[graph_hash])
 
@@ -76,3 +77,12 @@ class Graphs:
         self._known[graph_hash] = graph
         while len(self._known) > MOST_KEPT:
             self._known.popitem(last=False)
+
+
+def _check(graph: Graph) -> None:
+    """As `Graph.validate`, but what is doubtful goes to the log: a warning made an error would refuse the flow."""
+    problems = graph.problems()
+    if problems:
+        raise InvalidGraph(graph.name, problems)
+    for doubt in graph.warnings():
+        observe.emit("foreman.doubtful", graph=graph.name, text=doubt)

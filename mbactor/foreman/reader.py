@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -13,9 +13,10 @@ from mbactor.foreman.graphs import Graphs
 from mbactor.foreman.keys import Key, not_found
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import FlowOutcome, FlowPage, FlowSummary, StepRecord, Subflow
-from mbactor.foreman.model.reducers import fold_explained
+from mbactor.foreman.model.reducers import Chosen, fold_explained
 from mbactor.foreman.model.state import Fields, apply, decode_all, decode_fields
 from mbactor.foreman.model.status import FLOW_STATUSES, FlowStatus, StepStatus, is_stopped, is_terminal
+from mbactor.foreman.model.winners import winners
 from mbactor.foreman.parks import decode_payloads
 from mbactor.foreman.step import fold_material
 from mbactor.foreman.store.store import FlowFilter, FlowRow, Json, StepRow, Store
@@ -98,7 +99,9 @@ class Reader:
                     steps=await self._history(child),
                 )  # fmt: skip
             if step.cohort_id is not None:
-                record.reducers = await self._reducers(step.cohort_id, graph)
+                chosen = await self._chosen(step.cohort_id, graph)
+                record.reducers = {name: f"{one.name} ({one.why})" for name, one in chosen.items()}
+                record.winners = winners(self._writes(steps, step.cohort_id), chosen)
         return records
 
     async def step(self, key: Key) -> StepRecord:
@@ -136,16 +139,20 @@ class Reader:
             successor=self._step_key(by_id[after]) if after in by_id else None,
         )
 
-    async def _reducers(self, spawn_id: int, graph: Graph) -> dict[str, str]:
+    async def _chosen(self, spawn_id: int, graph: Graph) -> dict[str, Chosen]:
         material = await self._store.cohort(spawn_id)
         if material is None or material.cohort is None:
             return {}
         base = fold_material(msgspec.structs.replace(material, cohort=None), graph)
         try:
-            _, chosen = fold_explained(base, [decode_fields(delta) for delta in material.cohort], graph)
+            return fold_explained(base, [decode_fields(delta) for delta in material.cohort], graph)[1]
         except ReducerError:
             return {}
-        return {name: f"{one.name} ({one.why})" for name, one in chosen.items()}
+
+    def _writes(self, steps: list[StepRow], spawn_id: int) -> Iterator[tuple[int, str, Fields]]:
+        for branch, step in fold_order(steps, spawn_id):
+            if step.changes is not None:
+                yield branch, self._step_key(step), decode_fields(step.changes)
 
     # --- many flows ----------------------------------------------------------------------------------------
 
@@ -190,6 +197,24 @@ class Reader:
 
     def _step_key(self, row: StepRow) -> str:
         return str(Key(self._store.shard, row.id, row.token))
+
+
+def fold_order(steps: Iterable[StepRow], spawn_id: int) -> Iterator[tuple[int, StepRow]]:
+    """The completed steps of a cohort with the number of their branch, as a fan-in folds them: by (ordinal, depth, id),
+    and what a nested cohort did after the step that spawned it.
+    """
+    members: dict[int, list[StepRow]] = {}
+    for step in steps:
+        if step.spawn_id is not None and step.status == "completed":
+            members.setdefault(step.spawn_id, []).append(step)
+
+    def below(spawn_id: int, branch: int | None) -> Iterator[tuple[int, StepRow]]:
+        for step in sorted(members.get(spawn_id, ()), key=lambda step: (step.ordinal, step.depth, step.id)):
+            own = step.ordinal if branch is None else branch
+            yield own, step
+            yield from below(step.id, own)
+
+    return below(spawn_id, None)
 
 
 def _folded_as_far_as_possible(material: Any, graph: Graph) -> Fields:

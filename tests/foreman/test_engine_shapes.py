@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from mbactor import observe
 from mbactor.errors import MbactorError
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.reducers import Reducer
+from mbactor.testing import Recorder
 from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +109,51 @@ async def test_branches_meet_at_the_fan_in_and_reducers_combine_what_they_wrote(
         "best": 7,
     }
     assert world.host.ran.count("join") == 1
+
+
+async def test_the_history_says_whose_value_won_where_branches_wrote_one_field(world: World) -> None:
+    def writes(**fields: object) -> Callable[[Flow], None]:
+        return lambda flow: flow.update(fields)
+
+    graph = fan("fan", "a", "b")
+    graph.add_transition("start", "c")
+    graph.add_transition_fan_out("c", "c1", "c2")
+    graph.add_transition_chain("c1", "inner", "join")
+    graph.add_transition("c2", "inner")
+    graph.set_fan_in("inner")
+    work = {
+        "start": writes(gone=1, x=0),
+        "a": writes(x=1, sum_x=1, only_a=1, both=1),
+        "b": lambda flow: flow.update(x=2, sum_x=2, both=2, gone=None),
+        "c": ok,
+        "c1": writes(x=3, twice=1, gone=None),
+        "c2": writes(x=4, twice=2),
+        "inner": writes(y=1),
+        "join": ok,
+    }
+    await world.graph(graph, **work)
+    key = await world.engine.create("fan", {})
+    outcome = await world.engine.wait(key)
+    steps = {step.node: step for step in await world.engine.history(key)}
+    nodes = {step.step_key: node for node, step in steps.items()}
+    assert outcome.state == {"x": 4, "sum_x": 3, "only_a": 1, "both": 2, "twice": 2, "y": 1}
+    won = {field: nodes[winner] for field, winner in steps["join"].winners.items()}
+    assert won == {"x": "c2", "both": "b", "gone": "c1"}
+    assert {field: nodes[winner] for field, winner in steps["inner"].winners.items()} == {"x": "c2", "twice": "c2"}
+
+
+async def test_what_is_doubtful_in_a_graph_is_told_once_and_the_flow_runs(world: World) -> None:
+    graph = fan("fan", "a", "b")
+    graph.add_subgraph("a", "child", outputs=["score"])
+    graph.add_subgraph("b", "child", outputs=["score"])
+    child = Graph("child")
+    child.add_transition("work", END)
+    await world.graph(child, work=lambda flow: flow.update(score=1))
+    await world.graph(graph, start=ok, join=ok)
+    with observe.observing(recorder := Recorder(asyncio.get_running_loop())):
+        assert [(await world.run("fan")).status for _ in range(2)] == ["completed"] * 2
+    (doubt,) = recorder.find("foreman.doubtful", graph="fan")
+    assert "one field 'score'" in doubt.fields["text"]
 
 
 async def test_a_branch_of_several_steps_contributes_all_of_them(world: World) -> None:

@@ -444,6 +444,67 @@ def test_without_prefix_reducers_no_name_is_doubtful() -> None:
         g.validate()
 
 
+def shared_write(field: str, *, prefix_reducers: bool = True) -> Graph:
+    g = Graph("G", prefix_reducers=prefix_reducers)
+    a, b, c = (Task(name, name, fields) for name, fields in (("a", {field: int}), ("b", {}), ("c", {field: int})))
+    g.add_transition_fan_out("s", a, b)
+    g.add_transition_chain(b, c, "j", END)
+    g.add_transition(a, "j")
+    g.set_fan_in("j")
+    return g
+
+
+def test_a_field_that_two_branches_write_with_no_reducer_is_doubtful() -> None:
+    g = shared_write("score")
+    with pytest.warns(GraphWarning, match=r"fan-out of 's' write one field 'score' \(in 'a' and 'c'\).*set_reducer"):
+        g.validate()
+    g.set_reducer("score", Reducer.REPLACE)
+    assert g.warnings() == []
+
+
+def test_a_prefix_that_combines_what_branches_write_is_not_doubtful_unless_prefixes_are_off() -> None:
+    assert shared_write("sumScore").warnings() == shared_write("sum_score").warnings() == []
+    assert len(shared_write("sumScore", prefix_reducers=False).warnings()) == 1
+
+
+def test_each_branch_of_a_for_each_writes_its_fields_over_those_of_the_others() -> None:
+    g = Graph("G")
+    g.add_transition_for_each("s", Task("a", "a", {"score": int}), for_each="items")
+    g.add_transition_chain("a", Task("j", "j", {"total": int}), END)
+    g.set_fan_in("j")
+    (doubt,) = g.warnings()
+    assert doubt.startswith("each branch of the for_each s -> a writes 'score' (in 'a')")
+
+
+def test_branches_that_share_a_node_and_subgraphs_with_named_outputs_write_one_field() -> None:
+    g = Graph("G")
+    g.add_transition_fan_out("s", "a", "b")
+    g.add_transition_chain("a", Task("shared", "u", {"x": int}), "j", END)
+    g.add_transition("b", "shared")
+    g.set_fan_in("j")
+    assert ["(in 'shared')" in doubt for doubt in g.warnings()] == [True]
+    g = graph(fan_out("a", "b"), chain("j", END))
+    g.add_subgraph("a", "w1", outputs=["y"])
+    g.add_subgraph("b", "w2", outputs=["y", "z"])
+    assert ["field 'y'" in doubt for doubt in g.warnings()] == [True]
+
+
+def test_what_is_written_one_after_the_other_is_not_doubtful() -> None:
+    g = Graph("G")
+    write = {"score": int}
+    g.add_transition_fan_out(Task("s", "s", write), Task("a", "a", write), "b")
+    g.add_transition_chain("a", Task("a2", "a2", write), Task("j", "j", write), END)
+    g.add_transition("b", "j")
+    g.set_fan_in("j")
+    assert g.problems() == g.warnings() == []
+
+
+def test_a_switch_edge_behind_the_default_is_doubtful() -> None:
+    g = graph(switch("a", "b"), switch("a", END, " TRUE "), switch("a", "c"), chain("b", END), chain("c", END))
+    (doubt,) = g.warnings()
+    assert doubt.startswith("edge a -> c: never taken, since the default a -> END")
+
+
 def test_a_branch_that_leads_nowhere_is_doubtful() -> None:
     g = Graph("G")
     g.add_transition_fan_out("s", "a", "b")

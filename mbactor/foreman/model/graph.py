@@ -24,7 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 from mbactor import expressions
 from mbactor.durations import Duration, seconds
 from mbactor.errors import InvalidGraph
-from mbactor.foreman.model import graph_json, lineage, validation
+from mbactor.foreman.model import doubts, graph_json, lineage, validation
 from mbactor.foreman.model.diagram import graph_mermaid
 from mbactor.foreman.model.reducers import Reducer
 from mbactor.foreman.model.state import Fields, decode_value
@@ -38,7 +38,7 @@ class NodeReference(Protocol):
     """What stands for a task where a node is named, such as `Credit.verify_credit`.
 
     A reference may also have `result_fields`, a mapping of the fields its task writes to their annotations;
-    `warnings()` reads it.
+    `warnings()` reads it, and building does not.
     """
 
     @property
@@ -89,7 +89,7 @@ class Graph:
         self._fan_ins: dict[str, None] = {}
         self._budgets: dict[str, float] = {}
         self._entry_point: str | None = None
-        self._result_fields: dict[str, Mapping[str, Any]] = {}
+        self._references: dict[str, AnyNode] = {}
         self._build_problems: list[str] = []
         self._index: _Index | None = None
 
@@ -161,7 +161,7 @@ class Graph:
 
     def set_endpoint(self, name: str, task: AnyNode) -> None:
         """What the node of this name runs: a task reference, or a URL. Without it a name is its own URL."""
-        self._remember_results(name, task)
+        self._references[name] = task
         self._set(Node(name, _url_of(task)))
 
     def set_fan_in(self, node: AnyNode) -> None:
@@ -201,7 +201,8 @@ class Graph:
                 f"node {name!r} stands for two tasks, {known.url} and {url}; "
                 f"give one of them a name of its own with set_endpoint(name, task) and use that name"
             )
-        self._remember_results(name, node)
+        if not isinstance(node, str):
+            self._references.setdefault(name, node)
         return name
 
     def _set(self, node: Node) -> None:
@@ -209,11 +210,6 @@ class Graph:
             self._nodes[node.name] = node
             self._explicit.add(node.name)
             self._index = None
-
-    def _remember_results(self, name: str, node: AnyNode) -> None:
-        fields = getattr(node, "result_fields", None)
-        if isinstance(fields, Mapping):
-            self._result_fields[name] = fields
 
     # --- reading -------------------------------------------------------------------------------------
 
@@ -312,8 +308,18 @@ class Graph:
         return [*validation.structural_problems(self), *self._build_problems, *self._indexed().problems]
 
     def warnings(self) -> list[str]:
-        """What probably is not meant, though it can run."""
-        return validation.doubts(self, self._result_fields)
+        """What probably is not meant, though it can run.
+
+        Among it: a field that several branches write with no reducer to combine it, as far as the results of the tasks
+        are annotated with a Struct, TypedDict or dataclass.
+        """
+        return doubts.doubts(self, {node.name: self._written_by(node) for node in self.nodes})
+
+    def _written_by(self, node: Node) -> Mapping[str, Any]:
+        if node.subgraph:
+            return dict.fromkeys(node.outputs or (), Any)
+        fields = getattr(self._references.get(node.name), "result_fields", None)
+        return fields if isinstance(fields, Mapping) else {}
 
     def validate(self) -> None:
         """Raise `InvalidGraph` with every problem, or warn (`GraphWarning`) of what is doubtful."""

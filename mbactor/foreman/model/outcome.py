@@ -108,6 +108,8 @@ class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The child flow that the step ran last."""
     reducers: dict[str, str] = {}
     """At a fan-in: field -> which reducer combined it, and why that one."""
+    winners: dict[str, str] = {}
+    """At a fan-in: field -> key of the step whose value was taken, where several branches wrote it with no reducer."""
     state: dict[str, Any] | None = None
     changes: dict[str, Any] | None = None
     interrupts: list[Any] | None = None

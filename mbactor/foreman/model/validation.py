@@ -1,14 +1,14 @@
 """Every structural rule of a graph, as a function that yields what breaks it (pure).
 
-Whether branches converge is `lineage`'s part. Each problem names its node or edge and says what to do.
+Whether branches converge is `lineage`'s part, what is merely doubtful that of `doubts`. Each problem names its node or
+edge and says what to do.
 """
 
 from __future__ import annotations
 
-import typing
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from mbactor import expressions
 from mbactor.errors import InvalidExpression
@@ -27,11 +27,6 @@ def structural_problems(graph: Graph) -> list[str]:
     for edge in graph.transitions:
         found += [f"edge {edge}: {problem}" for rule in _EDGE_RULES for problem in rule(graph, edge)]
     return found
-
-
-def doubts(graph: Graph, result_fields: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What can run but probably is not meant. `result_fields`: node -> field -> annotation."""
-    return [*_dead_ends(graph), *_unfit_prefixes(graph, result_fields)]
 
 
 # --- rules over the whole graph -----------------------------------------------------------------------------
@@ -188,61 +183,3 @@ _FAILURE_BUILDERS = frozenset({"on_error", "on_timeout"})
 
 def _known(graph: Graph) -> str:
     return "nodes: " + (", ".join(node.name for node in graph.nodes) or "none")
-
-
-# --- doubts ----------------------------------------------------------------------------------------------------
-
-
-def _dead_ends(graph: Graph) -> Problems:
-    for name, stack in graph.open_fan_outs.items():
-        if stack and not graph.out(name):
-            yield (
-                f"node {name!r} is inside the fan-out of {stack[-1]!r} and has no edge that leads on: "
-                "its branch will fail there; lead it to the fan-in"
-            )
-
-
-def _unfit_prefixes(graph: Graph, result_fields: Mapping[str, Mapping[str, Any]]) -> Problems:
-    if not graph.prefix_reducers:
-        return
-    for node, fields in result_fields.items():
-        for field, annotation in fields.items():
-            prefix = reducers.prefix_of(field)
-            if prefix is None or field in graph.reducers or _may_fit(prefix, annotation):
-                continue
-            yield (
-                f"node {node!r} writes {field!r} of type {_text(annotation)}, whose name asks for the "
-                f"reducer of {prefix}*; rename the field, or say what is meant with set_reducer({field!r}, ...)"
-            )
-
-
-_UNFIT: Mapping[str, tuple[type, ...]] = {
-    "sum": (str, bytes, bool, list, tuple, set, frozenset, dict),
-    "list": (str, bytes, bool, int, float, dict),
-    "set": (str, bytes, bool, int, float),
-}
-
-
-def _may_fit(prefix: str, annotation: Any) -> bool:
-    """False only where no value of the annotation fits the prefix."""
-    options = _options(annotation)
-    return not options or not all(isinstance(option, type) and issubclass(option, _UNFIT[prefix]) for option in options)
-
-
-def _options(annotation: Any) -> Sequence[Any]:
-    """The types a value may have, None left out."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
-        return [annotation]
-    if typing.get_origin(annotation) in _UNIONS:
-        return [option for each in typing.get_args(annotation) for option in _options(each) if option is not _NONE]
-    return [typing.get_origin(annotation) or annotation]
-
-
-_NONE = type(None)
-_UNIONS = (typing.Union, type(int | str))
-
-
-def _text(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
