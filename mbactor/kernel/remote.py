@@ -118,20 +118,19 @@ class Remote:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> asyncio.Future[Any]:
-        loop = self._node.loop
-        caller, now = current.get(), loop.time()
+        caller, now = current.get(), self._node.time()
         try:
             if caller is not None:
                 check_not_fenced(caller)
             way = self._way(host, replica, operation, self.source(caller))
-            deadline = deadline_of_ask(caller, now, loop)
+            deadline = deadline_of_ask(caller, now, self._node.loop)
             budget = deadline - now - self.bus.round_trip
             if budget <= 0:
                 raise _spent(way.route)
             signature = way.route.signature
             body, content_type = signature.encode(signature.bind(args, kwargs))
             message = Message(self._ask_envelope(caller, budget, content_type), body)
-            answer = self._requester.ask(way.line, message, deadline, way.read)
+            answer = self._requester.ask(way.line, message, deadline, way.read, now)
         except MbactorError as error:
             return failed_already(error)
         if caller is not None:
@@ -229,7 +228,7 @@ class Remote:
         if delivery.reply is not None and not subjects.is_own_inbox(delivery.subject, delivery.reply):
             # A responder answers only to the verified source's own inbox.
             delivery = Delivery(delivery.subject, delivery.data)
-        now = self._node.loop.time()
+        now = self._node.time()
         for message in messages:
             envelope = message.envelope
             deadline = now + granted(envelope.budget, asked=envelope.op == "ask")
@@ -243,7 +242,7 @@ class Remote:
         envelope = message.envelope
         if envelope.op == "probe":
             return
-        now = self._node.loop.time()
+        now = self._node.time()
         call = BusCall.of(route or _ANY, cell, message, now, deadline)
         if envelope.op == "ask" and delivery.reply is not None:
             answer: Any = self.owed(cell, route, delivery, envelope)

@@ -129,6 +129,8 @@ class Signature:
         if len(args) > len(self.names):
             raise BadRequest(f"{self.name} takes {len(self.names)} arguments, {len(args)} were given")
         named = dict(zip(self.names, args, strict=False))
+        if not kwargs:
+            return named
         twice = named.keys() & kwargs.keys()
         if twice:
             raise BadRequest(f"{self.name} got argument {min(twice)!r} twice")

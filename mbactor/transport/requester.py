@@ -128,13 +128,14 @@ class Requester:
         self, source: str, address: Address, message: Message, deadline: float, read: Callable[[Message], Any]
     ) -> asyncio.Future[Any]:
         """Send; the future of what `read` makes of the reply. AddressTooLong is raised at once."""
-        return self.ask(self.line(source, address), message, deadline, read)
+        return self.ask(self.line(source, address), message, deadline, read, asyncio.get_running_loop().time())
 
-    def ask(self, line: Line, message: Message, deadline: float, read: Callable[[Message], Any]) -> asyncio.Future[Any]:
-        """As `request`, on a line that is there already."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        now, id, address, source = loop.time(), message.envelope.id, line.address, line.source
+    def ask(
+        self, line: Line, message: Message, deadline: float, read: Callable[[Message], Any], now: float
+    ) -> asyncio.Future[Any]:
+        """As `request`, on a line that is there already, at this time."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        id, address, source = message.envelope.id, line.address, line.source
         again, patience, nearest = self._again, self._patience, self._nearest
         if nearest is None or address.replica is not None:
             ask = Ask(id, address, deadline, future, read, source, message, again, patience)
@@ -314,7 +315,10 @@ class Requester:
         else:
             if envelope.replica:
                 self._replicas.saw(waiter.address.host, envelope.replica)
-            self._answered(waiter, message)
+            waiter.answered(message)
+            # An ask has its answer now, unless it is sent again.
+            if not waiter.resting if type(waiter) is Ask else waiter.done():
+                self._waiting.remove(envelope.id)
 
     def _late(self, delivery: Delivery, message: Message) -> None:
         envelope = message.envelope
