@@ -1,18 +1,22 @@
-"""A batch of operations as one SQLite transaction.
+"""A batch of operations as one transaction.
 
-`apply_batch` runs in the driver's thread, in one hop. Outcomes first, then new flows, then operations on flows, then
-leases, claims last: within a batch any order is right, since every caller is still waiting, and in this order what a
-batch makes due can be claimed by the same batch. Inserts are gathered and written at once; arrivals at one cohort are
-added up before its row is touched.
+Outcomes first, then new flows, then operations on flows, then leases, claims last: within a batch any order is right,
+since every caller is still waiting, and in this order what a batch makes due can be claimed by the same batch. Inserts
+are gathered and written at once; arrivals at one cohort are added up before its row is touched.
+
+Where several batches are written at once (PostgreSQL), nobody may wait for a lock of somebody who waits for one of his:
+each takes its locks in this order. The roots of the trees that it names, by id (`Db.begin`); what belongs to them;
+graphs by hash and idempotency keys by text, which only their first writer locks; last the steps of others that
+`recover` and `claim` find, and for those they never wait.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from mbactor.foreman.store import flows, leases
+from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.settle import settle_all
 from mbactor.foreman.store.store import (
     Cancel,
@@ -31,8 +35,7 @@ from mbactor.foreman.store.store import (
 )
 from mbactor.foreman.store.transaction import Transaction
 
-_ONE_BY_ONE: tuple[tuple[type[Operation], Callable[[Transaction, Any], Result]], ...] = (
-    (Create, flows.create),
+_ONE_BY_ONE: tuple[tuple[type[Operation], Callable[[Transaction, Any], Awaitable[Result]]], ...] = (
     (Start, flows.start),
     (Resume, flows.resume),
     (Cancel, flows.cancel),
@@ -45,34 +48,32 @@ _ONE_BY_ONE: tuple[tuple[type[Operation], Callable[[Transaction, Any], Result]],
 """What applies each kind of operation, in the order in which the kinds are applied."""
 
 
-def apply_batch(db: sqlite3.Connection, batch: Sequence[Operation]) -> Committed:
-    """Apply the batch in one transaction; any error leaves nothing of it."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        committed = _apply(Transaction(db, sum(map(_steps_of, batch))), batch)
-        db.execute("COMMIT")
-    except BaseException:
-        # Some errors (a full disk) have ended the transaction already.
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-    return committed
-
-
-def _apply(tx: Transaction, batch: Sequence[Operation]) -> Committed:
+async def apply_batch(db: Db, batch: Sequence[Operation]) -> Committed:
+    """Apply the batch within the transaction that is open. Whoever opened it commits, or undoes all on an error."""
+    flow_count = sum(isinstance(one, Create) or (isinstance(one, Settle) and one.child is not None) for one in batch)
+    tx = Transaction(db, await db.begin(batch, sum(map(_steps_of, batch)), flow_count))
+    outcomes = _of_kind(batch, Settle)
+    new = _of_kind(batch, Create)
+    graphs = {one.graph_hash: one.graph for one in new.values()}
+    graphs |= {one.child.graph_hash: one.child.graph for one in outcomes.values() if one.child is not None}
+    await flows.insert_graphs(tx, graphs)
     results: dict[int, Result] = {}
-    outcomes = [(index, one) for index, one in enumerate(batch) if isinstance(one, Settle)]
     if outcomes:
-        settled = settle_all(tx, [one for _, one in outcomes])
-        results.update((index, result) for (index, _), result in zip(outcomes, settled, strict=True))
-    others = [(index, one) for index, one in enumerate(batch) if not isinstance(one, Settle)]
-    for kind, act in _ONE_BY_ONE if others else ():
-        mine = [(index, one) for index, one in others if isinstance(one, kind)]
-        if mine and kind is not Create:
-            tx.flush()
-        results.update((index, act(tx, one)) for index, one in mine)
-    tx.flush()
-    return Committed([results[index] for index in range(len(batch))], tuple(tx.stopped), tx.best_due())
+        results.update(zip(outcomes, await settle_all(tx, list(outcomes.values())), strict=True))
+    if new:
+        results.update(zip(new, await flows.create_all(tx, list(new.values())), strict=True))
+    for kind, act in _ONE_BY_ONE if len(results) < len(batch) else ():
+        mine = _of_kind(batch, kind)
+        if mine:
+            await tx.flush()
+        for index, one in mine.items():
+            results[index] = await act(tx, one)
+    await tx.flush()
+    return Committed([results[index] for index in range(len(batch))], tuple(tx.stopped), await tx.best_due())
+
+
+def _of_kind(batch: Sequence[Operation], kind: type[Any]) -> dict[int, Any]:
+    return {index: one for index, one in enumerate(batch) if isinstance(one, kind)}
 
 
 def _steps_of(one: Operation) -> int:

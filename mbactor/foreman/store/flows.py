@@ -9,7 +9,10 @@ fence did not hold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mbactor.foreman.parks import parks_answered
+from mbactor.foreman.store.dialect import Insert, Row
 from mbactor.foreman.store.store import (
     Cancel,
     Changed,
@@ -17,25 +20,35 @@ from mbactor.foreman.store.store import (
     Create,
     Created,
     Delete,
+    FlowEnd,
     Inserted,
+    Json,
     Resume,
     Start,
     Stopped,
+    StoreTrouble,
 )
 from mbactor.foreman.store.transaction import Transaction
 
-_INSERT = """INSERT INTO mbactor_flow (token, status, workflow, name, graph, baggage, priority, fairness_key,
-    fairness_weight, time_budget, thread_id, idempotency_key, trace_parent, delete_on_completion, notify_on_stop,
-    created_at, started_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_INSERT = Insert(
+    "mbactor_flow",
+    ("id", "token", "status", "workflow", "name", "graph", "baggage", "priority", "fairness_key", "fairness_weight",
+     "time_budget", "thread_id", "idempotency_key", "trace_parent", "delete_on_completion", "notify_on_stop",
+     "created_at", "started_at", "updated_at"),
+    once=True,
+    returning="id",
+)  # fmt: skip
+
+_INSERT_GRAPH = Insert("mbactor_graph", ("hash", "graph"), once=True)
+
+_NAMED = "SELECT idempotency_key, id, token, workflow FROM mbactor_flow WHERE idempotency_key IN (<texts>)"
 
 # A called flow lives by the policy of its caller.
-_INSERT_CHILD = """INSERT INTO mbactor_flow (token, status, workflow, name, graph, root_id, caller_id, baggage,
+_INSERT_CHILD = """INSERT INTO mbactor_flow (id, token, status, workflow, name, graph, root_id, caller_id, baggage,
     priority, fairness_key, fairness_weight, time_budget, trace_parent, delete_on_completion, created_at, started_at,
     updated_at)
-    SELECT ?, 'running', ?, ?, ?, coalesce(root_id, id), ?, baggage, priority, fairness_key, fairness_weight,
+    SELECT ?, ?, 'running', ?, ?, ?, coalesce(root_id, id), ?, baggage, priority, fairness_key, fairness_weight,
     time_budget, trace_parent, 0, ?, ?, ? FROM mbactor_flow WHERE id = ?"""
-
-_INSERT_GRAPH = "INSERT OR IGNORE INTO mbactor_graph (hash, graph) VALUES (?, ?)"
 
 _TREE = "SELECT id FROM mbactor_flow WHERE id = ? OR root_id = ?"
 
@@ -54,120 +67,134 @@ _GO_ON = """UPDATE mbactor_flow SET status = 'running', updated_at = ? WHERE id 
         WHERE caller.flow_id = mbactor_flow.id AND called.status = 'interrupted')"""
 
 
-def create(tx: Transaction, new: Create) -> Created:
-    """Insert the flow and its entry step, or find the flow that its idempotency key names."""
-    if new.idempotency_key is not None:
-        query = "SELECT id, token, workflow FROM mbactor_flow WHERE idempotency_key = ?"
-        row = tx.db.execute(query, (new.idempotency_key,)).fetchone()
-        if row is not None:
-            return Created(row[0], row[1], 0, existed=True, workflow=row[2], now=tx.now)
-    tx.db.execute(_INSERT_GRAPH, (new.graph_hash, new.graph))
+async def insert_graphs(tx: Transaction, graphs: dict[str, Json]) -> None:
+    """Store what is not stored yet."""
+    if graphs:
+        await tx.db.insert(_INSERT_GRAPH, sorted(graphs.items()))
+
+
+async def create_all(tx: Transaction, batch: Sequence[Create]) -> list[Created]:
+    """Insert each flow with its entry step, or find the flow that its idempotency key names."""
+    ids = [tx.flow_id() for _ in batch]
+    rows = [_flow(tx, new, flow_id) for new, flow_id in zip(batch, ids, strict=True)]
+    order = sorted(range(len(batch)), key=lambda index: batch[index].idempotency_key or "")
+    inserted = {flow_id for (flow_id,) in await tx.db.insert(_INSERT, [rows[index] for index in order])}
+    taken = [new.idempotency_key for new, flow_id in zip(batch, ids, strict=True) if flow_id not in inserted]
+    named = {row[0]: row[1:] for row in await tx.db.rows(_NAMED, taken)} if taken else {}
+    results = []
+    for new, flow_id in zip(batch, ids, strict=True):
+        if flow_id in inserted:
+            entry = tx.insert(new.entry, flow_id, None, "pending" if new.started else "created")
+            results.append(Created(flow_id, new.token, entry.step_id, workflow=new.workflow, now=tx.now))
+        elif new.idempotency_key in named:
+            found_id, token, workflow = named[new.idempotency_key]
+            results.append(Created(found_id, token, 0, existed=True, workflow=workflow, now=tx.now))
+        else:
+            raise StoreTrouble("the flow of an idempotency key was deleted while another was to be created")
+    return results
+
+
+def _flow(tx: Transaction, new: Create, flow_id: int) -> Row:
     status, started_at = ("running", tx.now) if new.started else ("created", None)
-    values = (
-        new.token, status, new.workflow, new.name, new.graph_hash, new.baggage, new.priority, new.fairness_key,
-        new.fairness_weight, new.time_budget, new.thread_id, new.idempotency_key, new.trace_parent,
-        new.delete_on_completion, new.notify_on_stop, tx.now, started_at, tx.now,
+    return (
+        flow_id, new.token, status, new.workflow, new.name, new.graph_hash, new.baggage, new.priority,
+        new.fairness_key, new.fairness_weight, new.time_budget, new.thread_id, new.idempotency_key, new.trace_parent,
+        int(new.delete_on_completion), new.notify_on_stop, tx.now, started_at, tx.now,
     )  # fmt: skip
-    flow_id = tx.db.execute(_INSERT, values).lastrowid
-    assert flow_id is not None
-    entry = tx.insert(new.entry, flow_id, None, "pending" if new.started else "created")
-    return Created(flow_id, new.token, entry.step_id, workflow=new.workflow, now=tx.now)
 
 
-def insert_child(tx: Transaction, child: Child, parent_id: int, caller_id: int) -> Inserted:
+async def insert_child(tx: Transaction, child: Child, parent_id: int, caller_id: int) -> Inserted:
     """Insert the flow that a parked step waits for."""
-    tx.db.execute(_INSERT_GRAPH, (child.graph_hash, child.graph))
-    values = (child.token, child.workflow, child.name, child.graph_hash, caller_id, tx.now, tx.now, tx.now, parent_id)
-    flow_id = tx.db.execute(_INSERT_CHILD, values).lastrowid
-    assert flow_id is not None
+    flow_id, now = tx.flow_id(), tx.now
+    values = (flow_id, child.token, child.workflow, child.name, child.graph_hash, caller_id, now, now, now, parent_id)
+    await tx.db.count(_INSERT_CHILD, *values)
     return tx.insert(child.entry, flow_id, None)
 
 
-def interrupt_tree(tx: Transaction, flow_id: int) -> None:
+async def interrupt_tree(tx: Transaction, flow_id: int) -> None:
     """A step of this flow waits for an answer: so do the flow, and all above it."""
     query = """UPDATE mbactor_flow SET status = 'interrupted', updated_at = ? WHERE id = ? AND status = 'running'
         RETURNING token, workflow, notify_on_stop"""
     above: int | None = flow_id
     while above is not None:
-        for token, workflow, notify in tx.db.execute(query, (tx.now, above)).fetchall():
+        for token, workflow, notify in await tx.db.rows(query, tx.now, above):
             tx.stopped.append(Stopped(above, "interrupted", token, workflow, notify))
-        row = tx.db.execute(_PARENT, (above,)).fetchone()
-        above = row[0] if row else None
+        rows = await tx.db.rows(_PARENT, above)
+        above = rows[0][0] if rows else None
 
 
-def start(tx: Transaction, one: Start) -> Changed:
+async def start(tx: Transaction, one: Start) -> Changed:
     """Move a created flow to running and make its entry step due."""
-    refused, flows = _tree(tx, one.flow_id, one.token, {"created"})
+    refused, flows = await _tree(tx, one.flow_id, one.token, {"created"})
     if refused is not None:
         return refused
     query = "UPDATE mbactor_flow SET status = 'running', started_at = ?, updated_at = ? WHERE id = ?"
-    tx.db.execute(query, (tx.now, tx.now, one.flow_id))
-    query = """UPDATE mbactor_step SET status = 'pending', not_before = max(not_before, ?), updated_at = ?
+    await tx.db.count(query, tx.now, tx.now, one.flow_id)
+    query = """UPDATE mbactor_step SET status = 'pending', not_before = <greatest>(not_before, ?), updated_at = ?
         WHERE flow_id = ? AND status = 'created'"""
-    tx.db.execute(query, (tx.now, tx.now, one.flow_id))
+    await tx.db.count(query, tx.now, tx.now, one.flow_id)
     return Changed(True, "running", flows)
 
 
-def resume(tx: Transaction, one: Resume) -> Changed:
+async def resume(tx: Transaction, one: Resume) -> Changed:
     """Answer one interrupted step of the tree and make it due."""
-    refused, flows = _tree(tx, one.flow_id, one.token, {"interrupted"})
+    refused, flows = await _tree(tx, one.flow_id, one.token, {"interrupted"})
     if refused is not None:
         return refused
-    waiting = tx.db.execute(_WAITING, (one.flow_id, one.flow_id)).fetchall()
+    waiting = await tx.db.rows(_WAITING, one.flow_id, one.flow_id)
     if one.step_id is not None:
         waiting = [row for row in waiting if (row[0], row[1]) == (one.step_id, one.step_token)]
     if not waiting:
         return Changed(False, "interrupted", flows, "the step waits for no answer")
     step_id, _, flow_id, parks = waiting[0]
-    tx.db.execute(_ANSWER, (parks_answered(parks, one.answer), tx.now, tx.now, step_id))
+    await tx.db.count(_ANSWER, parks_answered(parks, one.answer), tx.now, tx.now, step_id)
     above: int | None = flow_id
     while above is not None:
-        tx.db.execute(_GO_ON, (tx.now, above))
-        row = tx.db.execute(_PARENT, (above,)).fetchone()
-        above = row[0] if row else None
+        await tx.db.count(_GO_ON, tx.now, above)
+        rows = await tx.db.rows(_PARENT, above)
+        above = rows[0][0] if rows else None
     return Changed(True, "running", flows)
 
 
-def cancel(tx: Transaction, one: Cancel) -> Changed:
+async def cancel(tx: Transaction, one: Cancel) -> Changed:
     """End every flow of the tree that has not ended, steps first."""
-    refused, flows = _tree(tx, one.flow_id, one.token, {"created", "running", "interrupted"})
+    refused, flows = await _tree(tx, one.flow_id, one.token, {"created", "running", "interrupted"})
     if refused is not None:
         return refused
     query = """UPDATE mbactor_step SET status = 'cancelled', lease_expires = NULL, updated_at = ?
-        WHERE flow_id = ? AND status IN ('created', 'pending', 'running', 'interrupted')"""
-    tx.db.executemany(query, [(tx.now, flow_id) for flow_id in flows])
-    for flow_id in flows:
-        tx.stop_flow(flow_id, "cancelled", reason=one.reason or None)
+        WHERE flow_id IN (<ids>) AND status IN ('created', 'pending', 'running', 'interrupted')"""
+    await tx.db.count(query, tx.now, flows)
+    await tx.stop_flows({flow_id: FlowEnd("cancelled") for flow_id in flows}, one.reason or None)
     return Changed(True, "cancelled", flows)
 
 
-def delete(tx: Transaction, one: Delete) -> Changed:
+async def delete(tx: Transaction, one: Delete) -> Changed:
     """Remove a tree that rests. One that waits for an answer is ended by it."""
     resting = {"interrupted", "completed", "failed", "cancelled"}
-    refused, flows = _tree(tx, one.flow_id, one.token, resting)
+    refused, flows = await _tree(tx, one.flow_id, one.token, resting)
     if refused is not None:
         return refused
-    delete_tree(tx, one.flow_id)
+    await delete_tree(tx, one.flow_id)
     return Changed(True, "deleted", flows)
 
 
-def delete_tree(tx: Transaction, flow_id: int) -> None:
+async def delete_tree(tx: Transaction, flow_id: int) -> None:
     """Remove a flow, what its steps called, and all their steps."""
-    tx.db.execute(f"DELETE FROM mbactor_step WHERE flow_id IN ({_TREE})", (flow_id, flow_id))
-    tx.db.execute("DELETE FROM mbactor_flow WHERE id = ? OR root_id = ?", (flow_id, flow_id))
+    await tx.db.count(f"DELETE FROM mbactor_step WHERE flow_id IN ({_TREE})", flow_id, flow_id)
+    await tx.db.count("DELETE FROM mbactor_flow WHERE id = ? OR root_id = ?", flow_id, flow_id)
     tx.stopped.append(Stopped(flow_id, "deleted"))
 
 
-def _tree(tx: Transaction, flow_id: int, token: str, allowed: set[str]) -> tuple[Changed | None, tuple[int, ...]]:
+async def _tree(tx: Transaction, flow_id: int, token: str, allowed: set[str]) -> tuple[Changed | None, tuple[int, ...]]:
     """The flows of the tree, root first; or the refusal."""
     query = "SELECT status, caller_id FROM mbactor_flow WHERE id = ? AND token = ?"
-    row = tx.db.execute(query, (flow_id, token)).fetchone()
-    if row is None:
+    rows = await tx.db.rows(query, flow_id, token)
+    if not rows:
         return Changed(False, None), ()
-    status, caller_id = row
+    status, caller_id = rows[0]
     if caller_id is not None:
         return Changed(False, status, (), "another flow called it; address that one", called=True), ()
     if status not in allowed:
         return Changed(False, status), ()
-    rows = tx.db.execute(f"{_TREE} ORDER BY id", (flow_id, flow_id)).fetchall()
+    rows = await tx.db.rows(f"{_TREE} ORDER BY id", flow_id, flow_id)
     return None, tuple(row[0] for row in rows)

@@ -1,50 +1,51 @@
-"""Queries of the SQLite store. Each runs in the driver's thread, on a connection that only reads."""
+"""Queries of the store. All statements of one see the same moment."""
 
 # ruff: noqa: S608 - every statement is put together from constants of this module
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import msgspec
 
+from mbactor.foreman.store.dialect import Db, Row
 from mbactor.foreman.store.schema import FLOW_COLUMNS, STEP_COLUMNS
 from mbactor.foreman.store.store import FlowFilter, FlowRow, Json, Material, StepRow
 
 _FLOW = ", ".join(FLOW_COLUMNS)
 _STEP = ", ".join(STEP_COLUMNS)
 
-# From a step up to the nearest row that holds its input. A fan-in that has not ended stands for itself: it is folded
-# from the step that spawned its cohort.
-_CHAIN = """WITH RECURSIVE line (id, predecessor_id, cohort_id, state, added, changes, distance) AS (
-    SELECT id, predecessor_id, cohort_id, state, added, changes, 0 FROM mbactor_step WHERE id = ?
+# From each step up to the nearest row that holds its input. A fan-in that has not ended stands for itself: it is
+# folded from the step that spawned its cohort.
+_CHAINS = """WITH RECURSIVE line (origin, predecessor_id, cohort_id, state, added, changes, distance) AS (
+    SELECT id, predecessor_id, cohort_id, state, added, changes, 0 FROM mbactor_step WHERE id IN (<ids>)
     UNION ALL
-    SELECT step.id, step.predecessor_id, step.cohort_id, step.state, step.added, step.changes, line.distance + 1
+    SELECT line.origin, step.predecessor_id, step.cohort_id, step.state, step.added, step.changes, line.distance + 1
     FROM line JOIN mbactor_step AS step ON step.id = line.predecessor_id
     WHERE line.state IS NULL AND line.cohort_id IS NULL)
-    SELECT cohort_id, state, added, changes FROM line ORDER BY distance DESC"""
+    SELECT origin, cohort_id, state, added, changes FROM line ORDER BY origin, distance DESC"""
 
-_MEMBERS = """WITH RECURSIVE member (id) AS (
-    SELECT id FROM mbactor_step WHERE spawn_id = ?
+_MEMBERS = """WITH RECURSIVE member (id, origin) AS (
+    SELECT id, spawn_id FROM mbactor_step WHERE spawn_id IN (<ids>)
     UNION ALL
-    SELECT step.id FROM member JOIN mbactor_step AS step ON step.spawn_id = member.id)
-    SELECT id, spawn_id, ordinal, depth, status, changes FROM mbactor_step WHERE id IN (SELECT id FROM member)"""
+    SELECT step.id, member.origin FROM member JOIN mbactor_step AS step ON step.spawn_id = member.id)
+    SELECT member.origin, step.id, step.spawn_id, step.ordinal, step.depth, step.status, step.changes
+    FROM member JOIN mbactor_step AS step ON step.id = member.id"""
 
 
-def graph(db: sqlite3.Connection, graph_hash: str) -> Json | None:
-    row = db.execute("SELECT graph FROM mbactor_graph WHERE hash = ?", (graph_hash,)).fetchone()
-    return row[0] if row else None
+async def graph(db: Db, graph_hash: str) -> Json | None:
+    rows = await db.rows("SELECT graph FROM mbactor_graph WHERE hash = ?", graph_hash)
+    return rows[0][0] if rows else None
 
 
-def flow(db: sqlite3.Connection, flow_id: int) -> FlowRow | None:
-    row = db.execute(f"SELECT {_FLOW} FROM mbactor_flow WHERE id = ?", (flow_id,)).fetchone()
-    return FlowRow(*row) if row else None
+async def flow(db: Db, flow_id: int) -> FlowRow | None:
+    rows = await db.rows(f"SELECT {_FLOW} FROM mbactor_flow WHERE id = ?", flow_id)
+    return FlowRow(*rows[0]) if rows else None
 
 
-def flows(db: sqlite3.Connection, wanted: FlowFilter) -> list[FlowRow]:
+async def flows(db: Db, wanted: FlowFilter) -> list[FlowRow]:
     """Newest first; only flows that nobody called."""
     conditions, values = ["root_id IS NULL"], []
     for column, operator, value in (
@@ -56,83 +57,90 @@ def flows(db: sqlite3.Connection, wanted: FlowFilter) -> list[FlowRow]:
             conditions.append(f"{column} {operator} ?")
             values.append(value)
     query = f"SELECT {_FLOW} FROM mbactor_flow WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
-    return [FlowRow(*row) for row in db.execute(query, (*values, wanted.limit)).fetchall()]
+    return [FlowRow(*row) for row in await db.rows(query, *values, wanted.limit)]
 
 
-def statuses(db: sqlite3.Connection, flow_ids: Sequence[int]) -> dict[int, str]:
-    query = "SELECT id, status FROM mbactor_flow WHERE id IN (SELECT value FROM json_each(?))"
-    return dict(db.execute(query, (msgspec.json.encode(flow_ids).decode(),)).fetchall())
+async def statuses(db: Db, flow_ids: Sequence[int]) -> dict[int, str]:
+    query = "SELECT id, status FROM mbactor_flow WHERE id IN (<ids>)"
+    return {row[0]: row[1] for row in await db.rows(query, flow_ids)}
 
 
-def called(db: sqlite3.Connection, flow_id: int) -> list[FlowRow]:
+async def called(db: Db, flow_id: int) -> list[FlowRow]:
     """The flows that steps of this flow called."""
     query = f"""SELECT {_FLOW} FROM mbactor_flow WHERE caller_id IN (SELECT id FROM mbactor_step WHERE flow_id = ?)
         ORDER BY id"""
-    return [FlowRow(*row) for row in db.execute(query, (flow_id,)).fetchall()]
+    return [FlowRow(*row) for row in await db.rows(query, flow_id)]
 
 
-def nodes_at(db: sqlite3.Connection, flow_ids: Sequence[int]) -> dict[int, str]:
-    query = """SELECT flow_id, min(node) FROM mbactor_step WHERE flow_id IN (SELECT value FROM json_each(?))
+async def nodes_at(db: Db, flow_ids: Sequence[int]) -> dict[int, str]:
+    query = """SELECT flow_id, min(node) FROM mbactor_step WHERE flow_id IN (<ids>)
         AND status IN ('created', 'pending', 'running', 'interrupted') GROUP BY flow_id HAVING count(*) = 1"""
-    return dict(db.execute(query, (msgspec.json.encode(flow_ids).decode(),)).fetchall())
+    return {row[0]: row[1] for row in await db.rows(query, flow_ids)}
 
 
-def step(db: sqlite3.Connection, step_id: int) -> StepRow | None:
-    row = db.execute(f"SELECT {_STEP} FROM mbactor_step WHERE id = ?", (step_id,)).fetchone()
-    return StepRow(*row) if row else None
+async def step(db: Db, step_id: int) -> StepRow | None:
+    rows = await db.rows(f"SELECT {_STEP} FROM mbactor_step WHERE id = ?", step_id)
+    return StepRow(*rows[0]) if rows else None
 
 
-def steps(db: sqlite3.Connection, flow_id: int) -> list[StepRow]:
+async def steps(db: Db, flow_id: int) -> list[StepRow]:
     query = f"SELECT {_STEP} FROM mbactor_step WHERE flow_id = ? ORDER BY depth, id"
-    return [StepRow(*row) for row in db.execute(query, (flow_id,)).fetchall()]
+    return [StepRow(*row) for row in await db.rows(query, flow_id)]
 
 
-def interrupted(db: sqlite3.Connection, flow_id: int) -> list[StepRow]:
+async def interrupted(db: Db, flow_id: int) -> list[StepRow]:
     """The steps of the tree that wait for an answer, in the order in which `resume` answers them."""
     query = f"""SELECT {_STEP} FROM mbactor_step WHERE status = 'interrupted'
         AND flow_id IN (SELECT id FROM mbactor_flow WHERE id = ? OR root_id = ?) ORDER BY updated_at, id"""
-    return [StepRow(*row) for row in db.execute(query, (flow_id, flow_id)).fetchall()]
+    return [StepRow(*row) for row in await db.rows(query, flow_id, flow_id)]
 
 
-def materials(db: sqlite3.Connection, step_ids: Sequence[int]) -> dict[int, Material]:
-    found = ((step_id, _material(db, step_id)) for step_id in step_ids)
-    return {step_id: material for step_id, material in found if material is not None}
+async def materials(db: Db, step_ids: Sequence[int]) -> dict[int, Material]:
+    lines: dict[int, list[Row]] = {}
+    for row in await db.rows(_CHAINS, step_ids):
+        lines.setdefault(row[0], []).append(row)
+    # Only a step that was asked for can be a fan-in without its input: all above it have ended.
+    spawn_ids = {step_id: lines[step_id][0][1] for step_id in lines if lines[step_id][0][2] is None}
+    folded = await cohorts(db, set(spawn_ids.values())) if spawn_ids else {}
+    found = {step_id: _along(rows) for step_id, rows in lines.items() if step_id not in spawn_ids}
+    return found | {step_id: folded[spawn_id] for step_id, spawn_id in spawn_ids.items() if spawn_id in folded}
 
 
-def cohort(db: sqlite3.Connection, spawn_id: int) -> Material | None:
+async def cohort(db: Db, spawn_id: int) -> Material | None:
     """The spawning step's input, and the changes that its cohort has made so far."""
-    spawned = _material(db, spawn_id)
-    if spawned is None:
-        return None
-    (own,) = db.execute("SELECT changes FROM mbactor_step WHERE id = ?", (spawn_id,)).fetchone()
-    changes = (own, *_changes_of(db, spawn_id))
-    return msgspec.structs.replace(spawned, cohort=tuple(delta for delta in changes if delta is not None))
+    return (await cohorts(db, {spawn_id})).get(spawn_id)
 
 
-def _material(db: sqlite3.Connection, step_id: int) -> Material | None:
-    rows = db.execute(_CHAIN, (step_id,)).fetchall()
-    if not rows:
-        return None
-    cohort_id, snapshot, _, _ = rows[0]
-    if snapshot is None:
-        # Only the step that was asked for can be a fan-in without its input: all above it have ended.
-        return cohort(db, cohort_id)
+async def cohorts(db: Db, spawn_ids: set[int]) -> dict[int, Material]:
+    """The same for each of several."""
+    wanted = sorted(spawn_ids)
+    inputs = await materials(db, wanted)
+    query = "SELECT id, changes FROM mbactor_step WHERE id IN (<ids>)"
+    own = {row[0]: row[1] for row in await db.rows(query, wanted)}
+    members: defaultdict[int, dict[int, list[Row]]] = defaultdict(dict)
+    for origin, *row in await db.rows(_MEMBERS, wanted):
+        members[origin].setdefault(row[1], []).append(tuple(row))
+    return {
+        spawn_id: msgspec.structs.replace(
+            material, cohort=_written([own[spawn_id], *_in_order(members[spawn_id], spawn_id)])
+        )
+        for spawn_id, material in inputs.items()
+    }
+
+
+def _along(rows: list[Row]) -> Material:
+    """The snapshot at the head of a line of steps, and what was changed and added on the way down."""
     deltas: list[Json | None] = []
     for above, below in pairwise(rows):
-        deltas += (above[3], below[2])
-    return Material(snapshot, tuple(delta for delta in deltas if delta is not None))
+        deltas += (above[4], below[3])
+    return Material(rows[0][2], _written(deltas))
 
 
-def _changes_of(db: sqlite3.Connection, spawn_id: int) -> Iterator[Json | None]:
-    members = defaultdict(list)
-    for row in db.execute(_MEMBERS, (spawn_id,)).fetchall():
-        members[row[1]].append(row)
-    yield from _in_order(members, spawn_id)
+def _written(deltas: Iterable[Json | None]) -> tuple[Json, ...]:
+    return tuple(delta for delta in deltas if delta is not None)
 
 
-def _in_order(
-    members: dict[int, list[tuple[int, int, int, int, str, Json | None]]], spawn_id: int
-) -> Iterator[Json | None]:
+def _in_order(members: dict[int, list[Row]], spawn_id: int) -> Iterator[Json | None]:
     """Completed members by (ordinal, depth, id); what a nested cohort changed follows the step that spawned it."""
     for step_id, _, _, _, status, changes in sorted(
         members.get(spawn_id, ()), key=lambda row: (row[2], row[3], row[0])

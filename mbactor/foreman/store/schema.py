@@ -8,7 +8,7 @@
   `lease_number` rises with each claim, so a late result of an earlier claim is told apart; a running step without
   a lease waits for the flow it called. A pending step is due at `not_before`.
 * `mbactor_graph`: the frozen graphs, stored once each, by the SHA-256 of their JSON.
-* `mbactor_meta`: the schema's version and the counter of step ids.
+* `mbactor_meta`: the schema's version and, on SQLite, the counters of ids (on PostgreSQL two sequences).
 * `mbactor_flow_view`, `mbactor_step_view`: the same rows with JSON as text and times as dates.
 
 A step row holds what its task changed (`changes`), not what it read: its input is the nearest `state` up the
@@ -16,7 +16,7 @@ chain of `predecessor_id`, with each `changes` and each `added` on the way appli
 that `state`. A fan-in step (`cohort_id`: the step that spawned the cohort) reads the fold of the cohort's
 changes, in the order of `ordinal`, `depth`, `id`; its own `state` is filled when it ends.
 
-Times are Unix seconds by the database's clock, JSON is UTF-8 text in BLOB columns. `spawn_id` is the step whose
+Times are Unix seconds by the database's clock, JSON is UTF-8 text in binary columns. `spawn_id` is the step whose
 fan-out a branch belongs to (NULL on the trunk); `cohort_size`, `cohort_arrivals`, `cohort_failures` and
 `cohort_depth` stand on that step. `parks` lists the interrupts of a step and the flows it called, with their
 answers; `payloads` has the questions of its interrupts, the one that waits last. `caller_id` is the step that called a
@@ -25,98 +25,89 @@ flow, `root_id` the flow it all began with (both NULL for a flow that nobody cal
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 VERSION = 1
 
-FLOW_COLUMNS = (
-    "id", "token", "status", "workflow", "name", "graph", "baggage", "priority", "fairness_key", "fairness_weight",
-    "time_budget", "thread_id", "root_id", "caller_id", "idempotency_key", "trace_parent",
-    "delete_on_completion", "notify_on_stop", "final_state", "error", "cancel_reason", "created_at", "started_at",
-    "updated_at",
-)  # fmt: skip
+_FLOW = {
+    "id": "int PRIMARY KEY",
+    "token": "text NOT NULL",
+    "status": "text NOT NULL",
+    "workflow": "text NOT NULL",
+    "name": "text NOT NULL",
+    "graph": "text NOT NULL",
+    "baggage": "json",
+    "priority": "int NOT NULL",
+    "fairness_key": "text NOT NULL",
+    "fairness_weight": "float NOT NULL",
+    "time_budget": "float NOT NULL",
+    "thread_id": "int",
+    "root_id": "int",
+    "caller_id": "int",
+    "idempotency_key": "text",
+    "trace_parent": "text",
+    "delete_on_completion": "int NOT NULL",
+    "notify_on_stop": "text",
+    "final_state": "json",
+    "error": "json",
+    "cancel_reason": "text",
+    "created_at": "float NOT NULL",
+    "started_at": "float",
+    "updated_at": "float NOT NULL",
+}
 
-STEP_COLUMNS = (
-    "id", "token", "flow_id", "node", "depth", "status", "attempt", "state", "added", "changes", "chain",
-    "predecessor_id", "successor_id", "spawn_id", "ordinal", "cohort_id", "cohort_size", "cohort_arrivals",
-    "cohort_failures", "cohort_depth", "parks", "payloads", "error", "priority", "not_before", "refused_at",
-    "lease_expires", "lease_number", "worker", "created_at", "started_at", "updated_at",
-)  # fmt: skip
+_STEP = {
+    "id": "int PRIMARY KEY",
+    "token": "text NOT NULL",
+    "flow_id": "int NOT NULL",
+    "node": "text NOT NULL",
+    "depth": "int NOT NULL",
+    "status": "text NOT NULL",
+    "attempt": "int NOT NULL DEFAULT 0",
+    "state": "json",
+    "added": "json",
+    "changes": "json",
+    "chain": "int NOT NULL DEFAULT 0",
+    "predecessor_id": "int",
+    "successor_id": "int",
+    "spawn_id": "int",
+    "ordinal": "int NOT NULL DEFAULT 0",
+    "cohort_id": "int",
+    "cohort_size": "int NOT NULL DEFAULT 0",
+    "cohort_arrivals": "int NOT NULL DEFAULT 0",
+    "cohort_failures": "int NOT NULL DEFAULT 0",
+    "cohort_depth": "int NOT NULL DEFAULT 0",
+    "parks": "json",
+    "payloads": "json",
+    "error": "json",
+    "priority": "int NOT NULL",
+    "not_before": "float NOT NULL",
+    "refused_at": "float",
+    "lease_expires": "float",
+    "lease_number": "int NOT NULL DEFAULT 0",
+    "worker": "text",
+    "created_at": "float NOT NULL",
+    "started_at": "float",
+    "updated_at": "float NOT NULL",
+}
 
-SQLITE = """
-CREATE TABLE mbactor_meta (
-    name TEXT PRIMARY KEY,
-    value INTEGER NOT NULL
-) WITHOUT ROWID;
+TABLES: dict[str, dict[str, str]] = {
+    "mbactor_meta": {"name": "text PRIMARY KEY", "value": "int NOT NULL"},
+    "mbactor_graph": {"hash": "text PRIMARY KEY", "graph": "json NOT NULL"},
+    "mbactor_flow": _FLOW,
+    "mbactor_step": _STEP,
+}
+"""The tables: each column's type (int of 64 bits, float, text, json) and what SQL says beyond it."""
 
-CREATE TABLE mbactor_graph (
-    hash TEXT PRIMARY KEY,
-    graph BLOB NOT NULL
-);
+FLOW_COLUMNS = tuple(_FLOW)
+STEP_COLUMNS = tuple(_STEP)
 
-CREATE TABLE mbactor_flow (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    token TEXT NOT NULL,
-    status TEXT NOT NULL,
-    workflow TEXT NOT NULL,
-    name TEXT NOT NULL,
-    graph TEXT NOT NULL,
-    baggage BLOB,
-    priority INTEGER NOT NULL,
-    fairness_key TEXT NOT NULL,
-    fairness_weight REAL NOT NULL,
-    time_budget REAL NOT NULL,
-    thread_id INTEGER,
-    root_id INTEGER,
-    caller_id INTEGER,
-    idempotency_key TEXT,
-    trace_parent TEXT,
-    delete_on_completion INTEGER NOT NULL,
-    notify_on_stop TEXT,
-    final_state BLOB,
-    error BLOB,
-    cancel_reason TEXT,
-    created_at REAL NOT NULL,
-    started_at REAL,
-    updated_at REAL NOT NULL
-);
+_REST = """
 CREATE UNIQUE INDEX mbactor_flow_idempotency ON mbactor_flow (idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX mbactor_flow_caller ON mbactor_flow (caller_id) WHERE caller_id IS NOT NULL;
 CREATE INDEX mbactor_flow_root ON mbactor_flow (root_id) WHERE root_id IS NOT NULL;
 CREATE INDEX mbactor_flow_thread ON mbactor_flow (thread_id) WHERE thread_id IS NOT NULL;
-
-CREATE TABLE mbactor_step (
-    id INTEGER PRIMARY KEY,
-    token TEXT NOT NULL,
-    flow_id INTEGER NOT NULL,
-    node TEXT NOT NULL,
-    depth INTEGER NOT NULL,
-    status TEXT NOT NULL,
-    attempt INTEGER NOT NULL DEFAULT 0,
-    state BLOB,
-    added BLOB,
-    changes BLOB,
-    chain INTEGER NOT NULL DEFAULT 0,
-    predecessor_id INTEGER,
-    successor_id INTEGER,
-    spawn_id INTEGER,
-    ordinal INTEGER NOT NULL DEFAULT 0,
-    cohort_id INTEGER,
-    cohort_size INTEGER NOT NULL DEFAULT 0,
-    cohort_arrivals INTEGER NOT NULL DEFAULT 0,
-    cohort_failures INTEGER NOT NULL DEFAULT 0,
-    cohort_depth INTEGER NOT NULL DEFAULT 0,
-    parks BLOB,
-    payloads BLOB,
-    error BLOB,
-    priority INTEGER NOT NULL,
-    not_before REAL NOT NULL,
-    refused_at REAL,
-    lease_expires REAL,
-    lease_number INTEGER NOT NULL DEFAULT 0,
-    worker TEXT,
-    created_at REAL NOT NULL,
-    started_at REAL,
-    updated_at REAL NOT NULL
-);
 CREATE INDEX mbactor_step_flow ON mbactor_step (flow_id);
 CREATE INDEX mbactor_step_pending ON mbactor_step (priority, not_before, id) WHERE status = 'pending';
 CREATE INDEX mbactor_step_lease ON mbactor_step (lease_expires) WHERE status = 'running';
@@ -124,19 +115,37 @@ CREATE INDEX mbactor_step_spawn ON mbactor_step (spawn_id) WHERE spawn_id IS NOT
 
 CREATE VIEW mbactor_flow_view AS SELECT
     id, status, workflow, name, priority, fairness_key, time_budget, root_id, caller_id,
-    CAST(baggage AS TEXT) AS baggage, CAST(final_state AS TEXT) AS final_state, CAST(error AS TEXT) AS error,
-    cancel_reason, datetime(created_at, 'unixepoch') AS created_at, datetime(started_at, 'unixepoch') AS started_at,
-    datetime(updated_at, 'unixepoch') AS updated_at
+    <text>(baggage) AS baggage, <text>(final_state) AS final_state, <text>(error) AS error,
+    cancel_reason, <time>(created_at) AS created_at, <time>(started_at) AS started_at,
+    <time>(updated_at) AS updated_at
 FROM mbactor_flow;
 
 CREATE VIEW mbactor_step_view AS SELECT
-    id, flow_id, node, depth, status, attempt, CAST(state AS TEXT) AS state, CAST(added AS TEXT) AS added,
-    CAST(changes AS TEXT) AS changes, CAST(parks AS TEXT) AS parks, CAST(error AS TEXT) AS error,
+    id, flow_id, node, depth, status, attempt, <text>(state) AS state, <text>(added) AS added,
+    <text>(changes) AS changes, <text>(parks) AS parks, <text>(error) AS error,
     predecessor_id, successor_id, spawn_id, ordinal, cohort_id, cohort_size, cohort_arrivals, cohort_failures,
-    worker, lease_number, datetime(lease_expires, 'unixepoch') AS lease_expires,
-    datetime(not_before, 'unixepoch') AS not_before, datetime(created_at, 'unixepoch') AS created_at,
-    datetime(started_at, 'unixepoch') AS started_at, datetime(updated_at, 'unixepoch') AS updated_at
+    worker, lease_number, <time>(lease_expires) AS lease_expires,
+    <time>(not_before) AS not_before, <time>(created_at) AS created_at,
+    <time>(started_at) AS started_at, <time>(updated_at) AS updated_at
 FROM mbactor_step;
-
-INSERT INTO mbactor_meta (name, value) VALUES ('schema_version', 1), ('step_id', 0);
 """
+
+
+def type_of(table: str, value: str) -> str:
+    """The type of a value that belongs to a column of the table, or that says its own ("snapshot bool")."""
+    name, _, own = value.partition(" ")
+    return own or TABLES[table][name].split()[0]
+
+
+def statements(types: Mapping[str, str]) -> list[str]:
+    """What makes an empty database ready, one statement each. `types` has the database's own word for each type, and
+    how it writes a JSON column as `text()` and a moment as `time()`.
+    """
+    tables = [f"CREATE TABLE {name} ({_columns(columns, types)})" for name, columns in TABLES.items()]
+    rest = re.sub(r"<(text|time)>\((\w+)\)", lambda found: types[f"{found[1]}()"].format(found[2]), _REST)
+    return [*tables, *(one.strip() for one in rest.split(";\n") if one.strip())]
+
+
+def _columns(columns: Mapping[str, str], types: Mapping[str, str]) -> str:
+    parts = ((name, *spec.partition(" ")) for name, spec in columns.items())
+    return ", ".join(f"{name} {types[kind]} {more}".strip() for name, kind, _, more in parts)

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from mbactor.foreman.store.dialect import Row, Update
 from mbactor.foreman.store.flows import delete_tree, insert_child, interrupt_tree
 from mbactor.foreman.store.store import Arrival, FlowEnd, Inserted, Json, NewStep, Settle, Settled
 from mbactor.foreman.store.transaction import Transaction
 
-_COMPLETE = """UPDATE mbactor_step SET status = 'completed', changes = ?, successor_id = ?, updated_at = ?
-    WHERE id = ? AND lease_number = ? AND status = 'running'"""
+_FENCE = "id = :id AND lease_number = :lease_number AND status = 'running'"
 
-_SETTLE = """UPDATE mbactor_step SET status = ?, changes = ?, state = coalesce(?, state),
-    chain = CASE WHEN ? THEN 0 ELSE chain END, error = ?, parks = ?, payloads = ?, attempt = ?, not_before = ?,
-    refused_at = CASE WHEN ? THEN coalesce(refused_at, ?) END, successor_id = ?, cohort_size = ?, cohort_arrivals = ?,
-    cohort_depth = ?, lease_expires = NULL, lease_number = lease_number + ?,
-    worker = CASE WHEN ? THEN NULL ELSE worker END, updated_at = ?
-    WHERE id = ? AND lease_number = ? AND status = 'running'"""
+_COMPLETE = Update(
+    "mbactor_step",
+    "status = 'completed', changes = :changes, successor_id = :successor_id, updated_at = :updated_at",
+    _FENCE,
+    ("changes", "successor_id", "updated_at", "id", "lease_number"),
+)
+
+_SETTLE = Update(
+    "mbactor_step",
+    """status = :status, changes = :changes, state = coalesce(:state, state),
+    chain = CASE WHEN :snapshot THEN 0 ELSE chain END, error = :error, parks = :parks, payloads = :payloads,
+    attempt = :attempt, not_before = :not_before,
+    refused_at = CASE WHEN :refused THEN coalesce(refused_at, :updated_at) END, successor_id = :successor_id,
+    cohort_size = :cohort_size, cohort_arrivals = :cohort_arrivals, cohort_depth = :cohort_depth,
+    lease_expires = NULL, lease_number = lease_number + :raise,
+    worker = CASE WHEN :ownerless THEN NULL ELSE worker END, updated_at = :updated_at""",
+    _FENCE,
+    ("status", "changes", "state", "snapshot bool", "error", "parks", "payloads", "attempt", "not_before",
+     "refused bool", "successor_id", "cohort_size", "cohort_arrivals", "cohort_depth", "raise int", "ownerless bool",
+     "updated_at", "id", "lease_number"),
+)  # fmt: skip
 
 _ARRIVE = """UPDATE mbactor_step SET cohort_arrivals = cohort_arrivals + ?, cohort_failures = cohort_failures + ?,
-    cohort_depth = max(cohort_depth, ?) WHERE id = ?
+    cohort_depth = <greatest>(cohort_depth, ?) WHERE id = ?
     RETURNING flow_id, cohort_size, cohort_arrivals, cohort_failures, cohort_depth, spawn_id, ordinal"""
 
 _FIRST_ERROR = "SELECT error FROM mbactor_step WHERE flow_id = ? AND status = 'failed' ORDER BY id LIMIT 1"
@@ -39,50 +54,69 @@ class _Joining(msgspec.Struct):
     fan_in: NewStep | None = None
 
 
-def settle_all(tx: Transaction, batch: Sequence[Settle]) -> list[Settled]:
+async def settle_all(tx: Transaction, batch: Sequence[Settle]) -> list[Settled]:
     """Apply every outcome whose lease still holds; the others land nowhere."""
-    inserted: list[list[Inserted] | None] = []
+    ids = [[tx.step_id() for _ in one.successors] if one.successors else () for one in batch]
+    landed = await _update(tx, batch, ids)
+    inserted: list[list[Inserted] | None] = [None] * len(batch)
     joining: dict[int, _Joining] = {}
-    for index, one in enumerate(batch):
-        inserted.append(_settle(tx, one))
-        if one.arrival is not None and inserted[index] is not None:
+    ends: dict[int, FlowEnd] = {}
+    for index in sorted(landed):
+        one = batch[index]
+        rows = [
+            tx.insert(new, one.flow_id, one.step_id, step_id=step_id)
+            for new, step_id in zip(one.successors, ids[index], strict=True)
+        ]
+        inserted[index] = rows
+        if one.status == "interrupted":
+            await interrupt_tree(tx, one.flow_id)
+        elif one.child is not None:
+            rows.append(await insert_child(tx, one.child, one.flow_id, one.step_id))
+        elif one.end is not None:
+            ends.setdefault(one.flow_id, one.end)
+        if one.arrival is not None:
             _add_up(joining, one.arrival, index, one.step_id)
-    _join(tx, joining, inserted)
+    await _end(tx, ends)
+    await _join(tx, joining, inserted)
     return [Settled(rows is not None, tuple(rows or ()), tx.now) for rows in inserted]
 
 
-def _settle(tx: Transaction, one: Settle) -> list[Inserted] | None:
-    successors = [tx.insert(new, one.flow_id, one.step_id) for new in one.successors] if one.successors else []
-    successor_id = successors[0].step_id if successors else None
-    if not _update(tx, one, successor_id):
-        tx.forget(len(successors))
-        return None
-    if one.status == "interrupted":
-        interrupt_tree(tx, one.flow_id)
-    elif one.child is not None:
-        successors.append(insert_child(tx, one.child, one.flow_id, one.step_id))
-    elif one.end is not None:
-        _end(tx, one.flow_id, one.end)
-    return successors
+async def _end(tx: Transaction, ends: dict[int, FlowEnd]) -> None:
+    stopped = await tx.stop_flows(ends)
+    unwanted = [flow_id for flow_id in stopped if ends[flow_id].delete]
+    if unwanted:
+        await tx.flush()
+    for flow_id in unwanted:
+        await delete_tree(tx, flow_id)
 
 
-def _end(tx: Transaction, flow_id: int, end: FlowEnd) -> None:
-    if tx.stop_flow(flow_id, end.status, end.final_state, end.error) and end.delete:
-        tx.flush()
-        delete_tree(tx, flow_id)
+async def _update(tx: Transaction, batch: Sequence[Settle], ids: Sequence[Sequence[int]]) -> set[int]:
+    """Write the outcomes' own rows; the indexes of those that landed."""
+    plain: dict[int, Row] = {}
+    full: dict[int, Row] = {}
+    seen: set[tuple[int, int]] = set()
+    for index, one in enumerate(batch):
+        fence = (one.step_id, one.lease_number)
+        if fence in seen:
+            continue  # the first outcome of a run is the one that counts
+        seen.add(fence)
+        successor_id = ids[index][0] if ids[index] else None
+        if one.status == "completed" and one.state is one.error is one.parks is None and not one.cohort_size:
+            plain[index] = (one.changes, successor_id, tx.now, *fence)
+        else:
+            full[index] = (
+                one.status, one.changes, one.state, one.state is not None, one.error, one.parks, one.payloads,
+                one.attempt, tx.now + one.delay, one.refused, successor_id, one.cohort_size, one.arrivals, one.depth,
+                int(one.status == "running"), one.status == "pending", tx.now, *fence,
+            )  # fmt: skip
+    return {*await _landed(tx, _COMPLETE, plain), *await _landed(tx, _SETTLE, full)}
 
 
-def _update(tx: Transaction, one: Settle, successor_id: int | None) -> bool:
-    if one.status == "completed" and one.state is one.error is one.parks is None and not one.cohort_size:
-        values: tuple[object, ...] = (one.changes, successor_id, tx.now, one.step_id, one.lease_number)
-        return tx.db.execute(_COMPLETE, values).rowcount == 1
-    values = (
-        one.status, one.changes, one.state, one.state is not None, one.error, one.parks,
-        one.payloads, one.attempt, tx.now + one.delay, one.refused, tx.now, successor_id, one.cohort_size, one.arrivals,
-        one.depth,
-        one.status == "running", one.status == "pending", tx.now, one.step_id, one.lease_number,
-    )  # fmt: skip
-    return tx.db.execute(_SETTLE, values).rowcount == 1
+async def _landed(tx: Transaction, statement: Update, rows: dict[int, Row]) -> Iterable[int]:
+    if not rows:
+        return ()
+    order = list(rows)
+    return [order[index] for index in await tx.db.update(statement, list(rows.values()))]
 
 
 def _add_up(joining: dict[int, _Joining], arrival: Arrival, index: int, step_id: int) -> None:
@@ -94,18 +128,18 @@ def _add_up(joining: dict[int, _Joining], arrival: Arrival, index: int, step_id:
     join.fan_in = arrival.fan_in or join.fan_in
 
 
-def _join(tx: Transaction, joining: dict[int, _Joining], inserted: list[list[Inserted] | None]) -> None:
+async def _join(tx: Transaction, joining: dict[int, _Joining], inserted: list[list[Inserted] | None]) -> None:
     # A spawning step has a lower id than those its branches spawn: going down, a failure that an inner cohort
     # passes on joins the arrivals at the outer one before that row is touched.
     while joining:
         spawn_id = max(joining)
         join = joining.pop(spawn_id)
-        rows = tx.db.execute(_ARRIVE, (join.count, join.failures, join.depth, spawn_id)).fetchall()
+        rows = await tx.db.rows(_ARRIVE, join.count, join.failures, join.depth, spawn_id)
         flow_id, size, arrivals, failures, depth, outer, ordinal = rows[0]
         if not arrivals - join.count < size <= arrivals:
             continue
         if failures and outer is None:
-            tx.stop_flow(flow_id, "failed", error=_first_error(tx, flow_id))
+            await tx.stop_flows({flow_id: FlowEnd("failed", error=await _first_error(tx, flow_id))})
         elif failures:
             escalated = Arrival(outer, depth, failed=True)
             _add_up(joining, escalated, join.last, join.predecessor_id)
@@ -118,6 +152,6 @@ def _join(tx: Transaction, joining: dict[int, _Joining], inserted: list[list[Ins
             rows_of_last.append(tx.insert(fan_in, flow_id, join.predecessor_id))
 
 
-def _first_error(tx: Transaction, flow_id: int) -> Json | None:
-    row = tx.db.execute(_FIRST_ERROR, (flow_id,)).fetchone()
-    return row[0] if row else None
+async def _first_error(tx: Transaction, flow_id: int) -> Json | None:
+    rows = await tx.db.rows(_FIRST_ERROR, flow_id)
+    return rows[0][0] if rows else None

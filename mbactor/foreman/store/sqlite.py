@@ -8,28 +8,23 @@ each query is one function, run in the driver's own thread in one hop.
 from __future__ import annotations
 
 import asyncio
+import functools
+import re
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
+import msgspec
 
 from mbactor import clock, offload
 from mbactor.errors import InvalidSpec
-from mbactor.foreman.store import reads, schema
+from mbactor.foreman.store import schema
 from mbactor.foreman.store.batch import apply_batch
-from mbactor.foreman.store.store import (
-    Committed,
-    FlowFilter,
-    FlowRow,
-    Json,
-    Material,
-    Operation,
-    StepRow,
-    StoreTrouble,
-    Unstorable,
-)
+from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
+from mbactor.foreman.store.sql import Query, SqlStore
+from mbactor.foreman.store.store import Committed, Operation, StoreTrouble, Unstorable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,50 +55,14 @@ async def run_in_driver(
         return await work(function, connection._conn, *args, **kwargs)  # noqa: SLF001
 
 
-class SqliteStore:
-    """A shard in an SQLite database. Made by `open_sqlite`; belongs to the event loop that made it."""
+class SqliteStore(SqlStore):
+    """A shard in an SQLite database. Made by `open_sqlite`."""
 
     def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection, shard: int) -> None:
-        self.shard = shard
+        super().__init__(shard)
         self._writer = writer
         self._reader = reader
         self._closed = False
-
-    async def commit(self, batch: Sequence[Operation]) -> Committed:
-        return await self._run(self._writer, apply_batch, batch)
-
-    async def graph(self, graph_hash: str) -> Json | None:
-        return await self._read(reads.graph, graph_hash)
-
-    async def flow(self, flow_id: int) -> FlowRow | None:
-        return await self._read(reads.flow, flow_id)
-
-    async def flows(self, wanted: FlowFilter) -> list[FlowRow]:
-        return await self._read(reads.flows, wanted)
-
-    async def statuses(self, flow_ids: Sequence[int]) -> dict[int, str]:
-        return await self._read(reads.statuses, flow_ids)
-
-    async def called(self, flow_id: int) -> list[FlowRow]:
-        return await self._read(reads.called, flow_id)
-
-    async def nodes_at(self, flow_ids: Sequence[int]) -> dict[int, str]:
-        return await self._read(reads.nodes_at, flow_ids)
-
-    async def step(self, step_id: int) -> StepRow | None:
-        return await self._read(reads.step, step_id)
-
-    async def steps(self, flow_id: int) -> list[StepRow]:
-        return await self._read(reads.steps, flow_id)
-
-    async def interrupted(self, flow_id: int) -> list[StepRow]:
-        return await self._read(reads.interrupted, flow_id)
-
-    async def materials(self, step_ids: Sequence[int]) -> dict[int, Material]:
-        return await self._read(reads.materials, step_ids)
-
-    async def cohort(self, spawn_id: int) -> Material | None:
-        return await self._read(reads.cohort, spawn_id)
 
     async def close(self) -> None:
         if self._closed:
@@ -114,18 +73,11 @@ class SqliteStore:
                 await self._reader.close()
             await self._writer.close()
 
-    async def _read(
-        self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        def in_snapshot(db: sqlite3.Connection) -> T:
-            # All statements of one query see the same moment.
-            db.execute("BEGIN")
-            try:
-                return query(db, *args, **kwargs)
-            finally:
-                db.execute("COMMIT")
+    async def _write(self, batch: Sequence[Operation]) -> Committed:
+        return await self._run(self._writer, _in_transaction, "BEGIN IMMEDIATE", lambda db: apply_batch(db, batch))
 
-        return await self._run(self._reader, in_snapshot)
+    async def _read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(self._reader, _in_transaction, "BEGIN", lambda db: query(db, *args, **kwargs))
 
     async def _run(
         self,
@@ -142,6 +94,122 @@ class SqliteStore:
             raise Unstorable(f"the database refuses a value: {type(error).__name__}") from error
         except sqlite3.Error as error:
             raise StoreTrouble(f"the database is in trouble: {error}") from error
+
+
+def _in_transaction(raw: sqlite3.Connection, begin: str, work: Callable[[Db], Awaitable[T]]) -> T:
+    """Run a coroutine over the database to its end, here and now; any error leaves nothing of it."""
+    raw.execute(begin)
+    try:
+        result = _without_waiting(work(SqliteDb(raw)))
+        raw.execute("COMMIT")
+    except BaseException:
+        # Some errors (a full disk) have ended the transaction already.
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _without_waiting(work: Awaitable[T]) -> T:
+    steps = work.__await__()
+    try:
+        next(steps)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise RuntimeError("a statement of the store waits for something beside its database")
+
+
+class SqliteDb:
+    """The statements of the store in SQLite. No await of these ever waits."""
+
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        self._raw = raw
+
+    async def begin(self, batch: Sequence[Operation], steps: int, flows: int) -> Begun:  # noqa: ARG002 - all is locked
+        (now,) = self._raw.execute("SELECT mbactor_now()").fetchone()
+        return Begun(now, self._reserve("step_id", steps), self._reserve("flow_id", flows))
+
+    def _reserve(self, counter: str, count: int) -> range:
+        if not count:
+            return range(0)
+        query = "UPDATE mbactor_meta SET value = value + ? WHERE name = ? RETURNING value"
+        ((last,),) = self._raw.execute(query, (count, counter)).fetchall()
+        return range(last - count + 1, last + 1)
+
+    async def rows(self, query: str, *values: Any) -> list[Row]:
+        return self._raw.execute(_text(query), _bound(values)).fetchall()
+
+    async def count(self, statement: str, *values: Any) -> int:
+        return self._raw.execute(_text(statement), _bound(values)).rowcount
+
+    async def update(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
+        text, places = _update(statement)
+        execute = self._raw.execute
+        # A named value may stand in several places.
+        bound = rows if places is None else [tuple(row[place] for place in places) for row in rows]
+        if not statement.returning:
+            return {index: () for index, row in enumerate(bound) if execute(text, row).rowcount}
+        found = ((index, execute(text, row).fetchall()) for index, row in enumerate(bound))
+        return {index: changed[0] for index, changed in found if changed}
+
+    async def insert(self, statement: Insert, rows: Sequence[Row]) -> list[Row]:
+        if not statement.returning:
+            self._raw.executemany(_insert(statement), rows)
+            return []
+        return [row for values in rows for row in self._raw.execute(_insert(statement), values).fetchall()]
+
+
+_WORDS = {
+    "<ids>": "SELECT value FROM json_each(?)",
+    "<texts>": "SELECT value FROM json_each(?)",
+    "<greatest>": "max",
+    "<skip locked>": "",
+}
+
+_TYPES = {
+    "int": "INTEGER",
+    "float": "REAL",
+    "text": "TEXT",
+    "json": "BLOB",
+    "text()": "CAST({} AS TEXT)",
+    "time()": "datetime({}, 'unixepoch')",
+}
+
+
+@functools.cache
+def _text(query: str) -> str:
+    for word, own in _WORDS.items():
+        query = query.replace(word, own)
+    return query
+
+
+def _bound(values: tuple[Any, ...]) -> list[Any]:
+    """The values as SQLite takes them: a list is bound as JSON."""
+    return [msgspec.json.encode(one).decode() if isinstance(one, list | tuple) else one for one in values]
+
+
+@functools.cache
+def _update(statement: Update) -> tuple[str, tuple[int, ...] | None]:
+    """The statement for one row, and which of the row's values goes to which place (None: as they come)."""
+    names = [value.split(" ")[0] for value in statement.values]
+    text = f"UPDATE {statement.table} SET {statement.set} WHERE {statement.where}"  # noqa: S608
+    places = tuple(names.index(name) for name in _NAMED.findall(text))
+    text = _text(_NAMED.sub("?", text))
+    if statement.returning:
+        text += f" RETURNING {statement.returning}"
+    return text, None if places == tuple(range(len(names))) else places
+
+
+_NAMED = re.compile(r":(\w+)")
+
+
+@functools.cache
+def _insert(statement: Insert) -> str:
+    places = ", ".join("?" * len(statement.columns))
+    text = f"INSERT INTO {statement.table} ({', '.join(statement.columns)}) VALUES ({places})"  # noqa: S608
+    text += " ON CONFLICT DO NOTHING" if statement.once else ""
+    return f"{text} RETURNING {statement.returning}" if statement.returning else text
 
 
 async def open_sqlite(path: str | None, shard: int = 1) -> SqliteStore:
@@ -212,8 +280,10 @@ def _use_wal(db: sqlite3.Connection) -> None:
 def _migrate(db: sqlite3.Connection) -> None:
     known = db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'mbactor_meta'").fetchone()
     if known is None:
-        for statement in schema.SQLITE.split(";\n"):
+        for statement in schema.statements(_TYPES):
             db.execute(statement)
+        values = [("schema_version", schema.VERSION), ("step_id", 0), ("flow_id", 0)]
+        db.executemany("INSERT INTO mbactor_meta (name, value) VALUES (?, ?)", values)
         return
     (version,) = db.execute("SELECT value FROM mbactor_meta WHERE name = 'schema_version'").fetchone()
     if version > schema.VERSION:

@@ -1,46 +1,74 @@
-"""What the operations of one batch share: the time, the step ids, the rows to insert, the flows that stopped."""
+"""What the operations of one batch share: the time, the ids, the rows to insert, the flows that stopped."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-
 from mbactor.foreman.parks import parks_answered
-from mbactor.foreman.store.store import Inserted, Json, NewStep, Stopped
+from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
+from mbactor.foreman.store.store import FlowEnd, Inserted, Json, NewStep, Stopped
 
-_INSERT = """INSERT INTO mbactor_step (id, token, flow_id, node, depth, status, state, added, chain, predecessor_id,
-    spawn_id, ordinal, cohort_id, priority, not_before, lease_expires, lease_number, worker, created_at, started_at,
-    updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_INSERT = Insert(
+    "mbactor_step",
+    ("id", "token", "flow_id", "node", "depth", "status", "state", "added", "chain", "predecessor_id", "spawn_id",
+     "ordinal", "cohort_id", "priority", "not_before", "lease_expires", "lease_number", "worker", "created_at",
+     "started_at", "updated_at"),
+)  # fmt: skip
 
-_STOP = """UPDATE mbactor_flow SET status = ?, final_state = ?, error = ?, cancel_reason = ?, updated_at = ?
-    WHERE id = ? AND status IN ('created', 'running', 'interrupted')
-    RETURNING caller_id, token, workflow, notify_on_stop"""
+_STOP = Update(
+    "mbactor_flow",
+    """status = :status, final_state = :final_state, error = :error, cancel_reason = :cancel_reason,
+    updated_at = :updated_at""",
+    "id = :id AND status IN ('created', 'running', 'interrupted')",
+    ("status", "final_state", "error", "cancel_reason", "updated_at", "id"),
+    returning="caller_id, token, workflow, notify_on_stop",
+)
 
 _ANSWER = """UPDATE mbactor_step SET status = 'pending', parks = ?, not_before = ?, worker = NULL, updated_at = ?
     WHERE id = ? AND status = 'running' AND lease_expires IS NULL"""
 
+# A seek in an index for each priority, however many steps wait.
+_BANDS = """WITH RECURSIVE band (priority) AS (
+    SELECT (SELECT min(priority) FROM mbactor_step WHERE status = 'pending')
+    UNION ALL
+    SELECT (SELECT min(step.priority) FROM mbactor_step AS step
+        WHERE step.status = 'pending' AND step.priority > band.priority)
+    FROM band WHERE band.priority IS NOT NULL)
+    SELECT priority, (SELECT min(step.not_before) FROM mbactor_step AS step
+        WHERE step.status = 'pending' AND step.priority = band.priority)
+    FROM band WHERE priority IS NOT NULL ORDER BY priority"""
+
 
 class Transaction:
-    """One open transaction. Lives for the length of a batch, in the driver's thread."""
+    """One open transaction. Lives for the length of a batch."""
 
-    def __init__(self, db: sqlite3.Connection, wanted_ids: int) -> None:
+    def __init__(self, db: Db, begun: Begun) -> None:
         self.db = db
-        self.now: float = db.execute("SELECT mbactor_now()").fetchone()[0]
+        self.now = begun.now
         self.stopped: list[Stopped] = []
-        self._rows: list[tuple[object, ...]] = []
-        self._next_id = self._reserve(wanted_ids)
+        self._rows: list[Row] = []
+        self._step_ids = iter(begun.step_ids)
+        self._flow_ids = iter(begun.flow_ids)
 
-    def _reserve(self, count: int) -> int:
-        if not count:
-            return 0
-        query = "UPDATE mbactor_meta SET value = value + ? WHERE name = 'step_id' RETURNING value"
-        (last,) = self.db.execute(query, (count,)).fetchall()[0]
-        return int(last) - count + 1
+    def step_id(self) -> int:
+        """The next id for a step; above that of any step committed before."""
+        return next(self._step_ids)
 
-    def insert(self, new: NewStep, flow_id: int, predecessor_id: int | None, status: str = "pending") -> Inserted:
+    def flow_id(self) -> int:
+        """The next id for a flow."""
+        return next(self._flow_ids)
+
+    def insert(
+        self,
+        new: NewStep,
+        flow_id: int,
+        predecessor_id: int | None,
+        status: str = "pending",
+        *,
+        step_id: int | None = None,
+    ) -> Inserted:
         """Put a step on the list of inserts; running and leased at once where it is handed off."""
-        step_id, now, lease = self._next_id, self.now, new.lease
-        self._next_id += 1
+        now, lease = self.now, new.lease
+        if step_id is None:
+            step_id = self.step_id()
         due = new.due_at if new.due_at is not None else now + new.delay
         expires, number, worker, started = None, 0, None, None
         if lease is not None:
@@ -51,51 +79,39 @@ class Transaction:
         )  # fmt: skip
         return Inserted(new, step_id, flow_id)
 
-    def flush(self) -> None:
+    async def flush(self) -> None:
         """Write the inserts gathered so far."""
         if self._rows:
-            self.db.executemany(_INSERT, self._rows)
-            self._rows = []
+            rows, self._rows = self._rows, []
+            await self.db.insert(_INSERT, rows)
 
-    def stop_flow(
-        self,
-        flow_id: int,
-        status: str,
-        final_state: Json | None = None,
-        error: Json | None = None,
-        reason: str | None = None,
-    ) -> bool:
-        """Write the flow's end. False where it had ended already: the first writer wins."""
-        values = (status, final_state, error, reason, self.now, flow_id)
-        rows = self.db.execute(_STOP, values).fetchall()
-        if not rows:
-            return False
-        caller_id, token, workflow, notify = rows[0]
-        self.stopped.append(Stopped(flow_id, status, token, workflow, notify, final_state))
-        if caller_id is not None and status != "cancelled":
-            self._answer_caller(caller_id, final_state, error)
-        return True
+    async def stop_flows(self, ends: dict[int, FlowEnd], reason: str | None = None) -> set[int]:
+        """Write the end of each flow. One that had ended already stays as it is (the first writer wins) and is not
+        among those returned.
+        """
+        if not ends:
+            return set()
+        order = list(ends)
+        rows = [(end.status, end.final_state, end.error, reason, self.now, flow_id) for flow_id, end in ends.items()]
+        found = await self.db.update(_STOP, rows)
+        for index, (caller_id, token, workflow, notify) in sorted(found.items()):
+            flow_id = order[index]
+            end = ends[flow_id]
+            self.stopped.append(Stopped(flow_id, end.status, token, workflow, notify, end.final_state))
+            if caller_id is not None and end.status != "cancelled":
+                await self._answer_caller(caller_id, end.final_state, end.error)
+        return {order[index] for index in found}
 
-    def _answer_caller(self, step_id: int, final_state: Json | None, error: Json | None) -> None:
-        row = self.db.execute("SELECT parks FROM mbactor_step WHERE id = ?", (step_id,)).fetchone()
-        if row is not None and row[0] is not None:
-            parks = parks_answered(row[0], final_state, error)
-            self.db.execute(_ANSWER, (parks, self.now, self.now, step_id))
+    async def _answer_caller(self, step_id: int, final_state: Json | None, error: Json | None) -> None:
+        rows = await self.db.rows("SELECT parks FROM mbactor_step WHERE id = ?", step_id)
+        if rows and rows[0][0] is not None:
+            parks = parks_answered(rows[0][0], final_state, error)
+            await self.db.count(_ANSWER, parks, self.now, self.now, step_id)
 
-    def forget(self, count: int) -> None:
-        """Take back the last inserts: the outcome they belong to did not land."""
-        if count:
-            del self._rows[-count:]
+    async def bands(self) -> list[tuple[int, float]]:
+        """The priorities that have pending steps, best first, with the time from which the first of each is due."""
+        return [(priority, due) for priority, due in await self.db.rows(_BANDS)]
 
-    def bands(self) -> Iterator[int]:
-        """The priorities that have pending steps, best first. One index seek each."""
-        query = "SELECT min(priority) FROM mbactor_step WHERE status = 'pending'"
-        (band,) = self.db.execute(query).fetchone()
-        while band is not None:
-            yield band
-            (band,) = self.db.execute(f"{query} AND priority > ?", (band,)).fetchone()
-
-    def best_due(self) -> int | None:
+    async def best_due(self) -> int | None:
         """The best priority with a step that is due and unclaimed."""
-        due = "SELECT 1 FROM mbactor_step WHERE status = 'pending' AND priority = ? AND not_before <= ? LIMIT 1"
-        return next((band for band in self.bands() if self.db.execute(due, (band, self.now)).fetchone()), None)
+        return next((priority for priority, due in await self.bands() if due <= self.now), None)

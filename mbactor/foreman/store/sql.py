@@ -1,0 +1,67 @@
+"""`SqlStore`: what the stores of all SQL databases are alike in. One of them brings a `_write` and a `_read`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+from mbactor.foreman.store import reads
+from mbactor.foreman.store.dialect import Db
+from mbactor.foreman.store.store import Committed, FlowFilter, FlowRow, Json, Material, Operation, StepRow
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Query = Callable[Concatenate[Db, P], Awaitable[T]]
+
+
+class SqlStore:
+    """A shard's database, as `Store` has it. Belongs to the event loop that made it."""
+
+    def __init__(self, shard: int) -> None:
+        self.shard = shard
+
+    async def commit(self, batch: Sequence[Operation]) -> Committed:
+        return await self._write(batch)
+
+    async def graph(self, graph_hash: str) -> Json | None:
+        return await self._read(reads.graph, graph_hash)
+
+    async def flow(self, flow_id: int) -> FlowRow | None:
+        return await self._read(reads.flow, flow_id)
+
+    async def flows(self, wanted: FlowFilter) -> list[FlowRow]:
+        return await self._read(reads.flows, wanted)
+
+    async def statuses(self, flow_ids: Sequence[int]) -> dict[int, str]:
+        return await self._read(reads.statuses, flow_ids)
+
+    async def called(self, flow_id: int) -> list[FlowRow]:
+        return await self._read(reads.called, flow_id)
+
+    async def nodes_at(self, flow_ids: Sequence[int]) -> dict[int, str]:
+        return await self._read(reads.nodes_at, flow_ids)
+
+    async def step(self, step_id: int) -> StepRow | None:
+        return await self._read(reads.step, step_id)
+
+    async def steps(self, flow_id: int) -> list[StepRow]:
+        return await self._read(reads.steps, flow_id)
+
+    async def interrupted(self, flow_id: int) -> list[StepRow]:
+        return await self._read(reads.interrupted, flow_id)
+
+    async def materials(self, step_ids: Sequence[int]) -> dict[int, Material]:
+        return await self._read(reads.materials, step_ids)
+
+    async def cohort(self, spawn_id: int) -> Material | None:
+        return await self._read(reads.cohort, spawn_id)
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+    async def _write(self, batch: Sequence[Operation]) -> Committed:
+        raise NotImplementedError
+
+    async def _read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        raise NotImplementedError
