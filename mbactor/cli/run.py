@@ -97,7 +97,13 @@ def _run(work: Coroutine[Any, Any, int]) -> tuple[int, bool]:
 
 async def _serve(topology: Topology) -> int:
     addresses = _Addresses()
-    system = ActorSystem(topology.name, topology.transport, tree=topology.supervisor, locality=topology.locality)
+    system = ActorSystem(
+        topology.name,
+        topology.transport,
+        tree=topology.supervisor,
+        locality=topology.locality,
+        ack_window=topology.ack_window,
+    )
     stopped = asyncio.Event()
     with observe.observing(addresses), _Signals(stopped):
         async with _shown(system, topology):

@@ -69,6 +69,8 @@ def test_a_broker_may_stand_for_the_local_transport(folder: Path) -> None:
     topology = read(folder, "version: 1\ntransport: nats://h:1,nats://i\nsupervisor: {}\n")
     assert topology.transport == "nats://h:1,nats://i"
     assert topology.locality == ""
+    assert topology.ack_window == 1.0
+    assert read(folder, "version: 1\nack_window: 300ms\nsupervisor: {}\n").ack_window == 0.3
 
 
 def test_a_file_says_where_its_part_of_the_system_runs(folder: Path) -> None:
@@ -132,6 +134,8 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
             "version: 1\ntransport: nats://ann:s3cret@h:x\nsupervisor: {}\n",
             "tree.yaml:2:12: transport: 'nats://h:x' given, nats://host:port expected",
         ),
+        ("version: 1\nack_window: 0s\nsupervisor: {}\n", "tree.yaml:2:13: ack_window: 0 given, a duration above 0"),
+        ("version: 1\nack_window: 1\nsupervisor: {}\n", "tree.yaml:2:13: ack_window: '1' given"),
         ("version: 1\nlocality: EU\nsupervisor: {}\n", "tree.yaml:2:11: locality: 'EU' given; lower-case letters"),
         ("version: 1\ntransport: http://h\nsupervisor: {}\n", "'http://h' given, local, embedded or nats://host:port"),
         ("version: 1\nsupervisor: !!python/none {}\n", "the tag"),

@@ -20,6 +20,7 @@ from mbactor.supervisor.topology.render import resolved
 from mbactor.supervisor.topology.yaml_positions import Problems, Table
 from mbactor.transport.locality import check_locality
 from mbactor.transport.nats_url import is_broker, servers_of
+from mbactor.transport.requester import ACK_WINDOW
 
 _TRANSPORTS = "local, embedded or nats://host:port"
 
@@ -53,6 +54,8 @@ class Topology:
     """The classes that it names, as it names them: `schema(classes=topology.classes)`."""
     locality: str = ""
     """Where it runs: its actors are reached there, and ask the nearest."""
+    ack_window: float = ACK_WINDOW
+    """Seconds within which an ask over a broker is answered or acknowledged."""
     document: Table = field(kw_only=True, compare=False, repr=False)
     """The file as it was read, with all that belongs to it worked in: `as_yaml(topology.document)`."""
 
@@ -100,7 +103,7 @@ class _Reader:
         section = Section(table, self.problems, self.sources)
         _version(section)
         name, transport = section.text("name"), _transport(section)
-        locality = _locality(section)
+        locality, ack_window = _locality(section), _ack_window(section)
         supervisor = self._supervisor(section)
         section.entry("templates")
         section.refuse_unread()
@@ -117,6 +120,7 @@ class _Reader:
             tuple((str(place), text) for place, text in self.warnings.sorted()),
             classes=self.kinds.classes,
             locality=locality,
+            ack_window=ack_window,
             document=resolved(table, name, self.kinds, self.sources.environ),
         )
 
@@ -165,6 +169,13 @@ def _locality(section: Section) -> str:
         except InvalidSpec as error:
             section.wrong_at("locality", str(error).removeprefix("locality: "))
     return given
+
+
+def _ack_window(section: Section) -> float:
+    given = section.duration("ack_window")
+    if given == 0:
+        section.wrong_at("ack_window", "0 given, a duration above 0 expected")
+    return ACK_WINDOW if given is None else given
 
 
 def _transport(section: Section) -> str:

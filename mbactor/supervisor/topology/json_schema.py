@@ -42,6 +42,7 @@ def schema(*, overlay: bool = False, classes: Mapping[str, type] | None = None) 
                 "pattern": r"^[a-z0-9]+(-[a-z0-9]+)*$|\$\{",
                 "description": "where this part of the system runs, from the general to the special: eu-west-b-1",
             },
+            "ack_window": {"$ref": "#/$defs/duration", "default": "1s"},
             "templates": {
                 "type": "object",
                 "additionalProperties": {"$ref": "#/$defs/part"},
