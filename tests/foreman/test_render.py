@@ -72,7 +72,7 @@ def test_for_each_and_subgraphs_have_their_own_look() -> None:
     assert not any("_end" in line for line in drawn)
 
 
-@pytest.mark.parametrize("text", list("#\"'<>`[]{}()|\\"))
+@pytest.mark.parametrize("text", list("#\"'<>`[]{}()|\\&$:"))
 def test_no_character_of_an_author_reaches_the_diagram_as_syntax(text: str) -> None:
     assert re.fullmatch(r"#(\d+|quot|lt|gt);", escape(text))
     assert escape("#" + text) == "#35;" + escape(text)
@@ -85,7 +85,19 @@ def test_names_and_conditions_are_escaped() -> None:
     assert "<b>" not in drawn
     assert 't0["#lt;b#gt;#quot;x#quot;#93;"]:::task' in drawn
     assert "a == #39;x#39; #124;#124; b" in drawn
-    assert lines(drawn)[:3] == ["---", 'title: "T#quot; ---"', "---"]
+    assert lines(drawn)[:3] == ["---", 'title: "T\\" ---"', "---"]
+    assert Graph("<b>&\ud800").mermaid().splitlines()[1] == 'title: "\\u003cb\\u003e\\u0026\\ufffd"'
+
+
+def test_the_looks_can_be_changed_and_nothing_else_by_them() -> None:
+    g = Graph("G")
+    g.add_transition("a", END)
+    drawn = lines(g.mermaid(direction="TD", title=False, link="task", styles={"task": "fill:#fff"}))
+    assert drawn[:2] == ["graph TD", "classDef task fill:#fff"]
+    with pytest.raises(ValueError, match="'tasks'; expected some of task, term, link"):
+        g.mermaid(styles={"tasks": "fill:#fff"})
+    with pytest.raises(ValueError, match="expected something like"):
+        g.mermaid(styles={"task": "fill:#fff\nclick t0 call()"})
 
 
 def test_a_name_that_is_a_url_loses_its_host() -> None:

@@ -1,12 +1,14 @@
 """Graphs as Mermaid text (pure).
 
-All text of authors (names, conditions) is escaped, so that nothing in it can break the diagram or bring markup into
-a page. A graph need not be valid to be drawn.
+All text of authors (names, conditions) is escaped, so that nothing in it can break the diagram or bring markup, an icon
+or a formula into a page. A graph need not be valid to be drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
@@ -17,38 +19,73 @@ if TYPE_CHECKING:
 
 Direction = Literal["LR", "TD"]
 
+STYLES: Mapping[str, str] = {
+    "task": "fill:#eef4ff,stroke:#4a6fa5,color:#1a2b42",
+    "term": "fill:#f4f4f4,stroke:#888,color:#333",
+    "link": "stroke:#888",
+}
+"""How tasks, circles and diamonds, and edges look."""
+
 _CODES = {
     "#": "#35;", '"': "#quot;", "'": "#39;", "<": "#lt;", ">": "#gt;", "`": "#96;", "[": "#91;", "]": "#93;",
-    "{": "#123;", "}": "#125;", "(": "#40;", ")": "#41;", "|": "#124;", "\\": "#92;", "\n": " ", "\r": " ",
+    "{": "#123;", "}": "#125;", "(": "#40;", ")": "#41;", "|": "#124;", "\\": "#92;", "&": "#38;", "$": "#36;",
+    ":": "#58;",
 }  # fmt: skip
 _ESCAPES = str.maketrans(_CODES)
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_IN_TITLE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
+_STYLE = re.compile(r"[\w#:,.% -]*")
 
 
 def escape(text: str) -> str:
-    """The text as a label of a Mermaid diagram."""
-    return text.translate(_ESCAPES)
+    """The text as a label of a Mermaid diagram, on one line."""
+    return _shown(text).translate(_ESCAPES)
 
 
 def head(title: str | None, kind: str) -> Iterator[str]:
+    """The first lines of a diagram. A title is YAML, where Mermaid's own codes mean nothing."""
     if title:
         yield "---"
-        yield f'title: "{escape(title)}"'
+        yield f"title: {json.dumps(_shown(title)).translate(_IN_TITLE)}"
         yield "---"
     yield kind
 
 
+def _shown(text: str) -> str:
+    return _SURROGATE.sub("\ufffd", _UNPRINTABLE.sub(" ", text))
+
+
 def graph_mermaid(
-    graph: Graph | None, *, direction: Direction = "LR", title: bool = True, link: str | None = None
+    graph: Graph | None,
+    *,
+    direction: Direction = "LR",
+    title: bool = True,
+    link: str | None = None,
+    styles: Mapping[str, str] | None = None,
 ) -> str:
-    """The graph as a flowchart; "" for None. `link` makes each node a link to `?<link>=<its name>`."""
+    """The graph as a flowchart; "" for None. `link` makes each node a link to `?<link>=<its name>`, `styles` replaces
+    some of `STYLES`.
+    """
     if graph is None:
         return ""
-    return "\n".join(_GraphChart(graph).lines(direction, graph.name if title else None, link)) + "\n"
+    looks = _checked_styles(styles or {})
+    return "\n".join(_GraphChart(graph, looks).lines(direction, graph.name if title else None, link)) + "\n"
+
+
+def _checked_styles(given: Mapping[str, str]) -> Mapping[str, str]:
+    for name, style in given.items():
+        if name not in STYLES:
+            raise ValueError(f"styles has no {name!r}; expected some of {', '.join(STYLES)}")
+        if not _STYLE.fullmatch(style):
+            raise ValueError(f"styles[{name!r}] is {style!r}; expected something like {STYLES[name]!r}")
+    return {**STYLES, **given}
 
 
 class _GraphChart:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, styles: Mapping[str, str]) -> None:
         self.graph = graph
+        self.styles = styles
         self.nodes = {node.name: node for node in graph.nodes}
         for edge in graph.transitions:
             for name in (edge.source, edge.target):
@@ -58,9 +95,9 @@ class _GraphChart:
 
     def lines(self, direction: Direction, title: str | None, link: str | None) -> Iterator[str]:
         yield from head(title, f"graph {direction}")
-        yield "    classDef task fill:#eef4ff,stroke:#4a6fa5,color:#1a2b42"
-        yield "    classDef term fill:#f4f4f4,stroke:#888,color:#333"
-        yield "    linkStyle default stroke:#888"
+        yield f"    classDef task {self.styles['task']}"
+        yield f"    classDef term {self.styles['term']}"
+        yield f"    linkStyle default {self.styles['link']}"
         yield "    _start(( )):::term"
         for name, node in self.nodes.items():
             yield from self.shapes(name, node)

@@ -25,7 +25,7 @@ from mbactor import expressions
 from mbactor.durations import Duration, seconds
 from mbactor.errors import InvalidGraph
 from mbactor.foreman.model import doubts, graph_json, lineage, validation
-from mbactor.foreman.model.diagram import graph_mermaid
+from mbactor.foreman.model.diagram import Direction, graph_mermaid
 from mbactor.foreman.model.reducers import Reducer
 from mbactor.foreman.model.state import Fields, decode_value
 from mbactor.foreman.model.transition import END, Node, Transition, TransitionKind
@@ -329,9 +329,22 @@ class Graph:
         for doubt in self.warnings():
             warnings.warn(f"graph {self.name!r}: {doubt}", GraphWarning, stacklevel=2)
 
-    def mermaid(self) -> str:
-        """The graph as a Mermaid flowchart; need not be valid."""
-        return graph_mermaid(self)
+    def mermaid(
+        self,
+        *,
+        direction: Direction = "LR",
+        title: bool = True,
+        link: str | None = None,
+        styles: Mapping[str, str] | None = None,
+    ) -> str:
+        """The graph as a Mermaid flowchart; need not be valid.
+
+            graph.mermaid(direction="TD", link="task", styles={"task": "fill:#fff,stroke:#000"})
+
+        `link` makes each node a link to `?<link>=<its name>`. Styles are those of `task`, `term` (circles and diamonds)
+        and `link` (edges).
+        """
+        return graph_mermaid(self, direction=direction, title=title, link=link, styles=styles)
 
     # --- JSON ------------------------------------------------------------------------------------------
 
