@@ -3,7 +3,8 @@
 `plugin.py` has pytest's fixtures `mbactor`, `mbactor_probe`, `mbactor_recorder` and `mbactor_loop` (`short.py` gives
 them short names); `stage.py` runs a test on its loop, `loop.py` is that loop, in which time is virtual, and
 `waiting.py` says where tasks wait. `probe.py` stands in for actors, `recorder.py` keeps events and spans, `faults.py`
-strikes at seams, `contracts.py` says what every bus and every mailbox must do.
+strikes at seams, `contracts.py` says what every bus and every mailbox must do, `laws.py` what every reducer must;
+`strategies.py` makes states and graphs for Hypothesis.
 
 This door loads a name when it is first used: pytest imports the package in every run.
 """
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mbactor.testing import faults
     from mbactor.testing.contracts import check_bus, check_mailbox
+    from mbactor.testing.laws import reducer_laws
     from mbactor.testing.loop import OutOfPatience, Standstill, VirtualTimeLoop
     from mbactor.testing.probe import Probe, Probes, Received
     from mbactor.testing.recorder import Event, Recorder
+    from mbactor.testing.strategies import graphs, json_values, states
 
 __all__ = [
     "Event",
@@ -31,6 +34,10 @@ __all__ = [
     "check_bus",
     "check_mailbox",
     "faults",
+    "graphs",
+    "json_values",
+    "reducer_laws",
+    "states",
 ]
 
 _HOME = {
@@ -44,6 +51,10 @@ _HOME = {
     "VirtualTimeLoop": "loop",
     "check_bus": "contracts",
     "check_mailbox": "contracts",
+    "graphs": "strategies",
+    "json_values": "strategies",
+    "reducer_laws": "laws",
+    "states": "strategies",
 }
 
 if not TYPE_CHECKING:  # a checker would take any name to be there

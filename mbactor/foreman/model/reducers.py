@@ -95,6 +95,11 @@ def is_known(name: str) -> bool:
     return not name or name in _BUILT_IN or name in _registered
 
 
+def name_of(function: Fold) -> str | None:
+    """The name that a function is registered by."""
+    return next((name for name, known in _registered.items() if known is function), None)
+
+
 def known_names() -> list[str]:
     """Every name that `set_reducer` may be given."""
     return [*Reducer, *sorted(_registered)]
