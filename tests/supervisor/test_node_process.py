@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mbactor import Actor, ActorCrashed, ActorSystem, Backoff, Supervisor, Unavailable, child, observe
-from mbactor.errors import ChildRunning, InvalidSpec, MbactorError, NoSuchChild, ProcessDied
+from mbactor.errors import ChildRunning, InvalidSpec, MbactorError, NoSuchActor, NoSuchChild, ProcessDied
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor.children import ChildRow
 from mbactor.supervisor.node import process as node_process
@@ -606,7 +606,7 @@ async def test_an_ask_that_waits_in_a_mailbox_there_is_answered_when_the_node_is
                 await asyncio.sleep(0.01)
         await top.terminate_child("worker")
         for ask in (first, second):
-            with pytest.raises((ActorCrashed, Unavailable)):
+            with pytest.raises((ActorCrashed, Unavailable, NoSuchActor)):
                 await asyncio.wait_for(ask, PATIENCE)
 
 
