@@ -118,6 +118,50 @@ def test_a_node_is_named_by_a_string_or_a_reference_only() -> None:
         Graph("G").add_subgraph("a", "w", inputs="amount")
 
 
+class Approval:
+    """A workflow reference, as `Credit.approval` is one."""
+
+    url = "https://credit.example:428/approval"
+
+    def __repr__(self) -> str:
+        return "Credit.approval"
+
+
+def test_a_task_and_a_workflow_are_not_taken_for_each_other() -> None:
+    g = Graph("G")
+    with pytest.raises(TypeError, match=r"Credit.approval is a workflow; make it a node with add_subgraph\(name, "):
+        g.add_transition(Approval(), END)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"set_endpoint\('x'\) needs a task, Credit.approval is a workflow"):
+        g.set_endpoint("x", Approval())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"add_subgraph\('x'\) needs a workflow, .*'intake'.* is a task"):
+        g.add_subgraph("x", INTAKE)
+    with pytest.raises(TypeError, match="name of a field, got 5"):
+        g.set_reducer(5, Reducer.ADD)  # type: ignore[arg-type]
+    assert g.to_dict() == Graph("G").to_dict()
+
+
+@pytest.mark.parametrize("bad", ["\0", "\ud800"])
+def test_what_cannot_be_stored_is_a_problem_wherever_it_stands(bad: str) -> None:
+    g = Graph("G" + bad)
+    g.set_endpoint("a", "https://x/" + bad)
+    g.add_transition_when("a", "b" + bad, f"x == '{bad}'")
+    g.add_transition_for_each("b" + bad, END, for_each="f" + bad, as_="i" + bad)
+    g.add_subgraph("s", "w", inputs=["in" + bad])
+    g.set_reducer("r" + bad, Reducer.ADD)
+    found = [problem for problem in g.problems() if "cannot be stored" in problem]
+    assert len(found) == 8, found
+    assert [problem.partition(":")[0] for problem in found][:2] == ["the graph's name", "node 'a'"]
+    with pytest.raises(InvalidGraph, match="cannot be stored"):
+        g.to_json() if bad == "\ud800" else g.validate()
+
+
+def test_a_for_each_without_a_name_for_its_element_calls_it_item() -> None:
+    g = Graph("G")
+    g.add_transition_for_each("a", "b", for_each="items", as_="")
+    assert Graph.from_json(g.to_json()).transitions == g.transitions
+    assert g.transitions[0].branch_fields == ("item", "item_index", "item_count")
+
+
 def test_a_subgraph_is_a_node_with_the_fields_that_cross() -> None:
     class Workflow:
         url = "https://credit.example:428/approval"

@@ -48,6 +48,7 @@ class NodeReference(Protocol):
     def url(self) -> str: ...
 
 
+@runtime_checkable
 class WorkflowReference(Protocol):
     """What stands for a workflow, such as `Credit.approval`."""
 
@@ -128,7 +129,7 @@ class Graph:
         would have written are not there. Each branch has `item`, `item_index` and `item_count` (or what `as_` says) in
         its state.
         """
-        self._add(source, target, "for_each", for_each=for_each, as_=as_)
+        self._add(source, target, "for_each", for_each=for_each, as_=as_ or "item")
 
     def add_transition_fan_out(self, source: AnyNode, *targets: AnyNode) -> None:
         """A branch to each target. They meet again at a node marked with `set_fan_in`."""
@@ -156,11 +157,15 @@ class Graph:
         outputs: Sequence[str] | None = None,
     ) -> None:
         """A node that runs a workflow as a child; the named fields (default: all) go in and come back."""
+        if isinstance(workflow, NodeReference):
+            raise TypeError(f"add_subgraph({name!r}) needs a workflow, {workflow!r} is a task; use set_endpoint")
         node = Node(name, _url_of(workflow), subgraph=True, inputs=_names(inputs), outputs=_names(outputs))
         self._set(node)
 
     def set_endpoint(self, name: str, task: AnyNode) -> None:
         """What the node of this name runs: a task reference, or a URL. Without it a name is its own URL."""
+        if not isinstance(task, str) and not isinstance(task, NodeReference) and isinstance(task, WorkflowReference):
+            raise TypeError(f"set_endpoint({name!r}) needs a task, {task!r} is a workflow; use add_subgraph")
         self._references[name] = task
         self._set(Node(name, _url_of(task)))
 
@@ -171,6 +176,8 @@ class Graph:
 
     def set_reducer(self, field: str, reducer: Reducer | str) -> None:
         """How values of this field are combined where branches meet. The last call wins."""
+        if not isinstance(field, str):
+            raise TypeError(f"set_reducer needs the name of a field, got {field!r}")
         self._reducers[field] = str(reducer.value if isinstance(reducer, Reducer) else reducer)
         self._index = None
 
@@ -353,8 +360,11 @@ class Graph:
         return graph_json.to_dict(self)
 
     def to_json(self) -> str:
-        """The graph as JSON text: what is stored with each flow."""
-        return graph_json.to_text(self.to_dict())
+        """The graph as JSON text: what is stored with each flow. InvalidGraph where half a surrogate pair is in it."""
+        try:
+            return graph_json.to_text(self.to_dict())
+        except UnicodeEncodeError as error:
+            raise InvalidGraph(self.name, self.problems() or [str(error)]) from None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Graph:
@@ -402,6 +412,10 @@ def _fans_out(edges: Sequence[Transition]) -> bool:
 def _name_of(node: AnyNode) -> str:
     name = node if isinstance(node, str) else getattr(node, "node_name", None)
     if not isinstance(name, str):
+        if isinstance(node, WorkflowReference):
+            raise TypeError(
+                f"{node!r} is a workflow; make it a node with add_subgraph(name, {node!r}) and use that name"
+            )
         raise TypeError(f"a node is named by a string or a task reference such as Credit.verify_credit, got {node!r}")
     return name
 

@@ -6,6 +6,7 @@ edge and says what to do.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mbactor.foreman.model.graph import Graph
 
 Problems = Iterator[str]
+_UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 
 
 def structural_problems(graph: Graph) -> list[str]:
@@ -45,6 +47,20 @@ def _populated(graph: Graph) -> Problems:
             yield "a node has an empty name; give it one"
         if not node.url:
             yield f"node {node.name!r} has an empty URL; set it with set_endpoint"
+
+
+def _storable(graph: Graph) -> Problems:
+    """Every text of the graph can go into a database."""
+    texts = {graph.name: "the graph's name"}
+    for node in graph.nodes:
+        texts |= dict.fromkeys((*(node.inputs or ()), *(node.outputs or ()), node.url), f"node {node.name!r}")
+        texts[node.name] = f"node {node.name!r}"
+    for edge in graph.transitions:
+        texts |= {text: f"edge {edge}" for text in (edge.when, edge.for_each, edge.as_) if text}
+    texts |= dict.fromkeys((*graph.reducers, *graph.reducers.values()), "a reducer's field or name")
+    for text, where in texts.items():
+        if _UNSTORABLE.search(text):
+            yield f"{where}: {text!r} holds a NUL or half a surrogate pair, which cannot be stored; leave it out"
 
 
 def _entered(graph: Graph) -> Problems:
@@ -167,6 +183,7 @@ def _parses(_: Graph, edge: Transition) -> Problems:
 
 _RULES = (
     _named,
+    _storable,
     _populated,
     _entered,
     _fan_ins_known,
