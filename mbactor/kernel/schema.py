@@ -79,7 +79,10 @@ class Signature:
         """The keyword arguments in a body (an object) and a query string; the body wins."""
         arguments = self._from_query(query) if query else {}
         if body:
-            given = decode(body, content_type, self._body)
+            try:
+                given = decode(body, content_type, self._body)
+            except BadRequest as error:
+                raise BadRequest(f"{self.name}: {error}") from None
             for name in self.names:
                 value = getattr(given, name)
                 if value is not msgspec.UNSET:
@@ -121,7 +124,7 @@ class Signature:
             inner = str(error)
             path = f"`$.{parameter.name}"
             told = inner.replace("`$", path, 1) if "`$" in inner else f"{inner} - at {path}`"
-            raise BadRequest(told) from None
+            raise BadRequest(f"{self.name}: {told}") from None
         except (TypeError, ValueError, RecursionError) as error:
             raise BadRequest(f"argument {parameter.name!r} of {self.name} cannot travel: {error}") from error
 

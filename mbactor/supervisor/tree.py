@@ -149,6 +149,7 @@ def with_broker(tree: TreeNode, server: ServerView) -> TreeNode:
         "broker",
         "broker",
         server.state,
+        incarnation=server.restarts + 1,
         restarts=server.restarts,
         last_exit=server.last_end,
         uptime=server.uptime,

@@ -182,7 +182,7 @@ async def test_a_sender_may_go_on_changing_what_it_sent(system: ActorSystem) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"by": "x"}, r"Expected `int`, got `str` - at `\$\.by`"),
+        ({"by": "x"}, r"^Counter\.add: Expected `int`, got `str` - at `\$\.by`$"),
         ({"by": None}, r"Expected `int`, got `(null|None)` - at `\$\.by`"),
         ({"nope": 1}, r"has no parameter 'nope'; it takes by"),
     ],

@@ -415,7 +415,7 @@ async def test_a_body_that_does_not_fit_is_400_with_the_path_of_the_field() -> N
         wrong = await http.post("/shop.example/place", json={"sku": "pear", "quantity": "two"})
         assert wrong.status_code == 400
         assert wrong.json() == {
-            "error": "Expected `int`, got `str` - at `$.quantity`",
+            "error": "Shop.place: Expected `int`, got `str` - at `$.quantity`",
             "statusCode": 400,
             "type": "BadRequest",
         }

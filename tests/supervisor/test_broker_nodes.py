@@ -106,7 +106,7 @@ async def test_the_broker_may_die_and_no_supervisor_is_charged(system: ActorSyst
     pid = await system.ask(Worker.pid)
     with observe.observing(recorder):
         broker = system.tree().children[0]
-        assert (broker.id, broker.state) == ("broker", "running")
+        assert (broker.id, broker.state, broker.incarnation) == ("broker", "running", 1)
         assert broker.pid is not None
         # Both at once: the process comes back to a broker that is not there yet.
         os.kill(pid, signal.SIGKILL)
@@ -120,4 +120,5 @@ async def test_the_broker_may_die_and_no_supervisor_is_charged(system: ActorSyst
                 except (Unavailable, NoSuchActor):
                     await asyncio.sleep(0.01)
         assert len(recorder.find("supervisor.restarting")) == 1
+        assert system.tree().children[0].incarnation == 2
         assert top.phase == "running"

@@ -138,6 +138,11 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
         ("version: 1\nack_window: 1\nsupervisor: {}\n", "tree.yaml:2:13: ack_window: '1' given"),
         ("version: 1\nlocality: EU\nsupervisor: {}\n", "tree.yaml:2:11: locality: 'EU' given; lower-case letters"),
         ("version: 1\ntransport: http://h\nsupervisor: {}\n", "'http://h' given, local, embedded or nats://host:port"),
+        ("version: 1\ntransport: embeded\nsupervisor: {}\n", "expected, did you mean 'embedded'?"),
+        (
+            "version: 1\nsupervisor: {children: [gateway: {port: 99999}]}\n",
+            "gateway.port: 99999 given, int <= 65535 expected",
+        ),
         ("version: 1\nsupervisor: !!python/none {}\n", "the tag"),
         ("version: 1\nsupervisor: {}\n? [a]\n: b\n", "tree.yaml:3:3: a list or mapping given as a key"),
         ("version: 1\nsupervisor: &a {children: [*a]}\n", "aliases repeat this without end"),

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from types import UnionType
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 import msgspec
 
@@ -28,7 +28,7 @@ from mbactor.secret import Secret
 from mbactor.supervisor.topology.fields import Section, described
 from mbactor.supervisor.topology.yaml_positions import Node, Scalar
 
-_EXPECTED = re.compile(r"Expected `(?P<wanted>.+)`, got `.+?`(?: - at `\$\.?(?P<path>.+)`)?")
+_EXPECTED = re.compile(r"Expected `(?P<wanted>.+?)`(?P<bounds> .+?)?(?:, got `.+?`)?(?: - at `\$\.?(?P<path>.+)`)?")
 
 
 @lru_cache(maxsize=1024)
@@ -97,7 +97,7 @@ def _hints_of(cls: type) -> Mapping[str, Any]:
     """The constructor's annotations, those that can be resolved: a name may be imported for type checkers only."""
     init = inspect.getattr_static(cls, "__init__")
     try:
-        return typing.get_type_hints(init)
+        return typing.get_type_hints(init, include_extras=True)
     except (AttributeError, TypeError):
         return {}
     except NameError:
@@ -105,7 +105,7 @@ def _hints_of(cls: type) -> Mapping[str, Any]:
         for name, annotation in init.__annotations__.items():
             one = type("one", (), {"__annotations__": {name: annotation}})
             with suppress(NameError, AttributeError, TypeError):
-                found |= typing.get_type_hints(one, init.__globals__)
+                found |= typing.get_type_hints(one, init.__globals__, include_extras=True)
         return found
 
 
@@ -139,7 +139,7 @@ def _reason(error: Exception) -> str:
     if found is None:
         return f": {error}"
     where = f" at {found['path']}" if found["path"] else ""
-    return f", {found['wanted']} expected{where}"
+    return f", {found['wanted']}{found['bounds'] or ''} expected{where}"
 
 
 def _convert(natural: Any, text: Any, annotation: Any) -> Any:
@@ -176,6 +176,8 @@ def _is_duration(annotation: Any) -> bool:
 
 
 def _members(annotation: Any) -> set[Any]:
+    if typing.get_origin(annotation) is Annotated:
+        annotation = annotation.__origin__
     return set(typing.get_args(annotation)) if typing.get_origin(annotation) in {Union, UnionType} else {annotation}
 
 

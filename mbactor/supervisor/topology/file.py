@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mbactor.errors import InvalidSpec, MbactorError
+from mbactor.errors import InvalidSpec, MbactorError, did_you_mean
 from mbactor.supervisor.spec import SupervisorSpec
 from mbactor.supervisor.topology.children import Ids, TreeReader
 from mbactor.supervisor.topology.classes import look_in
@@ -186,5 +186,6 @@ def _transport(section: Section) -> str:
         except InvalidSpec as error:
             section.refused(error)
     elif given not in {"local", "embedded"}:
-        section.wrong_at("transport", f"{given!r} given, {_TRANSPORTS} expected")
+        meant = did_you_mean(given, ("local", "embedded"))
+        section.wrong_at("transport", f"{given!r} given, {_TRANSPORTS} expected{meant}")
     return given
