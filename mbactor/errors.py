@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import signal
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 import msgspec
 
@@ -95,6 +95,17 @@ _types: dict[str, type[MbactorError]] = {}
 
 def _name_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+class WireError(TypedDict, total=False):
+    """What `to_wire` makes of an error."""
+
+    error: str
+    statusCode: int
+    type: str
+    taken: Taken
+    trace: str | None
+    fields: dict[str, Any] | None
 
 
 def to_wire(error: BaseException) -> dict[str, Any]:

@@ -12,9 +12,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
-from mbactor.errors import ActorCrashed, MbactorError, NoSuchActor, NotAcknowledged, Taken, from_wire
+from mbactor.errors import (
+    ActorCrashed,
+    MbactorError,
+    NoSuchActor,
+    NotAcknowledged,
+    Taken,
+    WireError,
+    error_told,
+    from_wire,
+)
 from mbactor.transport.address import Address
 from mbactor.transport.codec import decode
 from mbactor.transport.message import Message
@@ -70,8 +77,11 @@ class Ask(Waiter, eq=False):
                 self._refused(error_in(message), message.envelope.replica)
             else:
                 self.future.set_result(self.read(message))
-        except (MbactorError, msgspec.MsgspecError) as error:
+        except MbactorError as error:
             self.future.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - somebody else's type may raise anything where a value is made of it
+            text = f"{self.address} answered what cannot be read: {error_told(error)}"
+            self.future.set_exception(MbactorError(text))
 
     def unsent(self, error: MbactorError) -> None:
         self.future.set_exception(error)
@@ -128,7 +138,7 @@ class Probe(Waiter, eq=False):
 
 def error_in(message: Message) -> MbactorError:
     """The error that a message carries, as the type it was. BadRequest where it cannot be read."""
-    return from_wire(decode(message.body, message.envelope.content_type, dict[str, object]))
+    return from_wire(decode(message.body, message.envelope.content_type, WireError))
 
 
 def died(address: Address) -> ActorCrashed:

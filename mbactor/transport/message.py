@@ -97,7 +97,7 @@ def messages_of(data: bytes) -> list[Message]:
             start = end
             if start == size:
                 return found
-    except (struct.error, msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (struct.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"no message of mbactor: {error}") from error
 
 

@@ -161,7 +161,7 @@ class Multicast:
         for _, replica in waiter.gathering.silent:
             address = Address(waiter.hosts.get(replica, waiter.address.host), waiter.address.path, replica=replica)
             probe = Probe(self._requester.new_id(), address, deadline, partial(waiter.gone, replica))
-            with suppress(Unavailable):
+            with suppress(MbactorError):  # cut off; or nobody can be called so
                 self._requester.post(waiter.source, Message(Envelope("probe", probe.id), b""), probe)
 
     def _over(self, waiter: Gather) -> None:

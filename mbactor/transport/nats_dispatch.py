@@ -70,7 +70,11 @@ class Dispatch:
         failure: Failure | None = None
         if headers and not data and headers.startswith(_NOBODY):
             failure = "no_responders"
-        _give(subscription, Delivery(subject.decode(), data, reply.decode() if reply else None, failure))
+        try:
+            to, back = subject.decode(), reply.decode() if reply else None
+        except UnicodeDecodeError:
+            return  # a broker carries any bytes as a subject, and none of ours
+        _give(subscription, Delivery(to, data, back, failure))
 
     def refuse(self, found: Refused, text: str) -> bool:
         """Tell whoever is concerned that the server has refused something. False where it is known already."""

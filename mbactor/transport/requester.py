@@ -225,11 +225,12 @@ class Requester:
         if refusal == "nobody" and ask.sent_to:
             self._replicas.gone(address.host, ask.sent_to)
         others = self._replicas.others(address.host, by or ask.sent_to)
+        seconds = getattr(error, "seconds", 0.0)
         chances = Chances(
             left=ask.deadline - loop.time(),
             others=bool(others),
             by_ref=address.replica is not None,
-            seconds=getattr(error, "seconds", 0.0),
+            seconds=seconds if isinstance(seconds, int | float) else 0.0,
             drawn=random.random(),
         )
         found = repeat(refusal, ask.earlier, chances)
@@ -244,6 +245,9 @@ class Requester:
     def _repeat(self, ask: Ask) -> None:
         if ask.done() or self._inbox is None or ask.message is None:
             return
+        # From now on it travels with others: what is told of it is not told of those it travelled with before.
+        self._together.pop(ask.id, None)
+        self._together_before.pop(ask.id, None)
         ask.resting, ask.patience = False, self._patience
         left = ask.deadline - asyncio.get_running_loop().time()
         message = Message(structs.replace(ask.message.envelope, budget=left), ask.message.body)
@@ -272,7 +276,7 @@ class Requester:
         for replica, asks in held.items():
             address = replace(asks[0].address, replica=replica)
             probe = Probe(self.new_id(), address, deadline, partial(self._gone, asks))
-            with suppress(Unavailable):
+            with suppress(MbactorError):  # cut off; or nobody can be called so
                 self.post(asks[0].source, Message(Envelope("probe", probe.id), b""), probe)
 
     def _gone(self, asks: list[Ask]) -> None:
@@ -283,24 +287,33 @@ class Requester:
     # --- in -----------------------------------------------------------------------------------------------------
 
     def _receive(self, delivery: Delivery) -> None:
+        # The broker has verified who publishes, by the fourth token; what they say of another's requests is not heard.
+        by = delivery.subject.split(".", 4)[3]
         if delivery.failure is None:
             try:
                 messages = messages_of(delivery.data)
             except MbactorError as error:
-                self._unreadable(delivery.subject.rpartition(".")[2], error)
+                self._unreadable(delivery.subject.rpartition(".")[2], by, error)
                 return
             for message in messages:
-                self._take(delivery, message)
+                self._take(delivery, by, message)
             return
         # The last token of the reply subject serves this alone; messages are known by their envelopes.
         first = delivery.subject.rpartition(".")[2]
         together = self._together.pop(first, None) or self._together_before.pop(first, None)
         for id in together or (first,):
-            self._failed(id, delivery.failure, delivery.data)
+            self._failed(id, by, delivery.failure, delivery.data)
 
-    def _take(self, delivery: Delivery, message: Message) -> None:
+    def _waiter(self, id: str, by: str) -> Waiter | None:
+        """Who waits for what comes of a request, where that is said by whom it was sent to."""
+        waiter = self._waiting.find(id)
+        return waiter if waiter is not None and by == subjects.host_token(waiter.address.host) else None
+
+    def _take(self, delivery: Delivery, by: str, message: Message) -> None:
         envelope = message.envelope
         waiter = self._waiting.find(envelope.id)
+        if waiter is not None and by != subjects.host_token(waiter.address.host):
+            return
         if waiter is None or waiter.done():
             if envelope.op == "ack" and envelope.fragment != WHOLE:
                 self._large.pulled(envelope)
@@ -332,8 +345,8 @@ class Requester:
         if waiter.done():
             self._waiting.remove(waiter.id)
 
-    def _failed(self, id: str, failure: Failure, told: bytes) -> None:
-        waiter = self._waiting.find(id)
+    def _failed(self, id: str, by: str, failure: Failure, told: bytes) -> None:
+        waiter = self._waiter(id, by)
         if waiter is None or waiter.done():
             return
         gone = self._large.gone(waiter)
@@ -355,8 +368,8 @@ class Requester:
         except Unavailable as error:
             inquiry.failed(error)
 
-    def _unreadable(self, id: str, error: MbactorError) -> None:
-        waiter = self._waiting.find(id)
+    def _unreadable(self, id: str, by: str, error: MbactorError) -> None:
+        waiter = self._waiter(id, by)
         if waiter is not None and not waiter.done():
             waiter.failed(error)
 

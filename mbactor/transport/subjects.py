@@ -120,7 +120,7 @@ def is_own_inbox(subject: str, reply: str) -> bool:
     subject. A responder answers to no other: whose a reply subject is, nobody else checks.
     """
     parts = reply.split(".")
-    return len(parts) == 7 and parts[1] == "reply" and parts[4] == subject.split(".")[3]
+    return len(parts) == 7 and parts[1] == "reply" and parts[4] == subject.split(".")[3] and reply.isprintable()
 
 
 def watch_subject(plane: str, host: str, node: str) -> str:

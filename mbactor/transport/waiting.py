@@ -129,6 +129,14 @@ class Waiting:
             self._arm(now)  # in the next turn of the loop: what has arrived is read before
             return
         self._read_first = False
+        try:
+            self._look(now)
+        finally:  # whatever one of them raised, the others have deadlines too
+            if self._old or self._young:
+                due = self._due[0][0] if self._due else math.inf
+                self._arm(min(due, self._timer_at, self._next_tick))
+
+    def _look(self, now: float) -> None:
         self._age()
         while self._due and self._due[0][0] <= now:
             _, _, waiter = heapq.heappop(self._due)
@@ -141,9 +149,6 @@ class Waiting:
             if not stood_still:
                 self._tell_tick()
             self._tidy()
-        if self._old or self._young:
-            due = self._due[0][0] if self._due else math.inf
-            self._arm(min(due, self._timer_at, self._next_tick))
 
     def _tell_tick(self) -> None:
         for waiter in list(self._old.values()):

@@ -53,6 +53,15 @@ def test_other_bytes_are_refused(data: bytes) -> None:
         messages_of(data)
 
 
+def test_an_envelope_that_is_no_text_or_too_deep_is_refused() -> None:
+    deep = b"\xdc\x00\x12" + msgspec.msgpack.encode("ask") + msgspec.msgpack.encode("1") + b"\x91" * 100_000
+    golden = msgspec.msgpack.encode(Envelope("ask", "1"))
+    deeper = b"\xdc\x00\x12" + golden[3:] + b"\x91" * 100_000  # in a field of a later version
+    for envelope in (b"\x92\xa3ask\xa2\xff\xfe", b"\x94\xa3ask\xa11\xc0\x91\xa1\xff", deep, deeper):
+        with pytest.raises(BadRequest, match="no message of mbactor"):
+            messages_of(b"\x02" + len(envelope).to_bytes(4, "big") + bytes(4) + envelope)
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [

@@ -1,0 +1,230 @@
+"""What others put on the broker harms nobody but themselves: bytes that are none of ours, answers in another's name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from mbactor import Actor, ActorSystem, child, endpoint
+from mbactor.errors import ActorCrashed, BadRequest, BudgetSpent, MailboxFull, MbactorError, to_wire
+from mbactor.transport import Address, Delivery, Envelope, Message, Requester, messages_of, payload_of
+from mbactor.transport.message import JSON
+from mbactor.transport.nats import NatsBus
+from tests.loops import run
+from tests.nats import NatsServer, nats_server
+from tests.transport.inbox import Inbox
+from tests.transport.test_nats import connected
+
+FAR = Address("far.example", "/work")
+ASKED = "p.safe.443.*.far_example._.post.work"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with nats_server(tmp_path_factory.mktemp("nats")) as running:
+        yield running
+
+
+class Echo(Actor):
+    host = "echo.example"
+
+    @endpoint
+    async def echo(self, text: str) -> str:
+        return text
+
+
+async def raw(server: NatsServer, *commands: bytes) -> None:
+    """Send them as they are, as no library would; returns when the server has taken them."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n' + b"".join(commands) + b"PING\r\n")
+    while (line := await reader.readline()) != b"PONG\r\n":
+        assert line.startswith(b"INFO"), line
+    writer.close()
+
+
+def pub(subject: bytes, reply: bytes, message: Message) -> bytes:
+    data = message.to_bytes()
+    return b"PUB %s %s %d\r\n%s\r\n" % (subject, reply, len(data), data)
+
+
+def echo(id: str) -> Message:
+    return Message(Envelope("ask", id, 5.0, content_type=JSON), b'{"text": "hi"}')
+
+
+def test_subjects_that_are_no_text_are_not_heard_and_the_connection_stays(server: NatsServer) -> None:
+    async def work() -> None:
+        problems: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        async with ActorSystem(transport=server.url) as system:
+            await system.spawn(child(Echo, id="echo"))
+            bus = await connected(server.url)
+            inbox = Inbox()
+            bus.subscribe("mbactor.reply._.*.raw.good.*", inbox)
+            await bus.flush()
+            await system.node.remote.flush()
+            cuts: list[None] = []
+            system.node.remote.bus.when_cut(lambda: cuts.append(None))
+            to = b"mbactor.safe.443.%s.echo_example._.post.echo"
+            back = b"mbactor.reply._.echo_example.raw.%s.1"
+            await raw(
+                server,
+                pub(to % b"\xff\xfe", back % b"good", echo("1")),
+                pub(to % b"raw", b"a.\xff", echo("2")),
+                pub(to % b"raw", back % b"bad\x01", echo("3")),  # text, and no subject for all that
+                pub(to % b"raw", back % b"bad\xc2\xa0", echo("4")),
+                pub(to % b"raw", back % b"good", echo("5")),
+            )
+            [answer] = messages_of((await inbox.until(1))[0].data)
+            assert (answer.envelope.op, answer.envelope.id) == ("reply", "5")
+            await bus.close()
+        assert (problems, cuts) == ([], [])
+
+    run(work())
+
+
+class Asker:
+    """Asks a host that a bus of the test's own answers for."""
+
+    def __init__(self, bus: NatsBus, requester: Requester, asked: Inbox) -> None:
+        self.bus = bus
+        self.requester = requester
+        self.asked = asked
+
+    def ask(self, seconds: float = 20.0, address: Address = FAR) -> asyncio.Future[bytes]:
+        deadline = asyncio.get_running_loop().time() + seconds
+        message = Message(Envelope("ask", self.requester.new_id(), seconds), b"")
+        return self.requester.request("ada.example", address, message, deadline, lambda answer: answer.body)
+
+
+def asking(server: NatsServer, work: Callable[[Asker], Any], window: float = 1.0) -> None:
+    async def all() -> None:
+        problems: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        bus, asking = await connected(server.url), await connected(server.url)
+        asked = Inbox()
+        bus.subscribe(ASKED, asked, queue="far")
+        await bus.flush()
+        requester = Requester(asking, "p", "node", window)
+        await requester.open()
+        await work(Asker(bus, requester, asked))
+        requester.close()
+        await asking.close()
+        await bus.close()
+        assert problems == []
+
+    run(all())
+
+
+def said(op: Any, id: str, body: bytes = b"", replica: str = "id-far") -> Message:
+    return Message(Envelope(op, id, content_type=JSON, replica=replica), body)
+
+
+def error(id: str, told: Any) -> Message:
+    return said("error", id, json.dumps(told).encode())
+
+
+def test_an_error_that_is_none_is_told_its_asker_and_harms_no_other_in_the_payload(server: NatsServer) -> None:
+    bad = [
+        {"type": [1]},
+        {"type": 5, "statusCode": "x", "fields": 5},
+        {"error": {}, "taken": ["no"]},
+        {"type": "mbactor.errors:MbactorError", "fields": [1]},
+    ]
+
+    async def work(asker: Asker) -> None:
+        asks = [asker.ask() for _ in range(len(bad) + 2)]
+        [request] = await asker.asked.until(1)
+        ids = [message.envelope.id for message in messages_of(request.data)]
+        seconds = {"type": "mbactor.errors:ActorRestarting", "taken": "no", "fields": {"seconds": "soon"}}
+        told = [error(id, told).part() for id, told in zip(ids, [*bad, seconds], strict=False)]
+        asker.bus.publish(request.reply or "", payload_of([*told, said("reply", ids[-1], b"good").part()]))
+        for ask in asks[: len(bad)]:
+            with pytest.raises(BadRequest, match="Expected"):
+                await ask
+        assert await asks[-1] == b"good"
+        again = (await asker.asked.until(2))[1]  # seconds that are no number are not believed
+        asker.bus.publish(again.reply or "", said("reply", ids[-2], b"later").to_bytes())
+        assert await asks[-2] == b"later"
+
+    asking(server, work)
+
+
+def test_who_acknowledges_under_a_name_that_nobody_can_have_keeps_no_deadline_from_its_end(server: NatsServer) -> None:
+    async def work(asker: Asker) -> None:
+        asks = [asker.ask(seconds) for seconds in (0.4, 0.5)]
+        [request] = await asker.asked.until(1)
+        for message in messages_of(request.data):
+            ack = said("ack", message.envelope.id, replica="x" * 2000)
+            asker.bus.publish(request.reply or "", ack.to_bytes())
+        with anyio.fail_after(10):
+            for ask in asks:
+                with pytest.raises(BudgetSpent) as spent:
+                    await ask
+                assert spent.value.taken == "yes"
+
+    asking(server, work, window=0.1)
+
+
+def test_nobody_answers_for_another_host(server: NatsServer) -> None:
+    """The broker lets who answers publish to replies under its own name only, and knows nothing of the ids within."""
+
+    async def work(asker: Asker) -> None:
+        ask = asker.ask()
+        [request] = await asker.asked.until(1)
+        [message] = messages_of(request.data)
+        id, reply = message.envelope.id, request.reply or ""
+        forged = reply.replace("far_example", "eve_example")
+        for op in ("reply", "ack"):
+            asker.bus.publish(forged, said(op, id, b"forged").to_bytes())
+        asker.bus.publish(forged, error(id, to_wire(ActorCrashed("forged"))).to_bytes())
+        asker.bus.publish(forged, b"no message")
+        nobody = b"NATS/1.0 503\r\n\r\n"
+        await asker.bus.flush()
+        await raw(server, b"HPUB %s %d %d\r\n%s\r\n" % (forged.encode(), len(nobody), len(nobody), nobody))
+        asker.bus.publish(reply, said("reply", id, b"true").to_bytes())
+        assert await ask == b"true"
+
+    asking(server, work)
+
+
+def test_what_is_told_of_one_that_was_sent_again_is_not_told_of_those_it_travelled_with(server: NatsServer) -> None:
+    async def work(asker: Asker) -> None:
+        first = asker.ask()
+        [request] = await asker.asked.until(1)
+        asker.bus.publish(request.reply or "", said("reply", "1", replica="id-gone").to_bytes())
+        await first
+        full, taken = asker.ask(), asker.ask()
+        request = (await asker.asked.until(2))[1]
+        ids = [message.envelope.id for message in messages_of(request.data)]
+        refused = error(ids[0], to_wire(MailboxFull("far", 1)))
+        asker.bus.publish(request.reply or "", refused.to_bytes())
+        # It is sent to the other replica that is known, which is not there any more, and then to any.
+        again: Delivery = (await asker.asked.until(3))[2]
+        assert [message.envelope.id for message in messages_of(again.data)] == ids[:1]
+        for id in ids:
+            asker.bus.publish(again.reply or "", said("reply", id, id.encode()).to_bytes())
+        assert [await full, await taken] == [id.encode() for id in ids]
+        assert len(asker.asked.got) == 3
+
+    asking(server, work)
+
+
+def test_a_type_that_cannot_be_made_of_an_answer_is_told_its_asker(server: NatsServer) -> None:
+    async def work(asker: Asker) -> None:
+        def read(_: Message) -> Any:
+            raise KeyError("x")
+
+        loop = asyncio.get_running_loop()
+        message = Message(Envelope("ask", asker.requester.new_id(), 20.0), b"")
+        ask = asker.requester.request("ada.example", FAR, message, loop.time() + 20, read)
+        [request] = await asker.asked.until(1)
+        asker.bus.publish(request.reply or "", said("reply", "1").to_bytes())
+        with pytest.raises(MbactorError, match="answered what cannot be read: KeyError"):
+            await ask
+
+    asking(server, work)
