@@ -9,8 +9,8 @@ Names are looked up with dots: `order.total` in nested objects, `roles.admin` is
 
 Types are not converted: `"1" == 1` is false, `"1" != 1` is true, and the order of two types is always
 false. Numbers of either spelling are one type, and integers compare exactly. Objects and arrays
-equal nothing. A name alone is true unless null, "", 0 or false. `=~` searches for a regular expression (Python's `re`)
-anywhere in the text; `!~` is true where it finds none; both are false unless both sides are texts.
+equal nothing. A name alone is true unless null, "", 0 or false. `=~` searches for a regular expression (`patterns` says
+which) anywhere in the text; `!~` is true where it finds none; both are false unless both sides are texts.
 
 A text is parsed once and kept. It may have 4,096 characters and nest 64 deep.
 """
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Never
 
+from mbactor import patterns
 from mbactor.errors import InvalidExpression
 
 MAX_LENGTH: Final = 4096
@@ -278,8 +279,8 @@ class _Parser:
 
     def check_pattern(self, pattern: str, position: int) -> None:
         try:
-            re.compile(pattern)
-        except (re.error, OverflowError) as error:
+            patterns.compiled(pattern)
+        except ValueError as error:
             self.fail(f"not a regular expression: {error}", position)
 
     def descend(self, token: _Token) -> None:
@@ -436,8 +437,8 @@ def _matches(left: Any, right: Any) -> bool | None:
     if not isinstance(left, str) or not isinstance(right, str):
         return None
     try:
-        return re.search(right, left) is not None
-    except (re.error, OverflowError) as error:
+        return patterns.compiled(right).search(left) is not None
+    except ValueError as error:
         raise InvalidExpression(f"{right!r} is not a regular expression: {error}", position=0) from None
 
 
