@@ -14,6 +14,8 @@ from typing import Any
 SEAMS: frozenset[str] = frozenset(
     {
         "foreman.claim.after",
+        "foreman.commit.after",
+        "foreman.commit.before",
         "foreman.create.after",
         "foreman.create.before",
         "foreman.execute.after",

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class Foreman(Supervisor):
     """Runs durable workflows over a database.
 
-    `database`: `sqlite:///file` or `sqlite://` (memory, gone with the process). `workers` actors run up to `slots`
+    `database`: `sqlite:///file`, `sqlite://` (memory, gone with the process), or `postgresql://user:password@host/name`,
+    which any number of Foremen may share. `workers` actors run up to `slots`
     steps each. `default_time_budget` is what a task has where its graph says nothing; `lease` is how long a dead
     process's steps stay unclaimed. `commit_each` commits every outcome on its own, for debugging.
     """

@@ -1,10 +1,10 @@
 """For tests of mbactor and of what is built with it.
 
-`plugin.py` has pytest's fixtures `mbactor`, `mbactor_probe`, `mbactor_recorder` and `mbactor_loop` (`short.py` gives
-them short names); `stage.py` runs a test on its loop, `loop.py` is that loop, in which time is virtual, and
-`waiting.py` says where tasks wait. `probe.py` stands in for actors, `recorder.py` keeps events and spans, `faults.py`
-strikes at seams, `contracts.py` says what every bus and every mailbox must do, `laws.py` what every reducer must;
-`strategies.py` makes states and graphs for Hypothesis.
+`plugin.py` has pytest's fixtures `mbactor`, `mbactor_probe`, `mbactor_recorder`, `mbactor_postgres` and `mbactor_loop`
+(`short.py` gives them short names); `stage.py` runs a test on its loop, `loop.py` is that loop, in which time is
+virtual, and `waiting.py` says where tasks wait. `probe.py` stands in for actors, `recorder.py` keeps events and spans,
+`faults.py` strikes at seams, `postgres.py` runs a server, `contracts.py` says what every bus and every mailbox must do,
+`laws.py` what every reducer must; `strategies.py` makes states and graphs for Hypothesis.
 
 This door loads a name when it is first used: pytest imports the package in every run.
 """

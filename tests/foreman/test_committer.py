@@ -13,6 +13,7 @@ from mbactor.errors import Unavailable
 from mbactor.foreman.committer import Committer
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.store.sql import SqlStore
 from mbactor.foreman.store.sqlite import SqliteStore, run_in_driver
 from mbactor.foreman.store.store import (
     Changed,
@@ -48,7 +49,7 @@ class Slowed:
     called: Any
     close: Any
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqlStore) -> None:
         self._store = store
         self.batches: list[list[Operation]] = []
         self.go = asyncio.Event()
@@ -227,6 +228,7 @@ async def test_a_poison_outcome_fails_its_step_and_the_task_is_not_repeated() ->
         graph = Graph("line")
         graph.add_transition_chain("task", "after", END)
         await world.graph(graph, task=lambda flow: flow.__setitem__("big", "x" * flow["size"]), after=ok)
+        assert isinstance(world.store, SqliteStore)
         await run_in_driver(world.store._writer, lambda db: db.setlimit(0, 200_000))
         keys = [await world.engine.create("line", {"size": 300_000 if n == 5 else 10}) for n in range(10)]
         outcomes = [await world.engine.wait(key) for key in keys]

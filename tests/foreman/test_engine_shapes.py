@@ -19,8 +19,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with a_world(poll_interval=0.05) as made:
+async def world(database: str) -> AsyncIterator[World]:
+    async with a_world(database, poll_interval=0.05) as made:
         yield made
 
 

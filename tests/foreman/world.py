@@ -1,4 +1,4 @@
-"""A small world for tests of the engine: plain functions as tasks, a real SQLite store, and the structural invariants."""
+"""A small world for tests of the engine: plain functions as tasks, a real store, and the structural invariants."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import FlowOutcome
 from mbactor.foreman.store.open import open_store
+from mbactor.foreman.store.postgres import PostgresDb, PostgresStore
+from mbactor.foreman.store.sql import SqlStore
 from mbactor.foreman.store.sqlite import SqliteStore, run_in_driver
 
 Task = Callable[[Flow], Any]
@@ -72,7 +74,7 @@ class TestHost:
 class World:
     """A store, an engine, and as many dispatchers as a test wants."""
 
-    def __init__(self, store: SqliteStore, **options: Any) -> None:
+    def __init__(self, store: SqlStore, **options: Any) -> None:
         self.host = TestHost()
         self.store = store
         self.engine = Engine(store, self.host, **options)
@@ -104,6 +106,10 @@ class World:
         def read(db: sqlite3.Connection) -> list[Any]:
             return db.execute(query, values).fetchall()
 
+        if isinstance(self.store, PostgresStore):
+            async with self.store._connection() as connection:
+                return await PostgresDb(connection).rows(query, *values)
+        assert isinstance(self.store, SqliteStore)
         return await run_in_driver(self.store._writer, read)
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
@@ -130,7 +136,7 @@ class World:
 @asynccontextmanager
 async def a_world(url: str = "sqlite://", *, workers: int = 1, **options: Any) -> AsyncIterator[World]:
     """A world over the database; the invariants are swept when the block ends."""
-    world = World(cast("SqliteStore", await open_store(url)), **options)
+    world = World(cast("SqlStore", await open_store(url)), **options)
     for number in range(workers):
         world.work(f"worker-{number}")
     try:

@@ -2,6 +2,7 @@
 
     store = await open_store("sqlite:///flows.db")      # relative; sqlite:////var/lib/flows.db is absolute
     store = await open_store("sqlite://")               # in memory
+    store = await open_store("postgresql://user:password@host:5432/flows")
 
 The driver is imported in the branch that needs it.
 """
@@ -11,19 +12,27 @@ from __future__ import annotations
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store.store import Store
 
-EXPECTED = "sqlite:///relative/path.db, sqlite:////absolute/path.db, or sqlite:// (in memory)"
+EXPECTED = (
+    "sqlite:///relative/path.db, sqlite:////absolute/path.db, sqlite:// (in memory), or"
+    " postgresql://user:password@host:5432/database"
+)
 
 
 async def open_store(url: str, shard: int = 1) -> Store:
-    """Open the database and see to it that its tables are there. InvalidSpec (500) says what is wrong with the URL."""
+    """Open the database and see to it that its tables are there. InvalidSpec (500) says what is wrong with the URL or
+    what the database refuses, StoreTrouble (503) that it does not answer. Neither shows a password.
+    """
     scheme, separator, rest = url.partition("://")
-    if not separator or scheme != "sqlite" or (rest and not rest.startswith("/")) or rest == "/":
-        if scheme in {"postgresql", "postgres", "mysql"}:
-            # What else the URL holds may be a password.
-            raise InvalidSpec(f"database {scheme}://...: this version has SQLite only; expected {EXPECTED}")
-        raise InvalidSpec(f"database={url!r}: expected {EXPECTED}")
     if shard < 1:
         raise InvalidSpec(f"shard={shard}: expected 1 or more")
-    from mbactor.foreman.store.sqlite import open_sqlite
+    if scheme == "sqlite" and separator and (not rest or (rest.startswith("/") and rest != "/")):
+        from mbactor.foreman.store.sqlite import open_sqlite
 
-    return await open_sqlite(rest[1:] or None, shard)
+        return await open_sqlite(rest[1:] or None, shard)
+    if scheme in {"postgresql", "postgres"} and separator:
+        from mbactor.foreman.store.postgres import open_postgres
+
+        return await open_postgres(url, shard)
+    # What a URL of another kind holds may be a password.
+    given = repr(url) if scheme == "sqlite" or "@" not in url else f"{scheme}://..."
+    raise InvalidSpec(f"database {given}: expected {EXPECTED}")

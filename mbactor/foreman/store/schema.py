@@ -28,6 +28,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from mbactor.errors import InvalidSpec
+
 VERSION = 1
 
 _FLOW = {
@@ -135,6 +137,12 @@ def type_of(table: str, value: str) -> str:
     """The type of a value that belongs to a column of the table, or that says its own ("snapshot bool")."""
     name, _, own = value.partition(" ")
     return own or TABLES[table][name].split()[0]
+
+
+def check_version(found: int) -> None:
+    """InvalidSpec where a newer version wrote the tables: it is left alone."""
+    if found > VERSION:
+        raise InvalidSpec(f"the database has schema version {found}; this mbactor knows {VERSION} and below")
 
 
 def statements(types: Mapping[str, str]) -> list[str]:

@@ -286,5 +286,4 @@ def _migrate(db: sqlite3.Connection) -> None:
         db.executemany("INSERT INTO mbactor_meta (name, value) VALUES (?, ?)", values)
         return
     (version,) = db.execute("SELECT value FROM mbactor_meta WHERE name = 'schema_version'").fetchone()
-    if version > schema.VERSION:
-        raise InvalidSpec(f"the database has schema version {version}; this mbactor knows {schema.VERSION} and below")
+    schema.check_version(version)

@@ -1,0 +1,302 @@
+"""PostgreSQL: the only module that imports its driver.
+
+    store = await open_postgres("postgresql://user:password@host:5432/flows")
+
+Several processes may share a database; their batches are written side by side. A batch locks the roots of the trees
+of flows that it names, then nobody else changes these. What it does to many rows is one statement over arrays, so a
+batch costs about as many round trips as it has kinds of work, however large it is.
+
+A connection that breaks is replaced. Where it breaks before the COMMIT nothing was written; where it breaks in it,
+the server is asked, as soon as it answers again, whether that transaction is among those that it has committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import asyncpg
+
+from mbactor import observe, offload
+from mbactor.errors import InvalidSpec
+from mbactor.foreman.store import reads, schema
+from mbactor.foreman.store.batch import apply_batch
+from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
+from mbactor.foreman.store.postgres_text import EXPECTED, TYPES, insert_of, shown_url, text_of, update_of
+from mbactor.foreman.store.sql import Query, SqlStore
+from mbactor.foreman.store.store import (
+    Cancel,
+    Committed,
+    Delete,
+    Extend,
+    Operation,
+    Release,
+    Resume,
+    Settle,
+    Start,
+    StoreTrouble,
+    Unstorable,
+)
+from mbactor.seams import checkpoint
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CONNECTIONS = 4
+CONNECT_TIMEOUT, COMMAND_TIMEOUT = 10.0, 30.0
+TRIES_AT_A_DEADLOCK = 5
+TRIES_AT_A_READ = CONNECTIONS + 1
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+_COLLIDED = ("40001", "40P01")
+_ONE_STATEMENT: frozenset[object] = frozenset(
+    {reads.graph, reads.flow, reads.flows, reads.statuses, reads.called, reads.nodes_at, reads.step, reads.steps,
+     reads.interrupted}
+)  # fmt: skip
+"""Queries that see one moment without a transaction around them."""
+_BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+
+_SETTINGS = {
+    "application_name": "mbactor",
+    # Every statement finds its few rows by an index, in tables that grow from nothing to any size: a plan that suits
+    # the empty table, or one made anew each time, is what costs.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+_SCHEMA_LOCK = 0x6D626163746F72
+_DURABLE = """SELECT set_config('synchronous_commit', 'on', false)
+    WHERE current_setting('synchronous_commit') = 'off'"""
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    def get_reset_query(self) -> str:
+        """Nothing of a connection's is changed between two uses: a round trip less for each batch."""
+        return ""
+
+
+async def open_postgres(url: str, shard: int = 1) -> PostgresStore:
+    """Connect and see to it that the tables are there. InvalidSpec says what is wrong with the URL, the credentials or
+    the database, without what is secret in them; StoreTrouble that nobody answers.
+    """
+    shown = shown_url(url)
+    with offload.busy():
+        try:
+            pool = await asyncpg.create_pool(
+                url, min_size=1, max_size=CONNECTIONS, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT,
+                server_settings=_SETTINGS, connection_class=_Connection, init=_make_durable,
+            )  # fmt: skip
+        except (*_BROKEN, ValueError) as error:
+            raise _refused(shown, error) from None
+        try:
+            async with pool.acquire() as connection, connection.transaction():
+                await _prepare(connection)
+        except _BROKEN as error:
+            pool.terminate()
+            raise _refused(shown, error) from None
+        except BaseException:
+            pool.terminate()
+            raise
+    return PostgresStore(pool, shard)
+
+
+async def _make_durable(connection: Any) -> None:
+    await connection.execute(_DURABLE)
+
+
+async def _prepare(connection: Any) -> None:
+    """Make the tables, where several processes may be about to; the version of those that are there."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _SCHEMA_LOCK)
+    if await connection.fetchval("SELECT to_regclass('mbactor_meta')") is None:
+        for statement in schema.statements(TYPES):
+            await connection.execute(statement)
+        await connection.execute("CREATE SEQUENCE mbactor_step_id")
+        await connection.execute("CREATE SEQUENCE mbactor_flow_id")
+        query = "INSERT INTO mbactor_meta (name, value) VALUES ('schema_version', $1)"
+        await connection.execute(query, schema.VERSION)
+    version = await connection.fetchval("SELECT value FROM mbactor_meta WHERE name = 'schema_version'")
+    schema.check_version(version)
+
+
+def _refused(shown: str, error: BaseException) -> InvalidSpec | StoreTrouble:
+    state = _state(error)
+    text = str(error).partition("\n")[0]
+    # 28: who one is, 3D: which database, 3F: which schema, 42: what one may do.
+    if state[:2] in {"28", "3D", "3F", "42"}:
+        return InvalidSpec(f"database {shown} cannot be used: {text}")
+    if isinstance(error, (asyncpg.ClientConfigurationError, ValueError)):
+        # The driver's own words may quote the URL.
+        return InvalidSpec(f"database {shown} cannot be used: the driver refuses the URL; expected {EXPECTED}")
+    return StoreTrouble(f"database {shown} does not answer: {text or type(error).__name__}")
+
+
+class PostgresStore(SqlStore):
+    """A shard in a PostgreSQL database. Made by `open_postgres`."""
+
+    def __init__(self, pool: Any, shard: int) -> None:
+        super().__init__(shard)
+        self._pool = pool
+        self._closed = False
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        with offload.busy():
+            try:
+                await asyncio.wait_for(self._pool.close(), LONGEST_PAUSE)
+            except _BROKEN:
+                self._pool.terminate()
+
+    async def _write(self, batch: Sequence[Operation]) -> Committed:
+        for attempt in range(TRIES_AT_A_DEADLOCK):
+            try:
+                return await self._write_once(batch)
+            except asyncpg.PostgresError as error:
+                if _state(error) not in _COLLIDED or attempt == TRIES_AT_A_DEADLOCK - 1:
+                    raise _told(error) from error
+            except (OverflowError, UnicodeError, *_BROKEN) as error:
+                raise _told(error) from error
+        raise AssertionError("unreachable")
+
+    async def _write_once(self, batch: Sequence[Operation]) -> Committed:
+        async with self._connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            db = PostgresDb(connection)
+            try:
+                committed = await apply_batch(db, batch)
+            except BaseException:
+                if not connection.is_closed():
+                    await transaction.rollback()
+                raise
+            await checkpoint("foreman.commit.before", number=db.number)
+            try:
+                await transaction.commit()
+                await checkpoint("foreman.commit.after", number=db.number)
+            except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError,
+                    OSError, TimeoutError) as error:  # fmt: skip
+                unknown: BaseException = error
+            else:
+                return committed
+        if not await self._has_landed(db.number, unknown):
+            raise unknown
+        return committed
+
+    async def _has_landed(self, number: int, error: BaseException) -> bool:
+        """Whether a transaction whose COMMIT was not answered was committed. Asks until somebody knows."""
+        pause = FIRST_PAUSE
+        while True:
+            observe.emit("foreman.trouble", error=f"a commit was not answered: {error}")
+            try:
+                async with self._connection() as connection:
+                    status = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", str(number))
+                if status != "in progress":
+                    return bool(status == "committed")
+            except asyncpg.InvalidParameterValueError:
+                return False  # the number is of the future: another server took over, without it
+            except _BROKEN as later:
+                error = later
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        for attempt in range(TRIES_AT_A_READ):
+            try:
+                return await self._read_once(query, *args, **kwargs)
+            except (OverflowError, UnicodeError, *_BROKEN) as error:
+                # A connection that broke while it rested is found broken by whoever uses it next.
+                told = _told(error)
+                if isinstance(told, Unstorable) or attempt == TRIES_AT_A_READ - 1:
+                    raise told from error
+                await asyncio.sleep(attempt * FIRST_PAUSE)
+        raise AssertionError("unreachable")
+
+    async def _read_once(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        async with self._connection() as connection:
+            if query in _ONE_STATEMENT:
+                return await query(PostgresDb(connection), *args, **kwargs)
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                return await query(PostgresDb(connection), *args, **kwargs)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        if self._closed:
+            raise StoreTrouble("the database is closed")
+        with offload.busy():
+            async with self._pool.acquire() as connection:
+                yield connection
+
+
+def _state(error: BaseException) -> str:
+    """The five letters by which SQL tells errors apart, where the server sent them."""
+    return getattr(error, "sqlstate", None) or ""
+
+
+def _told(error: BaseException) -> StoreTrouble | Unstorable:
+    """The error as the contract of a store has it. Values, which the server's text may quote, stay out of it."""
+    name = type(error).__name__
+    state = _state(error)
+    # 22: a value, 23: a constraint, 54: a limit. What the driver refuses to encode comes as one of its DataErrors.
+    if isinstance(error, (OverflowError, ValueError)) or state[:2] in {"22", "23", "54"}:
+        return Unstorable(f"the database refuses a value: {name}")
+    return StoreTrouble(f"the database is in trouble: {name}: {str(error).splitlines()[0] if str(error) else ''}")
+
+
+_LOCK = """WITH tree AS MATERIALIZED (SELECT id FROM mbactor_flow
+        WHERE id IN (SELECT coalesce(root_id, id) FROM mbactor_flow WHERE id = ANY($1::bigint[]))
+        ORDER BY id FOR UPDATE)
+    SELECT (SELECT count(*) FROM tree), extract(epoch FROM clock_timestamp())::float8,
+        ARRAY(SELECT nextval('mbactor_step_id') FROM generate_series(1, $2::int)),
+        ARRAY(SELECT nextval('mbactor_flow_id') FROM generate_series(1, $3::int)),
+        pg_current_xact_id()::text::bigint"""
+
+
+class PostgresDb:
+    """The statements of the store in PostgreSQL, over a connection with an open transaction."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.number = 0
+        """The transaction's own, by which the server knows it ever after."""
+
+    async def begin(self, batch: Sequence[Operation], steps: int, flows: int) -> Begun:
+        named = await _flows_of(self, batch)
+        _, now, step_ids, flow_ids, self.number = await self._connection.fetchrow(_LOCK, sorted(named), steps, flows)
+        return Begun(now, step_ids, flow_ids)
+
+    async def rows(self, query: str, *values: Any) -> list[Row]:
+        return list(map(tuple, await self._connection.fetch(text_of(query), *values)))
+
+    async def count(self, statement: str, *values: Any) -> int:
+        told: str = await self._connection.execute(text_of(statement), *values)
+        return int(told.rpartition(" ")[2])
+
+    async def update(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
+        found = await self._connection.fetch(update_of(statement), *_columns(rows))
+        return {row[0] - 1: tuple(row)[1:] for row in found}
+
+    async def insert(self, statement: Insert, rows: Sequence[Row]) -> list[Row]:
+        return list(map(tuple, await self._connection.fetch(insert_of(statement), *_columns(rows))))
+
+
+async def _flows_of(db: Db, batch: Sequence[Operation]) -> set[int]:
+    """The flows that the batch names, by themselves or by steps of theirs."""
+    named = {one.flow_id for one in batch if isinstance(one, Settle | Start | Resume | Cancel | Delete)}
+    step_ids = [step_id for one in batch if isinstance(one, Extend) for step_id, _ in one.steps]
+    step_ids += [step_id for one in batch if isinstance(one, Release) for step_id in one.steps or ()]
+    if step_ids:
+        named |= {row[0] for row in await db.rows("SELECT flow_id FROM mbactor_step WHERE id IN (<ids>)", step_ids)}
+    workers = [one.worker for one in batch if isinstance(one, Release) and one.steps is None]
+    if workers:
+        query = "SELECT flow_id FROM mbactor_step WHERE status = 'running' AND worker IN (<texts>)"
+        named |= {row[0] for row in await db.rows(query, workers)}
+    return named
+
+
+def _columns(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True))

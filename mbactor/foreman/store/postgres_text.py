@@ -1,0 +1,85 @@
+"""The store's statements as PostgreSQL takes them. Pure."""
+
+# ruff: noqa: S608 - every statement is put together from constants of the store
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from mbactor.errors import InvalidSpec
+from mbactor.foreman.store import schema
+from mbactor.foreman.store.dialect import Insert, Update
+
+EXPECTED = "postgresql://user:password@host:5432/database, special characters in the password as %XX"
+
+TYPES = {
+    "int": "bigint",
+    "float": "double precision",
+    "text": "text",
+    "json": "bytea",
+    "bool": "boolean",
+    "text()": "convert_from({}, 'UTF8')",
+    "time()": "to_timestamp({})",
+}
+
+_WORDS = {
+    "<ids>": "SELECT unnest(?::bigint[])",
+    "<texts>": "SELECT unnest(?::text[])",
+    "<greatest>": "greatest",
+    "<skip locked>": "FOR UPDATE SKIP LOCKED",
+}
+
+
+@functools.cache
+def text_of(query: str) -> str:
+    """A statement with PostgreSQL's words and numbered places."""
+    for word, own in _WORDS.items():
+        query = query.replace(word, own)
+    parts = query.split("?")
+    return "".join(f"{part}${number}" for number, part in enumerate(parts[:-1], 1)) + parts[-1]
+
+
+def _given(table: str, values: Sequence[str]) -> str:
+    """The rows that a statement brings, as a table `given` with a column `_name` for each value."""
+    arrays = (f"${n}::{TYPES[schema.type_of(table, value)]}[]" for n, value in enumerate(values, 1))
+    names = (f"_{value.split(' ')[0]}" for value in values)
+    return f"unnest({', '.join(arrays)}) WITH ORDINALITY AS given ({', '.join(names)}, number)"
+
+
+@functools.cache
+def update_of(statement: Update) -> str:
+    """The statement over an array for each value; it returns the number of each row that found its own, from 1."""
+    changed = f"SET {statement.set} FROM {_given(statement.table, statement.values)} WHERE {statement.where}"
+    text = re.sub(r"(?<!:):(\w+)", r"given._\1", changed)
+    returning = ", ".join(["given.number", *filter(None, [statement.returning])])
+    return f"UPDATE {statement.table} {text} RETURNING {returning}"
+
+
+@functools.cache
+def insert_of(statement: Insert) -> str:
+    """The statement over an array for each column."""
+    columns = ", ".join(statement.columns)
+    given = ", ".join(f"_{name}" for name in statement.columns)
+    text = f"INSERT INTO {statement.table} ({columns}) SELECT {given} FROM {_given(statement.table, statement.columns)}"
+    text += " ORDER BY number"
+    text += " ON CONFLICT DO NOTHING" if statement.once else ""
+    return f"{text} RETURNING {statement.returning}" if statement.returning else text
+
+
+def shown_url(url: str) -> str:
+    """The URL without its password and settings, for errors; InvalidSpec where it is none, which shows nothing of it.
+
+    A password with a bare / or # or ? in it would move into the other parts, so what looks like that is refused.
+    """
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        raise InvalidSpec(f"database postgresql://...: no valid URL; expected {EXPECTED}") from None
+    if "@" in parts.path + parts.query or parts.fragment or parts.path.count("/") > 1:
+        raise InvalidSpec(f"database postgresql://...: no valid URL; expected {EXPECTED}")
+    user = f"{parts.username}@" if parts.username else ""
+    return f"postgresql://{user}{parts.hostname or ''}{port}{parts.path}"

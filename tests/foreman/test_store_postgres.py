@@ -1,0 +1,335 @@
+"""The PostgreSQL store: opening, what it says of wrong URLs, broken connections, unanswered commits, several at once."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from mbactor import seams
+from mbactor.errors import InvalidSpec
+from mbactor.foreman.model.flow import Flow
+from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.store.open import open_store
+from mbactor.foreman.store.postgres import PostgresDb, PostgresStore
+from mbactor.foreman.store.postgres_text import shown_url, text_of
+from mbactor.foreman.store.store import (
+    Claim,
+    Create,
+    Created,
+    FlowFilter,
+    Lease,
+    NewStep,
+    Release,
+    Settle,
+    Settled,
+    StoreTrouble,
+)
+from mbactor.foreman.sweep import sweep, sweep_regularly
+from mbactor.testing.postgres import PostgresServer
+from tests.foreman.world import World, a_world, ok
+
+pytestmark = pytest.mark.anyio
+
+PASSWORD = "hunter2"
+
+
+@pytest.fixture
+def url(mbactor_postgres_server: PostgresServer) -> str:
+    return mbactor_postgres_server.fresh()
+
+
+async def opened(url: str) -> PostgresStore:
+    store = await open_store(url)
+    assert isinstance(store, PostgresStore)
+    return store
+
+
+def new(**fields: Any) -> Create:
+    return Create("f" * 16, "url", "name", "hash", b"{}", NewStep("start", "0" * 16, 1, 100, state=b"{}"), **fields)
+
+
+def line(*nodes: str) -> Graph:
+    graph = Graph("line")
+    graph.add_transition_chain(*nodes, END)
+    return graph
+
+
+# --- opening --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        f"postgresql://user:{PASSWORD}/x@host/flows",
+        f"postgresql://user:12/{PASSWORD}@host/flows",
+        f"postgresql://user:{PASSWORD}#x@host/flows",
+        f"postgresql://user:12?{PASSWORD}@host/flows",
+        f"postgresql://user:{PASSWORD}@host:port/flows",
+        f"mysql://user:{PASSWORD}@host/flows",
+        f"postgresql+asyncpg://user:{PASSWORD}@host/flows",
+    ],
+)
+async def test_a_url_that_is_none_is_refused_without_showing_what_may_be_a_password(given: str) -> None:
+    with pytest.raises(InvalidSpec, match="expected .*postgresql://user:password@host") as refused:
+        await open_store(given)
+    assert PASSWORD not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_a_url_is_shown_with_what_tells_it_from_others_and_nothing_secret() -> None:
+    given = f"postgresql://ada:{PASSWORD}@db.example:5433/flows?sslpassword={PASSWORD}"
+    assert shown_url(given) == "postgresql://ada@db.example:5433/flows"
+
+
+async def test_what_the_server_refuses_is_told_by_name(mbactor_postgres_server: PostgresServer) -> None:
+    base = mbactor_postgres_server.url
+    with pytest.raises(InvalidSpec, match='database "nowhere" does not exist'):
+        await open_store(base.replace("/postgres?", "/nowhere?"))
+    with pytest.raises(InvalidSpec, match='role "nobody" does not exist') as refused:
+        await open_store(base.replace("postgres:@", f"nobody:{PASSWORD}@"))
+    assert PASSWORD not in str(refused.value)
+    with pytest.raises(InvalidSpec, match="schema"):
+        await open_store(f"{base}&search_path=nowhere")
+    with pytest.raises(StoreTrouble, match=r"ada@127\.0\.0\.1:1/flows does not answer") as silent:
+        await open_store(f"postgresql://ada:{PASSWORD}@127.0.0.1:1/flows")
+    assert PASSWORD not in str(silent.value)
+
+
+async def test_several_processes_may_make_the_tables_at_once(url: str) -> None:
+    stores = await asyncio.gather(*(opened(url) for _ in range(4)))
+    results = await asyncio.gather(*(store.commit([new()]) for store in stores))
+    assert len({created.flow_id for (created,) in (r.results for r in results) if isinstance(created, Created)}) == 4
+    async with stores[0]._connection() as connection:
+        views = "SELECT * FROM mbactor_step_view, mbactor_flow_view"
+        assert len(await PostgresDb(connection).rows(views)) == 16
+        await connection.execute("UPDATE mbactor_meta SET value = 99 WHERE name = 'schema_version'")
+    await asyncio.gather(*(store.close() for store in stores))
+    with pytest.raises(InvalidSpec, match="version 99"):
+        await open_store(url)
+
+
+async def test_a_commit_waits_for_the_disk_whatever_the_role_was_given(url: str) -> None:
+    store = await opened(f"{url}&synchronous_commit=off")
+    async with store._connection() as connection:
+        assert await connection.fetchval("SHOW synchronous_commit") == "on"
+    await store.close()
+
+
+def test_places_are_numbered() -> None:
+    assert text_of("a = ? AND b IN (<ids>)") == "a = $1 AND b IN (SELECT unnest($2::bigint[]))"
+
+
+# --- plans ----------------------------------------------------------------------------------------------
+
+
+async def test_every_statement_of_a_busy_flow_walks_indexes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    statements: dict[str, Any] = {}
+    rows, count = PostgresDb.rows, PostgresDb.count
+
+    async def noted_rows(self: PostgresDb, query: str, *values: Any) -> Any:
+        statements[text_of(query)] = values
+        return await rows(self, query, *values)
+
+    async def noted_count(self: PostgresDb, query: str, *values: Any) -> Any:
+        statements[text_of(query)] = values
+        return await count(self, query, *values)
+
+    monkeypatch.setattr(PostgresDb, "rows", noted_rows)
+    monkeypatch.setattr(PostgresDb, "count", noted_count)
+    async with a_world(url, poll_interval=0.02) as world:
+        await world.graph(line("a", "b"), a=ok, b=ok)
+        await world.run("line")
+        await sweep(world.engine)
+        async with world.store._connection() as connection:  # type: ignore[attr-defined]
+            for text, values in list(statements.items()):
+                plan = "\n".join(r[0] for r in await connection.fetch(f"EXPLAIN {text}", *values))
+                scanned = re.findall(r"Seq Scan on (mbactor_(?:flow|step))", plan)
+                assert not scanned, f"{text}\n{plan}"
+
+
+# --- trouble --------------------------------------------------------------------------------------------
+
+
+async def test_a_broken_connection_is_trouble_and_the_next_one_works(
+    url: str, mbactor_postgres_server: PostgresServer
+) -> None:
+    store = await opened(url)
+
+    async def break_off(**_: Any) -> None:
+        await asyncio.to_thread(mbactor_postgres_server.disconnect)
+
+    with seams.armed("foreman.commit.before", break_off), pytest.raises(StoreTrouble):
+        await store.commit([new()])
+    await break_off()
+    assert await store.flow(1) is None
+    with seams.armed("foreman.commit.after", break_off):
+        (created,) = (await store.commit([new()])).results
+    assert isinstance(created, Created)
+    assert [row.id for row in await store.flows(FlowFilter())] == [created.flow_id]
+    await store.close()
+
+
+async def test_a_commit_that_was_not_answered_is_looked_up_and_not_repeated(url: str) -> None:
+    store = await opened(url)
+
+    async def lost(**_: Any) -> None:
+        raise ConnectionResetError("the answer was lost")
+
+    with seams.armed("foreman.commit.after", lost):
+        (created,) = (await store.commit([new()])).results
+    assert isinstance(created, Created)
+    assert await store.flow(created.flow_id) is not None
+    with seams.armed("foreman.commit.before", lost), pytest.raises(StoreTrouble, match="the answer was lost"):
+        await store.commit([new()])
+    async with store._connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM mbactor_flow") == 1
+    await store.close()
+
+
+async def test_flows_go_on_over_a_crash_of_the_server(url: str, mbactor_postgres_server: PostgresServer) -> None:
+    async with a_world(url, workers=2, lease=2.0, poll_interval=0.05) as world:
+        runs: Counter[str] = Counter()
+
+        async def task(flow: Flow) -> None:
+            runs[flow.step_key] += 1
+            await asyncio.sleep(0.02)
+            flow["sum_runs"] = flow.get("sum_runs", 0) + 1
+
+        names = [f"n{number}" for number in range(8)]
+        await world.graph(line(*names), **dict.fromkeys(names, task))
+        sweeping = asyncio.create_task(sweep_regularly(world.engine, 0.2))
+        running = [asyncio.create_task(world.run("line")) for _ in range(32)]
+        while len(runs) < 64:
+            await asyncio.sleep(0.005)
+        await asyncio.to_thread(mbactor_postgres_server.restart)
+        async with asyncio.timeout(30):
+            outcomes = await asyncio.gather(*running)
+        assert {(outcome.status, outcome.state["sum_runs"]) for outcome in outcomes} == {("completed", 8)}
+        rows = await world.sql("SELECT count(*), count(DISTINCT node) FROM mbactor_step GROUP BY flow_id")
+        assert rows == [(8, 8)] * 32
+        sweeping.cancel()
+
+
+# --- several at once ------------------------------------------------------------------------------------
+
+
+async def two(url: str, **options: Any) -> tuple[World, World]:
+    stores = await asyncio.gather(opened(url), opened(url))
+    return World(stores[0], **options), World(stores[1], **options)
+
+
+async def test_two_foremen_share_the_work_and_each_step_runs_once(url: str) -> None:
+    runs: Counter[str] = Counter()
+
+    async def task(flow: Flow) -> None:
+        runs[flow.step_key] += 1
+        await asyncio.sleep(0.001)
+
+    graph = Graph("fan")
+    graph.add_transition_fan_out("start", "x", "y", "z")
+    for name in ("x", "y", "z"):
+        graph.add_transition(name, "join")
+    graph.set_fan_in("join")
+    graph.add_transition("join", END)
+    worlds = await two(url, poll_interval=0.02)
+    for world in worlds:
+        await world.graph(graph, start=task, x=task, y=task, z=task, join=task)
+    # Made by one, before either works, so that both have to claim.
+    keys = await asyncio.gather(*(worlds[0].engine.create("fan") for _ in range(200)))
+    for world in worlds:
+        world.work(slots=16)
+    outcomes = await asyncio.gather(*(worlds[n % 2].engine.wait(key) for n, key in enumerate(keys)))
+    assert {outcome.status for outcome in outcomes} == {"completed"}
+    assert len(runs) == 1_000
+    assert set(runs.values()) == {1}
+    assert min(len(world.host.ran) for world in worlds) > 100
+    for world in worlds:
+        await world.close()
+
+
+async def test_the_steps_of_a_dead_foreman_are_taken_over_after_their_lease(url: str) -> None:
+    dead, heir = await two(url, lease=0.5, poll_interval=0.02)
+    entered, never = asyncio.Event(), asyncio.Event()
+
+    async def stuck(_: Flow) -> None:
+        entered.set()
+        await never.wait()
+
+    await dead.graph(line("a", "b"), a=ok, b=stuck)
+    await heir.graph(line("a", "b"), a=ok, b=ok)
+    dead.work()
+    key = await dead.engine.create("line")
+    await entered.wait()
+    dead.kill()
+    sweeping = asyncio.create_task(sweep_regularly(heir.engine))
+    heir.work()
+    async with asyncio.timeout(10):
+        assert (await heir.engine.wait(key)).status == "completed"
+    assert heir.host.ran == ["b"]
+    sweeping.cancel()
+    for world in (dead, heir):
+        await world.close()
+
+
+async def test_operations_on_one_flow_take_turns(url: str) -> None:
+    """A step that completes while its flow is cancelled leaves no successor behind, whoever comes first."""
+    stores = await asyncio.gather(opened(url), opened(url))
+    worlds = [World(store, poll_interval=0.02) for store in stores]
+    for world in worlds:
+        await world.graph(line("a", "b", "c", "d"), a=ok, b=ok, c=ok, d=ok)
+    worlds[0].work()
+    keys = [await worlds[0].engine.create("line") for _ in range(60)]
+    await asyncio.gather(*(worlds[1].engine.cancel(key) for key in keys), return_exceptions=True)
+    outcomes = await asyncio.gather(*(worlds[0].engine.wait(key) for key in keys))
+    assert {outcome.status for outcome in outcomes} <= {"completed", "cancelled"}
+    for world in worlds:
+        await world.close()
+
+
+async def test_batches_over_the_same_flows_in_any_order_do_not_lock_each_other_out(url: str) -> None:
+    stores = await asyncio.gather(opened(url), opened(url))
+    created = [one for one in (await stores[0].commit([new() for _ in range(40)])).results if isinstance(one, Created)]
+    (claimed,) = (await stores[0].commit([Claim(Lease("w", 60), 40)])).results
+    assert len(created) == len(claimed.steps) == 40  # type: ignore[union-attr]
+    collisions = 0
+    for turn in range(10):
+        number = turn + 1
+        batch = [Settle(one.step_id, one.flow_id, number, "pending", None) for one in created]
+        results = await asyncio.gather(
+            stores[0].commit(batch), stores[1].commit([Release("w"), *reversed(batch)]), return_exceptions=True
+        )
+        collisions += sum(isinstance(result, BaseException) for result in results)
+        await stores[0].commit([Claim(Lease("w", 60), 40)])
+        rows = await stores[0].steps(created[0].flow_id)
+        assert rows[0].lease_number == number + 1
+    assert collisions == 0
+    await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_one_idempotency_key_makes_one_flow_whoever_is_first(url: str) -> None:
+    stores = await asyncio.gather(opened(url), opened(url))
+    batches = [[new(idempotency_key=f"k{number}") for number in range(20)] for _ in stores]
+    batches[1].reverse()
+    found = await asyncio.gather(*(store.commit(batch) for store, batch in zip(stores, batches, strict=True)))
+    ids = [[one.flow_id for one in result.results if isinstance(one, Created)] for result in found]
+    assert ids[0] == ids[1][::-1]
+    assert len(set(ids[0])) == 20
+    await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_the_same_outcome_twice_in_a_batch_lands_once(shared_database: str) -> None:
+    store = await open_store(shared_database)
+    await store.commit([new()])
+    (claimed,) = (await store.commit([Claim(Lease("w", 60), 1)])).results
+    (step,) = claimed.steps  # type: ignore[union-attr]
+    outcome = Settle(
+        step.id, step.flow_id, step.lease_number, "completed", None, successors=(NewStep("next", "1" * 16, 2, 100),)
+    )
+    results = (await store.commit([outcome, outcome])).results
+    assert [one.landed for one in results if isinstance(one, Settled)] == [True, False]
+    assert [one.node for one in await store.steps(step.flow_id)] == ["start", "next"]
+    await store.close()
