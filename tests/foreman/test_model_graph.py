@@ -559,6 +559,16 @@ def test_a_branch_that_leads_nowhere_is_doubtful() -> None:
     assert [doubt for doubt in g.warnings() if "'b'" in doubt]
 
 
+def test_conditions_without_a_default_are_doubtful_in_a_branch_and_not_on_the_trunk() -> None:
+    g = graph(fan_out("a", "b"), chain("c", "j", "k"), switch("d", "j", "x"), switch("k", END, "x"))
+    g.add_transition("s", "d")
+    g.add_transition_when("s", "c", "y")
+    (doubt,) = g.warnings()
+    assert doubt.startswith("node 'd' is inside the fan-out of 's' and leads on under conditions only: where 'x'")
+    g.add_transition_switch("d", "j", "true")
+    assert g.problems() == g.warnings() == []
+
+
 # --- JSON ---------------------------------------------------------------------------------------------------
 
 

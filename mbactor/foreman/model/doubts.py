@@ -35,11 +35,22 @@ def doubts(graph: Graph, result_fields: ResultFields) -> list[str]:
 
 def _dead_ends(graph: Graph) -> Doubts:
     for name, stack in graph.open_fan_outs.items():
-        if stack and not graph.out(name):
+        if not stack or graph.is_fan_out_source(name):
+            continue
+        onward = [edge for edge in graph.out(name) if edge.routes]
+        inside = f"node {name!r} is inside the fan-out of {stack[-1]!r} and"
+        if not graph.out(name):
+            yield f"{inside} has no edge that leads on: its branch will fail there; lead it to the fan-in"
+        elif onward and all(edge.when is not None and not _always(edge) for edge in onward):
+            conditions = " and ".join(repr(edge.when) for edge in onward)
             yield (
-                f"node {name!r} is inside the fan-out of {stack[-1]!r} and has no edge that leads on: "
-                "its branch will fail there; lead it to the fan-in"
+                f"{inside} leads on under conditions only: where {conditions} are false its branch fails; "
+                "add_transition_switch(source, target, 'true') is the default"
             )
+
+
+def _always(edge: Transition) -> bool:
+    return (edge.when or "").strip().lower() == "true"
 
 
 def _shadowed(graph: Graph) -> Doubts:
@@ -50,7 +61,7 @@ def _shadowed(graph: Graph) -> Doubts:
                 continue
             if default is not None:
                 yield f"edge {edge}: never taken, since the default {default} stands before it; move the default last"
-            elif (edge.when or "").strip().lower() == "true":
+            elif _always(edge):
                 default = edge
 
 
