@@ -223,7 +223,11 @@ class Requester:
             return False
         loop, address = asyncio.get_running_loop(), ask.address
         if refusal == "nobody" and ask.sent_to:
+            # The one that was chosen for it is not there any more, which says nothing of the host.
             self._replicas.gone(address.host, ask.sent_to)
+            ask.resting, ask.sent_to = True, ""
+            loop.call_soon(self._repeat, ask)
+            return True
         others = self._replicas.others(address.host, by or ask.sent_to)
         seconds = getattr(error, "seconds", 0.0)
         chances = Chances(
@@ -352,7 +356,7 @@ class Requester:
         gone = self._large.gone(waiter)
         if gone is not None and failure != "forbidden":
             waiter.failed(gone)
-        elif failure == "no_responders" and isinstance(waiter, Ask | Sending) and waiter.address.replica is None:
+        elif failure == "no_responders" and isinstance(waiter, Ask | Sending) and not _to_one(waiter):
             self._inquire(waiter)
             return
         else:
@@ -391,6 +395,11 @@ def _error(address: Address, failure: Failure, told: bytes) -> MbactorError:
         case "forbidden":
             text = f"{address}: the broker does not let this node ask it: {told.decode()}"
             return Forbidden.restore(text, Forbidden.status, {}, taken="no")
+
+
+def _to_one(waiter: Ask | Sending) -> bool:
+    """Whether it went to one replica only: there is no place of it that is kept."""
+    return waiter.address.replica is not None or (isinstance(waiter, Ask) and bool(waiter.sent_to))
 
 
 def _nothing(id: str) -> None:

@@ -228,3 +228,23 @@ def test_a_type_that_cannot_be_made_of_an_answer_is_told_its_asker(server: NatsS
             await ask
 
     asking(server, work)
+
+
+def test_that_the_other_replica_is_gone_does_not_mean_that_nobody_is_there(server: NatsServer) -> None:
+    """Also where no time is left to wait until a new subscription is known."""
+
+    async def work(asker: Asker) -> None:
+        loop = asyncio.get_running_loop()
+        first = asker.ask()
+        [request] = await asker.asked.until(1)
+        asker.bus.publish(request.reply or "", said("reply", "1", replica="id-gone").to_bytes())
+        await first
+        ends = loop.time() + 0.3
+        ask = asker.ask(0.3)
+        request = (await asker.asked.until(2))[1]
+        await asyncio.sleep(ends - 0.015 - loop.time())
+        asker.bus.publish(request.reply or "", error("2", to_wire(MailboxFull("far", 1))).to_bytes())
+        with pytest.raises(BudgetSpent):
+            await ask
+
+    asking(server, work)
