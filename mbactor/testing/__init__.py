@@ -4,7 +4,8 @@
 (`short.py` gives them short names); `stage.py` runs a test on its loop, `loop.py` is that loop, in which time is
 virtual, and `waiting.py` says where tasks wait. `probe.py` stands in for actors, `recorder.py` keeps events and spans,
 `faults.py` strikes at seams, `postgres.py` runs a server, `contracts.py` says what every bus and every mailbox must do,
-`laws.py` what every reducer must; `strategies.py` makes states and graphs for Hypothesis.
+`stores.py` what every database of the Foreman must, `laws.py` what every reducer must; `strategies.py`
+makes states and graphs for Hypothesis.
 
 This door loads a name when it is first used: pytest imports the package in every run.
 """
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mbactor.testing.loop import OutOfPatience, Standstill, VirtualTimeLoop
     from mbactor.testing.probe import Probe, Probes, Received
     from mbactor.testing.recorder import Event, Recorder
+    from mbactor.testing.stores import check_store
     from mbactor.testing.strategies import graphs, json_values, states
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "VirtualTimeLoop",
     "check_bus",
     "check_mailbox",
+    "check_store",
     "faults",
     "graphs",
     "json_values",
@@ -51,6 +54,7 @@ _HOME = {
     "VirtualTimeLoop": "loop",
     "check_bus": "contracts",
     "check_mailbox": "contracts",
+    "check_store": "stores",
     "graphs": "strategies",
     "json_values": "strategies",
     "reducer_laws": "laws",

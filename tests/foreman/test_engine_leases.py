@@ -281,8 +281,8 @@ async def test_drain_ends_what_overruns_its_limit_and_gives_it_back() -> None:
         assert await world.sql("SELECT status, worker, attempt FROM mbactor_step") == [("pending", None, 0)]
 
 
-async def test_a_flow_that_another_process_ends_wakes_those_who_wait_here(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/flows.db"
+async def test_a_flow_that_another_process_ends_wakes_those_who_wait_here(shared_database: str) -> None:
+    url = shared_database
     async with a_world(url, workers=0, poll_interval=0.02) as here, a_world(url, poll_interval=0.02) as there:
         for world in (here, there):
             await world.graph(line("task"), task=ok)
@@ -330,8 +330,8 @@ async def crash_graph(world: World, pause: float) -> None:
 
 
 @pytest.mark.slow
-async def test_every_acknowledged_flow_of_a_killed_process_ends_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/flows.db"
+async def test_every_acknowledged_flow_of_a_killed_process_ends_once(shared_database: str) -> None:
+    url = shared_database
     child = subprocess.Popen(  # noqa: ASYNC220 - started once, and killed
         [sys.executable, "-c", CHILD.format(root=str(ROOT), url=url)], stdout=subprocess.PIPE, text=True
     )

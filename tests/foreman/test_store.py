@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from mbactor.foreman.store.store import (
     Store,
     StoreTrouble,
 )
+from mbactor.testing.stores import check_store
 
 pytestmark = pytest.mark.anyio
 
@@ -230,6 +232,10 @@ async def test_an_outcome_with_a_lost_lease_lands_nowhere_and_spoils_nothing_bes
     assert isinstance(again, Settled)
     assert not again.landed
     await store.close()
+
+
+async def test_every_database_keeps_the_contract_of_a_store(databases: Callable[[], str]) -> None:
+    await check_store(lambda: open_store(databases()))
 
 
 async def _open(url: str) -> SqliteStore:
