@@ -46,17 +46,20 @@ R = TypeVar("R")
 class ActorSystem:
     """Runs actors and supervision trees in this process.
 
+        async with ActorSystem(transport="nats://127.0.0.1:4222") as system:
+            await system.spawn(Orders)
+            print(await system.ask(Stock.level, sku="a-17"))
+
     `transport` is "local", "embedded" (a nats-server of its own), the URL of a NATS server ("nats://host:port") or a
     bus; two systems on "local" or "embedded" do not see each other, those on one server and plane do. `tree` is a
     supervisor that is started with the system and whose giving up ends it (`wait`). With a `locality`, such as
     "eu-west-b-1", its actors are reached at that place and those around it, and its asks go to the nearest replica they
     have learnt of. A method that keeps the event loop to itself for longer than `watchdog` is reported by name (None:
-    not). Over a broker, an ask that nobody answers or
-    acknowledges within `ack_window` fails with NotAcknowledged, and the death of a process is noticed within it: the
-    same for all systems of an application. Arguments and results of up to `max_body` bytes travel to other systems,
-    larger ones are refused (MessageTooLarge). Messages that leave for one address within one turn of the loop travel
-    together, unless `coalesce` is False. Leaving the block stops everything, the last started first; messages in
-    hand are finished, within each child's shutdown time.
+    not). Over a broker, an ask that nobody answers or acknowledges within `ack_window` fails with NotAcknowledged, and
+    the death of a process is noticed within it: the same for all systems of an application. Arguments and results of up
+    to `max_body` bytes travel to other systems, larger ones are refused (MessageTooLarge). Messages that leave for one
+    address within one turn of the loop travel together, unless `coalesce` is False. Leaving the block stops everything,
+    the last started first; messages in hand are finished, within each child's shutdown time.
     """
 
     def __init__(
@@ -352,14 +355,17 @@ class ActorSystem:
 
 
 def _positive(name: str, given: Duration) -> float:
-    found = seconds(given)
+    try:
+        found = seconds(given)
+    except (ValueError, TypeError) as error:
+        raise InvalidSpec(f"{name}: {error}") from None
     if found <= 0:
         raise InvalidSpec(f"{name}: {given!r} given, a duration above 0 expected")
     return found
 
 
 def _bus_of(transport: str | Bus) -> Bus:
-    if not isinstance(transport, str):
+    if not isinstance(transport, str | None):  # None is what a variable that is not set gives
         return transport
     if transport == "local":
         return LocalBus()
@@ -367,7 +373,7 @@ def _bus_of(transport: str | Bus) -> Bus:
         from mbactor.transport.embedded import EmbeddedBus
 
         return EmbeddedBus()
-    if is_broker(transport):
+    if transport and is_broker(transport):
         from mbactor.transport.nats import NatsBus  # which imports its driver
 
         return NatsBus(transport)

@@ -113,3 +113,17 @@ def test_neither_a_deep_mailbox_nor_an_asker_that_stands_still_reads_as_nobody_t
 def test_a_window_of_nothing_is_refused(window: Any) -> None:
     with pytest.raises(InvalidSpec, match="ack_window: .* given, a duration above 0 expected"):
         ActorSystem(ack_window=window)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"ack_window": -1}, "ack_window: -1 is not a duration; expected"),
+        ({"ack_window": "fast"}, "ack_window: 'fast' is not a duration; expected"),
+        ({"ack_window": None}, "ack_window: "),
+        ({"transport": None}, "transport: None given, 'local', 'embedded' or nats://host:port expected"),
+    ],
+)
+def test_a_wrong_setting_of_a_system_is_refused_by_its_name(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidSpec, match=message):
+        ActorSystem(**setting)
