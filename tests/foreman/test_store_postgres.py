@@ -13,9 +13,11 @@ from mbactor import seams
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.store.leases import _EXTEND
 from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.postgres import PostgresDb, PostgresStore
-from mbactor.foreman.store.postgres_text import shown_url, text_of
+from mbactor.foreman.store.postgres_text import shown_url, text_of, update_of
+from mbactor.foreman.store.settle import _COMPLETE, _SETTLE
 from mbactor.foreman.store.store import (
     Claim,
     Create,
@@ -149,6 +151,20 @@ async def test_every_statement_of_a_busy_flow_walks_indexes(url: str, monkeypatc
                 plan = "\n".join(r[0] for r in await connection.fetch(f"EXPLAIN {text}", *values))
                 scanned = re.findall(r"Seq Scan on (mbactor_(?:flow|step))", plan)
                 assert not scanned, f"{text}\n{plan}"
+
+
+async def test_an_outcome_finds_its_row_by_id_however_many_steps_run(url: str) -> None:
+    store = await opened(url)
+    await store.commit([new() for _ in range(300)])
+    await store.commit([Claim(Lease("w", 60), 300)])
+    async with store._connection() as connection:
+        for statement in (_COMPLETE, _SETTLE, _EXTEND):
+            nothing: list[list[object]] = [[] for _ in statement.values]
+            plan = "\n".join(r[0] for r in await connection.fetch(f"EXPLAIN {update_of(statement)}", *nothing))
+            assert "Nested Loop" in plan, plan
+            assert re.search(r"Index Scan using mbactor_step_pkey", plan), plan
+            assert "mbactor_step_lease" not in plan, plan
+    await store.close()
 
 
 # --- trouble --------------------------------------------------------------------------------------------

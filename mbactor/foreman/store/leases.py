@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from mbactor.foreman.store.dialect import Update
 from mbactor.foreman.store.schema import FLOW_COLUMNS, STEP_COLUMNS
+from mbactor.foreman.store.settle import FENCE
 from mbactor.foreman.store.store import Claim, Claimed, Extend, FlowRow, Recover, Release, StepRow
 from mbactor.foreman.store.transaction import Transaction
 
@@ -19,7 +20,7 @@ _CLAIM = f"""WITH due AS MATERIALIZED (SELECT id FROM mbactor_step WHERE status 
 _EXTEND = Update(
     "mbactor_step",
     "lease_expires = :lease_expires",
-    "id = :id AND lease_number = :lease_number AND status = 'running' AND worker = :worker",
+    f"{FENCE} AND worker = :worker",
     ("lease_expires", "id", "lease_number", "worker"),
 )
 

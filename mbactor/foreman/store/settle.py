@@ -11,12 +11,14 @@ from mbactor.foreman.store.flows import delete_tree, insert_child, interrupt_tre
 from mbactor.foreman.store.store import Arrival, FlowEnd, Inserted, Json, NewStep, Settle, Settled
 from mbactor.foreman.store.transaction import Transaction
 
-_FENCE = "id = :id AND lease_number = :lease_number AND status = 'running'"
+# The step's own row is one seek by its id. Said as `status = 'running' AND ...` it would invite PostgreSQL to walk the
+# index of all running steps instead, for each row of the batch.
+FENCE = "id = :id AND CASE WHEN status = 'running' THEN lease_number END = :lease_number"
 
 _COMPLETE = Update(
     "mbactor_step",
     "status = 'completed', changes = :changes, successor_id = :successor_id, updated_at = :updated_at",
-    _FENCE,
+    FENCE,
     ("changes", "successor_id", "updated_at", "id", "lease_number"),
 )
 
@@ -29,7 +31,7 @@ _SETTLE = Update(
     cohort_size = :cohort_size, cohort_arrivals = :cohort_arrivals, cohort_depth = :cohort_depth,
     lease_expires = NULL, lease_number = lease_number + :raise,
     worker = CASE WHEN :ownerless THEN NULL ELSE worker END, updated_at = :updated_at""",
-    _FENCE,
+    FENCE,
     ("status", "changes", "state", "snapshot bool", "error", "parks", "payloads", "attempt", "not_before",
      "refused bool", "successor_id", "cohort_size", "cohort_arrivals", "cohort_depth", "raise int", "ownerless bool",
      "updated_at", "id", "lease_number"),
