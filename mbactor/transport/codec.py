@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mbactor.errors import BadRequest
+from mbactor.errors import BadRequest, error_told
 from mbactor.secret import Secret
 from mbactor.transport.message import JSON, MSGPACK
 
@@ -51,6 +51,9 @@ def decode(body: bytes | memoryview, content_type: str, type_: Any = Any) -> Any
         raise BadRequest("the body is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is no {content_type}: {error}") from None
+    except Exception as error:
+        # A type of the application's may raise anything where a value of it is made.
+        raise BadRequest(f"no value can be made of the body: {error_told(error)}") from error
 
 
 def travel(value: Any, type_: Any) -> Any:
