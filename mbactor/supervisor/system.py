@@ -82,10 +82,10 @@ class ActorSystem:
             name,
             _bus_of(transport),
             plane=Settings(plane=plane).plane,
-            serialize_local=serialize_local,
-            watchdog=watchdog,
+            serialize_local=_switch("serialize_local", serialize_local),
+            watchdog=None if watchdog is None else _positive("watchdog", watchdog),
             ack_window=_positive("ack_window", ack_window),
-            coalesce=coalesce,
+            coalesce=_switch("coalesce", coalesce),
             locality=locality,
             max_body=max_body,
         )
@@ -362,6 +362,12 @@ def _positive(name: str, given: Duration) -> float:
     if found <= 0:
         raise InvalidSpec(f"{name}: {given!r} given, a duration above 0 expected")
     return found
+
+
+def _switch(name: str, given: bool) -> bool:
+    if type(given) is not bool:  # a text that says no would be true
+        raise InvalidSpec(f"{name}: {given!r} given, True or False expected")
+    return given
 
 
 def _bus_of(transport: str | Bus) -> Bus:

@@ -121,6 +121,9 @@ def test_a_window_of_nothing_is_refused(window: Any) -> None:
         ({"ack_window": -1}, "ack_window: -1 is not a duration; expected"),
         ({"ack_window": "fast"}, "ack_window: 'fast' is not a duration; expected"),
         ({"ack_window": None}, "ack_window: "),
+        ({"watchdog": "x"}, "watchdog: 'x' is not a duration; expected"),
+        ({"coalesce": "no"}, "coalesce: 'no' given, True or False expected"),
+        ({"serialize_local": 1}, "serialize_local: 1 given, True or False expected"),
         ({"transport": None}, "transport: None given, 'local', 'embedded' or nats://host:port expected"),
     ],
 )
