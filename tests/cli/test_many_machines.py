@@ -150,7 +150,8 @@ async def test_nodes_are_restarted_in_turn_without_a_failure_and_a_death_is_told
         def start() -> Served:
             return all.enter_context(serving(file, tmp_path, BROKER=server.url))
 
-        async with ActorSystem("load", server.url) as system:
+        # Each ask by itself, so that of those below some are with the process that is killed.
+        async with ActorSystem("load", server.url, coalesce=False) as system:
             load, nodes = Load(system), [start(), start()]
             for node in nodes:
                 await asyncio.to_thread(node.until, "Ctrl-C stops it")
