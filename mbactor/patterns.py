@@ -1,4 +1,4 @@
-r"""Regular expressions of the `when` language: those of RE2 and those of Python's `re`, compiled once and kept.
+r"""Regular expressions in conditions and rules: those of RE2 and those of Python's `re`, compiled once and kept.
 
     compiled(r"^\pL+(?i)x\z").search("Éx")
 

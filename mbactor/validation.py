@@ -8,7 +8,7 @@ A rule is a word and, behind a blank, what is allowed:
 
 | rule | allows |
 |---|---|
-| `str [REGEX]` (also text, string, nothing) | a text in which the expression is found; `^` and `$` are its ends |
+| `str [REGEX]` (also text, string, nothing) | a text in which the expression (`patterns` says which) is found |
 | `bool` (boolean) | true, false, and 1, 0, t, f |
 | `int [RANGE]` (integer, long), `float [RANGE]` (double, decimal, number) | numbers: `[1,100]`, `(0,1]`, `[0,)` |
 | `dur [RANGE]` (duration) | durations: `[1s,15m]` |
@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from mbactor import patterns
 from mbactor.durations import seconds, seconds_of_text, text_of
 from mbactor.errors import did_you_mean
 
@@ -198,32 +199,9 @@ def _choices(text: str) -> list[str]:
 
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
-        return re.compile(_ending(pattern))
-    except (re.error, RecursionError) as error:
+        return patterns.compiled(pattern)
+    except ValueError as error:
         raise ValueError(f"the expression {pattern!r}: {error}") from None
-
-
-def _ending(pattern: str) -> str:
-    """The pattern with each `$` as the end of the text: to Python alone it is before a last line end as well, which
-    would let one into what is to be of letters only.
-    """
-    if "(?m" in pattern:
-        return pattern
-    made, within, place = "", False, 0
-    while place < len(pattern):
-        step = 2 if pattern[place] == "\\" else 1
-        piece = pattern[place : place + step]
-        if piece == "[" and not within:
-            within = True
-            # The first bracket of a class closes nothing: `[]x]`, `[^]x]`.
-            more = re.match(r"\^?\]?", pattern[place + 1 :])
-            piece += more[0] if more else ""
-            step = len(piece)
-        elif piece == "]":
-            within = False
-        made += r"\Z" if piece == "$" and not within else piece
-        place += step
-    return made
 
 
 # --- values -----------------------------------------------------------------------------------------------------
