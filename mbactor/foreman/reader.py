@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from mbactor.errors import BadRequest, ReducerError
 from mbactor.foreman.graphs import Graphs
 from mbactor.foreman.keys import Key, not_found
+from mbactor.foreman.model.fold_order import fold_order
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import FlowOutcome, FlowPage, FlowSummary, StepRecord, Subflow
 from mbactor.foreman.model.reducers import Chosen, fold_explained
@@ -197,24 +198,6 @@ class Reader:
 
     def _step_key(self, row: StepRow) -> str:
         return str(Key(self._store.shard, row.id, row.token))
-
-
-def fold_order(steps: Iterable[StepRow], spawn_id: int) -> Iterator[tuple[int, StepRow]]:
-    """The completed steps of a cohort with the number of their branch, as a fan-in folds them: by (ordinal, depth, id),
-    and what a nested cohort did after the step that spawned it.
-    """
-    members: dict[int, list[StepRow]] = {}
-    for step in steps:
-        if step.spawn_id is not None and step.status == "completed":
-            members.setdefault(step.spawn_id, []).append(step)
-
-    def below(spawn_id: int, branch: int | None) -> Iterator[tuple[int, StepRow]]:
-        for step in sorted(members.get(spawn_id, ()), key=lambda step: (step.ordinal, step.depth, step.id)):
-            own = step.ordinal if branch is None else branch
-            yield own, step
-            yield from below(step.id, own)
-
-    return below(spawn_id, None)
 
 
 def _folded_as_far_as_possible(material: Any, graph: Graph) -> Fields:

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 
+from mbactor.foreman.model.fold_order import fold_order
 from mbactor.foreman.store.dialect import Db, Row
 from mbactor.foreman.store.schema import FLOW_COLUMNS, STEP_COLUMNS
 from mbactor.foreman.store.store import FlowFilter, FlowRow, Json, Material, StepRow
@@ -33,6 +35,17 @@ _MEMBERS = """WITH RECURSIVE member (id, origin) AS (
     SELECT step.id, member.origin FROM member JOIN mbactor_step AS step ON step.spawn_id = member.id)
     SELECT member.origin, step.id, step.spawn_id, step.ordinal, step.depth, step.status, step.changes
     FROM member JOIN mbactor_step AS step ON step.id = member.id"""
+
+
+class _Member(NamedTuple):
+    """A row of `_MEMBERS`."""
+
+    id: int
+    spawn_id: int
+    ordinal: int
+    depth: int
+    status: str
+    changes: Json | None
 
 
 async def graph(db: Db, graph_hash: str) -> Json | None:
@@ -117,12 +130,13 @@ async def cohorts(db: Db, spawn_ids: set[int]) -> dict[int, Material]:
     inputs = await materials(db, wanted)
     query = "SELECT id, changes FROM mbactor_step WHERE id IN (<ids>)"
     own = {row[0]: row[1] for row in await db.rows(query, wanted)}
-    members: defaultdict[int, dict[int, list[Row]]] = defaultdict(dict)
+    members: defaultdict[int, list[_Member]] = defaultdict(list)
     for origin, *row in await db.rows(_MEMBERS, wanted):
-        members[origin].setdefault(row[1], []).append(tuple(row))
+        members[origin].append(_Member(*row))
     return {
         spawn_id: msgspec.structs.replace(
-            material, cohort=_written([own[spawn_id], *_in_order(members[spawn_id], spawn_id)])
+            material,
+            cohort=_written([own[spawn_id], *(one.changes for _, one in fold_order(members[spawn_id], spawn_id))]),
         )
         for spawn_id, material in inputs.items()
     }
@@ -138,13 +152,3 @@ def _along(rows: list[Row]) -> Material:
 
 def _written(deltas: Iterable[Json | None]) -> tuple[Json, ...]:
     return tuple(delta for delta in deltas if delta is not None)
-
-
-def _in_order(members: dict[int, list[Row]], spawn_id: int) -> Iterator[Json | None]:
-    """Completed members by (ordinal, depth, id); what a nested cohort changed follows the step that spawned it."""
-    for step_id, _, _, _, status, changes in sorted(
-        members.get(spawn_id, ()), key=lambda row: (row[2], row[3], row[0])
-    ):
-        if status == "completed":
-            yield changes
-            yield from _in_order(members, step_id)

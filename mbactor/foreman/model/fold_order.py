@@ -1,0 +1,49 @@
+"""In which order a fan-in folds what the branches of a cohort have changed (pure).
+
+[(0, a), (0, after_a), (1, b)] == list(fold_order([b, after_a, a], spawn_id))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+
+class Member(Protocol):
+    """A step, as far as its place among others goes."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def spawn_id(self) -> int | None: ...
+
+    @property
+    def ordinal(self) -> int: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def status(self) -> str: ...
+
+
+M = TypeVar("M", bound=Member)
+
+
+def fold_order(steps: Iterable[M], spawn_id: int) -> Iterator[tuple[int, M]]:
+    """The completed steps of a cohort with the number of their branch: by (ordinal, depth, id), and what a nested
+    cohort did after the step that spawned it. Steps of other cohorts may be among those given.
+    """
+    members: dict[int, list[M]] = {}
+    for step in steps:
+        if step.spawn_id is not None and step.status == "completed":
+            members.setdefault(step.spawn_id, []).append(step)
+
+    def below(spawn_id: int, branch: int | None) -> Iterator[tuple[int, M]]:
+        for step in sorted(members.get(spawn_id, ()), key=lambda step: (step.ordinal, step.depth, step.id)):
+            own = step.ordinal if branch is None else branch
+            yield own, step
+            yield from below(step.id, own)
+
+    return below(spawn_id, None)
