@@ -152,10 +152,10 @@ class PostgresStore(SqlStore):
             except _BROKEN:
                 self._pool.terminate()
 
-    async def _write(self, batch: Sequence[Operation]) -> Committed:
+    async def commit(self, batch: Sequence[Operation]) -> Committed:
         for attempt in range(TRIES_AT_A_DEADLOCK):
             try:
-                return await self._write_once(batch)
+                return await self._commit_once(batch)
             except asyncpg.PostgresError as error:
                 if _state(error) not in _COLLIDED or attempt == TRIES_AT_A_DEADLOCK - 1:
                     raise _told(error) from error
@@ -163,7 +163,7 @@ class PostgresStore(SqlStore):
                 raise _told(error) from error
         raise AssertionError("unreachable")
 
-    async def _write_once(self, batch: Sequence[Operation]) -> Committed:
+    async def _commit_once(self, batch: Sequence[Operation]) -> Committed:
         async with self._connection() as connection:
             transaction = connection.transaction()
             await transaction.start()

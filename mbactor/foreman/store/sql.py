@@ -1,7 +1,8 @@
-"""`SqlStore`: what the stores of all SQL databases are alike in. One of them brings a `_write` and a `_read`."""
+"""`SqlStore`: what the stores of all SQL databases are alike in. One of them brings `commit`, `close` and a `_read`."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -15,14 +16,21 @@ T = TypeVar("T")
 Query = Callable[Concatenate[Db, P], Awaitable[T]]
 
 
-class SqlStore:
+class SqlStore(ABC):
     """A shard's database, as `Store` has it. Belongs to the event loop that made it."""
 
     def __init__(self, shard: int) -> None:
         self.shard = shard
 
-    async def commit(self, batch: Sequence[Operation]) -> Committed:
-        return await self._write(batch)
+    @abstractmethod
+    async def commit(self, batch: Sequence[Operation]) -> Committed: ...
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    @abstractmethod
+    async def _read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query in one moment of the database."""
 
     async def graph(self, graph_hash: str) -> Json | None:
         return await self._read(reads.graph, graph_hash)
@@ -56,12 +64,3 @@ class SqlStore:
 
     async def cohort(self, spawn_id: int) -> Material | None:
         return await self._read(reads.cohort, spawn_id)
-
-    async def close(self) -> None:
-        raise NotImplementedError
-
-    async def _write(self, batch: Sequence[Operation]) -> Committed:
-        raise NotImplementedError
-
-    async def _read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        raise NotImplementedError

@@ -73,7 +73,7 @@ class SqliteStore(SqlStore):
                 await self._reader.close()
             await self._writer.close()
 
-    async def _write(self, batch: Sequence[Operation]) -> Committed:
+    async def commit(self, batch: Sequence[Operation]) -> Committed:
         return await self._run(self._writer, _in_transaction, "BEGIN IMMEDIATE", lambda db: apply_batch(db, batch))
 
     async def _read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
