@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from mbactor.durations import Duration, seconds
+from mbactor.durations import Duration
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.api import ForemanApi
 from mbactor.foreman.engine import Engine
@@ -26,7 +26,7 @@ from mbactor.foreman.store.store import Store
 from mbactor.foreman.worker import Sweeper, Worker
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor.children import Build, build_child
-from mbactor.supervisor.spec import child
+from mbactor.supervisor.spec import checked_duration, child
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.transport.address import Address
 
@@ -59,8 +59,8 @@ class Foreman(Supervisor):
         self._database = database
         self._workers = workers
         self._slots = slots
-        self._budget = _duration("default_time_budget", default_time_budget)
-        self._lease = _duration("lease", lease)
+        self._budget = checked_duration("foreman: default_time_budget", default_time_budget, above_0=True)
+        self._lease = checked_duration("foreman: lease", lease, above_0=True)
         self._commit_each = commit_each
         self._engine: Engine | None = None
         self._store: Store | None = None
@@ -98,16 +98,6 @@ class Foreman(Supervisor):
             await self._engine.close()
         if self._store is not None:
             await self._store.close()
-
-
-def _duration(name: str, value: Duration) -> float:
-    try:
-        found = seconds(value)
-    except (ValueError, TypeError) as error:
-        raise InvalidSpec(f"foreman: {name}: {error}") from None
-    if found <= 0:
-        raise InvalidSpec(f"foreman: {name}: {value!r} given, more than 0 expected")
-    return found
 
 
 class ActorHost:

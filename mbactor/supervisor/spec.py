@@ -57,9 +57,8 @@ class Backoff:
     jitter: float
 
     def __init__(self, initial: Duration, maximum: Duration, factor: float = 2.0, jitter: float = 0.2) -> None:
-        first, most = _duration("backoff.initial", initial), _duration("backoff.maximum", maximum)
-        if first <= 0:
-            raise InvalidSpec(f"backoff.initial: {initial!r} given, more than 0 expected")
+        first = checked_duration("backoff.initial", initial, above_0=True)
+        most = checked_duration("backoff.maximum", maximum)
         if most < first:
             raise InvalidSpec(f"backoff.maximum: {text_of(most)} given, at least initial ({text_of(first)}) expected")
         if not factor >= 1:
@@ -197,9 +196,7 @@ class SupervisorSpec:
         _one_of("auto_shutdown", auto_shutdown, AUTO_SHUTDOWNS)
         if not _is_whole(max_restarts, 0):
             raise InvalidSpec(f"max_restarts: {max_restarts!r} given, a whole number >= 0 expected")
-        window = _duration("within", within)
-        if window <= 0:
-            raise InvalidSpec(f"within: {within!r} given, more than 0 expected")
+        window = checked_duration("within", within, above_0=True)
         expanded = in_order(tuple(_specs(children)))
         _set(
             self,
@@ -341,11 +338,15 @@ def _one_of(field: str, value: Any, allowed: tuple[str, ...], *, of: str | None 
         raise InvalidSpec(f"{where}: {value!r} given, one of {', '.join(allowed)} expected")
 
 
-def _duration(field: str, value: Duration) -> float:
+def checked_duration(field: str, value: Duration, *, above_0: bool = False) -> float:
+    """The seconds of a duration; InvalidSpec names the field."""
     try:
-        return seconds(value)
+        found = seconds(value)
     except (TypeError, ValueError) as error:
         raise InvalidSpec(f"{field}: {error}") from error
+    if above_0 and found <= 0:
+        raise InvalidSpec(f"{field}: {value!r} given, a duration above 0 expected")
+    return found
 
 
 def _shutdown(name: str, kind: Kind, value: Duration | None) -> float | None:
@@ -355,7 +356,7 @@ def _shutdown(name: str, kind: Kind, value: Duration | None) -> float | None:
         return None
     if value == "brutal":
         return 0.0
-    return _duration(f"child {name!r}: shutdown", value)
+    return checked_duration(f"child {name!r}: shutdown", value)
 
 
 def _configuration(name: str, target: type, given: Any) -> Mapping[str, Any] | None:

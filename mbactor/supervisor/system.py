@@ -27,7 +27,7 @@ from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.operate import by_name
 from mbactor.supervisor.operate.applying import Applying, Plan, Progress
 from mbactor.supervisor.operate.plan_values import Change, changed
-from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child, kebab_case
+from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, checked_duration, child, kebab_case
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.tree import TreeNode, refresh, tree_of, with_broker, with_spawned
 from mbactor.transport import Bus, LocalBus
@@ -83,8 +83,8 @@ class ActorSystem:
             _bus_of(transport),
             plane=Settings(plane=plane).plane,
             serialize_local=_switch("serialize_local", serialize_local),
-            watchdog=None if watchdog is None else _positive("watchdog", watchdog),
-            ack_window=_positive("ack_window", ack_window),
+            watchdog=None if watchdog is None else checked_duration("watchdog", watchdog, above_0=True),
+            ack_window=checked_duration("ack_window", ack_window, above_0=True),
             coalesce=_switch("coalesce", coalesce),
             locality=locality,
             max_body=max_body,
@@ -352,16 +352,6 @@ class ActorSystem:
         for root in self.roots():
             await refresh(root, seconds(within))
         return self.tree()
-
-
-def _positive(name: str, given: Duration) -> float:
-    try:
-        found = seconds(given)
-    except (ValueError, TypeError) as error:
-        raise InvalidSpec(f"{name}: {error}") from None
-    if found <= 0:
-        raise InvalidSpec(f"{name}: {given!r} given, a duration above 0 expected")
-    return found
 
 
 def _switch(name: str, given: bool) -> bool:

@@ -393,7 +393,10 @@ def test_a_short_kind_gives_its_arguments_and_its_keys_as_a_child(folder: Path) 
             "- actor: shop_for_test:Orders\n  backoff: {initial: 1s, maximum: 2s, jitter: 2}",
             "tree.yaml:5:51: supervisor.children[0].backoff.jitter: 2.0 given, a number from 0 to 1",
         ),
-        ("- supervisor: n\n  within: 0s", "tree.yaml:5:15: supervisor.children[0].within: 0.0 given, more than 0"),
+        (
+            "- supervisor: n\n  within: 0s",
+            "tree.yaml:5:15: supervisor.children[0].within: 0.0 given, a duration above 0",
+        ),
         (
             "- &a {actor: 'shop_for_test:Orders'}\n- <<: *a\n  id: b",
             "tree.yaml:5:7: supervisor.children[1].<<: YAML's merge key given; `template: name` is what shares parts",
