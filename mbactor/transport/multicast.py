@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -15,9 +14,9 @@ import msgspec
 from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError, NoSuchActor, Unavailable
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
-from mbactor.transport.ask import TICKS, Probe, died
+from mbactor.transport.ask import TICKS, died
 from mbactor.transport.bus import Bus
-from mbactor.transport.message import Envelope, Message
+from mbactor.transport.message import Message
 from mbactor.transport.requester import Requester
 from mbactor.transport.responders import Gathering, Responder, Responders
 from mbactor.transport.waiting import Waiter
@@ -28,10 +27,6 @@ Failed = Callable[[str, MbactorError], None]
 """Called with the id of somebody who has taken the request and will not answer, or with none where that is unknown."""
 Ended = Callable[[MbactorError | None], None]
 """Called once, last: with an error where there may have been more."""
-
-
-PROBED_WITHIN = 2.0
-"""Seconds for which the bus may take to say that nobody is at an address."""
 
 
 class Gather(Waiter, eq=False):
@@ -154,15 +149,11 @@ class Multicast:
         self._responders.announced(hosts)
 
     def _probe(self, waiter: Gather) -> None:
-        """By messages that are ignored, as those of `Requester` are for requests to one."""
         if self._bus.tells_all:
             return
-        deadline = asyncio.get_running_loop().time() + PROBED_WITHIN
         for _, replica in waiter.gathering.silent:
             address = Address(waiter.hosts.get(replica, waiter.address.host), waiter.address.path, replica=replica)
-            probe = Probe(self._requester.new_id(), address, deadline, partial(waiter.gone, replica))
-            with suppress(MbactorError):  # cut off; or nobody can be called so
-                self._requester.post(waiter.source, Message(Envelope("probe", probe.id), b""), probe)
+            self._requester.probe(waiter.source, address, partial(waiter.gone, replica))
 
     def _over(self, waiter: Gather) -> None:
         self._responders.end(waiter.gathering, asyncio.get_running_loop().time())

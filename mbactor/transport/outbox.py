@@ -16,6 +16,8 @@ from mbactor.transport.bus import Bus
 from mbactor.transport.message import payload_of
 
 MOST, BYTES = 64, 64 * 1024
+AT_ONCE = 16 * 1024
+"""Payloads of which it is remembered what travelled in them."""
 
 
 class Batch:
@@ -31,6 +33,30 @@ class Batch:
         self.ids = [id]
         self.parts = [part]
         self.size = len(part)
+
+
+class Together:
+    """Which requests have left in one payload: what the bus says of the first of them, it says of all.
+
+    Remembered until `age` was called twice, or `AT_ONCE` payloads have left since.
+    """
+
+    def __init__(self) -> None:
+        self._young: dict[str, list[str]] = {}
+        self._old: dict[str, list[str]] = {}
+
+    def left(self, ids: list[str]) -> None:
+        """These have left in one payload, at the reply subject of the first."""
+        if len(self._young) >= AT_ONCE:
+            self.age()
+        self._young[ids[0]] = ids
+
+    def take(self, id: str) -> list[str]:
+        """Those that left in the payload of which this is the first; it alone where it is not. They are forgotten."""
+        return self._young.pop(id, None) or self._old.pop(id, None) or [id]
+
+    def age(self) -> None:
+        self._old, self._young = self._young, {}
 
 
 class Outbox:

@@ -24,7 +24,7 @@ from mbactor.transport.large import Large
 from mbactor.transport.locality import Nearest
 from mbactor.transport.message import Envelope, Message, messages_of
 from mbactor.transport.near import NearAsk
-from mbactor.transport.outbox import BYTES, MOST, Outbox
+from mbactor.transport.outbox import BYTES, MOST, Outbox, Together
 from mbactor.transport.reassembly import Bounds
 from mbactor.transport.repeats import Chances, Refusal, repeat
 from mbactor.transport.replicas import Replicas
@@ -76,11 +76,9 @@ class Requester:
         coalesce: bool = True,
     ) -> None:
         self._bus = bus
+        self._together = Together()
         gather = coalesce and not bus.tells_all
-        self._outbox = Outbox(bus, gather=gather, sent=self._sent, unsent=self._unsent, most=self._most)
-        self._together: dict[str, list[str]] = {}
-        """The ids of requests that travel in one payload, by the first: what is told of that is told of all."""
-        self._together_before: dict[str, list[str]] = {}
+        self._outbox = Outbox(bus, gather=gather, sent=self._together.left, unsent=self._unsent, most=self._most)
         self._lines: dict[tuple[str, Address], Line] = {}
         self._small = 0
         """Bytes of a message that may travel together with others."""
@@ -107,8 +105,7 @@ class Requester:
         self._small = min(BYTES, self._bus.max_payload - 1)
         await self._bus.flush()
         if self._inbox.refused is not None:
-            text = f"the broker does not let this node receive its answers: {self._inbox.refused}"
-            raise Forbidden.restore(text, Forbidden.status, {}, taken="no")
+            raise _forbidden(f"the broker does not let this node receive its answers: {self._inbox.refused}")
 
     def close(self) -> None:
         """End the inbox; whoever still waits gets an error."""
@@ -206,9 +203,6 @@ class Requester:
         """The more replicas are known, the fewer messages for one of them: each is to have its share of a burst."""
         return max(_FEW, MOST // max(1, self._replicas.count(host)))
 
-    def _sent(self, ids: list[str]) -> None:
-        self._together[ids[0]] = ids
-
     def _unsent(self, ids: list[str], error: MbactorError) -> None:
         for id in ids:
             waiter = self._waiting.take(id)
@@ -250,8 +244,7 @@ class Requester:
         if ask.done() or self._inbox is None or ask.message is None:
             return
         # From now on it travels with others: what is told of it is not told of those it travelled with before.
-        self._together.pop(ask.id, None)
-        self._together_before.pop(ask.id, None)
+        self._together.take(ask.id)
         ask.resting, ask.patience = False, self._patience
         left = ask.deadline - asyncio.get_running_loop().time()
         message = Message(structs.replace(ask.message.envelope, budget=left), ask.message.body)
@@ -266,22 +259,25 @@ class Requester:
     def _ticked(self) -> None:
         self._ticks += 1
         if self._ticks % (2 * TICKS) == 0:  # what the bus has to say of a payload, it has said by now
-            self._together_before, self._together = self._together, {}
+            self._together.age()
         if self._patience and self._ticks % (TICKS // 2) == 0:
-            self._probe()
+            self._probe_holders()
 
-    def _probe(self) -> None:
-        """Ask each replica that has acknowledged something whether it is there, by a message that it ignores."""
+    def probe(self, source: str, address: Address, gone: Callable[[], None]) -> None:
+        """Tell `gone` where nobody is at the address of a replica any more. Whoever is ignores the message for that."""
+        deadline = asyncio.get_running_loop().time() + _NOBODY_WITHIN
+        probe = Probe(self.new_id(), address, deadline, gone)
+        with suppress(MbactorError):  # cut off; or nobody can be called so
+            self.post(source, Message(Envelope("probe", probe.id), b""), probe)
+
+    def _probe_holders(self) -> None:
+        """Look whether those that have acknowledged something are there, once for each however much that is."""
         held: dict[str, list[Ask]] = {}
         for waiter in self._waiting.everyone():
             if isinstance(waiter, Ask) and waiter.holder and not waiter.done():
                 held.setdefault(waiter.holder, []).append(waiter)
-        deadline = asyncio.get_running_loop().time() + _NOBODY_WITHIN
         for replica, asks in held.items():
-            address = replace(asks[0].address, replica=replica)
-            probe = Probe(self.new_id(), address, deadline, partial(self._gone, asks))
-            with suppress(MbactorError):  # cut off; or nobody can be called so
-                self.post(asks[0].source, Message(Envelope("probe", probe.id), b""), probe)
+            self.probe(asks[0].source, replace(asks[0].address, replica=replica), partial(self._gone, asks))
 
     def _gone(self, asks: list[Ask]) -> None:
         for ask in asks:
@@ -304,8 +300,7 @@ class Requester:
             return
         # The last token of the reply subject serves this alone; messages are known by their envelopes.
         first = delivery.subject.rpartition(".")[2]
-        together = self._together.pop(first, None) or self._together_before.pop(first, None)
-        for id in together or (first,):
+        for id in self._together.take(first):
             self._failed(id, by, delivery.failure, delivery.data)
 
     def _waiter(self, id: str, by: str) -> Waiter | None:
@@ -332,10 +327,7 @@ class Requester:
         else:
             if envelope.replica:
                 self._replicas.saw(waiter.address.host, envelope.replica)
-            waiter.answered(message)
-            # An ask has its answer now, unless it is sent again.
-            if not waiter.resting if type(waiter) is Ask else waiter.done():
-                self._waiting.remove(envelope.id)
+            self._answered(waiter, message)
 
     def _late(self, delivery: Delivery, message: Message) -> None:
         envelope = message.envelope
@@ -356,13 +348,20 @@ class Requester:
         gone = self._large.gone(waiter)
         if gone is not None and failure != "forbidden":
             waiter.failed(gone)
-        elif failure == "no_responders" and isinstance(waiter, Ask | Sending) and not _to_one(waiter):
+        elif failure == "no_responders" and isinstance(waiter, Ask | Sending) and self._may_be_kept(waiter):
             self._inquire(waiter)
             return
         else:
             waiter.failed(_error(waiter.address, failure, told))
         if waiter.done():
             self._waiting.remove(id)
+
+    def _may_be_kept(self, waiter: Ask | Sending) -> bool:
+        """Whether nobody there may mean that somebody will be back. A bus that tells all tells that too; and of one
+        replica no place is kept.
+        """
+        to_one = waiter.address.replica is not None or (isinstance(waiter, Ask) and bool(waiter.sent_to))
+        return not (self._bus.tells_all or to_one)
 
     def _inquire(self, waiter: Ask | Sending) -> None:
         """Nobody is there: whether somebody will be back decides what the waiter is told."""
@@ -393,13 +392,12 @@ def _error(address: Address, failure: Failure, told: bytes) -> MbactorError:
         case "lost":
             return died(address)
         case "forbidden":
-            text = f"{address}: the broker does not let this node ask it: {told.decode()}"
-            return Forbidden.restore(text, Forbidden.status, {}, taken="no")
+            return _forbidden(f"{address}: the broker does not let this node ask it: {told.decode()}")
 
 
-def _to_one(waiter: Ask | Sending) -> bool:
-    """Whether it went to one replica only: there is no place of it that is kept."""
-    return waiter.address.replica is not None or (isinstance(waiter, Ask) and bool(waiter.sent_to))
+def _forbidden(text: str) -> MbactorError:
+    """It has no claims of an end user in it, which `Forbidden` is otherwise about."""
+    return Forbidden.restore(text, Forbidden.status, {}, taken="no")
 
 
 def _nothing(id: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mbactor.errors import MbactorError, MessageTooLarge, NoSuchActor, Unavailable
 from mbactor.transport import Address, Delivery, Envelope, LocalBus, Message, Requester, messages_of
 from mbactor.transport.nats import NatsBus
-from mbactor.transport.outbox import BYTES, MOST, Outbox
+from mbactor.transport.outbox import AT_ONCE, BYTES, MOST, Outbox, Together
 from tests.loops import run
 from tests.nats import NatsServer, nats_server
 
@@ -106,3 +106,21 @@ def test_that_nobody_is_there_is_told_to_each_ask_of_a_payload(server: NatsServe
         await bus.close()
 
     run(work())
+
+
+def test_what_left_in_one_payload_is_told_of_once_and_not_remembered_for_ever() -> None:
+    together = Together()
+    together.left(["1", "2", "3"])
+    assert together.take("2") == ["2"], "only the first has the reply subject of the payload"
+    assert together.take("1") == ["1", "2", "3"]
+    assert together.take("1") == ["1"]
+    together.left(["4", "5"])
+    together.age()
+    assert together.take("4") == ["4", "5"]
+    together.left(["6", "7"])
+    together.age()
+    together.age()
+    assert together.take("6") == ["6"]
+    for number in range(3 * AT_ONCE):
+        together.left([f"first {number}", "another"])
+    assert sum(len(together.take(f"first {number}")) > 1 for number in range(3 * AT_ONCE)) <= 2 * AT_ONCE
