@@ -78,19 +78,21 @@ class Load:
     def __init__(self, system: ActorSystem) -> None:
         self.answers: Counter[int] = Counter()
         self.failures: list[BaseException] = []
+        self.ended: Counter[int] = Counter()
+        """Asks of each asker."""
         self.longest = 0.0
         """Seconds until an ask that failed did so."""
         self._system = system
 
     @asynccontextmanager
-    async def running(self, askers: int) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            for _ in range(askers):
-                tasks.start_soon(self._ask)
+            for asker in range(ASKERS):
+                tasks.start_soon(self._ask, asker)
             yield
             tasks.cancel_scope.cancel()
 
-    async def _ask(self) -> None:
+    async def _ask(self, asker: int) -> None:
         while True:
             began = time.monotonic()
             try:
@@ -99,6 +101,7 @@ class Load:
             except (MbactorError, TimeoutError) as error:
                 self.failures.append(error)
                 self.longest = max(self.longest, time.monotonic() - began)
+            self.ended[asker] += 1
 
     async def answered_by(self, process: Served) -> None:
         """Until this process has answered."""
@@ -106,14 +109,12 @@ class Load:
             while process.process.pid not in self.answers:
                 await asyncio.sleep(0.01)
 
-    async def only(self, process: Served) -> None:
-        """Until nobody else answers: each asker has been told of those that were killed."""
+    async def all_told(self) -> None:
+        """Until each asker was told what came of what it asks just now."""
+        before = self.ended.copy()
         async with asyncio.timeout(30):
-            while True:
-                before = self.answers.copy()
-                await asyncio.sleep(WINDOW)
-                if (self.answers - before).keys() == {process.process.pid}:
-                    return
+            while any(self.ended[asker] == before[asker] for asker in range(ASKERS)):
+                await asyncio.sleep(0.01)
 
 
 def test_the_example_runs_on_two_machines(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ async def test_nodes_are_restarted_in_turn_without_a_failure_and_a_death_is_told
             load, nodes = Load(system), [start(), start()]
             for node in nodes:
                 await asyncio.to_thread(node.until, "Ctrl-C stops it")
-            async with load.running(ASKERS):
+            async with load.running():
                 for old in nodes[:2]:
                     await load.answered_by(old)
                     # Its end takes a while: what comes meanwhile is not sent there to be refused.
@@ -170,7 +171,7 @@ async def test_nodes_are_restarted_in_turn_without_a_failure_and_a_death_is_told
             killed, left = nodes[2:]
             naps = [asyncio.ensure_future(system.ask(Till.nap, 60.0)) for _ in range(20)]
             load.answers.clear()
-            async with load.running(ASKERS):
+            async with load.running():
                 await load.answered_by(killed)
                 killed.signal(signal.SIGKILL)
                 killed.process.wait()
@@ -178,7 +179,8 @@ async def test_nodes_are_restarted_in_turn_without_a_failure_and_a_death_is_told
                 done, _ = await asyncio.wait(naps, timeout=WINDOW, return_when=asyncio.FIRST_COMPLETED)
                 assert done, "nobody was told of the death within the window"
                 noticed = time.monotonic() - at
-                await load.only(left)
+                await load.all_told()
+                assert load.answers[left.process.pid]
             for nap in naps:
                 nap.cancel()
             told = [nap.exception() for nap in done]

@@ -381,7 +381,7 @@ def test_a_taker_that_is_killed_has_not_taken_it_and_one_that_stands_still_takes
             await until(lambda: sent_of(asks) > 20, 0)
             pause(taker.pid)
             sent = sent_of(asks)
-            await asyncio.sleep(0.5)
+            await until(lambda: sent_of(asks) == asked_of(asks), 0)
             assert 0 < sent_of(asks) <= sent + 40, "more is on its way than was asked for"
             os.kill(taker.pid, signal.SIGCONT)
             assert await asked == 20_000_000
@@ -402,6 +402,11 @@ def test_a_taker_that_is_killed_has_not_taken_it_and_one_that_stands_still_takes
 def sent_of(asks: ActorSystem) -> int:
     """Fragments that have left of the one request."""
     return sum(transfer.sent for transfer in transfers(asks)._out.values())
+
+
+def asked_of(asks: ActorSystem) -> int:
+    """Fragments of it that its receiver has asked for."""
+    return sum(transfer.pulled for transfer in transfers(asks)._out.values())
 
 
 def test_a_broker_that_dies_in_the_middle_ends_it_at_once(tmp_path: Path) -> None:

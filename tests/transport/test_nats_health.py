@@ -84,9 +84,9 @@ def test_who_may_not_look_is_not_taken_for_deaf(tmp_path_factory: pytest.TempPat
     async def work(url: str) -> None:
         recorder = Recorder(asyncio.get_running_loop())
         with observe.observing(recorder):
-            async with ActorSystem(transport=NatsBus(url, every=0.02)) as system:
-                await until(lambda: bool(refused(recorder)))
-                await asyncio.sleep(0.1)
+            bus = NatsBus(url, every=0.02)
+            async with ActorSystem(transport=bus) as system:
+                await until(lambda: bus._watching is not None and bus._watching.done())
                 assert system.unready is None
         assert len(refused(recorder)) == 1
         assert not recorder.find("bus.deaf")
