@@ -2,8 +2,8 @@
 
 The layers, lowest first; each knows only what stands above it in this list:
 
-- leaves: `errors`, `observe`, `clock`, `durations`, `seams`, `expressions`, `validation`, `secret`, `offload`,
-  `threads`, `processes`
+- leaves: `errors`, `observe`, `clock`, `durations`, `seams`, `expressions`, `patterns`, `validation`, `secret`,
+  `offload`, `threads`, `processes`
 - `mailbox`: bounded queues with lanes; `transport`: bytes between actors
 - `kernel`: one actor, running
 - `supervisor`: many actors, kept running; the topology file; `ActorSystem`

@@ -55,7 +55,7 @@ class Cell(Inbox):
     """Runs one actor, incarnation after incarnation. Everything happens on one event loop."""
 
     __slots__ = (
-        "__weakref__", "_killed", "_replica", "active", "args", "config", "exits", "hook", "idle_after", "incarnation",
+        "__weakref__", "_killed", "_replica", "args", "config", "exits", "hook", "idle_after", "incarnation",
         "kwargs",
         "on_exit", "served", "shutdown", "started_at", "terminate", "watchers",
     )  # fmt: skip
@@ -78,8 +78,6 @@ class Cell(Inbox):
         self.config = config or _NOTHING
         self.shutdown = shutdown
         self.served: Serving | None = None
-        self.active: dict[str, int] | None = None
-        """The manual features that are served, with the incarnation that said so."""
         self.incarnation = 0
         self.on_exit: Callable[[Exit], None] | None = None
         self.terminate: Callable[[], Awaitable[None]] | None = None
@@ -107,11 +105,6 @@ class Cell(Inbox):
         return ActorRef(self)
 
     # --- what is served ----------------------------------------------------------------------------------------
-
-    def is_active(self, route: Route) -> bool:
-        """Whether messages for it are taken."""
-        feature = route.feature
-        return feature.served and (not feature.manual or (self.active is not None and feature.name in self.active))
 
     def activate(self, route: Route) -> None:
         """Take messages for a manual feature, until this incarnation ends or says otherwise."""

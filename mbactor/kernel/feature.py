@@ -43,6 +43,8 @@ class Reference(Generic[P, R_co]):
     """
 
     __slots__ = ("feature", "owner")
+    named = "a method"
+    """What it refers to, in errors."""
     sent_by = "ask, tell"
 
     def __init__(self, feature: Feature, owner: type) -> None:
@@ -69,6 +71,7 @@ class Operation(Reference[P, R_co], Generic[A_contra, P, R_co]):
     """An endpoint, taken as a reference: what `ask` and `tell` are given."""
 
     __slots__ = ()
+    named = "an endpoint"
 
 
 class Feature:
@@ -200,7 +203,7 @@ def check_operation(operation: Any) -> None:
 def check_reference(reference: Any, *kinds: type[Reference[Any, Any]]) -> None:
     """TypeError for what is no reference of these kinds."""
     if not isinstance(reference, kinds):
-        expected = " or ".join(_KINDS.get(kind.__name__, kind.__name__) for kind in kinds)
+        expected = " or ".join(kind.named for kind in kinds)
         raise TypeError(f"{reference!r} given, a reference to {expected} expected, taken from the class")
 
 
@@ -223,7 +226,6 @@ def host_of(owner: type) -> str:
     return host
 
 
-_KINDS = {"Operation": "an endpoint", "EventReference": "an @event", "SinkReference": "a @sink"}
 _QUEUE = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 
 

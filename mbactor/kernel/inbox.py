@@ -43,6 +43,7 @@ class Inbox:
         "_paused",
         "_tells",
         "_timer",
+        "active",
         "bound",
         "cls",
         "current",
@@ -79,6 +80,8 @@ class Inbox:
         self._tells: dict[Call, asyncio.Future[None]] | None = None
         self.ended: Exit | None = None
         """How it ended for good."""
+        self.active: dict[str, int] | None = None
+        """The manual features that are served, with the incarnation that said so."""
 
     @property
     def address(self) -> str:
@@ -88,7 +91,8 @@ class Inbox:
 
     def is_active(self, route: Route) -> bool:
         """Whether messages for it are taken."""
-        raise NotImplementedError
+        feature = route.feature
+        return feature.served and (not feature.manual or (self.active is not None and feature.name in self.active))
 
     # --- messages in ----------------------------------------------------------------------------------
 

@@ -106,9 +106,9 @@ class Node:
         self.serves: Callable[[str, bool], None] = _nobody_is_told
         """Told of each host that is served here, and when it is not any more."""
         self.stopping = False
+        """Everything is being stopped: what is down will not come back."""
         self.serving = False
         """Whether all that is to run from the start has been started."""
-        """Everything is being stopped: what is down will not come back."""
         self.leaving = False
         """What is down here may come back in another process."""
         self.loop: asyncio.AbstractEventLoop | Any = None

@@ -77,8 +77,7 @@ class Draft:
             self._changed[child.spec.id] = child
 
     def fixed(self) -> State:
-        children = self._children.with_changed(self._changed) if self._changed else self._children
-        return State(children, self.phase, self.spent, self.operation, self.queue, self.kill)
+        return State(self.children, self.phase, self.spent, self.operation, self.queue, self.kill)
 
 
 class Turn:

@@ -3,12 +3,16 @@
 `address.py` and `subjects.py` are pure: URL <-> address <-> bus subject. `message.py` is the envelope,
 `codec.py` the values inside. `bus.py` is the contract of every bus, `local.py` the one within a process,
 `link.py` lends it to another, `nats.py` is the one between machines (`nats_client.py` its connection, `nats_url.py` its
-address, `nats_wire.py` the socket; `nats_parser.py`, `nats_dispatch.py` and `nats_refused.py` what comes in),
+address, `nats_wire.py` the socket; `nats_parser.py`, `nats_dispatch.py` and `nats_refused.py` what comes in,
+`nats_permissions.py` what may be published, `nats_why.py` why not),
 `embedded.py` the same with a server of its own (`nats_server.py`).
 `fragments.py` cuts what is too large for one message, `reassembly.py` puts it together again; both are pure.
+`transfers.py` has those on their way, `large.py` the requests and answers among them.
 `requester.py` turns a bus into request and reply: `waiting.py` keeps who waits, `ask.py` is who waits for one answer,
-`repeats.py` decides what is sent again, `replicas.py` knows where else, `outbox.py` lets messages travel together.
-`multicast.py` asks all, as `responders.py` decides; `locality.py` says where the nearest is, `near.py` asks there.
+`repeats.py` decides what is sent again, `replicas.py` knows where else, `outbox.py` lets messages travel together,
+`reserved.py` keeps the places of processes that are away, `headers.py` says what goes on to others.
+`multicast.py` asks all, as `responders.py` decides; `locality.py` says where the nearest is, `near.py` asks there;
+`remembered.py` is what both may forget.
 `permissions.py` is what a broker lets through. Knows nothing of actors.
 
 **For a program without mbactor.** Any NATS client can ask an actor, and be asked by one, in five steps; with `mbactor`

@@ -2,8 +2,8 @@
 
 An ask waits for its answer until its deadline. Before it is known whether anybody has it, it waits no longer than the
 ack window: whoever takes it answers or acknowledges it within that. Afterwards the process that acknowledged it is
-probed, one small message a window for all asks that wait there: where nobody is at its address any more, it has died.
-That a process is silent means nothing, for it may be stopped or busy.
+probed, one small message each half window for all asks that wait there: where nobody is at its address any more, it has
+died. That a process is silent means nothing, for it may be stopped or busy.
 """
 
 from __future__ import annotations

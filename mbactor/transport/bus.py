@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import msgspec
+
 if TYPE_CHECKING:
     from mbactor.transport.permissions import Permissions
-
-import msgspec
 
 Failure = Literal["no_responders", "refused", "lost", "forbidden"]
 """Why a request gets no answer: nobody serves the subject; whoever does cannot take it now, and it may be repeated;

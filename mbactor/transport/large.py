@@ -44,8 +44,8 @@ class Large:
 
     def asked(self, source: str, reply: str, cut: Cut, waiter: Waiter, *, multi: bool) -> None:
         """The first fragment has left; the others wait until somebody takes it."""
-        while self._transfers.take(f"{_key(waiter.id)}."):
-            """It is sent again."""
+        while self._transfers.take(f"{_key(waiter.id)}.") is not None:
+            pass  # it is sent again: who had begun to take it gets no more
         self._transfers.start(_key(waiter.id), Asked(cut, source, reply, waiter, multi=multi))
 
     def pulled(self, ack: Envelope) -> bool:

@@ -94,10 +94,6 @@ class Waiting:
         """As `find`, and it is not here any more."""
         return self._young.pop(id, None) or self._old.pop(id, None)
 
-    def put_back(self, waiter: Waiter) -> None:
-        """What was taken waits on: its deadline is in order already, or will be."""
-        self._young[waiter.id] = waiter
-
     def remove(self, id: str) -> None:
         if self._young.pop(id, None) is None:
             self._old.pop(id, None)

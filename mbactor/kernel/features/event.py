@@ -36,6 +36,7 @@ class EventReference(Reference[P, R_co]):
     """An event taken as a reference, `Orders.on_placed`: what `publish`, `ask_all` and `@sink` are given."""
 
     __slots__ = ()
+    named = "an @event"
     sent_by = "publish, ask_all"
 
 

@@ -21,6 +21,7 @@ class SinkReference(Reference[P, S_co]):
     """A sink taken as a reference, `Audit.placed`: what `activate` and `deactivate` are given."""
 
     __slots__ = ()
+    named = "a @sink"
     sent_by = "publish of its event"
 
 
@@ -116,7 +117,6 @@ def sink(
     have the same. It passes through the mailbox like any message: where that refuses, the event is a dead letter; a
     crash of the method, of which nobody was told, counts. The other settings are those of `@endpoint`.
     """
-    if not isinstance(event, EventReference):
-        check_reference(event, EventReference)
+    check_reference(event, EventReference)
     settings = {"requires": requires, "queue": queue, "manual": manual, "concurrency": concurrency, "key": key}
     return _Decorator(event, settings)
