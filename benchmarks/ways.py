@@ -7,7 +7,6 @@ A way has a taker, which echoes bodies at several destinations, and an asker. Ea
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from benchmarks.raw_nats import RawNats
 from mbactor import Actor, ActorSystem, Mailbox, endpoint
 
 DESTINATIONS = 16
-COALESCING = "coalesce"
-"""The setting of an ActorSystem, where this version has it."""
 
 Take = Callable[[str], AbstractAsyncContextManager[str]]
 """Serves by the NATS server of a URL until it is left; gives the address for the asker."""
@@ -74,19 +71,9 @@ def echoes() -> list[type[Echo]]:
     ]
 
 
-def coalesces() -> bool:
-    """Whether this version can send several messages in one, and be told not to."""
-    return COALESCING in inspect.signature(ActorSystem).parameters
-
-
-def _system(name: str, url: str, coalesce: bool) -> ActorSystem:
-    settings: dict[str, Any] = {COALESCING: coalesce} if coalesces() else {}
-    return ActorSystem(name, url, **settings)
-
-
 @asynccontextmanager
 async def take_as_actors(url: str, *, coalesce: bool) -> AsyncIterator[str]:
-    async with _system("taker", url, coalesce) as system:
+    async with ActorSystem("taker", url, coalesce=coalesce) as system:
         for cls in echoes():
             await system.spawn(cls)
         yield url
@@ -94,7 +81,7 @@ async def take_as_actors(url: str, *, coalesce: bool) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def asks_of_actors(url: str, *, coalesce: bool) -> AsyncIterator[list[Ask]]:
-    async with _system("asker", url, coalesce) as system:
+    async with ActorSystem("asker", url, coalesce=coalesce) as system:
         yield [_echo(system, cls) for cls in echoes()]
 
 
@@ -108,7 +95,7 @@ def _actors(*, coalesce: bool) -> tuple[Take, Asks]:
 
 @asynccontextmanager
 async def both_in_one(url: str) -> AsyncIterator[list[Ask]]:
-    async with take_as_actors(url, coalesce=True), _system("asker", url, coalesce=True) as asker:
+    async with take_as_actors(url, coalesce=True), ActorSystem("asker", url) as asker:
         yield [lambda _: asker.ask(Echo.nothing)]
 
 
