@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mbactor.foreman.api import Flows
     from mbactor.foreman.features import task, workflow
+    from mbactor.foreman.client import Flows
     from mbactor.foreman.foreman import Foreman
     from mbactor.foreman.model.flow import Flow, Parked
     from mbactor.foreman.model.graph import END, Graph
@@ -46,7 +46,7 @@ _HOME = {
     "FlowOutcome": "mbactor.foreman.model.outcome",
     "FlowPage": "mbactor.foreman.model.outcome",
     "FlowSummary": "mbactor.foreman.model.outcome",
-    "Flows": "mbactor.foreman.api",
+    "Flows": "mbactor.foreman.client",
     "Foreman": "mbactor.foreman.foreman",
     "Graph": "mbactor.foreman.model.graph",
     "Parked": "mbactor.foreman.model.flow",

@@ -19,7 +19,7 @@ from typing import Any, overload
 
 from mbactor import observe
 from mbactor.errors import Unavailable
-from mbactor.foreman.store.store import (
+from mbactor.foreman.store.operations import (
     Cancel,
     Changed,
     Claim,
@@ -37,10 +37,8 @@ from mbactor.foreman.store.store import (
     Settle,
     Settled,
     Start,
-    Store,
-    StoreTrouble,
-    Unstorable,
 )
+from mbactor.foreman.store.store import Store, StoreTrouble, Unstorable
 
 LARGEST_BATCH = 1_024
 MOST_WAITING = 8_192

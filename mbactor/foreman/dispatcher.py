@@ -23,20 +23,9 @@ from mbactor.foreman.model.flow import Flow, finish
 from mbactor.foreman.plan import Plan, Run, decide, fail
 from mbactor.foreman.settlement import HandOff, failed, postponed, settlement, successors
 from mbactor.foreman.step import Head, Held, budget_of, carrier, execute, load, was_refused
-from mbactor.foreman.store.store import (
-    Child,
-    Claim,
-    Claimed,
-    Extend,
-    FlowRow,
-    Lease,
-    Material,
-    NewStep,
-    Release,
-    Settle,
-    StoreTrouble,
-    Unstorable,
-)
+from mbactor.foreman.store.operations import Child, Claim, Claimed, Extend, Lease, NewStep, Release, Settle
+from mbactor.foreman.store.rows import FlowRow, Material
+from mbactor.foreman.store.store import StoreTrouble, Unstorable
 from mbactor.seams import checkpoint
 
 MOST_IN_A_ROW = 64

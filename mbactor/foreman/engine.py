@@ -28,22 +28,22 @@ from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, St
 from mbactor.foreman.model.state import Fields, decode_all, decode_fields, encode_fields, encode_value, initial_state
 from mbactor.foreman.reader import Reader
 from mbactor.foreman.step import Head, Held
-from mbactor.foreman.store.store import (
+from mbactor.foreman.store.operations import (
     Cancel,
     Changed,
     Committed,
     Create,
     Created,
     Delete,
-    FlowRow,
     Lease,
     NewStep,
     Release,
     Resume,
     Start,
     Stopped,
-    Store,
 )
+from mbactor.foreman.store.rows import FlowRow
+from mbactor.foreman.store.store import Store
 from mbactor.foreman.waiters import GONE, Waiters
 from mbactor.seams import checkpoint
 

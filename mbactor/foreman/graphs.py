@@ -18,7 +18,8 @@ from mbactor import observe
 from mbactor.errors import FlowNotFound, InvalidGraph
 from mbactor.foreman.host import Host
 from mbactor.foreman.model.graph import Graph
-from mbactor.foreman.store.store import Json, Store
+from mbactor.foreman.store.rows import Json
+from mbactor.foreman.store.store import Store
 
 MOST_KEPT = 1_024
 

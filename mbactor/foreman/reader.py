@@ -20,7 +20,8 @@ from mbactor.foreman.model.status import FLOW_STATUSES, FlowStatus, StepStatus, 
 from mbactor.foreman.model.winners import winners
 from mbactor.foreman.parks import decode_payloads
 from mbactor.foreman.step import fold_material
-from mbactor.foreman.store.store import FlowFilter, FlowRow, Json, StepRow, Store
+from mbactor.foreman.store.rows import FlowRow, Json, StepRow
+from mbactor.foreman.store.store import FlowFilter, Store
 
 MOST_LISTED = 10_000
 

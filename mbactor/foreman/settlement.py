@@ -17,7 +17,8 @@ from mbactor.foreman.model.state import Fields, apply, encode_fields
 from mbactor.foreman.parks import decode_parks, parks_waiting, payloads_with
 from mbactor.foreman.plan import Plan
 from mbactor.foreman.step import Held
-from mbactor.foreman.store.store import Arrival, Child, FlowEnd, Inserted, Json, Lease, NewStep, Settle
+from mbactor.foreman.store.operations import Arrival, Child, FlowEnd, Inserted, Lease, NewStep, Settle
+from mbactor.foreman.store.rows import Json
 
 SNAPSHOT_CHAIN = 16
 """A small state is written down again after so many steps of deltas."""

@@ -22,13 +22,8 @@ from mbactor.foreman.model.reducers import fold
 from mbactor.foreman.model.state import Fields, apply, decode_fields
 from mbactor.foreman.model.transition import Node
 from mbactor.foreman.parks import decode_parks
-from mbactor.foreman.store.store import (
-    FlowRow,
-    Json,
-    Material,
-    NewStep,
-    StepRow,
-)
+from mbactor.foreman.store.operations import NewStep
+from mbactor.foreman.store.rows import FlowRow, Json, Material, StepRow
 
 
 class Head:

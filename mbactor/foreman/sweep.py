@@ -13,7 +13,7 @@ import asyncio
 
 from mbactor import observe
 from mbactor.foreman.engine import Engine
-from mbactor.foreman.store.store import Recover
+from mbactor.foreman.store.operations import Recover
 from mbactor.seams import checkpoint
 
 

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from mbactor import observe
 from mbactor.errors import Unavailable
 from mbactor.foreman.model.status import is_stopped
-from mbactor.foreman.store.store import Stopped, Store, StoreTrouble
+from mbactor.foreman.store.operations import Stopped
+from mbactor.foreman.store.store import Store, StoreTrouble
 
 GONE = "deleted"
 

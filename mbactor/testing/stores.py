@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from mbactor.foreman.store.store import (
+from mbactor.foreman.store.operations import (
     Arrival,
     Cancel,
     Child,
@@ -20,7 +20,6 @@ from mbactor.foreman.store.store import (
     Delete,
     Extend,
     FlowEnd,
-    FlowFilter,
     Lease,
     NewStep,
     Operation,
@@ -29,9 +28,9 @@ from mbactor.foreman.store.store import (
     Resume,
     Settle,
     Start,
-    StepRow,
-    Store,
 )
+from mbactor.foreman.store.rows import StepRow
+from mbactor.foreman.store.store import FlowFilter, Store
 
 TOKEN = "0" * 16
 LEASE = Lease("worker", 60.0)

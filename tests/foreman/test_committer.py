@@ -13,20 +13,10 @@ from mbactor.errors import Unavailable
 from mbactor.foreman.committer import Committer
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.store.operations import Changed, Committed, Create, Lease, NewStep, Operation, Recover, Settle
 from mbactor.foreman.store.sql import SqlStore
 from mbactor.foreman.store.sqlite import SqliteStore, run_in_driver
-from mbactor.foreman.store.store import (
-    Changed,
-    Committed,
-    Create,
-    Lease,
-    NewStep,
-    Operation,
-    Recover,
-    Settle,
-    StoreTrouble,
-    Unstorable,
-)
+from mbactor.foreman.store.store import StoreTrouble, Unstorable
 from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio

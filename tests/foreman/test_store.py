@@ -16,21 +16,10 @@ from mbactor import offload
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
 from mbactor.foreman.store.open import open_store
+from mbactor.foreman.store.operations import Claim, Claimed, Create, Created, Lease, NewStep, Settle, Settled
+from mbactor.foreman.store.rows import FlowRow, StepRow
 from mbactor.foreman.store.sqlite import SqliteStore, run_in_driver
-from mbactor.foreman.store.store import (
-    Claim,
-    Claimed,
-    Create,
-    Created,
-    FlowRow,
-    Lease,
-    NewStep,
-    Settle,
-    Settled,
-    StepRow,
-    Store,
-    StoreTrouble,
-)
+from mbactor.foreman.store.store import Store, StoreTrouble
 from mbactor.testing.stores import check_store
 
 pytestmark = pytest.mark.anyio

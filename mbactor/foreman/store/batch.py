@@ -17,8 +17,7 @@ from typing import Any
 
 from mbactor.foreman.store import flows, leases
 from mbactor.foreman.store.dialect import Db
-from mbactor.foreman.store.settle import settle_all
-from mbactor.foreman.store.store import (
+from mbactor.foreman.store.operations import (
     Cancel,
     Claim,
     Committed,
@@ -33,6 +32,7 @@ from mbactor.foreman.store.store import (
     Settle,
     Start,
 )
+from mbactor.foreman.store.settle import settle_all
 from mbactor.foreman.store.transaction import Transaction
 
 _ONE_BY_ONE: tuple[tuple[type[Operation], Callable[[Transaction, Any], Awaitable[Result]]], ...] = (

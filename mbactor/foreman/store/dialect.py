@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mbactor.foreman.store.store import Operation
+from mbactor.foreman.store.operations import Operation
 
 Row = tuple[Any, ...]
 

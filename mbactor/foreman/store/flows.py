@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from mbactor.foreman.parks import parks_answered
 from mbactor.foreman.store.dialect import Insert, Row
-from mbactor.foreman.store.store import (
+from mbactor.foreman.store.operations import (
     Cancel,
     Changed,
     Child,
@@ -22,12 +22,12 @@ from mbactor.foreman.store.store import (
     Delete,
     FlowEnd,
     Inserted,
-    Json,
     Resume,
     Start,
     Stopped,
-    StoreTrouble,
 )
+from mbactor.foreman.store.rows import Json
+from mbactor.foreman.store.store import StoreTrouble
 from mbactor.foreman.store.transaction import Transaction
 
 _INSERT = Insert(

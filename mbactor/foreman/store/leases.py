@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from mbactor.foreman.store.dialect import Update
+from mbactor.foreman.store.operations import Claim, Claimed, Extend, Recover, Release
+from mbactor.foreman.store.rows import FlowRow, StepRow
 from mbactor.foreman.store.schema import FLOW_COLUMNS, STEP_COLUMNS
 from mbactor.foreman.store.settle import FENCE
-from mbactor.foreman.store.store import Claim, Claimed, Extend, FlowRow, Recover, Release, StepRow
 from mbactor.foreman.store.transaction import Transaction
 
 # Within a band the oldest first; a step is as old as the moment from which it was due.

@@ -24,9 +24,7 @@ from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import reads, schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
-from mbactor.foreman.store.postgres_text import EXPECTED, TYPES, insert_of, shown_url, text_of, update_of
-from mbactor.foreman.store.sql import Query, SqlStore
-from mbactor.foreman.store.store import (
+from mbactor.foreman.store.operations import (
     Cancel,
     Committed,
     Delete,
@@ -36,9 +34,10 @@ from mbactor.foreman.store.store import (
     Resume,
     Settle,
     Start,
-    StoreTrouble,
-    Unstorable,
 )
+from mbactor.foreman.store.postgres_text import EXPECTED, TYPES, insert_of, shown_url, text_of, update_of
+from mbactor.foreman.store.sql import Query, SqlStore
+from mbactor.foreman.store.store import StoreTrouble, Unstorable
 from mbactor.seams import checkpoint
 
 P = ParamSpec("P")

@@ -13,8 +13,9 @@ import msgspec
 
 from mbactor.foreman.model.fold_order import fold_order
 from mbactor.foreman.store.dialect import Db, Row
+from mbactor.foreman.store.rows import FlowRow, Json, Material, StepRow
 from mbactor.foreman.store.schema import FLOW_COLUMNS, STEP_COLUMNS
-from mbactor.foreman.store.store import FlowFilter, FlowRow, Json, Material, StepRow
+from mbactor.foreman.store.store import FlowFilter
 
 _FLOW = ", ".join(FLOW_COLUMNS)
 _STEP = ", ".join(STEP_COLUMNS)

@@ -8,7 +8,8 @@ import msgspec
 
 from mbactor.foreman.store.dialect import Row, Update
 from mbactor.foreman.store.flows import delete_tree, insert_child, interrupt_tree
-from mbactor.foreman.store.store import Arrival, FlowEnd, Inserted, Json, NewStep, Settle, Settled
+from mbactor.foreman.store.operations import Arrival, FlowEnd, Inserted, NewStep, Settle, Settled
+from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.transaction import Transaction
 
 # The step's own row is one seek by its id. Said as `status = 'running' AND ...` it would invite PostgreSQL to walk the

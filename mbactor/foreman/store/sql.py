@@ -8,7 +8,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from mbactor.foreman.store import reads
 from mbactor.foreman.store.dialect import Db
-from mbactor.foreman.store.store import Committed, FlowFilter, FlowRow, Json, Material, Operation, StepRow
+from mbactor.foreman.store.operations import Committed, Operation
+from mbactor.foreman.store.rows import FlowRow, Json, Material, StepRow
+from mbactor.foreman.store.store import FlowFilter
 
 P = ParamSpec("P")
 T = TypeVar("T")

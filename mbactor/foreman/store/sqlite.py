@@ -23,8 +23,9 @@ from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
+from mbactor.foreman.store.operations import Committed, Operation
 from mbactor.foreman.store.sql import Query, SqlStore
-from mbactor.foreman.store.store import Committed, Operation, StoreTrouble, Unstorable
+from mbactor.foreman.store.store import StoreTrouble, Unstorable
 
 P = ParamSpec("P")
 T = TypeVar("T")

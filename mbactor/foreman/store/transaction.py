@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mbactor.foreman.parks import parks_answered
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
-from mbactor.foreman.store.store import FlowEnd, Inserted, Json, NewStep, Stopped
+from mbactor.foreman.store.operations import FlowEnd, Inserted, NewStep, Stopped
+from mbactor.foreman.store.rows import Json
 
 _INSERT = Insert(
     "mbactor_step",

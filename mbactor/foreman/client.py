@@ -1,0 +1,145 @@
+"""`Flows`: the client of the Foreman.
+
+It works over anything that can ask, a system or an actor, and needs nothing of the Foreman's own process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import msgspec
+
+from mbactor.durations import Duration, seconds
+from mbactor.errors import BadRequest, BudgetSpent, NoSuchActor
+from mbactor.foreman.api import HOST, ForemanApi
+from mbactor.foreman.features import WorkflowReference
+from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
+from mbactor.foreman.model.state import encode_fields, initial_state
+from mbactor.foreman.model.status import FlowStatus
+from mbactor.kernel import Operation
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Asker(Protocol):
+    """What `Flows` needs: an `ActorSystem`, an actor, or whatever else can ask."""
+
+    def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]: ...
+
+
+class Flows:
+    """The client of the Foreman.
+
+        flows = Flows(system)                      # or Flows(self) in an actor
+        outcome = await flows.run(Credit.approval, {"credit_score": 700, "amount": 5000})
+        assert outcome.status == "completed"
+
+    A flow whose `create` returned is never lost. Workflows are named by reference or URL. Errors: FlowNotFound (404)
+    for an unknown key, FlowConflict (409) where the flow's status does not allow the call, InvalidGraph and
+    InvalidState (400) for what cannot be created, NoSuchActor (404) where no Foreman runs.
+    """
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+
+    async def create(
+        self,
+        workflow: WorkflowReference | str,
+        state: Any = None,
+        options: FlowOptions | None = None,
+        *,
+        start: bool = True,
+    ) -> str:
+        """Create a flow; its key, once it is durable. `start=False` leaves it waiting for `start`.
+
+        `state` is anything shaped like a JSON object: a mapping, a Struct, a dataclass, or None.
+        """
+        url = _url_of(workflow)
+        given = encode_fields(initial_state(state))
+        return await self._ask(ForemanApi.create, workflow=url, state=given, options=options, start=start)
+
+    async def _ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await self._asker.ask(operation, *args, **kwargs)
+        except NoSuchActor as error:
+            if HOST in error.address:
+                raise NoSuchActor(
+                    error.address, "no Foreman runs here; spawn(Foreman, database=...) or put one into the topology"
+                ) from None
+            raise
+
+    async def start(self, flow_key: str) -> None:
+        """Start a flow that was created with `start=False`."""
+        await self._ask(ForemanApi.start, flow_key=flow_key)
+
+    async def run(
+        self, workflow: WorkflowReference | str, state: Any = None, options: FlowOptions | None = None
+    ) -> FlowOutcome:
+        """Create a flow and wait until it stops: completed, failed, cancelled or interrupted.
+
+        BudgetSpent, with `.flow_key`, when the caller's time budget ends first; the flow goes on.
+        """
+        return await self.wait(await self.create(workflow, state, options))
+
+    async def wait(self, flow_key: str) -> FlowOutcome:
+        """Wait until the flow stops. BudgetSpent, with `.flow_key`, when the caller's time budget ends first."""
+        try:
+            return await self._ask(ForemanApi.wait, flow_key=flow_key)
+        except BudgetSpent as error:
+            raise BudgetSpent(
+                f"flow {flow_key} had not stopped when the time budget was spent; it goes on", flow_key=flow_key
+            ) from error
+
+    async def poll(self, flow_key: str, within: Duration = "10s") -> FlowOutcome:
+        """Wait until the flow stops, at most `within`; then the outcome so far."""
+        return await self._ask(ForemanApi.poll, flow_key=flow_key, within=seconds(within))
+
+    async def snapshot(self, flow_key: str) -> FlowOutcome:
+        """The outcome so far, at once."""
+        return await self._ask(ForemanApi.snapshot, flow_key=flow_key)
+
+    async def history(self, flow_key: str) -> list[StepRecord]:
+        """What ran, step by step."""
+        return await self._ask(ForemanApi.history, flow_key=flow_key)
+
+    async def step(self, step_key: str) -> StepRecord:
+        """One step, with its state, changes and interrupts."""
+        return await self._ask(ForemanApi.step, step_key=step_key)
+
+    async def resume(self, flow_key: str, data: Any = msgspec.UNSET, step_key: str | None = None) -> None:
+        """Answer an interrupt: the given step's, or the one that comes first in the outcome's `interrupts`.
+
+        Any JSON value is an answer; none is `{}`.
+        """
+        answer = {} if data is msgspec.UNSET else data
+        await self._ask(ForemanApi.resume, flow_key=flow_key, data=answer, step_key=step_key)
+
+    async def cancel(self, flow_key: str, reason: str = "") -> None:
+        """Stop a flow for good; its running tasks are cancelled."""
+        await self._ask(ForemanApi.cancel, flow_key=flow_key, reason=reason)
+
+    async def list(
+        self,
+        status: FlowStatus | None = None,
+        workflow: WorkflowReference | str | None = None,
+        *,
+        limit: int = 100,
+        cursor: str = "",
+    ) -> FlowPage:
+        """Flows, newest first, a page at a time."""
+        url = None if workflow is None else _url_of(workflow)
+        return await self._ask(ForemanApi.list, status=status, workflow=url, limit=limit, cursor=cursor)
+
+    async def delete(self, flow_key: str) -> None:
+        """Remove a flow that has stopped, with all its steps."""
+        await self._ask(ForemanApi.delete, flow_key=flow_key)
+
+
+def _url_of(workflow: WorkflowReference | str) -> str:
+    if isinstance(workflow, str):
+        return workflow
+    if isinstance(workflow, WorkflowReference):
+        return workflow.url
+    raise BadRequest(f"{workflow!r} given, a workflow expected: a method decorated with @workflow, or its URL")

@@ -1,0 +1,253 @@
+"""What can be done to a store, as plain values, and what each comes back with.
+
+    created = await committer.commit(Create(...))
+
+An operation is fenced by what it read (lease number and status), and one whose fence no longer holds says so in its
+result: it never fails its batch.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mbactor.foreman.store.rows import FlowRow, Json, StepRow
+
+
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """Who takes a step, and for how many seconds."""
+
+    worker: str
+    seconds: float
+
+
+class NewStep(msgspec.Struct, frozen=True, gc=False):
+    """A step to insert. The flow and the predecessor follow from the operation that carries it."""
+
+    node: str
+    token: str
+    depth: int
+    priority: int
+    state: Json | None = None
+    added: Json | None = None
+    chain: int = 0
+    spawn_id: int | None = None
+    ordinal: int = 0
+    cohort_id: int | None = None
+    delay: float = 0.0
+    due_at: float | None = None
+    lease: Lease | None = None
+    """With a lease it is inserted running (handed off); without, pending."""
+
+
+class Create(msgspec.Struct, frozen=True, gc=False):
+    """A new flow with its entry step. The result is a `Created`."""
+
+    token: str
+    workflow: str
+    name: str
+    graph_hash: str
+    graph: Json
+    entry: NewStep
+    started: bool = True
+    baggage: Json | None = None
+    priority: int = 100
+    fairness_key: str = ""
+    fairness_weight: float = 1.0
+    time_budget: float = 20.0
+    thread_id: int | None = None
+    idempotency_key: str | None = None
+    trace_parent: str | None = None
+    delete_on_completion: bool = False
+    notify_on_stop: str | None = None
+
+
+class Child(msgspec.Struct, frozen=True, gc=False):
+    """The flow that a step calls and waits for: inserted while the step is parked as waiting."""
+
+    token: str
+    workflow: str
+    name: str
+    graph_hash: str
+    graph: Json
+    entry: NewStep
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """A branch reached the end of its fan-out. The last one in inserts `fan_in`, or fails the branch above."""
+
+    spawn_id: int
+    depth: int
+    failed: bool = False
+    fan_in: NewStep | None = None
+
+
+class FlowEnd(msgspec.Struct, frozen=True, gc=False):
+    """The flow comes to rest with this step."""
+
+    status: str
+    final_state: Json | None = None
+    error: Json | None = None
+    delete: bool = False
+
+
+class Settle(msgspec.Struct, frozen=True, gc=False):
+    """The outcome of one run of a step, fenced by its lease. The result is a `Settled`."""
+
+    step_id: int
+    flow_id: int
+    lease_number: int
+    status: str
+    changes: Json | None
+    state: Json | None = None
+    """The input, written down as a snapshot."""
+    error: Json | None = None
+    parks: Json | None = None
+    payloads: Json | None = None
+    """The questions of its interrupts, the one that waits last."""
+    attempt: int = 0
+    delay: float = 0.0
+    refused: bool = False
+    """The task was certainly not taken: the step goes back as it was, and the time of the first refusal is noted."""
+    cohort_size: int = 0
+    arrivals: int = 0
+    depth: int = 0
+    successors: tuple[NewStep, ...] = ()
+    arrival: Arrival | None = None
+    end: FlowEnd | None = None
+    child: Child | None = None
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """Lease up to `limit` due steps, best priority first, oldest first. The result is a `Claimed`."""
+
+    lease: Lease
+    limit: int
+
+
+class Extend(msgspec.Struct, frozen=True, gc=False):
+    """Extend the leases of steps that run. The result is the set of step ids still held."""
+
+    lease: Lease
+    steps: tuple[tuple[int, int], ...]
+    """(step id, lease number)"""
+
+
+class Release(msgspec.Struct, frozen=True, gc=False):
+    """Give back what a worker holds, at once: these steps, or all. The result is the number of steps."""
+
+    worker: str
+    steps: tuple[int, ...] | None = None
+
+
+class Recover(msgspec.Struct, frozen=True, gc=False):
+    """Give back what is leased beyond its time. The result is the number of steps."""
+
+
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """Start a flow that was created unstarted. The result is a `Changed`."""
+
+    flow_id: int
+    token: str
+
+
+class Resume(msgspec.Struct, frozen=True, gc=False):
+    """Answer an interrupt: that of `step_id`, else the earliest. The result is a `Changed`."""
+
+    flow_id: int
+    token: str
+    answer: Json
+    step_id: int | None = None
+    step_token: str | None = None
+
+
+class Cancel(msgspec.Struct, frozen=True, gc=False):
+    """End a flow that has not ended, and all its steps. The result is a `Changed`."""
+
+    flow_id: int
+    token: str
+    reason: str = ""
+
+
+class Delete(msgspec.Struct, frozen=True, gc=False):
+    """Remove a flow that rests, with all its steps. The result is a `Changed`."""
+
+    flow_id: int
+    token: str
+
+
+Operation = Settle | Create | Start | Resume | Cancel | Delete | Claim | Extend | Release | Recover
+
+
+# --- results ---------------------------------------------------------------------------------------------
+
+
+class Created(msgspec.Struct, frozen=True, gc=False):
+    """The flow's key material. `existed`: the idempotency key named a flow that was there already."""
+
+    flow_id: int
+    token: str
+    step_id: int
+    existed: bool = False
+    workflow: str = ""
+    now: float = 0.0
+
+
+class Inserted(msgspec.Struct, frozen=True, gc=False):
+    """A step that the batch inserted for this operation, in the order of its `successors`, a fan-in last."""
+
+    step: NewStep
+    step_id: int
+    flow_id: int
+
+
+class Stopped(msgspec.Struct, frozen=True, gc=False):
+    """A flow came to rest in this batch; status "deleted" says that it is gone."""
+
+    flow_id: int
+    status: str
+    token: str = ""
+    workflow: str = ""
+    notify_on_stop: str | None = None
+    final_state: Json | None = None
+
+
+class Settled(msgspec.Struct, frozen=True, gc=False):
+    """`landed` False: the lease was lost, and nothing of the operation was written."""
+
+    landed: bool
+    inserted: tuple[Inserted, ...] = ()
+    now: float = 0.0
+
+
+class Claimed(msgspec.Struct, frozen=True, gc=False):
+    """The leased steps in order, their flows by id, and the seconds until the next step is due (None: none is)."""
+
+    steps: tuple[StepRow, ...]
+    flows: dict[int, FlowRow]
+    next_due: float | None
+    now: float
+
+
+class Changed(msgspec.Struct, frozen=True, gc=False):
+    """What an operation on a flow did. `status` is the flow's, after it, or as it was where it was refused; None says
+    that there is no such flow.
+    """
+
+    done: bool
+    status: str | None
+    flows: tuple[int, ...] = ()
+    detail: str = ""
+    called: bool = False
+    """Refused because another flow called this one."""
+
+
+Result = Created | Settled | Claimed | Changed | frozenset[int] | int
+
+
+class Committed(msgspec.Struct, frozen=True, gc=False):
+    """A committed batch: a result for each operation. `best_due` is the best priority that is due and unclaimed."""
+
+    results: list[Result]
+    stopped: tuple[Stopped, ...]
+    """The flows that came to rest in this batch."""
+    best_due: int | None

@@ -1,0 +1,84 @@
+"""Rows of the store's tables as values."""
+
+from __future__ import annotations
+
+import msgspec
+
+Json = bytes
+"""JSON as UTF-8 text."""
+
+
+class FlowRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `mbactor_flow`, in the order of `schema.FLOW_COLUMNS`."""
+
+    id: int
+    token: str
+    status: str
+    workflow: str
+    name: str
+    graph: str
+    baggage: Json | None
+    priority: int
+    fairness_key: str
+    fairness_weight: float
+    time_budget: float
+    thread_id: int | None
+    root_id: int | None
+    caller_id: int | None
+    idempotency_key: str | None
+    trace_parent: str | None
+    delete_on_completion: int
+    notify_on_stop: str | None
+    final_state: Json | None
+    error: Json | None
+    cancel_reason: str | None
+    created_at: float
+    started_at: float | None
+    updated_at: float
+
+
+class StepRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `mbactor_step`, in the order of `schema.STEP_COLUMNS`."""
+
+    id: int
+    token: str
+    flow_id: int
+    node: str
+    depth: int
+    status: str
+    attempt: int
+    state: Json | None
+    added: Json | None
+    changes: Json | None
+    chain: int
+    predecessor_id: int | None
+    successor_id: int | None
+    spawn_id: int | None
+    ordinal: int
+    cohort_id: int | None
+    cohort_size: int
+    cohort_arrivals: int
+    cohort_failures: int
+    cohort_depth: int
+    parks: Json | None
+    payloads: Json | None
+    error: Json | None
+    priority: int
+    not_before: float
+    refused_at: float | None
+    lease_expires: float | None
+    lease_number: int
+    worker: str | None
+    created_at: float
+    started_at: float | None
+    updated_at: float
+
+
+class Material(msgspec.Struct, frozen=True, gc=False):
+    """What a step's input is folded from: a snapshot, the deltas after it in order, and, where it is the
+    input of a fan-in, the spawning step's own changes and those of the cohort's members in fold order.
+    """
+
+    snapshot: Json
+    deltas: tuple[Json, ...] = ()
+    cohort: tuple[Json, ...] | None = None
