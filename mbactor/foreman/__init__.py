@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mbactor.foreman.features import task, workflow
     from mbactor.foreman.client import Flows
+    from mbactor.foreman.features import task, workflow
     from mbactor.foreman.foreman import Foreman
     from mbactor.foreman.model.flow import Flow, Parked
     from mbactor.foreman.model.graph import END, Graph

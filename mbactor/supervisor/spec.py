@@ -142,11 +142,7 @@ def child(
     _check_replicas(name, replicas)
     if backoff is not None and not isinstance(backoff, Backoff):
         raise InvalidSpec(f"child {name!r}: backoff: {backoff!r} given, a Backoff or None expected")
-    if significant and restart == "permanent":
-        raise InvalidSpec(
-            f"child {name!r}: significant: True given with restart 'permanent'; "
-            "only a transient or temporary child can end by itself, which is what significance is about"
-        )
+    check_significance(name, restart, significant)
     if not isinstance(process, bool):
         raise InvalidSpec(f"child {name!r}: process: {process!r} given, True or False expected")
     before = _after(name, after)
@@ -170,6 +166,15 @@ def child(
         process=process,
         after=before,
     )
+
+
+def check_significance(name: str | None, restart: Restart, significant: bool) -> None:
+    """Refuse a significant child that cannot end by itself."""
+    if significant and restart == "permanent":
+        raise InvalidSpec(
+            f"child {name!r}: significant: True given with restart 'permanent'; "
+            "only a transient or temporary child can end by itself, which is what significance is about"
+        )
 
 
 @dataclass(frozen=True, slots=True, init=False)

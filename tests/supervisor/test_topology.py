@@ -373,6 +373,16 @@ def test_a_short_kind_gives_its_arguments_and_its_keys_as_a_child(folder: Path) 
     ]
 
 
+def test_what_two_fields_say_of_each_other_is_told_beside_other_mistakes(folder: Path) -> None:
+    found = child_faults(folder, "- actor: shop_for_test:Orders\n  significant: true\n  wrong: 1")
+    assert [one.split(": ", 1)[1][:42] for one in found] == [
+        "supervisor.children[0].significant: True g",
+        "supervisor.children[0].wrong: unknown key;",
+    ]
+    found = child_faults(folder, "- actor: shop_for_test:Orders\n  significant: true\n  restart: transiant")
+    assert len(found) == 1, "nobody knows which restart was meant"
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -7,7 +7,7 @@ A child is one specification, or one for each replica where its arguments differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,14 @@ from mbactor.errors import InvalidSpec
 from mbactor.mailbox import Mailbox
 from mbactor.mailbox.overflow import OVERFLOWS
 from mbactor.supervisor.partition import PartitionSupervisor
-from mbactor.supervisor.spec import MOST_REPLICAS, RESTARTS, ChildSpec, SupervisorSpec, child
+from mbactor.supervisor.spec import (
+    MOST_REPLICAS,
+    RESTARTS,
+    ChildSpec,
+    SupervisorSpec,
+    check_significance,
+    child,
+)
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.topology.arguments import arguments, configuration
 from mbactor.supervisor.topology.fields import Section, described
@@ -83,7 +90,9 @@ def read_child(section: Section, kind: str, kinds: Kinds, nested: Nested) -> Fou
         section.entry(known)
     section.refuse_unread()
     specs: list[ChildSpec] = []
-    if len(section.problems.found) == before and cls is not None and id is not None:
+    if len(section.problems.found) > before:
+        _check_together(section, id, options)
+    elif cls is not None and id is not None:
         for number, args, config_values in variants:
             own = id if number is None or replicas == 1 else f"{id}-{number}"
             count = replicas if number is None else 1
@@ -133,6 +142,16 @@ def _options(section: Section, kind: str, *, named: bool) -> dict[str, Any]:
     if section.has("shutdown"):
         options["shutdown"] = shutdown
     return options
+
+
+def _check_together(section: Section, id: str | None, options: Mapping[str, Any]) -> None:
+    """What fields say of each other, where other mistakes keep the child from being made."""
+    if section.has("restart") and "restart" not in options:  # it was refused, so nobody knows what was meant
+        return
+    try:
+        check_significance(id, options.get("restart", "permanent"), options.get("significant", False))
+    except InvalidSpec as error:
+        section.refused(error)
 
 
 def _mailbox(section: Section) -> Mailbox | None:
