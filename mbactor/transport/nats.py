@@ -16,7 +16,8 @@ What is promised, beside the contract of every bus:
   made anew.
 - `close` drains: the server is told to send no more, what is on its way is delivered, answers to it still leave.
 
-Not promised: a message is at most once, and one that was with the server when that died is gone.
+Not promised: a message is at most once, and one that was with the server when that died is gone. So is one on its way
+from a server of a cluster to another while the last receiver there ends; whoever asked learns of it by the ack window.
 
 The connection itself is in `nats_client.py`.
 """

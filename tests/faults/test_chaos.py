@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections import Counter
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ class Chaos:
             elif pid is not None:
                 self.pids.add(pid)
                 if kind == "kill":
-                    os.kill(pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # it was killed before, and nobody has noticed yet
+                        os.kill(pid, signal.SIGKILL)
                 else:
                     self._stopped.add(asyncio.create_task(self._stop(pid, self.chance.uniform(0.01, 0.4))))
             self.did[kind] += 1

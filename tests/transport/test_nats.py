@@ -80,7 +80,7 @@ def test_it_keeps_the_contract_of_every_bus(server: NatsServer, loop: Factory) -
 
 def test_two_connections_keep_the_contract_on_a_cluster_of_three(cluster: list[NatsServer]) -> None:
     url = ",".join(server.url for server in cluster)
-    run(check_bus(partial(NatsBus, url), beside=partial(NatsBus, cluster[1].url)))
+    run(check_bus(partial(NatsBus, url), beside=partial(NatsBus, cluster[1].url), apart=True))
 
 
 def test_who_knows_one_server_of_a_cluster_goes_to_another_when_it_dies(tmp_path: Path) -> None:

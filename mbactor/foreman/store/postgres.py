@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
@@ -227,8 +227,13 @@ class PostgresStore(SqlStore):
         if self._closed:
             raise StoreTrouble("the database is closed")
         with offload.busy():
-            async with self._pool.acquire() as connection:
+            connection = await self._pool.acquire()
+            try:
                 yield connection
+            finally:
+                # A connection that broke as it was given back changes nothing of what it was used for.
+                with suppress(*_BROKEN):
+                    await self._pool.release(connection)
 
 
 def _state(error: BaseException) -> str:
