@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mbactor.foreman.engine import Engine
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
 from mbactor.foreman.model.state import decode_fields
 from mbactor.foreman.model.status import FlowStatus
+from mbactor.foreman.shards import Shards
 from mbactor.kernel import endpoint
 from mbactor.kernel.actor import Actor
 from mbactor.mailbox import Mailbox
@@ -23,44 +23,44 @@ class ForemanApi(Actor):
     concurrency = 10_000
     mailbox = Mailbox(capacity=10_000)
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
 
     @endpoint(port=INTERNAL_PORT)
     async def create(self, workflow: str, state: bytes, options: FlowOptions | None = None, start: bool = True) -> str:
-        return await self._engine.create(workflow, decode_fields(state), options, start=start)
+        return await self._shards.create(workflow, decode_fields(state), options, start=start)
 
     @endpoint(port=INTERNAL_PORT)
     async def start(self, flow_key: str) -> None:
-        await self._engine.start(flow_key)
+        await self._shards.of(flow_key).start(flow_key)
 
     @endpoint(port=INTERNAL_PORT)
     async def wait(self, flow_key: str) -> FlowOutcome:
-        return await self._engine.wait(flow_key)
+        return await self._shards.of(flow_key).wait(flow_key)
 
     @endpoint(port=INTERNAL_PORT)
     async def poll(self, flow_key: str, within: float) -> FlowOutcome:
-        return await self._engine.poll(flow_key, within)
+        return await self._shards.of(flow_key).poll(flow_key, within)
 
     @endpoint(port=INTERNAL_PORT)
     async def snapshot(self, flow_key: str) -> FlowOutcome:
-        return await self._engine.snapshot(flow_key)
+        return await self._shards.of(flow_key).snapshot(flow_key)
 
     @endpoint(port=INTERNAL_PORT)
     async def history(self, flow_key: str) -> list[StepRecord]:
-        return await self._engine.history(flow_key)
+        return await self._shards.of(flow_key).history(flow_key)
 
     @endpoint(port=INTERNAL_PORT)
     async def step(self, step_key: str) -> StepRecord:
-        return await self._engine.step(step_key)
+        return await self._shards.of(step_key, "step").step(step_key)
 
     @endpoint(port=INTERNAL_PORT)
     async def resume(self, flow_key: str, data: Any, step_key: str | None = None) -> None:
-        await self._engine.resume(flow_key, data, step_key)
+        await self._shards.of(flow_key).resume(flow_key, data, step_key)
 
     @endpoint(port=INTERNAL_PORT)
     async def cancel(self, flow_key: str, reason: str = "") -> None:
-        await self._engine.cancel(flow_key, reason)
+        await self._shards.of(flow_key).cancel(flow_key, reason)
 
     @endpoint(port=INTERNAL_PORT)
     async def list(
@@ -70,8 +70,8 @@ class ForemanApi(Actor):
         limit: int = 100,
         cursor: str = "",
     ) -> FlowPage:
-        return await self._engine.list(status=status, workflow=workflow, limit=limit, cursor=cursor)
+        return await self._shards.list(status=status, workflow=workflow, limit=limit, cursor=cursor)
 
     @endpoint(port=INTERNAL_PORT)
     async def delete(self, flow_key: str) -> None:
-        await self._engine.delete(flow_key)
+        await self._shards.of(flow_key).delete(flow_key)

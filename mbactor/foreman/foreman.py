@@ -21,6 +21,7 @@ from mbactor.foreman.engine import Engine
 from mbactor.foreman.features import Ran
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.shards import Shards
 from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.store import Store
 from mbactor.foreman.worker import Sweeper, Worker
@@ -90,7 +91,7 @@ class Foreman(Supervisor):
         self.children = [
             *workers,
             child(Sweeper, id="sweeper", args={"engine": engine}),
-            child(ForemanApi, id="api", args={"engine": engine}),
+            child(ForemanApi, id="api", args={"shards": Shards([engine])}),
         ]
 
     async def on_stop(self, exit: Exit) -> None:  # noqa: ARG002

@@ -1,0 +1,50 @@
+"""`Shards`: which engine an operation belongs to.
+
+    shards = Shards([engine])
+    await shards.of(flow_key).resume(flow_key, {})      # what has a key goes to the shard that the key names
+    await shards.create(workflow, state, options)       # what is new is placed
+    await shards.list(limit=10)                         # what is about many flows asks all shards
+
+A flow stays on its shard for life, with all that follows from it: the flows it calls, its thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mbactor.foreman.engine import Engine
+from mbactor.foreman.keys import KeyKind, not_found, parse_key
+from mbactor.foreman.model.outcome import FlowOptions, FlowPage
+
+
+class Shards:
+    """The engines of a Foreman, by the number of their shard."""
+
+    def __init__(self, engines: Iterable[Engine] = ()) -> None:
+        self._engines = {engine.store.shard: engine for engine in engines}
+
+    def of(self, key: str, kind: KeyKind = "flow") -> Engine:
+        """The engine of the shard that a flow key or step key names.
+
+        InvalidKey (400) where it is no key, FlowNotFound (404) where there is no such shard.
+        """
+        engine = self._engines.get(parse_key(key, kind).shard)
+        if engine is None:
+            raise not_found(kind)
+        return engine
+
+    @property
+    def all(self) -> list[Engine]:
+        """The engines in the order of their shards."""
+        return [self._engines[number] for number in sorted(self._engines)]
+
+    async def create(self, workflow: str, state: Any, options: FlowOptions | None = None, *, start: bool = True) -> str:
+        """As `Engine.create`, on a shard that is chosen: that of the thread that the flow joins, else any."""
+        thread_key = options.thread_key if options is not None else None
+        engine = self.all[0] if thread_key is None else self.of(thread_key)
+        return await engine.create(workflow, state, options, start=start)
+
+    async def list(self, **wanted: Any) -> FlowPage:
+        """A page of the flows of all shards."""
+        return await self.all[0].list(**wanted)
