@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
+from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.state import decode_fields
-from mbactor.foreman.model.status import FlowStatus
 from mbactor.foreman.shards import Shards
 from mbactor.kernel import endpoint
 from mbactor.kernel.actor import Actor
@@ -63,14 +63,8 @@ class ForemanApi(Actor):
         await self._shards.of(flow_key).cancel(flow_key, reason)
 
     @endpoint(port=INTERNAL_PORT)
-    async def list(
-        self,
-        status: FlowStatus | None = None,
-        workflow: str | None = None,
-        limit: int = 100,
-        cursor: str = "",
-    ) -> FlowPage:
-        return await self._shards.list(status=status, workflow=workflow, limit=limit, cursor=cursor)
+    async def list(self, query: FlowQuery) -> FlowPage:
+        return await self._shards.list(query)
 
     @endpoint(port=INTERNAL_PORT)
     async def delete(self, flow_key: str) -> None:

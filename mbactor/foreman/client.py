@@ -13,8 +13,9 @@ import msgspec
 from mbactor.durations import Duration, seconds
 from mbactor.errors import BadRequest, BudgetSpent, NoSuchActor
 from mbactor.foreman.api import HOST, ForemanApi
-from mbactor.foreman.features import WorkflowReference
+from mbactor.foreman.features import TaskReference, WorkflowReference
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
+from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.state import encode_fields, initial_state
 from mbactor.foreman.model.status import FlowStatus
 from mbactor.kernel import Operation
@@ -125,16 +126,55 @@ class Flows:
         status: FlowStatus | None = None,
         workflow: WorkflowReference | str | None = None,
         *,
+        thread: str | None = None,
+        task: TaskReference | str | None = None,
+        fairness_key: str | None = None,
+        priority: int | None = None,
+        older_than: Duration | None = None,
+        newer_than: Duration | None = None,
+        search: str | None = None,
+        include_subflows: bool = False,
+        shard: int | None = None,
         limit: int = 100,
         cursor: str = "",
     ) -> FlowPage:
-        """Flows, newest first, a page at a time."""
-        url = None if workflow is None else _url_of(workflow)
-        return await self._ask(ForemanApi.list, status=status, workflow=url, limit=limit, cursor=cursor)
+        """Flows, newest first, a page at a time: `cursor` is the `next_cursor` of the page before.
+
+            page = await flows.list(status="failed", workflow=Credit.approval, newer_than="1d")
+
+        Everything that is given has to hold. `task` is the node that a flow is at or has failed at; `older_than` and
+        `newer_than` count from the last change of its status; `search` is text within the workflow's URL or name, the
+        node, the error, the reason of a cancel or the key, and never in a state: it reads every flow that the other
+        filters leave. Flows that other flows called are left out unless `include_subflows` is set. `notes` of the page
+        says which shards do not answer and so are not in it.
+        """
+        query = FlowQuery(
+            status=status,
+            workflow=None if workflow is None else _url_of(workflow),
+            thread=thread,
+            task=task.node_name if isinstance(task, TaskReference) else task,
+            fairness_key=fairness_key,
+            priority=priority,
+            older_than=_age("older_than", older_than),
+            newer_than=_age("newer_than", newer_than),
+            search=search,
+            include_subflows=include_subflows,
+            shard=shard,
+            limit=limit,
+            cursor=cursor,
+        )
+        return await self._ask(ForemanApi.list, query=query)
 
     async def delete(self, flow_key: str) -> None:
         """Remove a flow that has stopped, with all its steps."""
         await self._ask(ForemanApi.delete, flow_key=flow_key)
+
+
+def _age(name: str, given: Duration | None) -> float | None:
+    try:
+        return None if given is None else seconds(given)
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"{name}: {error}") from None
 
 
 def _url_of(workflow: WorkflowReference | str) -> str:

@@ -25,6 +25,8 @@ from mbactor.foreman.graphs import FrozenGraph, Graphs
 from mbactor.foreman.host import Host
 from mbactor.foreman.keys import Key, new_token, not_found, parse_key
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
+from mbactor.foreman.model.paging import Listed, merged
+from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.state import Fields, decode_all, decode_fields, encode_fields, encode_value, initial_state
 from mbactor.foreman.reader import Reader
 from mbactor.foreman.step import Head, Held
@@ -241,11 +243,14 @@ class Engine:
         """One step, with its payloads."""
         return await self._reader.step(parse_key(step_key, "step"))
 
-    async def list(
-        self, *, status: str | None = None, workflow: str | None = None, limit: int = 100, cursor: str = ""
-    ) -> FlowPage:
+    async def listed(self, query: FlowQuery) -> list[Listed]:
+        """This shard's share of a page: the flows behind the query's cursor, one more than its limit."""
+        self._check_open()
+        return await self._reader.listed(query)
+
+    async def list(self, query: FlowQuery) -> FlowPage:
         """Flows, newest first; `next_cursor` leads to the next page."""
-        return await self._reader.page(status=status, workflow=workflow, limit=limit, cursor=cursor)
+        return merged({self.store.shard: await self.listed(query)}, {}, query.limit)
 
     async def close(self) -> None:
         """Write what has been handed in, refuse more, let go of those who wait. Idempotent. The store stays open."""

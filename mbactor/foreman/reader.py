@@ -8,22 +8,25 @@ from typing import Any, cast
 
 import msgspec
 
-from mbactor.errors import BadRequest, ReducerError
+from mbactor.errors import ReducerError
 from mbactor.foreman.graphs import Graphs
-from mbactor.foreman.keys import Key, not_found
+from mbactor.foreman.keys import Key, not_found, parse_key
 from mbactor.foreman.model.fold_order import fold_order
 from mbactor.foreman.model.graph import Graph
-from mbactor.foreman.model.outcome import FlowOutcome, FlowPage, FlowSummary, StepRecord, Subflow
+from mbactor.foreman.model.outcome import FlowOutcome, FlowSummary, StepRecord, Subflow
+from mbactor.foreman.model.paging import Listed, Position, bound, position_of
+from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.reducers import Chosen, fold_explained
 from mbactor.foreman.model.state import Fields, apply, decode_all, decode_fields
-from mbactor.foreman.model.status import FLOW_STATUSES, FlowStatus, StepStatus, is_stopped, is_terminal
+from mbactor.foreman.model.status import FlowStatus, StepStatus, is_stopped, is_terminal
 from mbactor.foreman.model.winners import winners
 from mbactor.foreman.parks import decode_payloads
 from mbactor.foreman.step import fold_material
-from mbactor.foreman.store.rows import FlowRow, Json, StepRow
+from mbactor.foreman.store.rows import FlowRow, Json, Progress, StepRow
 from mbactor.foreman.store.store import FlowFilter, Store
 
-MOST_LISTED = 10_000
+_ELSEWHERE = -1
+"""The id of a thread whose flows are all in another shard."""
 
 
 class Reader:
@@ -158,31 +161,47 @@ class Reader:
 
     # --- many flows ----------------------------------------------------------------------------------------
 
-    async def page(
-        self, *, status: str | None = None, workflow: str | None = None, limit: int = 100, cursor: str = ""
-    ) -> FlowPage:
-        """Flows that nobody called, newest first. The cursor of a page leads to the next."""
-        if status is not None and status not in FLOW_STATUSES:
-            raise BadRequest(f"status={status!r} is no flow status; expected one of {', '.join(FLOW_STATUSES)}")
-        if not 1 <= limit <= MOST_LISTED:
-            raise BadRequest(f"limit={limit}: expected 1 to {MOST_LISTED}")
-        before = _before(cursor, self._store.shard)
-        rows = await self._store.flows(FlowFilter(status, workflow, limit + 1, before))
-        page, more = rows[:limit], len(rows) > limit
-        nodes = await self._store.nodes_at([row.id for row in page]) if page else {}
-        summaries = [await self._summary(row, nodes) for row in page]
-        return FlowPage(summaries, f"{self._store.shard}={page[-1].id}" if more else "")
+    async def listed(self, query: FlowQuery) -> list[Listed]:
+        """The flows of this shard that the query is about, behind its cursor; one more than its limit."""
+        thread_id = await self._thread(query)
+        if query.shard not in {None, self._store.shard} or thread_id == _ELSEWHERE:
+            return []
+        position = position_of(query.cursor)
+        wanted = FlowFilter(
+            query.status, query.workflow, thread_id, query.task, query.fairness_key, query.priority, query.older_than,
+            query.newer_than, query.search, query.include_subflows, query.limit + 1,
+            None if position is None else bound(position, self._store.shard), self._store.shard,
+        )  # fmt: skip
+        rows = await self._store.flows(wanted)
+        if not rows:
+            return []
+        progress = await self._store.progress([row.id for row in rows])
+        anchors = {row.thread_id for row in rows if row.thread_id is not None}
+        tokens = await self._store.tokens(sorted(anchors)) if anchors else {}
+        return [self._listed(row, progress.get(row.id, Progress("", 0, 0)), tokens) for row in rows]
 
-    async def _summary(self, row: FlowRow, nodes: Mapping[int, str]) -> FlowSummary:
-        anchor = await self._store.flow(row.thread_id) if row.thread_id is not None else row
+    async def _thread(self, query: FlowQuery) -> int | None:
+        if query.thread is None:
+            return None
+        key = parse_key(query.thread)
+        if key.shard != self._store.shard:
+            return _ELSEWHERE
+        anchor = await self.flow(key)
+        return anchor.thread_id or anchor.id
+
+    def _listed(self, row: FlowRow, progress: Progress, tokens: Mapping[int, str]) -> Listed:
+        shard = self._store.shard
         error = _error(row.error)
-        return FlowSummary(
+        anchor = Key(shard, row.id, row.token)
+        if row.thread_id is not None and row.thread_id in tokens:
+            anchor = Key(shard, row.thread_id, tokens[row.thread_id])
+        summary = FlowSummary(
             flow_key=self._flow_key(row),
             status=cast("FlowStatus", row.status),
             workflow=row.workflow,
             workflow_name=row.name,
-            thread_key=self._flow_key(anchor or row),
-            task=nodes.get(row.id, ""),
+            thread_key=str(anchor),
+            task=progress.node,
             error="" if error is None else str(error["error"]),
             cancel_reason=row.cancel_reason,
             priority=row.priority,
@@ -192,7 +211,10 @@ class Reader:
             created_at=_moment(row.created_at),
             started_at=_moment(row.started_at),
             updated_at=_moment(row.updated_at),
+            steps=progress.known,
+            steps_done=progress.done,
         )
+        return Listed(Position(row.created_at, shard, row.id), summary)
 
     def _flow_key(self, row: FlowRow) -> str:
         return str(Key(self._store.shard, row.id, row.token))
@@ -207,15 +229,6 @@ def _folded_as_far_as_possible(material: Any, graph: Graph) -> Fields:
         return fold_material(material, graph)
     except ReducerError:
         return fold_material(msgspec.structs.replace(material, cohort=None), graph)
-
-
-def _before(cursor: str, shard: int) -> int | None:
-    if not cursor:
-        return None
-    name, separator, last = cursor.partition("=")
-    if not separator or name != str(shard) or not (last.isascii() and last.isdigit()):
-        raise BadRequest(f"cursor={cursor!r} is none; give the next_cursor of the page before")
-    return int(last)
 
 
 def _told(error: dict[str, Any] | None) -> dict[str, Any] | None:

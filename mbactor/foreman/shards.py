@@ -3,19 +3,24 @@
     shards = Shards([engine])
     await shards.of(flow_key).resume(flow_key, {})      # what has a key goes to the shard that the key names
     await shards.create(workflow, state, options)       # what is new is placed
-    await shards.list(limit=10)                         # what is about many flows asks all shards
+    await shards.list(FlowQuery(limit=10))              # what is about many flows asks all shards
 
 A flow stays on its shard for life, with all that follows from it: the flows it calls, its thread.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+from mbactor.errors import BadRequest
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.keys import KeyKind, not_found, parse_key
 from mbactor.foreman.model.outcome import FlowOptions, FlowPage
+from mbactor.foreman.model.paging import Listed, merged
+from mbactor.foreman.model.query import FlowQuery
+from mbactor.foreman.store.store import StoreTrouble
 
 
 class Shards:
@@ -45,6 +50,22 @@ class Shards:
         engine = self.all[0] if thread_key is None else self.of(thread_key)
         return await engine.create(workflow, state, options, start=start)
 
-    async def list(self, **wanted: Any) -> FlowPage:
-        """A page of the flows of all shards."""
-        return await self.all[0].list(**wanted)
+    async def list(self, query: FlowQuery) -> FlowPage:
+        """A page of the flows of all shards, or of the one that is asked for; `notes` has those that do not answer."""
+        if query.thread is not None:
+            self.of(query.thread)
+        asked = [engine for engine in self.all if query.shard in {None, engine.store.shard}]
+        if not asked:
+            known = ", ".join(map(str, sorted(self._engines)))
+            raise BadRequest(f"shard={query.shard}: no such shard; there are {known}")
+        answers = await asyncio.gather(*(engine.listed(query) for engine in asked), return_exceptions=True)
+        found: dict[int, list[Listed]] = {}
+        missing: dict[int, str] = {}
+        for engine, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, StoreTrouble):
+                missing[engine.store.shard] = str(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found[engine.store.shard] = answer
+        return merged(found, missing, query.limit)

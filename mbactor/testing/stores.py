@@ -29,7 +29,7 @@ from mbactor.foreman.store.operations import (
     Settle,
     Start,
 )
-from mbactor.foreman.store.rows import StepRow
+from mbactor.foreman.store.rows import Progress, StepRow
 from mbactor.foreman.store.store import FlowFilter, Store
 
 TOKEN = "0" * 16
@@ -258,6 +258,10 @@ async def _inputs_are_folded_from_what_was_changed(store: Store) -> None:
 async def _lists_are_newest_first(store: Store) -> None:
     ids = [one.flow_id for one in await _do(store, *(_new() for _ in range(5)))]
     assert ids == sorted(ids)
+    row = await store.flow(ids[3])
+    assert row is not None
     assert [row.id for row in await store.flows(FlowFilter(limit=2))] == ids[:2:-1]
-    assert [row.id for row in await store.flows(FlowFilter(status="running", before=ids[3]))] == ids[2::-1]
-    assert await store.nodes_at(ids[:1]) == {ids[0]: "start"}
+    assert [row.id for row in await store.flows(FlowFilter(status="running", before=(row.created_at, row.id)))] == ids[
+        2::-1
+    ]
+    assert await store.progress(ids[:1]) == {ids[0]: Progress("start", 0, 1)}

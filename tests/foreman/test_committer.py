@@ -31,7 +31,8 @@ class Slowed:
     flows: Any
     statuses: Any
     step: Any
-    nodes_at: Any
+    progress: Any
+    tokens: Any
     steps: Any
     materials: Any
     cohort: Any

@@ -357,25 +357,6 @@ async def test_a_wrong_token_and_an_unknown_id_are_the_same_404(world: World) ->
             await world.engine.snapshot(malformed)
 
 
-async def test_list_pages_newest_first_with_filters(world: World) -> None:
-    await world.graph(line("a", "start"), start=ok)
-    await world.graph(line("b", "start"), start=ok)
-    keys = [await world.engine.create("ab"[n % 2], start=n < 5) for n in range(6)]
-    for key in keys[:5]:
-        await world.engine.wait(key)
-    first = await world.engine.list(limit=4)
-    second = await world.engine.list(limit=4, cursor=first.next_cursor)
-    assert [flow.flow_key for flow in (*first.flows, *second.flows)] == keys[::-1]
-    assert second.next_cursor == ""
-    assert [flow.flow_key for flow in (await world.engine.list(workflow="a")).flows] == keys[4::-2]
-    (created,) = (await world.engine.list(status="created")).flows
-    assert (created.flow_key, created.task, created.workflow_name) == (keys[5], "start", "b")
-    mistakes: list[dict[str, Any]] = [{"status": "done"}, {"cursor": "x"}, {"limit": 0}]
-    for wrong in mistakes:
-        with pytest.raises(BadRequest):
-            await world.engine.list(**wrong)
-
-
 async def test_history_tells_the_steps_and_step_their_payloads(world: World) -> None:
     graph = Graph("each")
     graph.add_transition_for_each("start", "branch", for_each="items")

@@ -69,7 +69,7 @@ class FlowSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The graph's own name."""
     thread_key: str = ""
     task: str = ""
-    """The node it is at; empty while it is at several."""
+    """The node it is at, or has failed at; empty where these are several."""
     error: str = ""
     cancel_reason: str | None = None
     priority: int = 100
@@ -79,13 +79,19 @@ class FlowSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
     created_at: dt.datetime | None = None
     started_at: dt.datetime | None = None
     updated_at: dt.datetime | None = None
+    """When its status changed last."""
+    steps: int = 0
+    """Steps of its own so far, over or not; more may follow."""
+    steps_done: int = 0
 
 
 class FlowPage(msgspec.Struct):
-    """A page of flows. An empty `next_cursor` says that it was the last."""
+    """A page of flows, newest first. An empty `next_cursor` says that it was the last."""
 
     flows: list[FlowSummary]
     next_cursor: str = ""
+    notes: list[str] = []
+    """What is not in it: shards that do not answer."""
 
 
 class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -9,6 +9,9 @@ text is common SQL with `?` for values and these words, which each database repl
 
 * `<ids>`, `<texts>`: a subquery over one value, a list of integers or of texts;
 * `<greatest>`: the function of the larger of two values;
+* `<position>`: the function of where in a text another is found, 0 where it is not;
+* `<now>`: the database's time in Unix seconds;
+* `<error text>`: the text of a flow's error;
 * `<skip locked>`: the end of a SELECT that locks the rows it finds, passing over those that others have.
 
 What a batch does to many rows alike is an `Update` or an `Insert`: SQLite runs it row by row, which costs nothing

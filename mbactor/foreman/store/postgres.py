@@ -21,7 +21,7 @@ import asyncpg
 
 from mbactor import observe, offload
 from mbactor.errors import InvalidSpec
-from mbactor.foreman.store import reads, schema
+from mbactor.foreman.store import listing, reads, schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
 from mbactor.foreman.store.operations import (
@@ -50,8 +50,8 @@ TRIES_AT_A_READ = CONNECTIONS + 1
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 _COLLIDED = ("40001", "40P01")
 _ONE_STATEMENT: frozenset[object] = frozenset(
-    {reads.graph, reads.flow, reads.flows, reads.statuses, reads.called, reads.nodes_at, reads.step, reads.steps,
-     reads.interrupted}
+    {reads.graph, reads.flow, reads.statuses, reads.called, reads.step, reads.steps,
+     reads.interrupted, listing.progress, listing.tokens}
 )  # fmt: skip
 """Queries that see one moment without a transaction around them."""
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)

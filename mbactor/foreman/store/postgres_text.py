@@ -29,6 +29,9 @@ _WORDS = {
     "<ids>": "SELECT unnest(?::bigint[])",
     "<texts>": "SELECT unnest(?::text[])",
     "<greatest>": "greatest",
+    "<position>": "strpos",
+    "<now>": "extract(epoch FROM statement_timestamp())::float8",
+    "<error text>": "convert_from(flow.error, 'UTF8')::json ->> 'error'",
     "<skip locked>": "FOR UPDATE SKIP LOCKED",
 }
 

@@ -15,7 +15,6 @@ from mbactor.foreman.model.fold_order import fold_order
 from mbactor.foreman.store.dialect import Db, Row
 from mbactor.foreman.store.rows import FlowRow, Json, Material, StepRow
 from mbactor.foreman.store.schema import FLOW_COLUMNS, STEP_COLUMNS
-from mbactor.foreman.store.store import FlowFilter
 
 _FLOW = ", ".join(FLOW_COLUMNS)
 _STEP = ", ".join(STEP_COLUMNS)
@@ -59,21 +58,6 @@ async def flow(db: Db, flow_id: int) -> FlowRow | None:
     return FlowRow(*rows[0]) if rows else None
 
 
-async def flows(db: Db, wanted: FlowFilter) -> list[FlowRow]:
-    """Newest first; only flows that nobody called."""
-    conditions, values = ["root_id IS NULL"], []
-    for column, operator, value in (
-        ("status", "=", wanted.status),
-        ("workflow", "=", wanted.workflow),
-        ("id", "<", wanted.before),
-    ):
-        if value is not None:
-            conditions.append(f"{column} {operator} ?")
-            values.append(value)
-    query = f"SELECT {_FLOW} FROM mbactor_flow WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
-    return [FlowRow(*row) for row in await db.rows(query, *values, wanted.limit)]
-
-
 async def statuses(db: Db, flow_ids: Sequence[int]) -> dict[int, str]:
     query = "SELECT id, status FROM mbactor_flow WHERE id IN (<ids>)"
     return {row[0]: row[1] for row in await db.rows(query, flow_ids)}
@@ -84,12 +68,6 @@ async def called(db: Db, flow_id: int) -> list[FlowRow]:
     query = f"""SELECT {_FLOW} FROM mbactor_flow WHERE caller_id IN (SELECT id FROM mbactor_step WHERE flow_id = ?)
         ORDER BY id"""
     return [FlowRow(*row) for row in await db.rows(query, flow_id)]
-
-
-async def nodes_at(db: Db, flow_ids: Sequence[int]) -> dict[int, str]:
-    query = """SELECT flow_id, min(node) FROM mbactor_step WHERE flow_id IN (<ids>)
-        AND status IN ('created', 'pending', 'running', 'interrupted') GROUP BY flow_id HAVING count(*) = 1"""
-    return {row[0]: row[1] for row in await db.rows(query, flow_ids)}
 
 
 async def step(db: Db, step_id: int) -> StepRow | None:

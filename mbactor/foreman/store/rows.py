@@ -35,6 +35,7 @@ class FlowRow(msgspec.Struct, frozen=True, gc=False):
     created_at: float
     started_at: float | None
     updated_at: float
+    delete_at: float | None = None
 
 
 class StepRow(msgspec.Struct, frozen=True, gc=False):
@@ -72,6 +73,14 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     created_at: float
     started_at: float | None
     updated_at: float
+
+
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """How far a flow has come: steps that are over, of those known, and the one node it is at, or has failed at."""
+
+    node: str
+    done: int
+    known: int
 
 
 class Material(msgspec.Struct, frozen=True, gc=False):

@@ -2,7 +2,7 @@
 
 * `mbactor_flow`: one row a flow (a run of a graph). `status`: created, running, interrupted, completed,
   failed, cancelled. `final_state` is there for completed flows; that of a failed or cancelled flow
-  follows from its steps.
+  follows from its steps. One with a `delete_at` is gone for its users from now or then on, and removed after it.
 * `mbactor_step`: one row a step (a run of a task). `status`: created, pending, running, interrupted,
   completed, failed, cancelled. A running step is leased: `worker` has it until `lease_expires`, and
   `lease_number` rises with each claim, so a late result of an earlier claim is told apart; a running step without
@@ -57,6 +57,7 @@ _FLOW = {
     "created_at": "float NOT NULL",
     "started_at": "float",
     "updated_at": "float NOT NULL",
+    "delete_at": "float",
 }
 
 _STEP = {
@@ -110,9 +111,16 @@ CREATE UNIQUE INDEX mbactor_flow_idempotency ON mbactor_flow (idempotency_key) W
 CREATE INDEX mbactor_flow_caller ON mbactor_flow (caller_id) WHERE caller_id IS NOT NULL;
 CREATE INDEX mbactor_flow_root ON mbactor_flow (root_id) WHERE root_id IS NOT NULL;
 CREATE INDEX mbactor_flow_thread ON mbactor_flow (thread_id) WHERE thread_id IS NOT NULL;
+CREATE INDEX mbactor_flow_status ON mbactor_flow (status, created_at, id);
+CREATE INDEX mbactor_flow_workflow ON mbactor_flow (workflow, created_at, id);
+CREATE INDEX mbactor_flow_fairness ON mbactor_flow (fairness_key, created_at, id) WHERE fairness_key <> '';
+CREATE INDEX mbactor_flow_priority ON mbactor_flow (priority, created_at, id) WHERE priority <> 100;
+CREATE INDEX mbactor_flow_updated ON mbactor_flow (updated_at) WHERE updated_at > created_at;
+CREATE INDEX mbactor_flow_delete ON mbactor_flow (delete_at) WHERE delete_at IS NOT NULL;
 CREATE INDEX mbactor_step_flow ON mbactor_step (flow_id);
 CREATE INDEX mbactor_step_pending ON mbactor_step (priority, not_before, id) WHERE status = 'pending';
 CREATE INDEX mbactor_step_lease ON mbactor_step (lease_expires) WHERE status = 'running';
+CREATE INDEX mbactor_step_node ON mbactor_step (node) WHERE status IN ('created', 'interrupted', 'failed');
 CREATE INDEX mbactor_step_spawn ON mbactor_step (spawn_id) WHERE spawn_id IS NOT NULL;
 
 CREATE VIEW mbactor_flow_view AS SELECT

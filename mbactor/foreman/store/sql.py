@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
-from mbactor.foreman.store import reads
+from mbactor.foreman.store import listing, reads
 from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.operations import Committed, Operation
-from mbactor.foreman.store.rows import FlowRow, Json, Material, StepRow
+from mbactor.foreman.store.rows import FlowRow, Json, Material, Progress, StepRow
 from mbactor.foreman.store.store import FlowFilter
 
 P = ParamSpec("P")
@@ -41,7 +41,7 @@ class SqlStore(ABC):
         return await self._read(reads.flow, flow_id)
 
     async def flows(self, wanted: FlowFilter) -> list[FlowRow]:
-        return await self._read(reads.flows, wanted)
+        return await self._read(listing.flows, wanted)
 
     async def statuses(self, flow_ids: Sequence[int]) -> dict[int, str]:
         return await self._read(reads.statuses, flow_ids)
@@ -49,8 +49,11 @@ class SqlStore(ABC):
     async def called(self, flow_id: int) -> list[FlowRow]:
         return await self._read(reads.called, flow_id)
 
-    async def nodes_at(self, flow_ids: Sequence[int]) -> dict[int, str]:
-        return await self._read(reads.nodes_at, flow_ids)
+    async def progress(self, flow_ids: Sequence[int]) -> dict[int, Progress]:
+        return await self._read(listing.progress, flow_ids)
+
+    async def tokens(self, flow_ids: Sequence[int]) -> dict[int, str]:
+        return await self._read(listing.tokens, flow_ids)
 
     async def step(self, step_id: int) -> StepRow | None:
         return await self._read(reads.step, step_id)

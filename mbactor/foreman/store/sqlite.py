@@ -165,6 +165,9 @@ _WORDS = {
     "<ids>": "SELECT value FROM json_each(?)",
     "<texts>": "SELECT value FROM json_each(?)",
     "<greatest>": "max",
+    "<position>": "instr",
+    "<now>": "mbactor_now()",
+    "<error text>": "json_extract(CAST(flow.error AS TEXT), '$.error')",
     "<skip locked>": "",
 }
 
@@ -223,7 +226,7 @@ async def open_sqlite(path: str | None, shard: int = 1) -> SqliteStore:
         await run_in_driver(writer, _prepare)
         reader = writer if path is None else await _connect(path)
         if reader is not writer:
-            await run_in_driver(reader, lambda db: db.execute("PRAGMA query_only = ON").close())
+            await run_in_driver(reader, _prepare_reader)
     except BaseException as error:
         with offload.busy():
             await writer.close()
@@ -262,6 +265,11 @@ def _prepare(db: sqlite3.Connection) -> None:
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
+
+
+def _prepare_reader(db: sqlite3.Connection) -> None:
+    db.create_function("mbactor_now", 0, clock.unix)
+    db.execute("PRAGMA query_only = ON").close()
 
 
 def _use_wal(db: sqlite3.Connection) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from mbactor.errors import MbactorError
 from mbactor.foreman.store.operations import Committed, Operation
-from mbactor.foreman.store.rows import FlowRow, Json, Material, StepRow
+from mbactor.foreman.store.rows import FlowRow, Json, Material, Progress, StepRow
 
 
 class StoreTrouble(MbactorError):
@@ -32,12 +32,23 @@ class Unstorable(MbactorError):
 
 
 class FlowFilter(msgspec.Struct, frozen=True, gc=False):
-    """Which flows `Store.flows` lists: newest first, ids below `before`."""
+    """Which flows `Store.flows` lists, newest first: all that is given has to hold. Ages are in seconds."""
 
     status: str | None = None
     workflow: str | None = None
+    thread_id: int | None = None
+    node: str | None = None
+    fairness_key: str | None = None
+    priority: int | None = None
+    older_than: float | None = None
+    newer_than: float | None = None
+    search: str | None = None
+    subflows: bool = False
     limit: int = 100
-    before: int | None = None
+    before: tuple[float, int] | None = None
+    """(creation, id) that they are below."""
+    shard: int = 1
+    """Part of the keys that a search looks at."""
 
 
 class Store(Protocol):
@@ -63,8 +74,12 @@ class Store(Protocol):
 
     async def step(self, step_id: int) -> StepRow | None: ...
 
-    async def nodes_at(self, flow_ids: Sequence[int]) -> dict[int, str]:
-        """The node of each flow that is at exactly one."""
+    async def progress(self, flow_ids: Sequence[int]) -> dict[int, Progress]:
+        """How far each of these flows has come."""
+        ...
+
+    async def tokens(self, flow_ids: Sequence[int]) -> dict[int, str]:
+        """The token of each of these flows; one that is not there is absent."""
         ...
 
     async def steps(self, flow_id: int) -> list[StepRow]:

@@ -1,0 +1,89 @@
+"""Which flows `list` and `purge` are about.
+
+    FlowQuery(status="failed", workflow="https://credit.example:428/approval", newer_than=3600)
+
+Everything that is given has to hold. BadRequest (400) names what cannot be, and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from mbactor.errors import BadRequest, did_you_mean
+from mbactor.foreman.model.paging import position_of
+from mbactor.foreman.model.status import FLOW_STATUSES
+
+MOST_LISTED = 10_000
+LARGEST = 2**63 - 1
+
+_TEXTS = ("workflow", "thread", "task", "fairness_key", "search")
+
+
+class FlowQuery(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The filters of a list, and which of its pages."""
+
+    status: str | None = None
+    workflow: str | None = None
+    """The URL that the flow was created with."""
+    thread: str | None = None
+    """The key of any flow of the thread."""
+    task: str | None = None
+    """The node that the flow is at, or has failed at."""
+    fairness_key: str | None = None
+    priority: int | None = None
+    older_than: float | None = None
+    """Seconds for which its status has not changed."""
+    newer_than: float | None = None
+    """Seconds within which its status has changed."""
+    search: str | None = None
+    """Text within the workflow's URL or name, the node, the error, the reason of a cancel or the key, in any case."""
+    include_subflows: bool = False
+    shard: int | None = None
+    limit: int = 100
+    cursor: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status is not None and self.status not in FLOW_STATUSES:
+            hint = did_you_mean(self.status, FLOW_STATUSES)
+            raise BadRequest(f"status={self.status!r}: expected one of {', '.join(FLOW_STATUSES)}{hint}")
+        for name in _TEXTS:
+            _check_text(name, getattr(self, name))
+        for name in ("older_than", "newer_than"):
+            _check_age(name, getattr(self, name))
+        _check_number("priority", self.priority, 0, LARGEST)
+        _check_number("shard", self.shard, 1, LARGEST)
+        _check_number("limit", self.limit, 1, MOST_LISTED)
+        position_of(self.cursor)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether it says anything about which flows are meant."""
+        given = (self.status, self.workflow, self.thread, self.task, self.fairness_key, self.priority,
+                 self.older_than, self.newer_than, self.search)  # fmt: skip
+        return any(value not in {None, ""} for value in given)
+
+
+def _check_text(name: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, str) or "\0" in value or not _is_unicode(value)):
+        raise BadRequest(f"{name}={value!r}: expected a text without NUL")
+
+
+def _is_unicode(text: str) -> bool:
+    # Half a surrogate pair has no UTF-8.
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _check_age(name: str, value: Any) -> None:
+    if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+        raise BadRequest(f"{name}={value!r}: expected a duration such as 1h, 0 or more")
+
+
+def _check_number(name: str, value: Any, least: int, most: int) -> None:
+    if value is None:
+        return
+    if type(value) is not int or not least <= value <= most:
+        expected = f"{least} or more" if most == LARGEST else f"{least} to {most}"
+        raise BadRequest(f"{name}={value!r}: expected a whole number, {expected}")

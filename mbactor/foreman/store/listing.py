@@ -1,0 +1,148 @@
+"""Lists of flows, in SQL: newest first, each filter by an index of its own.
+
+A search reads every flow that the other filters leave: it is meant for people who look for something.
+"""
+
+# ruff: noqa: S608 - every statement is put together from constants of this module
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from mbactor.foreman.model.status import FLOW_STATUSES
+from mbactor.foreman.store.dialect import Db
+from mbactor.foreman.store.rows import FlowRow, Progress
+from mbactor.foreman.store.schema import FLOW_COLUMNS
+from mbactor.foreman.store.store import FlowFilter
+
+Condition = tuple[str, tuple[Any, ...]]
+
+USUAL_PRIORITY = 100
+
+_LARGE = {"final_state", "baggage"}
+"""What no list shows, and may be megabytes."""
+_FLOW = ", ".join("NULL" if column in _LARGE else f"flow.{column}" for column in FLOW_COLUMNS)
+
+_OPEN = "('created', 'pending', 'running', 'interrupted')"
+
+# Where a flow is, or has failed: a step, where it is exactly one.
+_STANDS = f"(step.status IN {_OPEN} OR (step.status = 'failed' AND flow.status = 'failed'))"
+_NODE = f"""(SELECT min(step.node) FROM mbactor_step AS step WHERE step.flow_id = flow.id AND {_STANDS}
+    HAVING count(*) = 1)"""
+
+# Each part by an index of few rows: those of steps that are over and did not fail are in none.
+_AT_NODE = """flow.id IN (SELECT flow_id FROM mbactor_step WHERE status = 'pending' AND node = ?
+    UNION ALL SELECT flow_id FROM mbactor_step WHERE status = 'running' AND node = ?
+    UNION ALL SELECT flow_id FROM mbactor_step WHERE status IN ('created', 'interrupted', 'failed') AND node = ?)"""
+
+# Parted by line ends, so that nothing is found across two fields.
+_SEARCHED = f"""<position>(lower(flow.workflow || '\n' || flow.name || '\n' || coalesce({_NODE}, '') || '\n'
+    || coalesce(<error text>, '') || '\n' || coalesce(flow.cancel_reason, '') || '\n'
+    || CAST(? AS TEXT) || '-' || CAST(flow.id AS TEXT) || '-' || flow.token), lower(?)) > 0"""
+
+_KEPT = "flow.delete_at IS NULL"
+_OF_A_KEPT = """NOT EXISTS (SELECT 1 FROM mbactor_flow AS root WHERE root.id = flow.root_id
+    AND root.delete_at IS NOT NULL)"""
+
+_PROGRESS = f"""SELECT flow.id, count(*), sum(CASE WHEN step.status IN {_OPEN} THEN 0 ELSE 1 END),
+    sum(CASE WHEN {_STANDS} THEN 1 ELSE 0 END), min(CASE WHEN {_STANDS} THEN step.node END)
+    FROM mbactor_flow AS flow JOIN mbactor_step AS step ON step.flow_id = flow.id
+    WHERE flow.id IN (<ids>) GROUP BY flow.id"""
+
+
+async def flows(db: Db, wanted: FlowFilter) -> list[FlowRow]:
+    """Newest first."""
+    if wanted.older_than is None and wanted.newer_than is None:
+        return await _newest(db, wanted, [])
+    ((now,),) = await db.rows("SELECT <now>")
+    then = older(now - wanted.older_than) if wanted.older_than is not None else []
+    if wanted.newer_than is None:
+        return await _newest(db, wanted, then)
+    # All that were created since then come first, by one index; then those that have changed since, by another.
+    since = now - wanted.newer_than
+    found = await _newest(db, wanted, [*then, ("flow.created_at >= ?", (since,))])
+    if len(found) < wanted.limit:
+        changed: list[Condition] = [*then, ("flow.created_at < ?", (since,)), (_CHANGED_SINCE, (since,))]
+        found += await _page(db, conditions(wanted) + changed, wanted.limit - len(found))
+    return found
+
+
+async def _newest(db: Db, wanted: FlowFilter, more: list[Condition]) -> list[FlowRow]:
+    if has_index(wanted):
+        return await _page(db, conditions(wanted) + more, wanted.limit)
+    # There is no index of all: it would cost each flow, and PostgreSQL would walk it for a status that is rare.
+    found: list[FlowRow] = []
+    for status in FLOW_STATUSES:
+        one = msgspec.structs.replace(wanted, status=status)
+        found += await _page(db, conditions(one) + more, wanted.limit)
+    return sorted(found, key=lambda row: (row.created_at, row.id), reverse=True)[: wanted.limit]
+
+
+def has_index(wanted: FlowFilter) -> bool:
+    """Whether one of the filters leads to its flows, newest first or few."""
+    by_number = wanted.priority not in {None, USUAL_PRIORITY} or wanted.thread_id is not None
+    return bool(wanted.status or wanted.workflow or wanted.fairness_key or wanted.node) or by_number
+
+
+_CHANGED_SINCE = """flow.id IN (SELECT id FROM mbactor_flow WHERE updated_at > created_at AND updated_at >= ?)"""
+
+
+def older(moment: float) -> list[Condition]:
+    """What has not changed since the moment; so it was created before, and that has an index."""
+    return [("flow.updated_at < ?", (moment,)), ("flow.created_at < ?", (moment,))]
+
+
+def conditions(wanted: FlowFilter) -> list[Condition]:
+    """All of the filter but what depends on the time."""
+    found: list[Condition] = [(_KEPT, ())]
+    found.append((_OF_A_KEPT, ()) if wanted.subflows else ("flow.root_id IS NULL", ()))
+    for column, value in (
+        ("status", wanted.status), ("workflow", wanted.workflow), ("fairness_key", wanted.fairness_key),
+        ("priority", wanted.priority),
+    ):  # fmt: skip
+        if value is not None:
+            found.append((f"flow.{column} = ?", (value,)))
+    # The indexes of these two are without the flows of whom nothing was said.
+    if wanted.fairness_key:
+        found.append(("flow.fairness_key <> ''", ()))
+    if wanted.priority is not None and wanted.priority != USUAL_PRIORITY:
+        found.append(("flow.priority <> 100", ()))
+    if wanted.thread_id is not None:
+        found.append(("(flow.id = ? OR flow.thread_id = ?)", (wanted.thread_id, wanted.thread_id)))
+    if wanted.node is not None:
+        found += [(_AT_NODE, (wanted.node,) * 3), (f"{_NODE} = ?", (wanted.node,))]
+    if wanted.search:
+        found.append((_SEARCHED, (str(wanted.shard), wanted.search)))
+    if wanted.before is not None:
+        found.append(("(flow.created_at, flow.id) < (?, ?)", wanted.before))
+    return found
+
+
+async def _page(db: Db, all_of: Sequence[Condition], limit: int) -> list[FlowRow]:
+    query, values = page_query(all_of)
+    return [FlowRow(*row) for row in await db.rows(query, *values, limit)]
+
+
+def page_query(all_of: Sequence[Condition], columns: str = _FLOW) -> tuple[str, list[Any]]:
+    """A statement that wants its limit as the last value, and the values before that."""
+    query = f"""SELECT {columns} FROM mbactor_flow AS flow WHERE {" AND ".join(text for text, _ in all_of)}
+        ORDER BY flow.created_at DESC, flow.id DESC LIMIT ?"""
+    return query, [value for _, values in all_of for value in values]
+
+
+async def progress(db: Db, flow_ids: Sequence[int]) -> dict[int, Progress]:
+    """How far each of these flows has come."""
+    rows = await db.rows(_PROGRESS, flow_ids)
+    return {
+        flow_id: Progress(node if standing == 1 else "", int(done), known)
+        for flow_id, known, done, standing, node in rows
+    }
+
+
+async def tokens(db: Db, flow_ids: Sequence[int]) -> dict[int, str]:
+    """The token of each flow that is there."""
+    query = "SELECT id, token FROM mbactor_flow WHERE id IN (<ids>)"
+    return {row[0]: row[1] for row in await db.rows(query, flow_ids)}
