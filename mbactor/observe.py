@@ -46,6 +46,7 @@ EVENTS: Mapping[str, str] = {
     "system.stopped": "the tree is down: system",
     "flow.started": "a flow was created: flow, workflow",
     "flow.stopped": "a flow came to rest: flow, workflow, status",
+    "flow.purged": "flows had ended longer ago than they are kept: count",
     "step.recovered": "a step's lease had expired: count",
     "foreman.doubtful": "a graph can run and hardly means what it says: graph, text",
     "foreman.trouble": "the store could not be reached and is tried again: error",

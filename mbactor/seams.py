@@ -20,6 +20,7 @@ SEAMS: frozenset[str] = frozenset(
         "foreman.create.before",
         "foreman.execute.after",
         "foreman.execute.before",
+        "foreman.reap.before",
         "foreman.settle.after",
         "foreman.settle.before",
         "foreman.sweep.after",

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mbactor.foreman.client import Flows
+    from mbactor.foreman.client import Filters, Flows
     from mbactor.foreman.features import task, workflow
     from mbactor.foreman.foreman import Foreman
     from mbactor.foreman.model.flow import Flow, Parked
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "END",
+    "Filters",
     "Flow",
     "FlowOptions",
     "FlowOutcome",
@@ -42,6 +43,7 @@ __all__ = [
 
 _HOME = {
     "END": "mbactor.foreman.model.graph",
+    "Filters": "mbactor.foreman.client",
     "Flow": "mbactor.foreman.model.flow",
     "FlowOptions": "mbactor.foreman.model.outcome",
     "FlowOutcome": "mbactor.foreman.model.outcome",

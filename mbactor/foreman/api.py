@@ -7,6 +7,7 @@ from typing import Any
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.state import decode_fields
+from mbactor.foreman.model.status import FlowStatus
 from mbactor.foreman.shards import Shards
 from mbactor.kernel import endpoint
 from mbactor.kernel.actor import Actor
@@ -65,6 +66,14 @@ class ForemanApi(Actor):
     @endpoint(port=INTERNAL_PORT)
     async def list(self, query: FlowQuery) -> FlowPage:
         return await self._shards.list(query)
+
+    @endpoint(port=INTERNAL_PORT)
+    async def purge(self, query: FlowQuery) -> int:
+        return await self._shards.purge(query)
+
+    @endpoint(port=INTERNAL_PORT)
+    async def fingerprint(self, flow_key: str) -> tuple[str, FlowStatus]:
+        return await self._shards.of(flow_key).fingerprint(flow_key)
 
     @endpoint(port=INTERNAL_PORT)
     async def delete(self, flow_key: str) -> None:

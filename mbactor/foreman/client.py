@@ -6,7 +6,7 @@ It works over anything that can ask, a system or an actor, and needs nothing of 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -15,7 +15,7 @@ from mbactor.errors import BadRequest, BudgetSpent, NoSuchActor
 from mbactor.foreman.api import HOST, ForemanApi
 from mbactor.foreman.features import TaskReference, WorkflowReference
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
-from mbactor.foreman.model.query import FlowQuery
+from mbactor.foreman.model.query import MOST_PURGED, FlowQuery
 from mbactor.foreman.model.state import encode_fields, initial_state
 from mbactor.foreman.model.status import FlowStatus
 from mbactor.kernel import Operation
@@ -28,6 +28,27 @@ class Asker(Protocol):
     """What `Flows` needs: an `ActorSystem`, an actor, or whatever else can ask."""
 
     def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]: ...
+
+
+class Filters(TypedDict, total=False):
+    """Which flows `list` and `purge` are about, beside their status and workflow."""
+
+    thread: str
+    """The key of any flow of the thread."""
+    task: TaskReference | str
+    """The node that a flow is at, or has failed at."""
+    fairness_key: str
+    priority: int
+    older_than: Duration
+    """Its status has not changed for so long."""
+    newer_than: Duration
+    """Its status has changed within that time."""
+    search: str
+    """Text within the workflow's URL or name, the node, the error, the reason of a cancel, or the key; in any case, and
+    never in a state. It reads every flow that the other filters leave."""
+    include_subflows: bool
+    """Also flows that other flows called. Not for `purge`."""
+    shard: int
 
 
 class Flows:
@@ -126,48 +147,76 @@ class Flows:
         status: FlowStatus | None = None,
         workflow: WorkflowReference | str | None = None,
         *,
-        thread: str | None = None,
-        task: TaskReference | str | None = None,
-        fairness_key: str | None = None,
-        priority: int | None = None,
-        older_than: Duration | None = None,
-        newer_than: Duration | None = None,
-        search: str | None = None,
-        include_subflows: bool = False,
-        shard: int | None = None,
         limit: int = 100,
         cursor: str = "",
+        **filters: Unpack[Filters],
     ) -> FlowPage:
         """Flows, newest first, a page at a time: `cursor` is the `next_cursor` of the page before.
 
             page = await flows.list(status="failed", workflow=Credit.approval, newer_than="1d")
 
-        Everything that is given has to hold. `task` is the node that a flow is at or has failed at; `older_than` and
-        `newer_than` count from the last change of its status; `search` is text within the workflow's URL or name, the
-        node, the error, the reason of a cancel or the key, and never in a state: it reads every flow that the other
-        filters leave. Flows that other flows called are left out unless `include_subflows` is set. `notes` of the page
-        says which shards do not answer and so are not in it.
+        Everything that is given has to hold: `Filters` says what may be. `notes` of the page says which shards do not
+        answer and so are not in it.
         """
-        query = FlowQuery(
-            status=status,
-            workflow=None if workflow is None else _url_of(workflow),
-            thread=thread,
-            task=task.node_name if isinstance(task, TaskReference) else task,
-            fairness_key=fairness_key,
-            priority=priority,
-            older_than=_age("older_than", older_than),
-            newer_than=_age("newer_than", newer_than),
-            search=search,
-            include_subflows=include_subflows,
-            shard=shard,
-            limit=limit,
-            cursor=cursor,
-        )
+        query = _query(status, workflow, filters, limit=limit, cursor=cursor)
         return await self._ask(ForemanApi.list, query=query)
 
+    async def purge(
+        self,
+        status: FlowStatus | None = None,
+        workflow: WorkflowReference | str | None = None,
+        *,
+        limit: int = MOST_PURGED,
+        **filters: Unpack[Filters],
+    ) -> int:
+        """Remove flows that rest, oldest first, with the filters of `list`; how many, at most 4,096 a call.
+
+            while await flows.purge(status="completed", older_than="30d"):
+                pass
+
+        Flows that run are left alone; those that wait for an answer are ended by it. BadRequest without any filter.
+        """
+        return await self._ask(ForemanApi.purge, query=_query(status, workflow, filters, limit=limit))
+
+    async def fingerprint(self, flow_key: str) -> tuple[str, FlowStatus]:
+        """A hash that changes with whatever happens in the flow or those it called, and its status.
+
+        It costs one query, so it is what to ask for again and again before reading a history anew.
+        """
+        return await self._ask(ForemanApi.fingerprint, flow_key=flow_key)
+
     async def delete(self, flow_key: str) -> None:
-        """Remove a flow that has stopped, with all its steps."""
+        """Remove a flow that rests, with all its steps; one that waits for an answer is ended by it.
+
+        It is out of lists and histories at once, out of the database soon after. Deleting it again is no error.
+        """
         await self._ask(ForemanApi.delete, flow_key=flow_key)
+
+
+def _query(
+    status: FlowStatus | None,
+    workflow: WorkflowReference | str | None,
+    filters: Filters,
+    *,
+    limit: int,
+    cursor: str = "",
+) -> FlowQuery:
+    task = filters.get("task")
+    return FlowQuery(
+        status=status,
+        workflow=None if workflow is None else _url_of(workflow),
+        thread=filters.get("thread"),
+        task=task.node_name if isinstance(task, TaskReference) else task,
+        fairness_key=filters.get("fairness_key"),
+        priority=filters.get("priority"),
+        older_than=_age("older_than", filters.get("older_than")),
+        newer_than=_age("newer_than", filters.get("newer_than")),
+        search=filters.get("search"),
+        include_subflows=filters.get("include_subflows", False),
+        shard=filters.get("shard"),
+        limit=limit,
+        cursor=cursor,
+    )
 
 
 def _age(name: str, given: Duration | None) -> float | None:

@@ -30,6 +30,8 @@ from mbactor.foreman.store.operations import (
     Delete,
     Extend,
     Operation,
+    Purge,
+    Reap,
     Recover,
     Release,
     Result,
@@ -74,7 +76,7 @@ class Committer:
     @overload
     async def commit(self, operation: Extend) -> frozenset[int]: ...
     @overload
-    async def commit(self, operation: Release | Recover) -> int: ...
+    async def commit(self, operation: Release | Recover | Purge | Reap) -> int: ...
 
     async def commit(self, operation: Operation) -> Any:
         """Hand in an operation; its result once it is durable.

@@ -26,8 +26,9 @@ from mbactor.foreman.host import Host
 from mbactor.foreman.keys import Key, new_token, not_found, parse_key
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
 from mbactor.foreman.model.paging import Listed, merged
-from mbactor.foreman.model.query import FlowQuery
+from mbactor.foreman.model.query import FlowQuery, check_purge
 from mbactor.foreman.model.state import Fields, decode_all, decode_fields, encode_fields, encode_value, initial_state
+from mbactor.foreman.model.status import FlowStatus
 from mbactor.foreman.reader import Reader
 from mbactor.foreman.step import Head, Held
 from mbactor.foreman.store.operations import (
@@ -39,6 +40,7 @@ from mbactor.foreman.store.operations import (
     Delete,
     Lease,
     NewStep,
+    Purge,
     Release,
     Resume,
     Start,
@@ -72,7 +74,8 @@ class Engine:
     """The operations on flows of one shard. Used from one event loop; `close` it before the store.
 
     `lease` is how many seconds a worker has a step without a sign of life. `commit_each` gives each write a transaction
-    of its own, which a debugger wants and which costs most of the speed. `stopped` is called for each flow that comes
+    of its own, which a debugger wants and which costs most of the speed. `retention` is for how many seconds flows that
+    have ended are kept, 0 for ever. `stopped` is called for each flow that comes
     to rest in this process, after its commit.
     """
 
@@ -85,11 +88,13 @@ class Engine:
         lease: float = 10.0,
         poll_interval: float = 0.5,
         commit_each: bool = False,
+        retention: float = 0.0,
         stopped: Callable[[Stopped], None] | None = None,
     ) -> None:
         self.store = store
         self.host = host
         self.lease = lease
+        self.retention = retention
         self.poll_interval = poll_interval
         self.default_time_budget = default_time_budget
         self.name = secrets.token_hex(4)
@@ -200,7 +205,10 @@ class Engine:
             runner.cancel(changed.flows)
 
     async def delete(self, flow_key: str) -> None:
-        """Remove a flow that rests, with all its steps; this ends an interrupted one. FlowConflict while it runs."""
+        """Remove a flow that rests, with all its steps; this ends an interrupted one. FlowConflict while it runs.
+
+        It is out of lists and histories at once, and out of the database soon after.
+        """
         key = self._key(flow_key)
         self._judge(key, "delete", await self.committer.commit(Delete(key.id, key.token)))
 
@@ -242,6 +250,17 @@ class Engine:
     async def step(self, step_key: str) -> StepRecord:
         """One step, with its payloads."""
         return await self._reader.step(parse_key(step_key, "step"))
+
+    async def purge(self, query: FlowQuery) -> int:
+        """Remove flows that rest, the oldest of those that the query is about; how many. BadRequest for all of them."""
+        self._check_open()
+        check_purge(query)
+        wanted = await self._reader.filter_of(query)
+        return 0 if wanted is None else await self.committer.commit(Purge(wanted))
+
+    async def fingerprint(self, flow_key: str) -> tuple[str, FlowStatus]:
+        """A hash that changes with whatever happens in the flow, and its status."""
+        return await self._reader.fingerprint(self._key(flow_key))
 
     async def listed(self, query: FlowQuery) -> list[Listed]:
         """This shard's share of a page: the flows behind the query's cursor, one more than its limit."""

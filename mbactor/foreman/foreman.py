@@ -41,7 +41,8 @@ class Foreman(Supervisor):
     `database`: `sqlite:///file`, `sqlite://` (memory, gone with the process), or `postgresql://user:password@host/name`,
     which any number of Foremen may share. `workers` actors run up to `slots`
     steps each. `default_time_budget` is what a task has where its graph says nothing; `lease` is how long a dead
-    process's steps stay unclaimed. `commit_each` commits every outcome on its own, for debugging.
+    process's steps stay unclaimed; `retention_days` for how many days flows that have ended are kept, 0 for ever.
+    `commit_each` commits every outcome on its own, for debugging.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Foreman(Supervisor):
         default_time_budget: Duration = 20.0,
         lease: Duration = 10.0,
         commit_each: bool = False,
+        retention_days: float = 0,
     ) -> None:
         super().__init__()
         for name, value in (("workers", workers), ("slots", slots)):
@@ -63,6 +65,7 @@ class Foreman(Supervisor):
         self._budget = checked_duration("foreman: default_time_budget", default_time_budget, above_0=True)
         self._lease = checked_duration("foreman: lease", lease, above_0=True)
         self._commit_each = commit_each
+        self._retention = _checked_days(retention_days) * 86400.0
         self._engine: Engine | None = None
         self._store: Store | None = None
         self._node: Node | None = None
@@ -80,6 +83,7 @@ class Foreman(Supervisor):
             default_time_budget=self._budget,
             lease=self._lease,
             commit_each=self._commit_each,
+            retention=self._retention,
         )
         self._engine, self._store = engine, store
         workers = [
@@ -99,6 +103,12 @@ class Foreman(Supervisor):
             await self._engine.close()
         if self._store is not None:
             await self._store.close()
+
+
+def _checked_days(given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < 1e6:
+        raise InvalidSpec(f"foreman: retention_days: {given!r} given, a number of days expected, 0 to keep all")
+    return float(given)
 
 
 class ActorHost:

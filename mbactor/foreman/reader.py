@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -22,8 +23,8 @@ from mbactor.foreman.model.status import FlowStatus, StepStatus, is_stopped, is_
 from mbactor.foreman.model.winners import winners
 from mbactor.foreman.parks import decode_payloads
 from mbactor.foreman.step import fold_material
-from mbactor.foreman.store.rows import FlowRow, Json, Progress, StepRow
-from mbactor.foreman.store.store import FlowFilter, Store
+from mbactor.foreman.store.rows import FlowFilter, FlowRow, Json, Progress, StepRow
+from mbactor.foreman.store.store import Store
 
 _ELSEWHERE = -1
 """The id of a thread whose flows are all in another shard."""
@@ -41,9 +42,14 @@ class Reader:
     async def flow(self, key: Key) -> FlowRow:
         """The flow's row; FlowNotFound for an unknown id and a wrong token alike."""
         row = await self._store.flow(key.id) if key.shard == self._store.shard else None
-        if row is None or row.token != key.token:
+        if row is None or row.token != key.token or await self._is_gone(row):
             raise not_found("flow")
         return row
+
+    async def _is_gone(self, row: FlowRow) -> bool:
+        """Whether it, or the flow it all began with, was disposable and has completed: its rows go a little later."""
+        root = row if row.root_id is None else await self._store.flow(row.root_id)
+        return root is not None and bool(root.delete_on_completion) and root.status == "completed"
 
     async def snapshot(self, key: Key) -> FlowOutcome:
         """How the flow stands."""
@@ -87,7 +93,18 @@ class Reader:
 
     async def history(self, key: Key) -> list[StepRecord]:
         """Every step of the flow, by depth and age; flows it called are nested in the step that called them."""
-        return await self._history(await self.flow(key))
+        row = await self.flow(key)
+        if row.delete_at is not None:
+            raise not_found("flow")
+        return await self._history(row)
+
+    async def fingerprint(self, key: Key) -> tuple[str, FlowStatus]:
+        """A hash that is another after each step that began or ended in the flow or those it called; and its status."""
+        found = await self._store.fingerprint(key.id) if key.shard == self._store.shard else None
+        if found is None or found.token != key.token or found.gone:
+            raise not_found("flow")
+        text = f"{found.status} {found.flows} {found.steps} {found.changed_at!r}"
+        return hashlib.sha256(text.encode()).hexdigest(), cast("FlowStatus", found.status)
 
     async def _history(self, row: FlowRow) -> list[StepRecord]:
         graph = await self._graphs.get(row.graph)
@@ -113,7 +130,7 @@ class Reader:
         """One step with its payloads."""
         step = await self._store.step(key.id) if key.shard == self._store.shard else None
         row = await self._store.flow(step.flow_id) if step is not None else None
-        if step is None or row is None or step.token != key.token:
+        if step is None or row is None or step.token != key.token or await self._is_gone(row):
             raise not_found("step")
         graph = await self._graphs.get(row.graph)
         record = self._record(step, graph, await self._store.steps(row.id))
@@ -163,22 +180,28 @@ class Reader:
 
     async def listed(self, query: FlowQuery) -> list[Listed]:
         """The flows of this shard that the query is about, behind its cursor; one more than its limit."""
-        thread_id = await self._thread(query)
-        if query.shard not in {None, self._store.shard} or thread_id == _ELSEWHERE:
+        wanted = await self.filter_of(query)
+        if wanted is None:
             return []
-        position = position_of(query.cursor)
-        wanted = FlowFilter(
-            query.status, query.workflow, thread_id, query.task, query.fairness_key, query.priority, query.older_than,
-            query.newer_than, query.search, query.include_subflows, query.limit + 1,
-            None if position is None else bound(position, self._store.shard), self._store.shard,
-        )  # fmt: skip
-        rows = await self._store.flows(wanted)
+        rows = await self._store.flows(msgspec.structs.replace(wanted, limit=query.limit + 1))
         if not rows:
             return []
         progress = await self._store.progress([row.id for row in rows])
         anchors = {row.thread_id for row in rows if row.thread_id is not None}
         tokens = await self._store.tokens(sorted(anchors)) if anchors else {}
         return [self._listed(row, progress.get(row.id, Progress("", 0, 0)), tokens) for row in rows]
+
+    async def filter_of(self, query: FlowQuery) -> FlowFilter | None:
+        """What the query means in this shard; None where no flow of it can be meant."""
+        thread_id = await self._thread(query)
+        if query.shard not in {None, self._store.shard} or thread_id == _ELSEWHERE:
+            return None
+        position = position_of(query.cursor)
+        return FlowFilter(
+            query.status, query.workflow, thread_id, query.task, query.fairness_key, query.priority, query.older_than,
+            query.newer_than, query.search, query.include_subflows, query.limit,
+            None if position is None else bound(position, self._store.shard), self._store.shard,
+        )  # fmt: skip
 
     async def _thread(self, query: FlowQuery) -> int | None:
         if query.thread is None:

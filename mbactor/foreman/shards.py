@@ -11,15 +11,17 @@ A flow stays on its shard for life, with all that follows from it: the flows it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import msgspec
 
 from mbactor.errors import BadRequest
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.keys import KeyKind, not_found, parse_key
 from mbactor.foreman.model.outcome import FlowOptions, FlowPage
 from mbactor.foreman.model.paging import Listed, merged
-from mbactor.foreman.model.query import FlowQuery
+from mbactor.foreman.model.query import FlowQuery, check_purge
 from mbactor.foreman.store.store import StoreTrouble
 
 
@@ -52,12 +54,7 @@ class Shards:
 
     async def list(self, query: FlowQuery) -> FlowPage:
         """A page of the flows of all shards, or of the one that is asked for; `notes` has those that do not answer."""
-        if query.thread is not None:
-            self.of(query.thread)
-        asked = [engine for engine in self.all if query.shard in {None, engine.store.shard}]
-        if not asked:
-            known = ", ".join(map(str, sorted(self._engines)))
-            raise BadRequest(f"shard={query.shard}: no such shard; there are {known}")
+        asked = self._asked(query)
         answers = await asyncio.gather(*(engine.listed(query) for engine in asked), return_exceptions=True)
         found: dict[int, list[Listed]] = {}
         missing: dict[int, str] = {}
@@ -69,3 +66,22 @@ class Shards:
             else:
                 found[engine.store.shard] = answer
         return merged(found, missing, query.limit)
+
+    async def purge(self, query: FlowQuery) -> int:
+        """Remove flows of one shard after another, up to the query's limit in all; how many."""
+        check_purge(query)
+        count = 0
+        for engine in self._asked(query):
+            if count < query.limit:
+                count += await engine.purge(msgspec.structs.replace(query, limit=query.limit - count))
+        return count
+
+    def _asked(self, query: FlowQuery) -> Sequence[Engine]:
+        """The engines that a query is for."""
+        if query.thread is not None:
+            self.of(query.thread)
+        asked = [engine for engine in self.all if query.shard in {None, engine.store.shard}]
+        if not asked:
+            known = ", ".join(map(str, sorted(self._engines)))
+            raise BadRequest(f"shard={query.shard}: no such shard; there are {known}")
+        return asked

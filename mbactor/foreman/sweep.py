@@ -13,6 +13,7 @@ import asyncio
 
 from mbactor import observe
 from mbactor.foreman.engine import Engine
+from mbactor.foreman.keeping import keep
 from mbactor.foreman.store.operations import Recover
 from mbactor.seams import checkpoint
 
@@ -27,7 +28,10 @@ async def sweep(engine: Engine) -> int:
 
 
 async def sweep_regularly(engine: Engine, interval: float | None = None) -> None:
-    """Sweep at once and then every `interval` seconds (a quarter of the lease by default), until cancelled."""
+    """Sweep at once and then every `interval` seconds (a quarter of the lease by default), until cancelled; and remove
+    what need not be kept.
+    """
     while True:
         await sweep(engine)
+        await keep(engine)
         await asyncio.sleep(engine.lease / 4 if interval is None else interval)

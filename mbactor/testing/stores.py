@@ -23,14 +23,15 @@ from mbactor.foreman.store.operations import (
     Lease,
     NewStep,
     Operation,
+    Reap,
     Recover,
     Release,
     Resume,
     Settle,
     Start,
 )
-from mbactor.foreman.store.rows import Progress, StepRow
-from mbactor.foreman.store.store import FlowFilter, Store
+from mbactor.foreman.store.rows import FlowFilter, Progress, StepRow
+from mbactor.foreman.store.store import Store
 
 TOKEN = "0" * 16
 LEASE = Lease("worker", 60.0)
@@ -231,6 +232,11 @@ async def _a_cancelled_tree_is_at_rest_and_may_be_deleted(store: Store) -> None:
     assert (row.status, row.cancel_reason) == ("cancelled", "no longer wanted")
     (deleted,) = await _do(store, Delete(caller.flow_id, TOKEN))
     assert deleted.done
+    assert await store.flows(FlowFilter(subflows=True)) == []
+    again, resumed, reaped = await _do(
+        store, Delete(caller.flow_id, TOKEN), Resume(caller.flow_id, TOKEN, b"true"), Reap(9)
+    )
+    assert (again.done, resumed.done, reaped) == (True, False, 1)
     assert await store.statuses([caller.flow_id, inner.flow_id]) == {}
     assert await store.step(inner.id) is None
 

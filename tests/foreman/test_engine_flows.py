@@ -17,7 +17,6 @@ from mbactor.errors import (
     InvalidGraph,
     InvalidKey,
     InvalidState,
-    MbactorError,
     NoSuchActor,
     Unavailable,
 )
@@ -254,7 +253,7 @@ async def test_of_two_answers_to_one_interrupt_one_is_refused(world: World) -> N
     assert (await world.engine.wait(key)).state["answer"] == 1
 
 
-# --- cancel and delete -----------------------------------------------------------------------------------------
+# --- cancel -----------------------------------------------------------------------------------------
 
 
 async def test_cancel_ends_the_flow_and_the_task_that_runs(world: World) -> None:
@@ -307,35 +306,6 @@ async def test_the_result_of_a_task_that_will_not_stop_is_refused_after_cancel(w
     await world.graph(line("next", "start"), start=ok)
     assert (await world.run("next")).status == "completed"
     assert "after" not in world.host.ran
-
-
-async def test_delete_removes_a_flow_that_rests_and_refuses_one_that_runs(world: World) -> None:
-    held, task = held_task()
-    await world.graph(line("line", "hold"), hold=task)
-    key = await world.engine.create("line")
-    await held.entered.wait()
-    with pytest.raises(FlowConflict, match="running"):
-        await world.engine.delete(key)
-    held.release.set()
-    await world.engine.wait(key)
-    await world.engine.delete(key)
-    for operation in (world.engine.snapshot, world.engine.wait, world.engine.history, world.engine.delete):
-        with pytest.raises(FlowNotFound):
-            await operation(key)
-    assert await world.sql("SELECT count(*) FROM mbactor_step") == [(0,)]
-
-
-async def test_a_disposable_flow_is_gone_when_it_completes_and_stays_when_it_fails(world: World) -> None:
-    def maybe(flow: Flow) -> None:
-        if flow["bad"]:
-            raise MbactorError("bad")
-
-    await world.graph(line("line", "maybe"), maybe=maybe)
-    options = FlowOptions(delete_on_completion=True)
-    with pytest.raises(FlowNotFound):
-        await world.run("line", {"bad": False}, options=options)
-    assert (await world.run("line", {"bad": True}, options=options)).status == "failed"
-    assert await world.sql("SELECT count(*) FROM mbactor_flow") == [(1,)]
 
 
 # --- keys, lists, histories ----------------------------------------------------------------------------------

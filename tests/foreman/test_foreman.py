@@ -17,7 +17,7 @@ import pytest
 
 from mbactor import Actor, ActorSystem, BadRequest, BudgetSpent, MbactorError, NoSuchActor, clock, endpoint, seams
 from mbactor.errors import FlowConflict, FlowNotFound, InvalidGraph, InvalidKey, InvalidSpec, InvalidState
-from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task, workflow
+from mbactor.foreman import END, Filters, Flow, FlowOptions, FlowPage, Flows, Foreman, Graph, task, workflow
 
 pytestmark = pytest.mark.anyio
 
@@ -261,8 +261,34 @@ async def test_a_deleted_flow_is_gone(system: ActorSystem) -> None:
     flows = Flows(system)
     key = (await flows.run(Work.straight, {"number": 1})).flow_key
     await flows.delete(key)
+    assert (await flows.list()).flows == []
     with pytest.raises(FlowNotFound):
-        await flows.snapshot(key)
+        await flows.history(key)
+
+
+async def test_flows_are_listed_and_purged_by_the_same_filters(system: ActorSystem) -> None:
+    flows = Flows(system)
+    key = (await flows.run(Work.straight, {"number": 1})).flow_key
+    filters: Filters = {"older_than": "0s", "search": "work.example", "shard": 1}
+    (found,) = (await flows.list("completed", Work.straight, **filters)).flows
+    assert (found.flow_key, found.steps_done) == (key, found.steps)
+    assert await flows.list(task=Work.slow, newer_than="1h") == FlowPage([])
+    digest, status = await flows.fingerprint(key)
+    assert (len(digest), status) == (64, "completed")
+    assert await flows.purge("failed") == 0
+    assert await flows.purge(workflow=Work.straight, **filters) == 1
+    with pytest.raises(BadRequest, match="at least one of status"):
+        await flows.purge()
+    with pytest.raises(BadRequest, match="no such shard; there are 1"):
+        await flows.list(shard=7)
+    with pytest.raises(BadRequest, match="older_than"):
+        await flows.list(older_than="soon")
+
+
+@pytest.mark.parametrize("days", [-1, "7", True, float("nan")])
+def test_a_retention_is_a_number_of_days(days: Any) -> None:
+    with pytest.raises(InvalidSpec, match="retention_days.*number of days"):
+        Foreman(retention_days=days)
 
 
 class Late(Actor):

@@ -19,8 +19,8 @@ from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.store.listing import conditions, page_query
 from mbactor.foreman.store.postgres import PostgresStore
 from mbactor.foreman.store.postgres_text import text_of
+from mbactor.foreman.store.rows import FlowFilter
 from mbactor.foreman.store.sqlite import _text
-from mbactor.foreman.store.store import FlowFilter
 from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio

@@ -18,8 +18,9 @@ from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.operations import Claim, Create, Created, Lease, NewStep, Release, Settle, Settled
 from mbactor.foreman.store.postgres import PostgresDb, PostgresStore
 from mbactor.foreman.store.postgres_text import shown_url, text_of, update_of
+from mbactor.foreman.store.rows import FlowFilter
 from mbactor.foreman.store.settle import _COMPLETE, _SETTLE
-from mbactor.foreman.store.store import FlowFilter, StoreTrouble
+from mbactor.foreman.store.store import StoreTrouble
 from mbactor.foreman.sweep import sweep, sweep_regularly
 from mbactor.testing.postgres import PostgresServer
 from tests.foreman.world import World, a_world, ok

@@ -17,6 +17,7 @@ from mbactor.foreman.model.paging import position_of
 from mbactor.foreman.model.status import FLOW_STATUSES
 
 MOST_LISTED = 10_000
+MOST_PURGED = 4_096
 LARGEST = 2**63 - 1
 
 _TEXTS = ("workflow", "thread", "task", "fairness_key", "search")
@@ -64,6 +65,21 @@ class FlowQuery(msgspec.Struct, kw_only=True, omit_defaults=True):
         given = (self.status, self.workflow, self.thread, self.task, self.fairness_key, self.priority,
                  self.older_than, self.newer_than, self.search)  # fmt: skip
         return any(value not in {None, ""} for value in given)
+
+
+def check_purge(query: FlowQuery) -> None:
+    """BadRequest where a purge by it cannot be meant."""
+    if not query.narrows:
+        raise BadRequest(
+            "purge without a filter would remove every flow that rests; give at least one of status, workflow, thread,"
+            " task, fairness_key, priority, older_than, newer_than, search (older_than=0 is all of them)"
+        )
+    if query.include_subflows:
+        raise BadRequest("include_subflows: a flow that another called goes with that one; purge the one that called")
+    if query.cursor:
+        raise BadRequest("cursor: purge has no pages; call it again until it returns 0")
+    if query.limit > MOST_PURGED:
+        raise BadRequest(f"limit={query.limit}: expected 1 to {MOST_PURGED} for a purge; call it again for more")
 
 
 def _check_text(name: str, value: Any) -> None:

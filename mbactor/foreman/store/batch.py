@@ -6,8 +6,8 @@ are gathered and written at once; arrivals at one cohort are added up before its
 
 Where several batches are written at once (PostgreSQL), nobody may wait for a lock of somebody who waits for one of his:
 each takes its locks in this order. The roots of the trees that it names, by id (`Db.begin`); what belongs to them;
-graphs by hash and idempotency keys by text, which only their first writer locks; last the steps of others that
-`recover` and `claim` find, and for those they never wait.
+graphs by hash and idempotency keys by text, which only their first writer locks; then the roots that `purge` and `reap`
+find, last the steps of others that `recover` and `claim` find, and for neither do they ever wait.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from mbactor.foreman.store import flows, leases
+from mbactor.foreman.store import flows, keeping, leases
 from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.operations import (
     Cancel,
@@ -25,6 +25,8 @@ from mbactor.foreman.store.operations import (
     Delete,
     Extend,
     Operation,
+    Purge,
+    Reap,
     Recover,
     Release,
     Result,
@@ -39,7 +41,9 @@ _ONE_BY_ONE: tuple[tuple[type[Operation], Callable[[Transaction, Any], Awaitable
     (Start, flows.start),
     (Resume, flows.resume),
     (Cancel, flows.cancel),
-    (Delete, flows.delete),
+    (Delete, keeping.delete),
+    (Purge, keeping.purge),
+    (Reap, keeping.reap),
     (Extend, leases.extend),
     (Release, leases.release),
     (Recover, leases.recover),

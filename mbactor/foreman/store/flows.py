@@ -1,6 +1,6 @@
-"""Operations on whole flows, in SQL: create, start, resume, cancel, delete.
+"""Operations on whole flows, in SQL: create, start, resume, cancel.
 
-A flow and the flows its steps called are one tree: cancel and delete take all of it, an interrupt anywhere in it
+A flow and the flows its steps called are one tree: cancel takes all of it, an interrupt anywhere in it
 interrupts every flow above. Each operation is fenced by the flow's token and status, and says what it found where the
 fence did not hold.
 """
@@ -19,7 +19,6 @@ from mbactor.foreman.store.operations import (
     Child,
     Create,
     Created,
-    Delete,
     FlowEnd,
     Inserted,
     Resume,
@@ -51,6 +50,10 @@ _INSERT_CHILD = """INSERT INTO mbactor_flow (id, token, status, workflow, name, 
     time_budget, trace_parent, 0, ?, ?, ? FROM mbactor_flow WHERE id = ?"""
 
 _TREE = "SELECT id FROM mbactor_flow WHERE id = ? OR root_id = ?"
+
+# A disposable flow is gone when it has completed, though its row is still there.
+FENCED = """SELECT status, caller_id, delete_at FROM mbactor_flow WHERE id = ? AND token = ?
+    AND NOT (delete_on_completion = 1 AND status = 'completed')"""
 
 _PARENT = """SELECT flow_id FROM mbactor_step WHERE id = (SELECT caller_id FROM mbactor_flow WHERE id = ?)"""
 
@@ -168,32 +171,16 @@ async def cancel(tx: Transaction, one: Cancel) -> Changed:
     return Changed(True, "cancelled", flows)
 
 
-async def delete(tx: Transaction, one: Delete) -> Changed:
-    """Remove a tree that rests. One that waits for an answer is ended by it."""
-    resting = {"interrupted", "completed", "failed", "cancelled"}
-    refused, flows = await _tree(tx, one.flow_id, one.token, resting)
-    if refused is not None:
-        return refused
-    await delete_tree(tx, one.flow_id)
-    return Changed(True, "deleted", flows)
-
-
-async def delete_tree(tx: Transaction, flow_id: int) -> None:
-    """Remove a flow, what its steps called, and all their steps."""
-    await tx.db.count(f"DELETE FROM mbactor_step WHERE flow_id IN ({_TREE})", flow_id, flow_id)
-    await tx.db.count("DELETE FROM mbactor_flow WHERE id = ? OR root_id = ?", flow_id, flow_id)
-    tx.stopped.append(Stopped(flow_id, "deleted"))
-
-
 async def _tree(tx: Transaction, flow_id: int, token: str, allowed: set[str]) -> tuple[Changed | None, tuple[int, ...]]:
     """The flows of the tree, root first; or the refusal."""
-    query = "SELECT status, caller_id FROM mbactor_flow WHERE id = ? AND token = ?"
-    rows = await tx.db.rows(query, flow_id, token)
+    rows = await tx.db.rows(FENCED, flow_id, token)
     if not rows:
         return Changed(False, None), ()
-    status, caller_id = rows[0]
+    status, caller_id, delete_at = rows[0]
     if caller_id is not None:
         return Changed(False, status, (), "another flow called it; address that one", called=True), ()
+    if delete_at is not None:
+        return Changed(False, status, (), "it is about to be removed"), ()
     if status not in allowed:
         return Changed(False, status), ()
     rows = await tx.db.rows(f"{_TREE} ORDER BY id", flow_id, flow_id)

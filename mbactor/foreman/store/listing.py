@@ -14,9 +14,8 @@ import msgspec
 
 from mbactor.foreman.model.status import FLOW_STATUSES
 from mbactor.foreman.store.dialect import Db
-from mbactor.foreman.store.rows import FlowRow, Progress
+from mbactor.foreman.store.rows import Fingerprint, FlowFilter, FlowRow, Progress
 from mbactor.foreman.store.schema import FLOW_COLUMNS
-from mbactor.foreman.store.store import FlowFilter
 
 Condition = tuple[str, tuple[Any, ...]]
 
@@ -140,6 +139,29 @@ async def progress(db: Db, flow_ids: Sequence[int]) -> dict[int, Progress]:
         flow_id: Progress(node if standing == 1 else "", int(done), known)
         for flow_id, known, done, standing, node in rows
     }
+
+
+# Only steps that have parked may have called a flow.
+_FINGERPRINT = """WITH RECURSIVE tree (id) AS (
+    SELECT id FROM mbactor_flow WHERE id = ?
+    UNION ALL
+    SELECT called.id FROM tree JOIN mbactor_step AS caller ON caller.flow_id = tree.id AND caller.parks IS NOT NULL
+    JOIN mbactor_flow AS called ON called.caller_id = caller.id)
+    SELECT flow.token, CASE WHEN root.delete_on_completion = 1 AND root.status = 'completed' THEN 1 ELSE 0 END,
+    flow.status, (SELECT count(*) FROM tree),
+    (SELECT count(*) FROM mbactor_step WHERE flow_id IN (SELECT id FROM tree)),
+    (SELECT max(updated_at) FROM mbactor_step WHERE flow_id IN (SELECT id FROM tree))
+    FROM mbactor_flow AS flow JOIN mbactor_flow AS root ON root.id = coalesce(flow.root_id, flow.id)
+    WHERE flow.id = ?"""
+
+
+async def fingerprint(db: Db, flow_id: int) -> Fingerprint | None:
+    """What changes whenever something happens in the flow."""
+    rows = await db.rows(_FINGERPRINT, flow_id, flow_id)
+    if not rows:
+        return None
+    token, gone, status, flow_count, step_count, changed_at = rows[0]
+    return Fingerprint(token, bool(gone), status, flow_count, step_count, changed_at or 0.0)
 
 
 async def tokens(db: Db, flow_ids: Sequence[int]) -> dict[int, str]:

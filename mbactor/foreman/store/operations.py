@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mbactor.foreman.store.rows import FlowRow, Json, StepRow
+from mbactor.foreman.store.rows import FlowFilter, FlowRow, Json, StepRow
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -169,13 +169,27 @@ class Cancel(msgspec.Struct, frozen=True, gc=False):
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
-    """Remove a flow that rests, with all its steps. The result is a `Changed`."""
+    """Mark a flow that rests for removal, and end it where it has not ended. The result is a `Changed`."""
 
     flow_id: int
     token: str
 
 
-Operation = Settle | Create | Start | Resume | Cancel | Delete | Claim | Extend | Release | Recover
+class Purge(msgspec.Struct, frozen=True, gc=False):
+    """Mark the oldest flows that rest and that `wanted` is about, at most its limit. The result is how many."""
+
+    wanted: FlowFilter
+    ended: bool = False
+    """Only those that have ended."""
+
+
+class Reap(msgspec.Struct, frozen=True, gc=False):
+    """Remove up to `limit` flows that are marked, with all their steps. The result is how many."""
+
+    limit: int
+
+
+Operation = Settle | Create | Start | Resume | Cancel | Delete | Claim | Extend | Release | Recover | Purge | Reap
 
 
 # --- results ---------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 _COLLIDED = ("40001", "40P01")
 _ONE_STATEMENT: frozenset[object] = frozenset(
     {reads.graph, reads.flow, reads.statuses, reads.called, reads.step, reads.steps,
-     reads.interrupted, listing.progress, listing.tokens}
+     reads.interrupted, listing.progress, listing.tokens, listing.fingerprint}
 )  # fmt: skip
 """Queries that see one moment without a transaction around them."""
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)

@@ -1,4 +1,4 @@
-"""Rows of the store's tables as values."""
+"""Rows of the store's tables as values, and which of them are asked for."""
 
 from __future__ import annotations
 
@@ -75,12 +75,43 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     updated_at: float
 
 
+class FlowFilter(msgspec.Struct, frozen=True, gc=False):
+    """Which flows a list or a purge is about: all that is given has to hold. Ages are in seconds."""
+
+    status: str | None = None
+    workflow: str | None = None
+    thread_id: int | None = None
+    node: str | None = None
+    fairness_key: str | None = None
+    priority: int | None = None
+    older_than: float | None = None
+    newer_than: float | None = None
+    search: str | None = None
+    subflows: bool = False
+    limit: int = 100
+    before: tuple[float, int] | None = None
+    """(creation, id) that they are below."""
+    shard: int = 1
+    """Part of the keys that a search looks at."""
+
+
 class Progress(msgspec.Struct, frozen=True, gc=False):
     """How far a flow has come: steps that are over, of those known, and the one node it is at, or has failed at."""
 
     node: str
     done: int
     known: int
+
+
+class Fingerprint(msgspec.Struct, frozen=True, gc=False):
+    """What changes whenever something happens in a flow or in one that it called."""
+
+    token: str
+    gone: bool
+    status: str
+    flows: int
+    steps: int
+    changed_at: float
 
 
 class Material(msgspec.Struct, frozen=True, gc=False):

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from mbactor.foreman.store.dialect import Row, Update
-from mbactor.foreman.store.flows import delete_tree, insert_child, interrupt_tree
+from mbactor.foreman.store.flows import insert_child, interrupt_tree
+from mbactor.foreman.store.keeping import expire
 from mbactor.foreman.store.operations import Arrival, FlowEnd, Inserted, NewStep, Settle, Settled
 from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.transaction import Transaction
@@ -86,11 +87,9 @@ async def settle_all(tx: Transaction, batch: Sequence[Settle]) -> list[Settled]:
 
 async def _end(tx: Transaction, ends: dict[int, FlowEnd]) -> None:
     stopped = await tx.stop_flows(ends)
-    unwanted = [flow_id for flow_id in stopped if ends[flow_id].delete]
-    if unwanted:
-        await tx.flush()
-    for flow_id in unwanted:
-        await delete_tree(tx, flow_id)
+    disposable = [flow_id for flow_id in stopped if ends[flow_id].delete]
+    if disposable:
+        await expire(tx, disposable)
 
 
 async def _update(tx: Transaction, batch: Sequence[Settle], ids: Sequence[Sequence[int]]) -> set[int]:

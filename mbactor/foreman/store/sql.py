@@ -9,8 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from mbactor.foreman.store import listing, reads
 from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.operations import Committed, Operation
-from mbactor.foreman.store.rows import FlowRow, Json, Material, Progress, StepRow
-from mbactor.foreman.store.store import FlowFilter
+from mbactor.foreman.store.rows import Fingerprint, FlowFilter, FlowRow, Json, Material, Progress, StepRow
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +50,9 @@ class SqlStore(ABC):
 
     async def progress(self, flow_ids: Sequence[int]) -> dict[int, Progress]:
         return await self._read(listing.progress, flow_ids)
+
+    async def fingerprint(self, flow_id: int) -> Fingerprint | None:
+        return await self._read(listing.fingerprint, flow_id)
 
     async def tokens(self, flow_ids: Sequence[int]) -> dict[int, str]:
         return await self._read(listing.tokens, flow_ids)

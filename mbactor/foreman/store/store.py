@@ -12,11 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import msgspec
-
 from mbactor.errors import MbactorError
 from mbactor.foreman.store.operations import Committed, Operation
-from mbactor.foreman.store.rows import FlowRow, Json, Material, Progress, StepRow
+from mbactor.foreman.store.rows import Fingerprint, FlowFilter, FlowRow, Json, Material, Progress, StepRow
 
 
 class StoreTrouble(MbactorError):
@@ -29,26 +27,6 @@ class Unstorable(MbactorError):
     """A value of an operation cannot be written. Trying again is pointless. Carries no payload."""
 
     status = 500
-
-
-class FlowFilter(msgspec.Struct, frozen=True, gc=False):
-    """Which flows `Store.flows` lists, newest first: all that is given has to hold. Ages are in seconds."""
-
-    status: str | None = None
-    workflow: str | None = None
-    thread_id: int | None = None
-    node: str | None = None
-    fairness_key: str | None = None
-    priority: int | None = None
-    older_than: float | None = None
-    newer_than: float | None = None
-    search: str | None = None
-    subflows: bool = False
-    limit: int = 100
-    before: tuple[float, int] | None = None
-    """(creation, id) that they are below."""
-    shard: int = 1
-    """Part of the keys that a search looks at."""
 
 
 class Store(Protocol):
@@ -76,6 +54,10 @@ class Store(Protocol):
 
     async def progress(self, flow_ids: Sequence[int]) -> dict[int, Progress]:
         """How far each of these flows has come."""
+        ...
+
+    async def fingerprint(self, flow_id: int) -> Fingerprint | None:
+        """What changes whenever something happens in the flow, in one statement."""
         ...
 
     async def tokens(self, flow_ids: Sequence[int]) -> dict[int, str]:
