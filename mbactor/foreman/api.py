@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from mbactor import clock
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.state import decode_fields
 from mbactor.foreman.model.status import FlowStatus
+from mbactor.foreman.page import history_page
+from mbactor.foreman.render import history_mermaid
 from mbactor.foreman.shards import Shards
 from mbactor.kernel import endpoint
 from mbactor.kernel.actor import Actor
@@ -50,6 +53,18 @@ class ForemanApi(Actor):
     @endpoint(port=INTERNAL_PORT)
     async def history(self, flow_key: str) -> list[StepRecord]:
         return await self._shards.of(flow_key).history(flow_key)
+
+    @endpoint(port=INTERNAL_PORT)
+    async def history_mermaid(self, flow_key: str) -> str:
+        engine = self._shards.of(flow_key)
+        flow = await engine.summary(flow_key)
+        return history_mermaid(await engine.history(flow_key), title=flow.workflow_name, link="step")
+
+    @endpoint(port=INTERNAL_PORT)
+    async def history_page(self, flow_key: str) -> str:
+        engine = self._shards.of(flow_key)
+        flow = await engine.summary(flow_key)
+        return history_page(flow, await engine.history(flow_key), clock.utcnow())
 
     @endpoint(port=INTERNAL_PORT)
     async def step(self, step_key: str) -> StepRecord:

@@ -126,6 +126,14 @@ class Flows:
         """What ran, step by step."""
         return await self._ask(ForemanApi.history, flow_key=flow_key)
 
+    async def history_mermaid(self, flow_key: str) -> str:
+        """What ran, as a Mermaid flowchart: durations, waits, branches side by side, called flows in their callers."""
+        return await self._ask(ForemanApi.history_mermaid, flow_key=flow_key)
+
+    async def history_page(self, flow_key: str) -> str:
+        """What ran, as one HTML page that needs nothing else: a timeline, and the steps with their errors."""
+        return await self._ask(ForemanApi.history_page, flow_key=flow_key)
+
     async def step(self, step_key: str) -> StepRecord:
         """One step, with its state, changes and interrupts."""
         return await self._ask(ForemanApi.step, step_key=step_key)

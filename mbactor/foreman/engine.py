@@ -24,7 +24,7 @@ from mbactor.foreman.committer import Committer
 from mbactor.foreman.graphs import FrozenGraph, Graphs
 from mbactor.foreman.host import Host
 from mbactor.foreman.keys import Key, new_token, not_found, parse_key
-from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
+from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, FlowSummary, StepRecord
 from mbactor.foreman.model.paging import Listed, merged
 from mbactor.foreman.model.query import FlowQuery, check_purge
 from mbactor.foreman.model.state import Fields, decode_all, decode_fields, encode_fields, encode_value, initial_state
@@ -246,6 +246,10 @@ class Engine:
     async def history(self, flow_key: str) -> Steps:
         """Its steps, without payloads, by depth and age."""
         return await self._reader.history(self._key(flow_key))
+
+    async def summary(self, flow_key: str) -> FlowSummary:
+        """The flow as a list has it."""
+        return await self._reader.summary(self._key(flow_key))
 
     async def step(self, step_key: str) -> StepRecord:
         """One step, with its payloads."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -186,6 +186,13 @@ class Reader:
         rows = await self._store.flows(msgspec.structs.replace(wanted, limit=query.limit + 1))
         if not rows:
             return []
+        return await self._all_listed(rows)
+
+    async def summary(self, key: Key) -> FlowSummary:
+        """The flow as a list has it."""
+        return (await self._all_listed([await self.flow(key)]))[0].flow
+
+    async def _all_listed(self, rows: Sequence[FlowRow]) -> list[Listed]:
         progress = await self._store.progress([row.id for row in rows])
         anchors = {row.thread_id for row in rows if row.thread_id is not None}
         tokens = await self._store.tokens(sorted(anchors)) if anchors else {}

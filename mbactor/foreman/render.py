@@ -38,7 +38,7 @@ def history_mermaid(
 class _HistoryChart:
     def __init__(self, steps: Sequence[StepRecord]) -> None:
         self.steps = steps
-        self.all = {step.step_key: step for step in _with_subflows(steps)}
+        self.all = {step.step_key: step for step in with_subflows(steps)}
         self.ids = {key: f"s{index}" for index, key in enumerate(self.all)}
 
     def lines(self, title: str | None, direction: Direction, link: str | None) -> Iterator[str]:
@@ -108,11 +108,12 @@ class _HistoryChart:
             found.setdefault((exit.step_key, target.step_key), _gap(exit.ended_at, target.started_at))
 
 
-def _with_subflows(steps: Iterable[StepRecord]) -> Iterator[StepRecord]:
+def with_subflows(steps: Iterable[StepRecord]) -> Iterator[StepRecord]:
+    """Every step, those of a called flow behind the step that called it."""
     for step in steps:
         yield step
         if step.subflow is not None:
-            yield from _with_subflows(step.subflow.steps)
+            yield from with_subflows(step.subflow.steps)
 
 
 def _cohorts(steps: Sequence[StepRecord]) -> Iterable[tuple[str | None, list[StepRecord]]]:
@@ -142,7 +143,7 @@ def _exits_of(step: StepRecord) -> list[StepRecord]:
 
 
 def _time_in_child(step: StepRecord) -> float:
-    inner = list(_with_subflows(step.subflow.steps)) if step.subflow is not None else []
+    inner = list(with_subflows(step.subflow.steps)) if step.subflow is not None else []
     starts = [each.started_at for each in inner if each.started_at is not None]
     ends = [each.ended_at for each in inner if each.ended_at is not None]
     return (max(ends) - min(starts)).total_seconds() if starts and ends else 0.0

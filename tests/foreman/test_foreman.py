@@ -273,6 +273,10 @@ async def test_flows_are_listed_and_purged_by_the_same_filters(system: ActorSyst
     (found,) = (await flows.list("completed", Work.straight, **filters)).flows
     assert (found.flow_key, found.steps_done) == (key, found.steps)
     assert await flows.list(task=Work.slow, newer_than="1h") == FlowPage([])
+    drawn, page = await flows.history_mermaid(key), await flows.history_page(key)
+    assert drawn.startswith(f'---\ntitle: "{found.workflow_name}"')
+    assert page.startswith("<!doctype html>")
+    assert key in page
     digest, status = await flows.fingerprint(key)
     assert (len(digest), status) == (64, "completed")
     assert await flows.purge("failed") == 0

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from mbactor.foreman.model.graph import END, Graph
-from mbactor.foreman.model.outcome import StepRecord
+from mbactor.foreman.model.outcome import StepRecord, Subflow
 from mbactor.foreman.render import history_mermaid
 from tests.process import ROOT
 
@@ -38,7 +38,7 @@ mermaid.initialize({{startOnLoad: false}});
             const box = document.createElement("div");
             box.innerHTML = (await mermaid.render("chart" + index, text)).svg;
             const all = kind => [...box.querySelectorAll(kind)].map(found => found.textContent);
-            drawn.push({{nodes: all("g.node"), edges: all("g.edgeLabel"), title: all(".flowchartTitleText"),
+            drawn.push({{nodes: all("g.node"), edges: all("g.edgeLabel"), clusters: all("g.cluster"), title: all(".flowchartTitleText"),
                 paths: box.querySelectorAll("path.flowchart-link").length}});
         }} catch (error) {{ drawn.push({{error: String(error)}}); }}
     }}
@@ -84,6 +84,24 @@ def every_kind() -> Graph:
     return g
 
 
+def whole_history(begin: dt.datetime) -> list[StepRecord]:
+    """A fan-out whose one branch called a flow, and a fan-in a day later."""
+
+    def step(node: str, start: float, before: str | None = None, **more: Any) -> StepRecord:
+        at = begin + dt.timedelta(seconds=start)
+        return StepRecord(step_key=node, node=node, status="completed", created_at=at, started_at=at,
+                          ended_at=at + dt.timedelta(seconds=1), predecessor=before, **more)  # fmt: skip
+
+    inner = Subflow(flow_key="c", workflow_name="Inner <b>", steps=[step("one", 2), step("two", 3.5, "one")])
+    return [
+        step("split", 0),
+        step("left", 1, "split", successor="join"),
+        step("right", 1, "split", successor="join"),
+        step("call", 1, "split", successor="join", subflow=inner),
+        step("join", 86402, "right"),
+    ]
+
+
 @pytest.mark.skipif(not LIBRARY.exists() or CHROMIUM is None, reason="needs mermaid.min.js and a Chromium")
 @pytest.mark.timeout(120)
 def test_mermaid_draws_graphs_and_histories_with_every_label_as_it_was_written(tmp_path: Path) -> None:
@@ -93,8 +111,9 @@ def test_mermaid_draws_graphs_and_histories_with_every_label_as_it_was_written(t
         hard_names().mermaid(link="n"),
         every_kind().mermaid(direction="TD"),
         history_mermaid(steps, title="a: {b}"),
+        history_mermaid(whole_history(at), link="step"),
     ]
-    hard, kinds, history = render(texts, tmp_path)
+    hard, kinds, history, whole = render(texts, tmp_path)
     assert "error" not in hard, hard
     assert set(HARD) <= set(hard["nodes"])
     assert set(HARD) <= set(hard["edges"])
@@ -107,3 +126,8 @@ def test_mermaid_draws_graphs_and_histories_with_every_label_as_it_was_written(t
     assert "error" not in history, history
     assert history["title"] == ["a: {b}"]
     assert set(HARD) <= {label.split("\n")[0] for label in history["nodes"]}
+    assert "error" not in whole, whole
+    assert {"split", "left", "right", "call", "join"} <= {re.split(r"\n|\d", label)[0] for label in whole["nodes"]}
+    assert "Inner <b>" in whole["clusters"]
+    assert whole["paths"] == 10
+    assert {"500ms", "1d 0h"} <= set(whole["edges"])

@@ -1,0 +1,58 @@
+"""The table of a page: each step, how it ended, and at a fan-in which reducers met which values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from mbactor.foreman.model.outcome import StepRecord
+from mbactor.foreman.page.text import error_of, safe, time_of_day
+from mbactor.foreman.render import duration_text, with_subflows
+
+
+def table(steps: Sequence[StepRecord], ids: Mapping[str, str]) -> Iterator[str]:
+    """The rows, those of called flows below the step that called."""
+    nodes = {step.step_key: step.node for step in with_subflows(steps)}
+    yield '<div class="scroll"><table><tr><th>step</th><th>status</th><th class="num">attempts</th>'
+    yield '<th class="num">started</th><th class="num">waited</th><th class="num">took</th><th>more</th></tr>'
+    yield from _rows(steps, ids, nodes, 0)
+    yield "</table></div>"
+
+
+def _rows(steps: Sequence[StepRecord], ids: Mapping[str, str], nodes: Mapping[str, str], depth: int) -> Iterator[str]:
+    for step in steps:
+        waited = None
+        if step.created_at is not None and step.started_at is not None:
+            waited = max(0.0, (step.started_at - step.created_at).total_seconds())
+        runs = step.attempt + (step.started_at is not None)
+        numbers = (runs or "", time_of_day(step.started_at), _length(waited), _length(step.duration))
+        yield f'<tr id="{ids[step.step_key]}"><td class="node" style="--in:{depth}">{_named(step)}</td>'
+        yield f'<td class="{step.status}"><span class="state">{step.status}</span></td>'
+        yield "".join(f'<td class="num">{number}</td>' for number in numbers)
+        yield f'<td class="more">{"".join(_more(step, nodes))}</td></tr>'
+        if step.subflow is not None:
+            yield from _rows(step.subflow.steps, ids, nodes, depth + 1)
+
+
+def _named(step: StepRecord) -> str:
+    more = f"<code>{safe(step.step_key)}</code><code>{safe(step.task)}</code>"
+    return f"<details><summary>{safe(step.node)}</summary>{more}</details>"
+
+
+def _length(seconds: float | None) -> str:
+    return "" if seconds is None else duration_text(seconds)
+
+
+def _more(step: StepRecord, nodes: Mapping[str, str]) -> Iterator[str]:
+    text, trace = error_of(step.error)
+    if text:
+        handled = ' <span class="dim">(handled by an error transition)</span>' if step.status == "completed" else ""
+        yield f'<div class="fault">{safe(text)}{handled}</div>'
+    if trace:
+        yield f"<details><summary>traceback</summary><pre>{safe(trace)}</pre></details>"
+    if step.subflow is not None:
+        name = safe(step.subflow.workflow_name or step.subflow.workflow)
+        yield f"<div>called {name}, <code>{safe(step.subflow.flow_key)}</code></div>"
+    for field, chosen in step.reducers.items():
+        winner = step.winners.get(field)
+        taken = f", from <b>{safe(nodes.get(winner, '?'))}</b>" if winner is not None else ""
+        yield f'<div><code>{safe(field)}</code> <span class="dim">by {safe(chosen)}{taken}</span></div>'
