@@ -35,7 +35,7 @@ Row = tuple[Any, ...]
 class Update:
     """An UPDATE of many rows of one table: `:name` in its text is a value that each row brings.
 
-    `values` names them in order: a column of the table, or "name type" where there is none of that name and type.
+    `values` names them in order, each a column of the table.
     No two rows may name the same row of the table.
     """
 

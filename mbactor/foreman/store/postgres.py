@@ -35,7 +35,7 @@ from mbactor.foreman.store.operations import (
     Settle,
     Start,
 )
-from mbactor.foreman.store.postgres_text import EXPECTED, TYPES, insert_of, shown_url, text_of, update_of
+from mbactor.foreman.store.postgres_text import EXPECTED, TYPES, given_rows, insert_of, shown_url, text_of, update_of
 from mbactor.foreman.store.sql import Query, SqlStore
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
 from mbactor.seams import checkpoint
@@ -281,11 +281,12 @@ class PostgresDb:
         return int(told.rpartition(" ")[2])
 
     async def update(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
-        found = await self._connection.fetch(update_of(statement), *_columns(rows))
+        found = await self._connection.fetch(update_of(statement), given_rows(statement.table, statement.values, rows))
         return {row[0] - 1: tuple(row)[1:] for row in found}
 
     async def insert(self, statement: Insert, rows: Sequence[Row]) -> list[Row]:
-        return list(map(tuple, await self._connection.fetch(insert_of(statement), *_columns(rows))))
+        given = given_rows(statement.table, statement.columns, rows)
+        return list(map(tuple, await self._connection.fetch(insert_of(statement), given)))
 
 
 async def _flows_of(db: Db, batch: Sequence[Operation]) -> set[int]:
@@ -300,7 +301,3 @@ async def _flows_of(db: Db, batch: Sequence[Operation]) -> set[int]:
         query = "SELECT flow_id FROM mbactor_step WHERE status = 'running' AND worker IN (<texts>)"
         named |= {row[0] for row in await db.rows(query, workers)}
     return named
-
-
-def _columns(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
-    return list(zip(*rows, strict=True))

@@ -141,12 +141,6 @@ FROM mbactor_step;
 """
 
 
-def type_of(table: str, value: str) -> str:
-    """The type of a value that belongs to a column of the table, or that says its own ("snapshot bool")."""
-    name, _, own = value.partition(" ")
-    return own or TABLES[table][name].split()[0]
-
-
 def check_version(found: int) -> None:
     """InvalidSpec where a newer version wrote the tables: it is left alone."""
     if found > VERSION:

@@ -27,16 +27,16 @@ _COMPLETE = Update(
 _SETTLE = Update(
     "mbactor_step",
     """status = :status, changes = :changes, state = coalesce(:state, state),
-    chain = CASE WHEN :snapshot THEN 0 ELSE chain END, error = :error, parks = :parks, payloads = :payloads,
+    chain = CASE WHEN :state IS NULL THEN chain ELSE 0 END, error = :error, parks = :parks, payloads = :payloads,
     attempt = :attempt, not_before = :not_before,
-    refused_at = CASE WHEN :refused THEN coalesce(refused_at, :updated_at) END, successor_id = :successor_id,
-    cohort_size = :cohort_size, cohort_arrivals = :cohort_arrivals, cohort_depth = :cohort_depth,
-    lease_expires = NULL, lease_number = lease_number + :raise,
-    worker = CASE WHEN :ownerless THEN NULL ELSE worker END, updated_at = :updated_at""",
+    refused_at = CASE WHEN :refused_at IS NOT NULL THEN coalesce(refused_at, :refused_at) END,
+    successor_id = :successor_id, cohort_size = :cohort_size, cohort_arrivals = :cohort_arrivals,
+    cohort_depth = :cohort_depth,
+    lease_expires = NULL, lease_number = lease_number + CASE WHEN :status = 'running' THEN 1 ELSE 0 END,
+    worker = CASE WHEN :status = 'pending' THEN NULL ELSE worker END, updated_at = :updated_at""",
     FENCE,
-    ("status", "changes", "state", "snapshot bool", "error", "parks", "payloads", "attempt", "not_before",
-     "refused bool", "successor_id", "cohort_size", "cohort_arrivals", "cohort_depth", "raise int", "ownerless bool",
-     "updated_at", "id", "lease_number"),
+    ("status", "changes", "state", "error", "parks", "payloads", "attempt", "not_before", "refused_at", "successor_id",
+     "cohort_size", "cohort_arrivals", "cohort_depth", "updated_at", "id", "lease_number"),
 )  # fmt: skip
 
 _ARRIVE = """UPDATE mbactor_step SET cohort_arrivals = cohort_arrivals + ?, cohort_failures = cohort_failures + ?,
@@ -107,9 +107,9 @@ async def _update(tx: Transaction, batch: Sequence[Settle], ids: Sequence[Sequen
             plain[index] = (one.changes, successor_id, tx.now, *fence)
         else:
             full[index] = (
-                one.status, one.changes, one.state, one.state is not None, one.error, one.parks, one.payloads,
-                one.attempt, tx.now + one.delay, one.refused, successor_id, one.cohort_size, one.arrivals, one.depth,
-                int(one.status == "running"), one.status == "pending", tx.now, *fence,
+                one.status, one.changes, one.state, one.error, one.parks, one.payloads, one.attempt,
+                tx.now + one.delay, tx.now if one.refused else None, successor_id, one.cohort_size, one.arrivals,
+                one.depth, tx.now, *fence,
             )  # fmt: skip
     return {*await _landed(tx, _COMPLETE, plain), *await _landed(tx, _SETTLE, full)}
 

@@ -196,13 +196,12 @@ def _bound(values: tuple[Any, ...]) -> list[Any]:
 @functools.cache
 def _update(statement: Update) -> tuple[str, tuple[int, ...] | None]:
     """The statement for one row, and which of the row's values goes to which place (None: as they come)."""
-    names = [value.split(" ")[0] for value in statement.values]
     text = f"UPDATE {statement.table} SET {statement.set} WHERE {statement.where}"  # noqa: S608
-    places = tuple(names.index(name) for name in _NAMED.findall(text))
+    places = tuple(statement.values.index(name) for name in _NAMED.findall(text))
     text = _text(_NAMED.sub("?", text))
     if statement.returning:
         text += f" RETURNING {statement.returning}"
-    return text, None if places == tuple(range(len(names))) else places
+    return text, None if places == tuple(range(len(statement.values))) else places
 
 
 _NAMED = re.compile(r":(\w+)")
