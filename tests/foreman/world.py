@@ -103,14 +103,7 @@ class World:
         return await self.engine.wait(key)
 
     async def sql(self, query: str, *values: Any) -> list[Any]:
-        def read(db: sqlite3.Connection) -> list[Any]:
-            return db.execute(query, values).fetchall()
-
-        if isinstance(self.store, PostgresStore):
-            async with self.store._connection() as connection:
-                return await PostgresDb(connection).rows(query, *values)
-        assert isinstance(self.store, SqliteStore)
-        return await run_in_driver(self.store._writer, read)
+        return await sql_of(self.store, query, *values)
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(20):
@@ -131,6 +124,19 @@ class World:
         for result in ended:
             if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
                 raise result
+
+
+async def sql_of(store: SqlStore, query: str, *values: Any) -> list[Any]:
+    """The rows of a query over the store's own connection, past all it does; `?` stands for a value."""
+
+    def read(db: sqlite3.Connection) -> list[Any]:
+        return db.execute(query, values).fetchall()
+
+    if isinstance(store, PostgresStore):
+        async with store._connection() as connection:
+            return await PostgresDb(connection).rows(query, *values)
+    assert isinstance(store, SqliteStore)
+    return await run_in_driver(store._writer, read)
 
 
 @asynccontextmanager

@@ -60,7 +60,7 @@ _PARENT = """SELECT flow_id FROM mbactor_step WHERE id = (SELECT caller_id FROM 
 _WAITING = f"""SELECT id, token, flow_id, parks FROM mbactor_step WHERE status = 'interrupted' AND flow_id IN ({_TREE})
     ORDER BY updated_at, id"""
 
-_ANSWER = """UPDATE mbactor_step SET status = 'pending', parks = ?, not_before = ?, updated_at = ?
+_ANSWER = """UPDATE mbactor_step SET status = 'pending', parks = ?, not_before = ?, worker = NULL, updated_at = ?
     WHERE id = ? AND status = 'interrupted'"""
 
 # A flow is interrupted as long as a step of its own, or a flow that one of its steps called, is.

@@ -1,0 +1,271 @@
+"""Commands to a store, drawn as small numbers and made into operations by what a `Model` says there is.
+
+    operations = Chooser(model).batch([Command("claim", 3, 1), Command("end", 0, 0)])
+
+So any command fits any moment, and what Hypothesis finds stays short. About one in eight names a wrong lease or token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from mbactor.foreman.store.operations import (
+    Arrival,
+    Cancel,
+    Child,
+    Claim,
+    Create,
+    Delete,
+    Extend,
+    FlowEnd,
+    Lease,
+    NewStep,
+    Operation,
+    Recover,
+    Release,
+    Resume,
+    Settle,
+    Start,
+)
+from tests.foreman.store_model import Flow, Model, Step
+
+T = TypeVar("T")
+
+KINDS = (
+    *["end"] * 12, *["claim"] * 6, *["fan_out"] * 5, *["advance"] * 3, *["create"] * 3, *["resume"] * 3,
+    *["interrupt"] * 2, *["call"] * 2, *["fail"] * 2, "fan_in", "retry", "refuse", "start", "extend", "extend",
+    "release", "recover", "cancel", "delete",
+)  # fmt: skip
+"""As often as they are wanted."""
+WORKERS = ("w0", "w1", "w2")
+SHORT, LONG, SKIP = 1_000.0, 5_000.0, 1_500.0
+"""A delay or a lease is short or long against the time that a test lets pass, never against the time it takes."""
+DEEP = 5
+"""Where flows do nothing but end: otherwise fan-outs breed faster than they are joined."""
+
+
+class Command(NamedTuple):
+    kind: str
+    which: int
+    how: int
+
+
+class Chooser:
+    """Makes operations that fit the model, each with tokens of its own."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._tokens = 0
+        self._known: dict[int, Step] = {}
+        """Every step there was: an outcome may come when its flow is gone."""
+        self._named: set[int] = set()
+        """The steps that have an outcome in this batch: few are to have two."""
+
+    def batch(self, commands: Sequence[Command]) -> list[Operation]:
+        """What can be done of the commands, all of it chosen by what there is before the batch."""
+        self._named.clear()
+        return [one for one in map(self._operation, commands) if one is not None]
+
+    def _operation(self, command: Command) -> Operation | None:
+        kind, which, how = command
+        match kind:
+            case "create":
+                return self._create(how)
+            case "claim":
+                return Claim(_lease(which, how), how % 7)
+            case "recover":
+                return Recover()
+            case "extend" | "release":
+                return self._leases(kind, which, how)
+            case "start" | "resume" | "cancel" | "delete":
+                flow = _pick(self._fitting(kind), which)
+                return None if flow is None else self._on_flow(kind, flow, how)
+        self._known |= self._model.steps
+        running = [one for one in self._model.steps.values() if one.lease_expires and one.id not in self._named]
+        step = _pick(list(self._known.values()) if how % 8 == 7 else running, which)
+        if step is None:
+            waits = any(one.status == "pending" for one in self._model.steps.values())
+            return Claim(_lease(which, how), 6) if waits and how % 3 else self._create(how)
+        self._named.add(step.id)
+        return self._outcome(kind, step, how)
+
+    # --- flows ---------------------------------------------------------------------------------------------
+
+    def _create(self, how: int) -> Create:
+        lease = _lease(how, how) if how % 3 == 0 else None
+        started = lease is not None or how % 5 != 0
+        priority = 100 + how % 2
+        entry = NewStep(
+            "entry", self._token(), 1, priority, state=b'{"n":1}', delay=0.0 if lease else _delay(how), lease=lease
+        )
+        return Create(
+            self._token(), f"url-{how % 2}", "name", "hash", b"{}", entry, started, priority=priority,
+            idempotency_key=f"key-{how % 3}" if how % 7 == 0 else None, delete_on_completion=how % 6 == 0,
+        )  # fmt: skip
+
+    def _fitting(self, verb: str) -> list[Flow]:
+        """Two of three times a flow for which the verb is meant; in between any."""
+        meant = {"start": ("created",), "resume": ("interrupted",)}.get(verb)
+        flows = list(self._model.flows.values())
+        if meant is None:
+            return flows
+        return [flow for flow in flows if flow.status in meant and flow.caller_id is None] or flows
+
+    def _on_flow(self, verb: str, flow: Flow, how: int) -> Operation:
+        token = "wrong" if how % 8 == 7 else flow.token
+        match verb:
+            case "start":
+                return Start(flow.id, token)
+            case "cancel":
+                return Cancel(flow.id, token, f"reason {how}" if how % 2 else "")
+            case "delete":
+                return Delete(flow.id, token)
+        waiting = [step for step in self._model.steps.values() if step.status == "interrupted"]
+        step = _pick(waiting, how) if how % 2 else None
+        number = None if step is None else step.id
+        return Resume(flow.id, token, b'{"answer":%d}' % how, number, None if step is None else step.token)
+
+    # --- leases --------------------------------------------------------------------------------------------
+
+    def _leases(self, kind: str, which: int, how: int) -> Operation:
+        lease = _lease(which, how)
+        strange = kind == "extend" and how % 5 == 0
+        held = [step for step in self._model.steps.values() if strange or step.worker == lease.worker]
+        some = held[how % 2 :: 2]
+        if kind == "release":
+            return Release(lease.worker, tuple(step.id for step in some) if how % 2 else None)
+        return Extend(lease, tuple((step.id, _number(step, how + place)) for place, step in enumerate(some)))
+
+    # --- outcomes ------------------------------------------------------------------------------------------
+
+    def _outcome(self, kind: str, step: Step, how: int) -> Settle:
+        match kind if step.depth < DEEP else "end":
+            case "advance":
+                return self._settle(step, how, successors=(self._new(step, how),))
+            case "fan_out":
+                return self._fan_out(step, how)
+            case "fan_in":
+                return self._settle(step, how, successors=(self._new(step, how, cohort_id=step.id),))
+            case "end":
+                return self._end(step, how)
+            case "fail":
+                return self._fail(step, how)
+            case "retry":
+                again = {"attempt": step.attempt + 1, "parks": None, "delay": _delay(how)}
+                return self._settle(step, how, "pending", **again)
+            case "refuse":
+                return self._settle(step, how, "pending", delay=_delay(how), refused=True)
+            case "interrupt":
+                asked = [*json.loads(step.payloads or b"[]"), {"question": how}]
+                parks = _waiting(step, {"kind": "interrupt"})
+                return self._settle(step, how, "interrupted", parks=parks, payloads=json.dumps(asked).encode())
+        parks = _waiting(step, {"kind": "subgraph", "workflow": "called"})
+        entry = NewStep("inner", self._token(), step.depth + 1, step.priority, state=b'{"inner":1}')
+        child = Child(self._token(), "called", "called", f"hash-{how % 2}", b"{}", entry)
+        return self._settle(step, how, "running", parks=parks, child=child)
+
+    def _fan_out(self, step: Step, how: int) -> Settle:
+        size = 1 + how % 3
+        direct = how % 2
+        branches = tuple(self._new(step, how + n, spawn_id=step.id, ordinal=n) for n in range(size))
+        return self._settle(
+            step, how, cohort_size=size + direct, arrivals=direct, depth=step.depth, successors=branches
+        )
+
+    def _end(self, step: Step, how: int) -> Settle:
+        """The end of its branch, or on the trunk of its flow."""
+        if step.spawn_id is not None:
+            fan_in = self._new(step, how, state=None)
+            return self._settle(step, how, arrival=Arrival(step.spawn_id, step.depth, fan_in=fan_in))
+        flow = self._model.flows.get(step.flow_id)
+        unwanted = flow is not None and flow.delete_on_completion
+        return self._settle(step, how, end=FlowEnd("completed", b'{"final":%d}' % how, delete=unwanted))
+
+    def _fail(self, step: Step, how: int) -> Settle:
+        error = b'{"error":"no %d"}' % how
+        if step.spawn_id is not None:
+            return self._settle(
+                step, how, "failed", error=error, arrival=Arrival(step.spawn_id, step.depth, failed=True)
+            )
+        return self._settle(step, how, "failed", error=error, end=FlowEnd("failed", error=error))
+
+    def _new(self, step: Step, how: int, **fields: Any) -> NewStep:
+        lease = _lease(how, how) if how % 2 else None
+        given = {"spawn_id": step.spawn_id, "ordinal": step.ordinal, "chain": step.chain + 1, "lease": lease}
+        if how % 5 == 0 and "state" not in fields and "cohort_id" not in fields:
+            fields |= {"state": b'{"snapshot":%d}' % how, "chain": 0}
+        delay = 0.0 if lease is not None else _delay(how)
+        node = f"node-{how % 5}"
+        return NewStep(node, self._token(), step.depth + 1, step.priority, delay=delay, **{**given, **fields})
+
+    def _settle(self, step: Step, how: int, status: str = "completed", **fields: Any) -> Settle:
+        changes = b'{"n%d":%d}' % (how % 3, how) if how % 4 else None
+        # The input of a fan-in is written down when it ends.
+        state = b'{"folded":%d}' % how if step.cohort_id is not None and step.state is None else None
+        given = {"attempt": step.attempt, "payloads": step.payloads, "parks": step.parks, "state": state}
+        return Settle(step.id, step.flow_id, _number(step, how), status, changes, **{**given, **fields})
+
+    def _token(self) -> str:
+        self._tokens += 1
+        return f"{self._tokens:016x}"
+
+
+def _pick(some: Sequence[T], which: int) -> T | None:
+    return some[which % len(some)] if some else None
+
+
+def _lease(which: int, how: int) -> Lease:
+    return Lease(WORKERS[which % len(WORKERS)], (LONG, SHORT, LONG, 0.0)[how % 4])
+
+
+def _delay(how: int) -> float:
+    return {2: SHORT, 5: LONG}.get(how % 9, 0.0)
+
+
+def _number(step: Step, how: int) -> int:
+    """Its lease number, or one that is over, or one that never was. That of a step that waits for a flow it called
+    nobody has: its park has raised it.
+    """
+    if step.status == "running" and step.lease_expires is None:
+        return step.lease_number - 1
+    return step.lease_number + {6: -1, 5: 9}.get(how % 16, 0)
+
+
+def _waiting(step: Step, park: dict[str, str]) -> bytes:
+    return json.dumps([*json.loads(step.parks or b"[]"), park]).encode()
+
+
+class Names:
+    """The ids of a store by those of the model, and back. What both have is told by its token."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, int] = {}
+        self.flows: dict[int, int] = {}
+
+    def theirs(self, operation: Operation) -> Operation:
+        """The operation as it is put to the store."""
+        found: dict[str, Any] = {}
+        for name in operation.__struct_fields__:
+            value = getattr(operation, name)
+            if name == "steps" and isinstance(operation, Extend):
+                found[name] = tuple((self.steps[step_id], number) for step_id, number in value)
+            elif name == "steps" and value is not None:
+                found[name] = tuple(self.steps[step_id] for step_id in value)
+            elif name == "successors":
+                found[name] = tuple(self._new(new) for new in value)
+            elif name == "arrival" and value is not None:
+                spawn_id = self.steps[value.spawn_id]
+                fan_in = value.fan_in and self._new(value.fan_in)
+                found[name] = msgspec.structs.replace(value, spawn_id=spawn_id, fan_in=fan_in)
+            elif name in {"step_id", "flow_id"} and value is not None:
+                found[name] = (self.steps if name == "step_id" else self.flows)[value]
+        return msgspec.structs.replace(operation, **found)
+
+    def _new(self, new: NewStep) -> NewStep:
+        spawn_id = None if new.spawn_id is None else self.steps[new.spawn_id]
+        cohort_id = None if new.cohort_id is None else self.steps[new.cohort_id]
+        return msgspec.structs.replace(new, spawn_id=spawn_id, cohort_id=cohort_id)

@@ -1,0 +1,251 @@
+"""Every store does what a plain model of it does: the same random batches, the same results, the same rows.
+
+The clock is each database's own; time passes by moving all that is written into the past.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from mbactor.foreman.store.open import open_store
+from mbactor.foreman.store.operations import Changed, Claimed, Committed, Created, Operation, Result, Settled
+from mbactor.foreman.store.sql import SqlStore
+from mbactor.testing.postgres import PostgresServer
+from tests.foreman.store_commands import KINDS, SKIP, Chooser, Command, Names
+from tests.foreman.store_model import Model
+from tests.foreman.world import MUST_BE_EMPTY, sql_of
+from tests.long import usual_or_long
+
+NUMBERS = st.integers(0, 63)
+BATCHES = st.lists(st.builds(Command, st.sampled_from(KINDS), NUMBERS, NUMBERS), min_size=1, max_size=6)
+TABLES = ("mbactor_step", "mbactor_flow", "mbactor_graph")
+
+_STEPS = """SELECT id, token, flow_id, node, depth, status, priority, state, added, chain, predecessor_id, spawn_id,
+    ordinal, cohort_id, worker, lease_number, successor_id, cohort_size, cohort_arrivals, cohort_failures, cohort_depth,
+    attempt, changes, parks, payloads, error, refused_at IS NOT NULL, not_before, lease_expires
+    FROM mbactor_step ORDER BY id"""
+_FLOWS = """SELECT id, token, status, workflow, delete_on_completion, idempotency_key, root_id, caller_id, final_state,
+    error, cancel_reason FROM mbactor_flow ORDER BY id"""
+_PAST = (
+    """UPDATE mbactor_step SET not_before = not_before - ?, lease_expires = lease_expires - ?,
+    refused_at = refused_at - ?, created_at = created_at - ?, started_at = started_at - ?, updated_at = updated_at - ?""",
+    "UPDATE mbactor_flow SET created_at = created_at - ?, started_at = started_at - ?, updated_at = updated_at - ?",
+)
+
+
+class Subject:
+    """A store, with its ids by those of the model."""
+
+    def __init__(self, name: str, store: SqlStore) -> None:
+        self.name = name
+        self.store = store
+        self.names = Names()
+
+    async def sql(self, query: str, *values: Any) -> list[Any]:
+        return await sql_of(self.store, query, *values)
+
+    async def empty(self) -> None:
+        self.names = Names()
+        for table in TABLES:
+            await self.sql(f"DELETE FROM {table}")
+
+    async def pass_time(self) -> None:
+        for query in _PAST:
+            await self.sql(query, *[SKIP] * query.count("?"))
+
+    async def commit(self, batch: list[Operation]) -> Committed:
+        return await self.store.commit([self.names.theirs(one) for one in batch])
+
+    async def learn(self, model: Model) -> None:
+        """What the rows that are new are called in the model."""
+        for table, mine, ids in (
+            ("mbactor_step", model.steps, self.names.steps),
+            ("mbactor_flow", model.flows, self.names.flows),
+        ):
+            theirs = {token: number for number, token in await self.sql(f"SELECT id, token FROM {table}")}
+            ids.update({number: theirs[row.token] for number, row in mine.items() if row.token in theirs})
+
+    async def rows(self) -> dict[str, dict[str, Any]]:
+        """Every row in words that all stores have in common: ids as tokens, times as whether they are over."""
+        now = time.time()
+        steps, flows = await self.sql(_STEPS), await self.sql(_FLOWS)
+        tokens = {row[0]: row[1] for row in steps} | {None: None}
+        of_flow = {row[0]: row[1] for row in flows} | {None: None}
+        return {
+            row[1]: {
+                "flow": of_flow[row[2]], "plain": row[3:7], "input": (row[7], row[8], row[9]),
+                "before": tokens[row[10]], "spawn": tokens[row[11]], "ordinal": row[12], "cohort": tokens[row[13]],
+                "lease": (row[14], row[15], _over(row[28], now)) if row[5] == "running" else None,
+                "after": tokens[row[16]], "joined": row[17:21], "attempt": row[21], "changes": row[22],
+                "parks": _value(row[23]), "asked": _value(row[24]), "error": row[25],
+                "due": (row[27] <= now, bool(row[26]), row[14]) if row[5] == "pending" else None,
+            }
+            for row in steps
+        } | {
+            row[1]: {"flow": (*row[2:4], bool(row[4]), row[5]), "root": of_flow[row[6]], "caller": tokens[row[7]],
+                     "ended": row[8:]}
+            for row in flows
+        }  # fmt: skip
+
+
+def model_rows(model: Model) -> dict[str, dict[str, Any]]:
+    """The same of the model."""
+    tokens = {number: step.token for number, step in model.steps.items()} | {None: None}
+    of_flow = {number: flow.token for number, flow in model.flows.items()} | {None: None}
+    return {
+        one.token: {
+            "flow": of_flow[one.flow_id], "plain": (one.node, one.depth, one.status, one.priority),
+            "input": (one.state, one.added, one.chain), "before": tokens[one.predecessor_id],
+            "spawn": tokens[one.spawn_id], "ordinal": one.ordinal, "cohort": tokens[one.cohort_id],
+            "lease": (one.worker, one.lease_number, _over(one.lease_expires, model.now))
+            if one.status == "running" else None,
+            "after": tokens[one.successor_id],
+            "joined": (one.cohort_size, one.cohort_arrivals, one.cohort_failures, one.cohort_depth),
+            "attempt": one.attempt, "changes": one.changes, "parks": _value(one.parks),
+            "asked": _value(one.payloads), "error": one.error,
+            "due": (one.not_before <= model.now, one.refused, one.worker) if one.status == "pending" else None,
+        }
+        for one in model.steps.values()
+    } | {
+        one.token: {
+            "flow": (one.status, one.workflow, one.delete_on_completion, one.idempotency_key),
+            "root": of_flow[one.root_id], "caller": tokens[one.caller_id],
+            "ended": (one.final_state, one.error, one.cancel_reason),
+        }
+        for one in model.flows.values()
+    }  # fmt: skip
+
+
+def _over(moment: float | None, now: float) -> bool | None:
+    return None if moment is None else moment <= now
+
+
+def _value(data: bytes | None) -> Any:
+    return None if data is None else json.loads(data)
+
+
+def told(result: Result, steps: dict[int, int], flows: dict[int, int]) -> Any:
+    """A result in the ids of the model: `steps` and `flows` have them by the ids of whose result it is."""
+    match result:
+        case Created():
+            return ("created", flows[result.flow_id], result.token, result.existed, result.workflow)
+        case Settled():
+            rows = [(one.step.token, steps.get(one.step_id), flows.get(one.flow_id)) for one in result.inserted]
+            return ("settled", result.landed, rows)
+        case Claimed():
+            due = result.next_due if result.next_due is None else round(result.next_due / (SKIP / 3))
+            claimed = [(one.token, one.lease_number, one.worker) for one in result.steps]
+            return ("claimed", claimed, sorted(flow.token for flow in result.flows.values()), due)
+        case Changed():
+            changed = [flows[flow_id] for flow_id in result.flows]
+            return ("changed", result.done, result.status, changed, result.detail, result.called)
+        case frozenset():
+            return ("held", {steps[step_id] for step_id in result})
+        case int():
+            return result
+
+
+def everything(committed: Committed, steps: dict[int, int], flows: dict[int, int]) -> Any:
+    stopped = [(flows[one.flow_id], one.status, one.token, one.final_state) for one in committed.stopped]
+    stopped.sort(key=lambda one: one[0])  # the order counts within a flow
+    return [told(one, steps, flows) for one in committed.results], stopped, committed.best_due
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Batches to the model and to every subject. A test makes a class of it that has subjects."""
+
+    subjects: ClassVar[list[Subject]]
+    runner: ClassVar[asyncio.Runner]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.chooser = Chooser(self.model)
+        self.agreed = True
+        for subject in self.subjects:
+            self.runner.run(subject.empty())
+
+    @rule(commands=BATCHES, time_passes=st.sampled_from([False] * 5 + [True]))
+    def batch(self, commands: list[Command], time_passes: bool) -> None:
+        if time_passes:
+            self.model.skip(SKIP)
+            for subject in self.subjects:
+                self.runner.run(subject.pass_time())
+        operations = self.chooser.batch(commands)
+        if operations:
+            self.runner.run(self._batch(operations))
+
+    async def _batch(self, operations: list[Operation]) -> None:
+        self.agreed = False
+        before = {**self.model.steps}, {**self.model.flows}
+        committed = self.model.commit(operations)
+        ids = {number: number for number in (*before[0], *self.model.steps)}
+        flow_ids = {number: number for number in (*before[1], *self.model.flows)}
+        expected, rows = everything(committed, ids, flow_ids), model_rows(self.model)
+        for subject in self.subjects:
+            got = await subject.commit(operations)
+            await subject.learn(self.model)
+            names = subject.names
+            steps = {theirs: number for number, theirs in names.steps.items()}
+            flows = {theirs: number for number, theirs in names.flows.items()}
+            assert everything(got, steps, flows) == expected, subject.name
+            assert await subject.rows() == rows, subject.name
+        self.agreed = True
+
+    def teardown(self) -> None:
+        if not self.agreed:
+            return  # it runs after a failure too, and would hide it
+        read = [self.runner.run(self._read(subject)) for subject in self.subjects]
+        assert all(one == read[0] for one in read)
+
+    async def _read(self, subject: Subject) -> Any:
+        """What the queries tell of the rows at the end, by the ids of the model."""
+        store, names = subject.store, subject.names
+        for what, query in MUST_BE_EMPTY.items():
+            assert await subject.sql(query) == [], what
+        steps = list(self.model.steps)
+        material = await store.materials([names.steps[number] for number in steps])
+        found: list[Any] = [material.get(names.steps[number]) for number in steps]
+        for number in self.model.flows:
+            waiting = await store.interrupted(names.flows[number])
+            called = await store.called(names.flows[number])
+            listed = await store.steps(names.flows[number])
+            found.append([[row.token for row in rows] for rows in (waiting, called, listed)])
+        return found
+
+
+@pytest.fixture
+def machine(tmp_path: Path, mbactor_postgres_server: PostgresServer) -> Iterator[type[StoreMachine]]:
+    urls = {
+        "memory": "sqlite://",
+        "file": f"sqlite:///{tmp_path}/flows.db",
+        "postgres": mbactor_postgres_server.fresh(),
+    }
+    with asyncio.Runner() as used:
+        made = [Subject(name, cast("SqlStore", used.run(open_store(url)))) for name, url in urls.items()]
+
+        class Machine(StoreMachine):
+            subjects = made
+            runner = used
+
+        yield Machine
+        for subject in made:
+            used.run(subject.store.close())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(usual_or_long(600, 7200))
+def test_every_store_does_what_the_model_does(machine: type[StoreMachine]) -> None:
+    every = [phase for phase in Phase if phase != Phase.explain]  # which traces each line that is run
+    chosen = settings(phases=every, max_examples=usual_or_long(40, 3_000), stateful_step_count=usual_or_long(30, 50))
+    run_state_machine_as_test(machine, settings=chosen)
