@@ -25,12 +25,15 @@ from mbactor.foreman.store.operations import (
     Lease,
     NewStep,
     Operation,
+    Purge,
+    Reap,
     Recover,
     Release,
     Resume,
     Settle,
     Start,
 )
+from mbactor.foreman.store.rows import FlowFilter
 from tests.foreman.store_model import Flow, Model, Step
 
 T = TypeVar("T")
@@ -38,7 +41,7 @@ T = TypeVar("T")
 KINDS = (
     *["end"] * 12, *["claim"] * 6, *["fan_out"] * 5, *["advance"] * 3, *["create"] * 3, *["resume"] * 3,
     *["interrupt"] * 2, *["call"] * 2, *["fail"] * 2, "fan_in", "retry", "refuse", "start", "extend", "extend",
-    "release", "recover", "cancel", "delete",
+    "release", "recover", "cancel", "delete", "purge", "reap",
 )  # fmt: skip
 """As often as they are wanted."""
 WORKERS = ("w0", "w1", "w2")
@@ -79,6 +82,12 @@ class Chooser:
                 return Claim(_lease(which, how), how % 7)
             case "recover":
                 return Recover()
+            case "reap":
+                return Reap(1 + how % 3)
+            case "purge":
+                status = (None, "completed", "interrupted", "running")[which % 4]
+                wanted = FlowFilter(status, older_than=SHORT if how % 3 else None, limit=1 + how % 2)
+                return Purge(wanted, ended=how % 5 == 0)
             case "extend" | "release":
                 return self._leases(kind, which, how)
             case "start" | "resume" | "cancel" | "delete":
@@ -250,12 +259,12 @@ class Names:
         """The operation as it is put to the store."""
         found: dict[str, Any] = {}
         for name in operation.__struct_fields__:
-            value = getattr(operation, name)
+            value: Any = getattr(operation, name)
             if name == "steps" and isinstance(operation, Extend):
                 found[name] = tuple((self.steps[step_id], number) for step_id, number in value)
-            elif name == "steps" and value is not None:
+            elif name == "steps" and value is not None:  # a Release
                 found[name] = tuple(self.steps[step_id] for step_id in value)
-            elif name == "successors":
+            elif name == "successors" and isinstance(operation, Settle):
                 found[name] = tuple(self._new(new) for new in value)
             elif name == "arrival" and value is not None:
                 spawn_id = self.steps[value.spawn_id]

@@ -29,6 +29,8 @@ from mbactor.foreman.store.operations import (
     Inserted,
     NewStep,
     Operation,
+    Purge,
+    Reap,
     Recover,
     Release,
     Result,
@@ -40,6 +42,9 @@ from mbactor.foreman.store.operations import (
 )
 
 ENDED = ("completed", "failed", "cancelled")
+KEPT = 60.0
+"""How long the row of a disposable flow stays."""
+RESTING = (*ENDED, "interrupted", "created")
 
 
 @dataclass
@@ -55,6 +60,9 @@ class Flow:
     final_state: bytes | None = None
     error: bytes | None = None
     cancel_reason: str | None = None
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    delete_at: float | None = None
 
 
 @dataclass
@@ -118,7 +126,7 @@ class Model:
     def _acts(self) -> tuple[tuple[type, Callable[[Any], Result]], ...]:
         return (
             (Create, self._create), (Start, self._start), (Resume, self._resume), (Cancel, self._cancel),
-            (Delete, self._delete), (Extend, self._extend), (Release, self._release), (Recover, self._recover),
+            (Delete, self._delete), (Purge, self._purge), (Reap, self._reap), (Extend, self._extend), (Release, self._release), (Recover, self._recover),
             (Claim, self._claim),
         )  # fmt: skip
 
@@ -146,7 +154,8 @@ class Model:
                 arrivals.append((one.arrival, index, one.step_id))
         for flow_id, end in ends.items():
             if self._stop(flow_id, end) and end.delete:
-                self._remove(flow_id)
+                self.flows[flow_id].delete_at = self.now + KEPT
+                self._stopped.append(Stopped(flow_id, "deleted"))
         self._join(arrivals, inserted)
         return [Settled(lands, tuple(rows)) for lands, rows in zip(landed, inserted, strict=True)]
 
@@ -202,7 +211,7 @@ class Model:
                 return Created(flow.id, flow.token, 0, existed=True, workflow=flow.workflow)
         flow = Flow(
             self._flow_id, one.token, "running" if one.started else "created", one.workflow,
-            one.delete_on_completion, one.idempotency_key,
+            one.delete_on_completion, one.idempotency_key, created_at=self.now, updated_at=self.now,
         )  # fmt: skip
         self.flows[flow.id] = flow
         entry = self._insert(one.entry, flow.id, None, status="pending" if one.started else "created")
@@ -212,15 +221,16 @@ class Model:
         self._flow_id += 1
         root_id = self.flows[parent_id].root_id or parent_id
         self.flows[self._flow_id] = Flow(
-            self._flow_id, child.token, "running", child.workflow, root_id=root_id, caller_id=caller_id
-        )
+            self._flow_id, child.token, "running", child.workflow, root_id=root_id, caller_id=caller_id,
+            created_at=self.now, updated_at=self.now,
+        )  # fmt: skip
         return self._insert(child.entry, self._flow_id, None)
 
     def _start(self, one: Start) -> Changed:
         refused = self._refused(one.flow_id, one.token, ("created",))
         if refused is not None:
             return refused
-        self.flows[one.flow_id].status = "running"
+        self._move(self.flows[one.flow_id], "running")
         for step in self._steps_of((one.flow_id,)):
             step.status, step.not_before = "pending", max(step.not_before, self.now)
         return Changed(True, "running", self._tree(one.flow_id))
@@ -242,40 +252,68 @@ class Model:
         for flow in [self.flows[step.flow_id], *self._above(step.flow_id)]:
             below = [called.status for called in self._called_by(flow.id)]
             if "interrupted" not in [*below, *(own.status for own in self._steps_of((flow.id,)))]:
-                flow.status = "running"
+                self._move(flow, "running")
         return Changed(True, "running", tree)
 
     def _cancel(self, one: Cancel) -> Changed:
         refused = self._refused(one.flow_id, one.token, ("created", "running", "interrupted"))
         if refused is not None:
             return refused
-        tree = self._tree(one.flow_id)
-        for step in self._steps_of(tree):
+        self._end_tree(one.flow_id, one.reason or None)
+        return Changed(True, "cancelled", self._tree(one.flow_id))
+
+    def _end_tree(self, flow_id: int, reason: str | None = None) -> None:
+        for step in self._steps_of(self._tree(flow_id)):
             if step.status not in ENDED:
                 step.status, step.lease_expires, step.updated_at = "cancelled", None, self.now
-        for flow_id in tree:
-            self._stop(flow_id, FlowEnd("cancelled"), one.reason or None)
-        return Changed(True, "cancelled", tree)
+        for one in self._tree(flow_id):
+            self._stop(one, FlowEnd("cancelled"), reason)
 
     def _delete(self, one: Delete) -> Changed:
-        refused = self._refused(one.flow_id, one.token, ("interrupted", *ENDED))
-        if refused is not None:
-            return refused
-        tree = self._tree(one.flow_id)
-        self._remove(one.flow_id)
-        return Changed(True, "deleted", tree)
+        flow = self._found(one.flow_id, one.token)
+        if isinstance(flow, Changed):
+            return flow
+        if flow.status not in RESTING:
+            return Changed(False, flow.status, (), "cancel it first")
+        self._mark(flow)
+        return Changed(True, "deleted")
 
-    def _remove(self, flow_id: int) -> None:
-        tree = self._tree(flow_id)
-        self.flows = {key: flow for key, flow in self.flows.items() if key not in tree}
-        self.steps = {key: step for key, step in self.steps.items() if step.flow_id not in tree}
-        self._stopped.append(Stopped(flow_id, "deleted"))
+    def _mark(self, flow: Flow) -> None:
+        if flow.delete_at is None:
+            self._end_tree(flow.id)
+            flow.delete_at, flow.idempotency_key = self.now, None
+
+    def _purge(self, one: Purge) -> int:
+        age = one.wanted.older_than
+        resting = [
+            flow
+            for status in (ENDED if one.ended else RESTING)
+            for flow in sorted(self.flows.values(), key=lambda flow: (flow.created_at, flow.id))
+            if flow.status == status and one.wanted.status in {None, status}
+            if flow.root_id is None and flow.delete_at is None
+            if age is None or flow.updated_at < self.now - age
+        ]
+        for flow in resting[: one.wanted.limit]:
+            self._mark(flow)
+        return len(resting[: one.wanted.limit])
+
+    def _reap(self, one: Reap) -> int:
+        due = [
+            (flow.delete_at, flow.id) for flow in self.flows.values() if (flow.delete_at or self.now + 1) <= self.now
+        ]
+        roots = [flow_id for _, flow_id in sorted(due)][: one.limit]
+        for root in roots:
+            tree = self._tree(root)
+            self.flows = {key: flow for key, flow in self.flows.items() if key not in tree}
+            self.steps = {key: step for key, step in self.steps.items() if step.flow_id not in tree}
+        return len(roots)
 
     def _stop(self, flow_id: int, end: FlowEnd, reason: str | None = None) -> bool:
         flow = self.flows[flow_id]
         if flow.status in ENDED:
             return False
-        flow.status, flow.final_state, flow.error, flow.cancel_reason = end.status, end.final_state, end.error, reason
+        self._move(flow, end.status)
+        flow.final_state, flow.error, flow.cancel_reason = end.final_state, end.error, reason
         self._stopped.append(Stopped(flow_id, end.status, flow.token, flow.workflow, None, end.final_state))
         caller = self.steps.get(flow.caller_id) if flow.caller_id is not None else None
         waits = caller is not None and caller.status == "running" and caller.lease_expires is None
@@ -284,10 +322,13 @@ class Model:
             caller.status, caller.worker, caller.not_before = "pending", None, self.now
         return True
 
+    def _move(self, flow: Flow, status: str) -> None:
+        flow.status, flow.updated_at = status, self.now
+
     def _interrupt(self, flow_id: int) -> None:
         for flow in [self.flows[flow_id], *self._above(flow_id)]:
             if flow.status == "running":
-                flow.status = "interrupted"
+                self._move(flow, "interrupted")
                 self._stopped.append(Stopped(flow.id, "interrupted", flow.token, flow.workflow))
 
     # --- leases --------------------------------------------------------------------------------------------
@@ -373,12 +414,20 @@ class Model:
         callers = {step.id for step in self._steps_of((flow_id,))}
         return [flow for flow in self.flows.values() if flow.caller_id in callers]
 
-    def _refused(self, flow_id: int, token: str, allowed: Sequence[str]) -> Changed | None:
+    def _found(self, flow_id: int, token: str) -> Flow | Changed:
         flow = self.flows.get(flow_id)
-        if flow is None or flow.token != token:
+        if flow is None or flow.token != token or (flow.delete_on_completion and flow.status == "completed"):
             return Changed(False, None)
         if flow.caller_id is not None:
             return Changed(False, flow.status, (), "another flow called it; address that one", called=True)
+        return flow
+
+    def _refused(self, flow_id: int, token: str, allowed: Sequence[str]) -> Changed | None:
+        flow = self._found(flow_id, token)
+        if isinstance(flow, Changed):
+            return flow
+        if flow.delete_at is not None:
+            return Changed(False, flow.status, (), "it is about to be removed")
         return None if flow.status in allowed else Changed(False, flow.status)
 
 

@@ -35,11 +35,12 @@ _STEPS = """SELECT id, token, flow_id, node, depth, status, priority, state, add
     attempt, changes, parks, payloads, error, refused_at IS NOT NULL, not_before, lease_expires
     FROM mbactor_step ORDER BY id"""
 _FLOWS = """SELECT id, token, status, workflow, delete_on_completion, idempotency_key, root_id, caller_id, final_state,
-    error, cancel_reason FROM mbactor_flow ORDER BY id"""
+    error, cancel_reason, delete_at FROM mbactor_flow ORDER BY id"""
 _PAST = (
     """UPDATE mbactor_step SET not_before = not_before - ?, lease_expires = lease_expires - ?,
     refused_at = refused_at - ?, created_at = created_at - ?, started_at = started_at - ?, updated_at = updated_at - ?""",
-    "UPDATE mbactor_flow SET created_at = created_at - ?, started_at = started_at - ?, updated_at = updated_at - ?",
+    """UPDATE mbactor_flow SET created_at = created_at - ?, started_at = started_at - ?, updated_at = updated_at - ?,
+    delete_at = delete_at - ?""",
 )
 
 
@@ -93,7 +94,7 @@ class Subject:
             for row in steps
         } | {
             row[1]: {"flow": (*row[2:4], bool(row[4]), row[5]), "root": of_flow[row[6]], "caller": tokens[row[7]],
-                     "ended": row[8:]}
+                     "ended": row[8:11], "marked": _over(row[11], now)}
             for row in flows
         }  # fmt: skip
 
@@ -121,6 +122,7 @@ def model_rows(model: Model) -> dict[str, dict[str, Any]]:
             "flow": (one.status, one.workflow, one.delete_on_completion, one.idempotency_key),
             "root": of_flow[one.root_id], "caller": tokens[one.caller_id],
             "ended": (one.final_state, one.error, one.cancel_reason),
+            "marked": _over(one.delete_at, model.now),
         }
         for one in model.flows.values()
     }  # fmt: skip
@@ -247,5 +249,5 @@ def machine(tmp_path: Path, mbactor_postgres_server: PostgresServer) -> Iterator
 @pytest.mark.timeout(usual_or_long(600, 7200))
 def test_every_store_does_what_the_model_does(machine: type[StoreMachine]) -> None:
     every = [phase for phase in Phase if phase != Phase.explain]  # which traces each line that is run
-    chosen = settings(phases=every, max_examples=usual_or_long(40, 3_000), stateful_step_count=usual_or_long(30, 50))
+    chosen = settings(phases=every, max_examples=usual_or_long(25, 3_000), stateful_step_count=usual_or_long(30, 50))
     run_state_machine_as_test(machine, settings=chosen)
