@@ -262,7 +262,7 @@ class Names:
             value: Any = getattr(operation, name)
             if name == "steps" and isinstance(operation, Extend):
                 found[name] = tuple((self.steps[step_id], number) for step_id, number in value)
-            elif name == "steps" and value is not None:  # a Release
+            elif isinstance(operation, Release) and name == "steps" and value is not None:
                 found[name] = tuple(self.steps[step_id] for step_id in value)
             elif name == "successors" and isinstance(operation, Settle):
                 found[name] = tuple(self._new(new) for new in value)
