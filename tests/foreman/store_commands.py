@@ -258,21 +258,24 @@ class Names:
     def theirs(self, operation: Operation) -> Operation:
         """The operation as it is put to the store."""
         found: dict[str, Any] = {}
-        for name in operation.__struct_fields__:
-            value: Any = getattr(operation, name)
-            if name == "steps" and isinstance(operation, Extend):
-                found[name] = tuple((self.steps[step_id], number) for step_id, number in value)
-            elif isinstance(operation, Release) and name == "steps" and value is not None:
-                found[name] = tuple(self.steps[step_id] for step_id in value)
-            elif name == "successors" and isinstance(operation, Settle):
-                found[name] = tuple(self._new(new) for new in value)
-            elif name == "arrival" and value is not None:
-                spawn_id = self.steps[value.spawn_id]
-                fan_in = value.fan_in and self._new(value.fan_in)
-                found[name] = msgspec.structs.replace(value, spawn_id=spawn_id, fan_in=fan_in)
-            elif name in {"step_id", "flow_id"} and value is not None:
-                found[name] = (self.steps if name == "step_id" else self.flows)[value]
+        match operation:
+            case Extend():
+                found["steps"] = tuple((self.steps[step_id], number) for step_id, number in operation.steps)
+            case Release():
+                found["steps"] = operation.steps and tuple(self.steps[step_id] for step_id in operation.steps)
+            case Settle():
+                found["step_id"] = self.steps[operation.step_id]
+                found["successors"] = tuple(self._new(new) for new in operation.successors)
+                found["arrival"] = operation.arrival and self._arrival(operation.arrival)
+            case Resume():
+                found["step_id"] = None if operation.step_id is None else self.steps[operation.step_id]
+        if isinstance(operation, Settle | Start | Resume | Cancel | Delete):
+            found["flow_id"] = self.flows[operation.flow_id]
         return msgspec.structs.replace(operation, **found)
+
+    def _arrival(self, arrival: Arrival) -> Arrival:
+        fan_in = arrival.fan_in and self._new(arrival.fan_in)
+        return msgspec.structs.replace(arrival, spawn_id=self.steps[arrival.spawn_id], fan_in=fan_in)
 
     def _new(self, new: NewStep) -> NewStep:
         spawn_id = None if new.spawn_id is None else self.steps[new.spawn_id]
