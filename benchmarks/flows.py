@@ -162,7 +162,7 @@ async def _drive(flows: Flows, load: Load) -> Measured:
 
 async def _settings(foreman: Foreman) -> dict[str, Any]:
     """The settings of the very connection that writes: most of them are a connection's own."""
-    store = foreman._store
+    store = foreman.shards.all[0].store
     if not isinstance(store, SqliteStore):
         raise InvalidRun(f"an SQLite store was expected, the Foreman has {store!r}")
     found: dict[str, Any] = {"sqlite": sqlite3.sqlite_version}

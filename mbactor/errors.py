@@ -537,6 +537,12 @@ class InvalidKey(MbactorError):
     status = 400
 
 
+class ShardInUse(MbactorError):
+    """The shard cannot be removed: it is not drained, or it keeps the roll of the others."""
+
+    status = 409
+
+
 class FlowConflict(MbactorError):
     """The flow's status does not allow the operation."""
 

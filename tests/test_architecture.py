@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "testing": {*LAYERS} - {"cli", "testing"},
     "cli": {*LAYERS} - {"testing"},
 }
-OF_THE_TREE = {"features", "worker", "api", "client", "foreman"}
+OF_THE_TREE = {"features", "worker", "shard", "api", "client", "foreman"}
 """The modules of `foreman` that know actors; all others run over any host."""
 DRIVERS = {
     "nats": {"transport/nats_client.py"},

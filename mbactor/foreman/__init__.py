@@ -2,9 +2,9 @@
 
 `model/` is pure: graphs, state, reducers, the carrier. `plan.py` decides what follows a step, also pure. `store/`
 keeps rows with leases; `committer.py` writes many outcomes in one transaction. `engine.py` is every operation on
-flows, `dispatcher.py` claims and runs steps, `sweep.py` recovers, `shards.py` finds the engine of a flow. None of these
-knows of actors: they reach tasks through the two-method `Host`. `features.py`, `worker.py`, `api.py` and `foreman.py`
-put them into the tree.
+flows, `dispatcher.py` claims and runs steps, `sweep.py` recovers, `shards.py` finds the engine of a flow, `roll.py`
+knows which shards there are. None of these knows of actors: they reach tasks through the two-method `Host`.
+`features.py`, `worker.py`, `shard.py`, `api.py` and `foreman.py` put them into the tree.
 
 This door loads what a task author needs, and no database driver.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mbactor.foreman.foreman import Foreman
     from mbactor.foreman.model.flow import Flow, Parked
     from mbactor.foreman.model.graph import END, Graph
-    from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, FlowSummary, StepRecord
+    from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, FlowSummary, ShardInfo, StepRecord
     from mbactor.foreman.model.reducers import Reducer, reducer
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Graph",
     "Parked",
     "Reducer",
+    "ShardInfo",
     "StepRecord",
     "reducer",
     "task",
@@ -54,6 +55,7 @@ _HOME = {
     "Graph": "mbactor.foreman.model.graph",
     "Parked": "mbactor.foreman.model.flow",
     "Reducer": "mbactor.foreman.model.reducers",
+    "ShardInfo": "mbactor.foreman.model.outcome",
     "StepRecord": "mbactor.foreman.model.outcome",
     "reducer": "mbactor.foreman.model.reducers",
     "task": "mbactor.foreman.features",

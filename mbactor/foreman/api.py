@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from mbactor import clock
-from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
+from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, ShardInfos, StepRecord
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.state import decode_fields
 from mbactor.foreman.model.status import FlowStatus
 from mbactor.foreman.page import history_page
 from mbactor.foreman.render import history_mermaid
+from mbactor.foreman.roll import Roll
 from mbactor.foreman.shards import Shards
 from mbactor.kernel import endpoint
 from mbactor.kernel.actor import Actor
@@ -27,8 +28,9 @@ class ForemanApi(Actor):
     concurrency = 10_000
     mailbox = Mailbox(capacity=10_000)
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: Shards, roll: Roll) -> None:
         self._shards = shards
+        self._roll = roll
 
     @endpoint(port=INTERNAL_PORT)
     async def create(self, workflow: str, state: bytes, options: FlowOptions | None = None, start: bool = True) -> str:
@@ -93,3 +95,23 @@ class ForemanApi(Actor):
     @endpoint(port=INTERNAL_PORT)
     async def delete(self, flow_key: str) -> None:
         await self._shards.of(flow_key).delete(flow_key)
+
+    @endpoint(port=INTERNAL_PORT)
+    async def shards(self) -> ShardInfos:
+        return await self._shards.info()
+
+    @endpoint(port=INTERNAL_PORT)
+    async def cordon(self, shard: int) -> None:
+        await self._roll.cordon(shard)
+
+    @endpoint(port=INTERNAL_PORT)
+    async def uncordon(self, shard: int) -> None:
+        await self._roll.uncordon(shard)
+
+    @endpoint(port=INTERNAL_PORT)
+    async def add_shard(self) -> int:
+        return await self._roll.add()
+
+    @endpoint(port=INTERNAL_PORT)
+    async def remove_shard(self, shard: int) -> None:
+        await self._roll.remove(shard)

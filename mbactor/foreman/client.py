@@ -14,7 +14,7 @@ from mbactor.durations import Duration, seconds
 from mbactor.errors import BadRequest, BudgetSpent, NoSuchActor
 from mbactor.foreman.api import HOST, ForemanApi
 from mbactor.foreman.features import TaskReference, WorkflowReference
-from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, StepRecord
+from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, ShardInfos, StepRecord
 from mbactor.foreman.model.query import MOST_PURGED, FlowQuery
 from mbactor.foreman.model.state import encode_fields, initial_state
 from mbactor.foreman.model.status import FlowStatus
@@ -199,6 +199,29 @@ class Flows:
         It is out of lists and histories at once, out of the database soon after. Deleting it again is no error.
         """
         await self._ask(ForemanApi.delete, flow_key=flow_key)
+
+    async def shards(self) -> ShardInfos:
+        """How each shard of the Foreman fares. Costs a pass over each one's table of flows."""
+        return await self._ask(ForemanApi.shards)
+
+    async def cordon(self, shard: int) -> None:
+        """Let no new flows on a shard; those that are there go on, and what follows from them stays there.
+
+        Every Foreman of the same databases keeps to it a moment later.
+        """
+        await self._ask(ForemanApi.cordon, shard=shard)
+
+    async def uncordon(self, shard: int) -> None:
+        """Let new flows on a shard again."""
+        await self._ask(ForemanApi.uncordon, shard=shard)
+
+    async def add_shard(self) -> int:
+        """Add the shard with the next number, whose database has to be there; its number."""
+        return await self._ask(ForemanApi.add_shard)
+
+    async def remove_shard(self, shard: int) -> None:
+        """Forget a shard for good. ShardInUse (409) unless it is drained: cordoned, and no flow on it is open."""
+        await self._ask(ForemanApi.remove_shard, shard=shard)
 
 
 def _query(

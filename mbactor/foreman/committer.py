@@ -15,7 +15,7 @@ import contextvars
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 from mbactor import observe
 from mbactor.errors import Unavailable
@@ -28,6 +28,7 @@ from mbactor.foreman.store.operations import (
     Create,
     Created,
     Delete,
+    Enrol,
     Extend,
     Operation,
     Purge,
@@ -50,6 +51,13 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 _Entry = tuple[Operation, "asyncio.Future[Any]"]
 
 
+class Trouble(NamedTuple):
+    """What keeps a store from writing, and since when by the loop's clock."""
+
+    text: str
+    since: float
+
+
 class Committer:
     """The one way to write to a store. `landed` is called after each commit, before anybody goes on."""
 
@@ -57,6 +65,8 @@ class Committer:
         self.best_due: int | None = None
         """The best priority that was due and unclaimed after the last batch."""
         self.batches = 0
+        self.trouble: Trouble | None = None
+        """What the database says since it does not take what is written."""
         self._store = store
         self._landed = landed
         self._largest = 1 if commit_each else LARGEST_BATCH
@@ -75,6 +85,8 @@ class Committer:
     async def commit(self, operation: Claim) -> Claimed: ...
     @overload
     async def commit(self, operation: Extend) -> frozenset[int]: ...
+    @overload
+    async def commit(self, operation: Enrol) -> dict[int, str]: ...
     @overload
     async def commit(self, operation: Release | Recover | Purge | Reap) -> int: ...
 
@@ -151,6 +163,8 @@ class Committer:
                 return
             except StoreTrouble as error:
                 observe.emit("foreman.trouble", error=str(error))
+                since = self.trouble.since if self.trouble is not None else asyncio.get_running_loop().time()
+                self.trouble = Trouble(str(error), since)
                 if self._closed:
                     _fail(batch, error)
                     return
@@ -171,6 +185,7 @@ class Committer:
 
     def _release(self, batch: list[_Entry], committed: Committed) -> None:
         self.batches += 1
+        self.trouble = None
         self.best_due = committed.best_due
         self._landed(committed)
         for (operation, future), result in zip(batch, committed.results, strict=True):

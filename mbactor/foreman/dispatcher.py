@@ -141,9 +141,14 @@ class Dispatcher:
             self._quiet.set()
 
     async def drain(self, within: float = 5.0) -> None:
-        """Stop gracefully: claim nothing more, let what runs end within the limit, then cancel it and give it back."""
+        """Stop gracefully: claim nothing more, let what runs end within the limit, then cancel it and give it back.
+
+        While the database takes nothing there is nothing to wait for: what runs is left to the end of its lease.
+        """
         self._draining = True
         self._bell.set()
+        if self._engine.committer.trouble is not None:
+            return
         if not await self._quiet_within(within):
             for held in list(self._held.values()):
                 _cancel(held)

@@ -142,8 +142,7 @@ class Engine:
     ) -> str:
         key = Key(self.store.shard, created.flow_id, created.token)
         if created.existed:
-            if created.workflow != new.workflow:
-                raise FlowConflict(f"idempotency_key={new.idempotency_key!r} belongs to a flow of {created.workflow!r}")
+            check_same(new.idempotency_key, created.workflow, new.workflow)
             return str(key)
         self._fresh[key.id] = key.token
         if len(self._fresh) > MOST_FRESH:
@@ -355,6 +354,12 @@ class Engine:
         if anchor.caller_id is not None:
             raise BadRequest("thread_key names a flow that another flow called; give that one's")
         return anchor.thread_id or anchor.id
+
+
+def check_same(idempotency_key: str | None, workflow: str, wanted: str) -> None:
+    """FlowConflict where the flow of an idempotency key is one of another workflow."""
+    if workflow != wanted:
+        raise FlowConflict(f"idempotency_key={idempotency_key!r} belongs to a flow of {workflow!r}")
 
 
 def _baggage(baggage: Mapping[str, Any]) -> bytes | None:

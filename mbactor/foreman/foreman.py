@@ -2,8 +2,8 @@
 
     children = [child(Foreman, args={"database": "sqlite:///flows.db", "workers": 4}), child(Credit)]
 
-Its children are worker actors that claim leased steps, a sweeper that recovers expired leases, and the endpoints
-that `Flows` asks. It opens the store before them and closes it after them.
+Its children are a supervisor for each shard, with worker actors that claim leased steps and a sweeper that recovers
+expired leases, and the endpoints that `Flows` asks.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from mbactor.foreman.engine import Engine
 from mbactor.foreman.features import Ran
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
-from mbactor.foreman.shards import Shards
-from mbactor.foreman.store.open import open_store
+from mbactor.foreman.roll import Roll
+from mbactor.foreman.shard import Shard
+from mbactor.foreman.shards import Member, Shards
+from mbactor.foreman.store.open import is_numbered
 from mbactor.foreman.store.store import Store
-from mbactor.foreman.worker import Sweeper, Worker
+from mbactor.foreman.worker import Keeper
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor.children import Build, build_child
-from mbactor.supervisor.spec import checked_duration, child
+from mbactor.supervisor.spec import Backoff, ChildSpec, checked_duration, child
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.transport.address import Address
 
@@ -36,13 +38,17 @@ if TYPE_CHECKING:
 
 
 class Foreman(Supervisor):
-    """Runs durable workflows over a database.
+    """Runs durable workflows over one database, or several (`shards`).
 
     `database`: `sqlite:///file`, `sqlite://` (memory, gone with the process), or `postgresql://user:password@host/name`,
-    which any number of Foremen may share. `workers` actors run up to `slots`
-    steps each. `default_time_budget` is what a task has where its graph says nothing; `lease` is how long a dead
-    process's steps stay unclaimed; `retention_days` for how many days flows that have ended are kept, 0 for ever.
+    which any number of Foremen may share. With `shards` above 1, `%d` in it stands for the number of a shard:
+    `postgresql://host/flows_%d` with 4 shards is flows_1 to flows_4. Each shard has `workers` actors, which run up to
+    `slots` steps each. `default_time_budget` is what a task has where its graph says nothing; `lease` is how long a
+    dead process's steps stay unclaimed; `retention_days` for how many days flows that have ended are kept, 0 for ever.
     `commit_each` commits every outcome on its own, for debugging.
+
+    A shard whose database does not answer, at the start or later, takes nothing from the others: new flows go to those,
+    lists say that it is missing, and what names a flow of it gets Unavailable (503) until it is back.
     """
 
     def __init__(
@@ -54,20 +60,25 @@ class Foreman(Supervisor):
         lease: Duration = 10.0,
         commit_each: bool = False,
         retention_days: float = 0,
+        shards: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("workers", workers), ("slots", slots)):
+        for name, value in (("workers", workers), ("slots", slots), ("shards", shards)):
             if type(value) is not int or value < 1:
                 raise InvalidSpec(f"foreman: {name}: {value!r} given, a whole number >= 1 expected")
+        if is_numbered(database) != (shards > 1):
+            wrong = "has no %d, which stands for the number of a shard" if shards > 1 else "has %d, and one shard only"
+            raise InvalidSpec(f"foreman: database: with shards: {shards} the URL {wrong}")
         self._database = database
         self._workers = workers
         self._slots = slots
+        self._count = shards
         self._budget = checked_duration("foreman: default_time_budget", default_time_budget, above_0=True)
         self._lease = checked_duration("foreman: lease", lease, above_0=True)
         self._commit_each = commit_each
         self._retention = _checked_days(retention_days) * 86400.0
-        self._engine: Engine | None = None
-        self._store: Store | None = None
+        self.shards = Shards()
+        self._roll: Roll | None = None
         self._node: Node | None = None
 
     def bind(self, node: Node, path: str, *, build: Build = build_child) -> None:
@@ -75,9 +86,34 @@ class Foreman(Supervisor):
         super().bind(node, path, build=build)
 
     async def on_start(self) -> None:
+        shards = self.shards = Shards()
+        roll = self._roll = Roll(shards, self._database, self._lease / 4, self._begin, self._end)
+        await roll.open(self._count)
+        for member in shards.members.values():
+            member.begun = True
+        # One shard that fails over and over never spends this: its backoff is longer than a third of `within`.
+        self.max_restarts = 3 * (len(shards.members) + 1)
+        self.children = [
+            *(self._spec(shards.members[number]) for number in sorted(shards.members)),
+            child(Keeper, id="keeper", args={"roll": roll}),
+            child(ForemanApi, id="api", args={"shards": shards, "roll": roll}),
+        ]
+
+    async def on_stop(self, exit: Exit) -> None:  # noqa: ARG002
+        if self._roll is not None:
+            await self._roll.close()
+
+    def _spec(self, member: Member) -> ChildSpec:
         assert self._node is not None
-        store = await open_store(self._database)
-        engine = Engine(
+        args = {
+            "member": member, "engine_over": self._engine, "workers": self._workers, "slots": self._slots,
+            "name": self._node.id,
+        }  # fmt: skip
+        return child(Shard, id=f"shard-{member.number}", args=args, backoff=Backoff("1s", "30s"))
+
+    def _engine(self, store: Store) -> Engine:
+        assert self._node is not None
+        return Engine(
             store,
             ActorHost(self._node),
             default_time_budget=self._budget,
@@ -85,24 +121,14 @@ class Foreman(Supervisor):
             commit_each=self._commit_each,
             retention=self._retention,
         )
-        self._engine, self._store = engine, store
-        workers = [
-            child(
-                Worker, id=f"worker-{n}", args={"engine": engine, "name": f"{self._node.id}/{n}", "slots": self._slots}
-            )
-            for n in range(1, self._workers + 1)
-        ]
-        self.children = [
-            *workers,
-            child(Sweeper, id="sweeper", args={"engine": engine}),
-            child(ForemanApi, id="api", args={"shards": Shards([engine])}),
-        ]
 
-    async def on_stop(self, exit: Exit) -> None:  # noqa: ARG002
-        if self._engine is not None:
-            await self._engine.close()
-        if self._store is not None:
-            await self._store.close()
+    async def _begin(self, member: Member) -> None:
+        await self.start_child(self._spec(member))
+        member.begun = True
+
+    async def _end(self, member: Member) -> None:
+        await self.terminate_child(f"shard-{member.number}")
+        await self.delete_child(f"shard-{member.number}")
 
 
 def _checked_days(given: object) -> float:

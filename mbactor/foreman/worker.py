@@ -1,9 +1,12 @@
-"""The child actors that do a Foreman's work: `Worker` runs steps, `Sweeper` recovers those whose lease expired."""
+"""The child actors that do a Foreman's work: `Worker` runs steps, `Sweeper` recovers those whose lease expired,
+`Keeper` follows the roll of the shards.
+"""
 
 from __future__ import annotations
 
 from mbactor.foreman.dispatcher import Dispatcher
 from mbactor.foreman.engine import Engine
+from mbactor.foreman.roll import Roll
 from mbactor.foreman.sweep import sweep_regularly
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.exit import Exit
@@ -20,7 +23,7 @@ class Worker(Actor):
         self._dispatcher = Dispatcher(engine, name, slots=slots)
 
     async def on_start(self) -> None:
-        await self._dispatcher.release()
+        # It first releases what the predecessor held; that may have to wait until the database is there.
         self.spawn_task(self._dispatcher.run(), name="claim and run steps")
 
     async def on_stop(self, exit: Exit) -> None:  # noqa: ARG002
@@ -35,3 +38,13 @@ class Sweeper(Actor):
 
     async def on_start(self) -> None:
         self.spawn_task(sweep_regularly(self._engine), name="sweep")
+
+
+class Keeper(Actor):
+    """Follows the roll of the shards: starts what works for a new one, stops what works for one that was removed."""
+
+    def __init__(self, roll: Roll) -> None:
+        self._roll = roll
+
+    async def on_start(self) -> None:
+        self.spawn_task(self._roll.keep(), name="follow the roll of the shards")

@@ -18,6 +18,7 @@ from mbactor.foreman.store.operations import (
     Claim,
     Create,
     Delete,
+    Enrol,
     Extend,
     FlowEnd,
     Lease,
@@ -52,6 +53,8 @@ async def check_store(opened: Callable[[], Awaitable[Store]]) -> None:
         _the_end_of_a_called_flow_answers_its_caller,
         _a_cancelled_tree_is_at_rest_and_may_be_deleted,
         _an_idempotency_key_names_one_flow,
+        _the_roll_of_shards_is_kept,
+        _what_is_open_is_counted,
         _inputs_are_folded_from_what_was_changed,
         _lists_are_newest_first,
     ):
@@ -247,6 +250,28 @@ async def _an_idempotency_key_names_one_flow(store: Store) -> None:
     assert [one.existed for one in (first, twin, again, other)] == [False, True, True, False]
     assert twin.flow_id == again.flow_id == first.flow_id != other.flow_id
     assert len(await store.steps(first.flow_id)) == 1
+    row = await store.keyed("k")
+    assert row is not None
+    assert row.id == first.flow_id
+    assert await store.keyed("other") is None
+
+
+async def _the_roll_of_shards_is_kept(store: Store) -> None:
+    assert await store.roll() == {}
+    (first, twice) = await _do(store, Enrol({2: "active", 1: "active"}), Enrol({2: "cordoned", 3: "active"}))
+    assert first == {1: "active", 2: "active"}
+    assert twice == {1: "active", 2: "active", 3: "active"}
+    (changed,) = await _do(store, Enrol({2: "cordoned", 9: "removed"}, changing=True))
+    assert changed == await store.roll() == {1: "active", 2: "cordoned", 3: "active"}
+
+
+async def _what_is_open_is_counted(store: Store) -> None:
+    assert await store.standing() == (0, 0)
+    await _do(store, _new(), _new(), _new(started=False))
+    (step,) = await _do(store, Claim(LEASE, 1))
+    assert await store.standing() == (3, 2)
+    await _do(store, _settled(step.steps[0], end=FlowEnd("completed", b"{}")))
+    assert await store.standing() == (2, 1)
 
 
 async def _inputs_are_folded_from_what_was_changed(store: Store) -> None:

@@ -7,7 +7,7 @@ wrote, and `failure` makes an exception of it again.
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -143,14 +143,26 @@ class Subflow(msgspec.Struct, kw_only=True, omit_defaults=True):
     steps: list[StepRecord] = []
 
 
+ShardState = Literal["active", "cordoned", "drained", "removed"]
+
+
 class ShardInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """How one shard's database fares; `error` is set where it does not answer."""
+    """How one shard fares; `error` says why, where its database does not answer.
+
+    It is "active" while it gets new flows, then "cordoned", and "drained" once no flow on it is open.
+    """
 
     shard: int
+    state: ShardState = "active"
     error: str | None = None
     latency_ms: float = 0.0
-    steps: int = 0
     flows: int = 0
+    """Those that are open: created, running or interrupted."""
+    steps: int = 0
+    """Those that wait or run."""
+
+
+ShardInfos = list[ShardInfo]
 
 
 class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from mbactor.foreman.store import flows, keeping, leases
+from mbactor.foreman.store import flows, keeping, leases, roll
 from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.operations import (
     Cancel,
@@ -23,6 +23,7 @@ from mbactor.foreman.store.operations import (
     Committed,
     Create,
     Delete,
+    Enrol,
     Extend,
     Operation,
     Purge,
@@ -47,6 +48,7 @@ _ONE_BY_ONE: tuple[tuple[type[Operation], Callable[[Transaction, Any], Awaitable
     (Extend, leases.extend),
     (Release, leases.release),
     (Recover, leases.recover),
+    (Enrol, roll.enrol),
     (Claim, leases.claim),
 )
 """What applies each kind of operation, in the order in which the kinds are applied."""

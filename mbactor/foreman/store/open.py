@@ -9,9 +9,13 @@ The driver is imported in the branch that needs it.
 
 from __future__ import annotations
 
+import re
+
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store.store import Store
 
+_NUMBER = re.compile("%d(?![0-9a-fA-F])")
+"""Not what stands for one byte: `%d0`."""
 EXPECTED = (
     "sqlite:///relative/path.db, sqlite:////absolute/path.db, sqlite:// (in memory), or"
     " postgresql://user:password@host:5432/database"
@@ -36,3 +40,16 @@ async def open_store(url: str, shard: int = 1) -> Store:
     # What a URL of another kind holds may be a password.
     given = repr(url) if scheme == "sqlite" or "@" not in url else f"{scheme}://..."
     raise InvalidSpec(f"database {given}: expected {EXPECTED}")
+
+
+def is_numbered(url: str) -> bool:
+    """Whether a URL has a place for the number of a shard."""
+    return _NUMBER.search(url) is not None
+
+
+def url_of_shard(url: str, shard: int) -> str:
+    """The URL of one shard's database: the number stands wherever `%d` does.
+
+    `url_of_shard("sqlite:///flows-%d.db", 2) == "sqlite:///flows-2.db"`
+    """
+    return _NUMBER.sub(str(shard), url)

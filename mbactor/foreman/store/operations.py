@@ -189,7 +189,16 @@ class Reap(msgspec.Struct, frozen=True, gc=False):
     limit: int
 
 
-Operation = Settle | Create | Start | Resume | Cancel | Delete | Claim | Extend | Release | Recover | Purge | Reap
+class Enrol(msgspec.Struct, frozen=True, gc=False):
+    """Put shards on the roll, which shard 1 keeps, or (`changing`) give them another state. The result is the roll."""
+
+    states: dict[int, str]
+    changing: bool = False
+
+
+Operation = (
+    Settle | Create | Start | Resume | Cancel | Delete | Claim | Extend | Release | Recover | Purge | Reap | Enrol
+)
 
 
 # --- results ---------------------------------------------------------------------------------------------
@@ -255,7 +264,7 @@ class Changed(msgspec.Struct, frozen=True, gc=False):
     """Refused because another flow called this one."""
 
 
-Result = Created | Settled | Claimed | Changed | frozenset[int] | int
+Result = Created | Settled | Claimed | Changed | frozenset[int] | int | dict[int, str]
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):

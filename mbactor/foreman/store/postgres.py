@@ -21,7 +21,7 @@ import asyncpg
 
 from mbactor import observe, offload
 from mbactor.errors import InvalidSpec
-from mbactor.foreman.store import listing, reads, schema
+from mbactor.foreman.store import listing, reads, roll, schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
 from mbactor.foreman.store.operations import (
@@ -51,7 +51,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 _COLLIDED = ("40001", "40P01")
 _ONE_STATEMENT: frozenset[object] = frozenset(
     {reads.graph, reads.flow, reads.statuses, reads.called, reads.step, reads.steps,
-     reads.interrupted, listing.progress, listing.tokens, listing.fingerprint}
+     reads.interrupted, reads.keyed, roll.roll, roll.standing, listing.progress, listing.tokens, listing.fingerprint}
 )  # fmt: skip
 """Queries that see one moment without a transaction around them."""
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
@@ -93,7 +93,7 @@ async def open_postgres(url: str, shard: int = 1) -> PostgresStore:
             raise _refused(shown, error) from None
         try:
             async with pool.acquire() as connection, connection.transaction():
-                await _prepare(connection)
+                await _prepare(connection, shard)
         except _BROKEN as error:
             pool.terminate()
             raise _refused(shown, error) from None
@@ -107,18 +107,19 @@ async def _make_durable(connection: Any) -> None:
     await connection.execute(_DURABLE)
 
 
-async def _prepare(connection: Any) -> None:
-    """Make the tables, where several processes may be about to; the version of those that are there."""
+async def _prepare(connection: Any, shard: int) -> None:
+    """Make the tables, where several processes may be about to; check those that are there."""
     await connection.execute("SELECT pg_advisory_xact_lock($1)", _SCHEMA_LOCK)
     if await connection.fetchval("SELECT to_regclass('mbactor_meta')") is None:
         for statement in schema.statements(TYPES):
             await connection.execute(statement)
         await connection.execute("CREATE SEQUENCE mbactor_step_id")
         await connection.execute("CREATE SEQUENCE mbactor_flow_id")
-        query = "INSERT INTO mbactor_meta (name, value) VALUES ('schema_version', $1)"
-        await connection.execute(query, schema.VERSION)
-    version = await connection.fetchval("SELECT value FROM mbactor_meta WHERE name = 'schema_version'")
-    schema.check_version(version)
+        query = "INSERT INTO mbactor_meta (name, value) VALUES ('schema_version', $1), ('shard', $2)"
+        await connection.execute(query, schema.VERSION, shard)
+    known = dict(await connection.fetch("SELECT name, value FROM mbactor_meta"))
+    schema.check_version(known["schema_version"])
+    schema.check_shard(known["shard"], shard)
 
 
 def _refused(shown: str, error: BaseException) -> InvalidSpec | StoreTrouble:

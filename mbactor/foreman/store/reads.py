@@ -58,6 +58,11 @@ async def flow(db: Db, flow_id: int) -> FlowRow | None:
     return FlowRow(*rows[0]) if rows else None
 
 
+async def keyed(db: Db, idempotency_key: str) -> FlowRow | None:
+    rows = await db.rows(f"SELECT {_FLOW} FROM mbactor_flow WHERE idempotency_key = ?", idempotency_key)
+    return FlowRow(*rows[0]) if rows else None
+
+
 async def statuses(db: Db, flow_ids: Sequence[int]) -> dict[int, str]:
     query = "SELECT id, status FROM mbactor_flow WHERE id IN (<ids>)"
     return {row[0]: row[1] for row in await db.rows(query, flow_ids)}

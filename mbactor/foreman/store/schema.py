@@ -8,7 +8,9 @@
   `lease_number` rises with each claim, so a late result of an earlier claim is told apart; a running step without
   a lease waits for the flow it called. A pending step is due at `not_before`.
 * `mbactor_graph`: the frozen graphs, stored once each, by the SHA-256 of their JSON.
-* `mbactor_meta`: the schema's version and, on SQLite, the counters of ids (on PostgreSQL two sequences).
+* `mbactor_meta`: the schema's version, the number of this shard and, on SQLite, the counters of ids (on PostgreSQL two
+  sequences).
+* `mbactor_shard`, in the database of shard 1 only: the shards there are. `state`: active, cordoned, removed.
 * `mbactor_flow_view`, `mbactor_step_view`: the same rows with JSON as text and times as dates.
 
 A step row holds what its task changed (`changes`), not what it read: its input is the nearest `state` up the
@@ -97,6 +99,7 @@ _STEP = {
 
 TABLES: dict[str, dict[str, str]] = {
     "mbactor_meta": {"name": "text PRIMARY KEY", "value": "int NOT NULL"},
+    "mbactor_shard": {"shard": "int PRIMARY KEY", "state": "text NOT NULL"},
     "mbactor_graph": {"hash": "text PRIMARY KEY", "graph": "json NOT NULL"},
     "mbactor_flow": _FLOW,
     "mbactor_step": _STEP,
@@ -145,6 +148,15 @@ def check_version(found: int) -> None:
     """InvalidSpec where a newer version wrote the tables: it is left alone."""
     if found > VERSION:
         raise InvalidSpec(f"the database has schema version {found}; this mbactor knows {VERSION} and below")
+
+
+def check_shard(found: int, shard: int) -> None:
+    """InvalidSpec where the tables are those of another shard: the keys of its flows have that one's number."""
+    if found != shard:
+        raise InvalidSpec(
+            f"the database is that of shard {found} and was given as that of shard {shard}; give each shard the"
+            " database that it was made with"
+        )
 
 
 def statements(types: Mapping[str, str]) -> list[str]:

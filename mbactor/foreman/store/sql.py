@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
-from mbactor.foreman.store import listing, reads
+from mbactor.foreman.store import listing, reads, roll
 from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.operations import Committed, Operation
 from mbactor.foreman.store.rows import Fingerprint, FlowFilter, FlowRow, Json, Material, Progress, StepRow
@@ -39,6 +39,9 @@ class SqlStore(ABC):
     async def flow(self, flow_id: int) -> FlowRow | None:
         return await self._read(reads.flow, flow_id)
 
+    async def keyed(self, idempotency_key: str) -> FlowRow | None:
+        return await self._read(reads.keyed, idempotency_key)
+
     async def flows(self, wanted: FlowFilter) -> list[FlowRow]:
         return await self._read(listing.flows, wanted)
 
@@ -68,6 +71,12 @@ class SqlStore(ABC):
 
     async def materials(self, step_ids: Sequence[int]) -> dict[int, Material]:
         return await self._read(reads.materials, step_ids)
+
+    async def roll(self) -> dict[int, str]:
+        return await self._read(roll.roll)
+
+    async def standing(self) -> tuple[int, int]:
+        return await self._read(roll.standing)
 
     async def cohort(self, spawn_id: int) -> Material | None:
         return await self._read(reads.cohort, spawn_id)

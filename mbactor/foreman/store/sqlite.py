@@ -222,7 +222,7 @@ async def open_sqlite(path: str | None, shard: int = 1) -> SqliteStore:
     """
     writer = await _connect(path or ":memory:")
     try:
-        await run_in_driver(writer, _prepare)
+        await run_in_driver(writer, _prepare, shard)
         reader = writer if path is None else await _connect(path)
         if reader is not writer:
             await run_in_driver(reader, _prepare_reader)
@@ -252,14 +252,14 @@ async def _connect(path: str) -> aiosqlite.Connection:
     return connection
 
 
-def _prepare(db: sqlite3.Connection) -> None:
+def _prepare(db: sqlite3.Connection, shard: int) -> None:
     db.create_function("mbactor_now", 0, clock.unix)
     db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     _use_wal(db)
     db.execute("PRAGMA synchronous = FULL")
     db.execute("BEGIN IMMEDIATE")
     try:
-        _migrate(db)
+        _migrate(db, shard)
         db.execute("COMMIT")
     finally:
         if db.in_transaction:
@@ -285,13 +285,14 @@ def _use_wal(db: sqlite3.Connection) -> None:
             return
 
 
-def _migrate(db: sqlite3.Connection) -> None:
+def _migrate(db: sqlite3.Connection, shard: int) -> None:
     known = db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'mbactor_meta'").fetchone()
     if known is None:
         for statement in schema.statements(_TYPES):
             db.execute(statement)
-        values = [("schema_version", schema.VERSION), ("step_id", 0), ("flow_id", 0)]
+        values = [("schema_version", schema.VERSION), ("shard", shard), ("step_id", 0), ("flow_id", 0)]
         db.executemany("INSERT INTO mbactor_meta (name, value) VALUES (?, ?)", values)
         return
-    (version,) = db.execute("SELECT value FROM mbactor_meta WHERE name = 'schema_version'").fetchone()
-    schema.check_version(version)
+    known = dict(db.execute("SELECT name, value FROM mbactor_meta").fetchall())
+    schema.check_version(known["schema_version"])
+    schema.check_shard(known["shard"], shard)

@@ -44,6 +44,10 @@ class Store(Protocol):
 
     async def flow(self, flow_id: int) -> FlowRow | None: ...
 
+    async def keyed(self, idempotency_key: str) -> FlowRow | None:
+        """The flow that was created with this key."""
+        ...
+
     async def flows(self, wanted: FlowFilter) -> list[FlowRow]: ...
 
     async def statuses(self, flow_ids: Sequence[int]) -> dict[int, str]:
@@ -82,6 +86,14 @@ class Store(Protocol):
 
     async def called(self, flow_id: int) -> list[FlowRow]:
         """The flows that steps of this flow called."""
+        ...
+
+    async def roll(self) -> dict[int, str]:
+        """The shards there are, each with its state. Shard 1 keeps it."""
+        ...
+
+    async def standing(self) -> tuple[int, int]:
+        """How many flows are open, and how many steps wait or run."""
         ...
 
     async def close(self) -> None:

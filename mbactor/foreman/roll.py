@@ -1,0 +1,179 @@
+"""`Roll`: which shards there are, as all Foremen of the same databases agree on it.
+
+    await roll.add()            # a new shard, open to new flows
+    await roll.cordon(2)        # no new flows from now on; what is there goes on
+    await roll.remove(2)        # once no flow on it is open
+
+Shard 1 keeps the roll in its database, and every Foreman reads it regularly: what one of them was told, all do an
+interval later. While shard 1 is down nothing of it can be changed, and all goes on as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
+
+from mbactor import observe
+from mbactor.errors import BadRequest, MbactorError, ShardInUse
+from mbactor.foreman.model.outcome import ShardState
+from mbactor.foreman.shards import Member, Shards
+from mbactor.foreman.store.late import LateStore, open_or_late
+from mbactor.foreman.store.open import is_numbered, open_store, url_of_shard
+from mbactor.foreman.store.operations import Enrol
+from mbactor.foreman.store.store import Store
+
+Act = Callable[[Member], Awaitable[None]]
+
+
+class Roll:
+    """Keeps the shards of a Foreman as the roll has them. `begin` and `end` start and stop what runs for one."""
+
+    def __init__(self, shards: Shards, database: str, interval: float, begin: Act, end: Act) -> None:
+        self._shards = shards
+        self._members = shards.members
+        self._database = database
+        self._interval = interval
+        self._begin = begin
+        self._end = end
+        self._unchecked: set[int] = set()
+        self._following = asyncio.Lock()
+
+    # --- at the start ------------------------------------------------------------------------------------------
+
+    async def open(self, count: int) -> None:
+        """Open the databases of shards 1 to `count`, and of those that the roll has beside them.
+
+        One that does not answer is waited for later, unless none of them does. Any other error is raised, and leaves
+        nothing open.
+        """
+        try:
+            first = await self._open(1)
+            states = dict.fromkeys(range(1, count + 1), "active")
+            if not isinstance(first, LateStore):
+                states |= await first.roll()
+            wanted = [number for number, state in states.items() if number > 1 and state != "removed"]
+            stores = [first, *await asyncio.gather(*map(self._open, wanted), return_exceptions=True)]
+            for store in stores:
+                if isinstance(store, BaseException):
+                    raise store
+            if all(isinstance(store, LateStore) for store in stores):
+                assert isinstance(first, LateStore)
+                raise first.why
+        except BaseException:
+            await self.close()
+            raise
+        for member in self._members.values():
+            member.state = cast("ShardState", states[member.number])
+
+    async def _open(self, number: int) -> Store | LateStore:
+        member = self._members[number] = Member(number, url_of_shard(self._database, number))
+        member.store = await open_or_late(member.url, number)
+        return member.store
+
+    async def close(self) -> None:
+        """Close what has been opened and that nothing works over."""
+        for member in self._members.values():
+            store, member.store = member.store, None
+            if store is not None:
+                await store.close()
+
+    # --- for as long as it runs ----------------------------------------------------------------------------------
+
+    async def keep(self) -> None:
+        """Put the shards of the start on the roll, then follow what becomes of it, until cancelled."""
+        written = False
+        while True:
+            try:
+                if written:
+                    await self.refresh()
+                else:
+                    await self._write(dict.fromkeys(self._members, "active"))
+                    written = True
+            except MbactorError as error:
+                observe.emit("foreman.trouble", error=str(error))
+            await asyncio.sleep(self._interval)
+
+    async def refresh(self) -> None:
+        """Read the roll and do as it says."""
+        await self._follow(await self._members[1].up().store.roll())
+
+    async def add(self) -> int:
+        """Add the shard with the next number; that number. It gets its first flows when every Foreman has learnt of it.
+
+        Its database has to be there, and says by InvalidSpec or StoreTrouble what is wrong with it: then nothing
+        has been added.
+        """
+        if not is_numbered(self._database):
+            raise BadRequest(
+                "the Foreman has one database; one with %d in its URL and shards above 1 has room for more"
+            )
+        number = max({*self._members, *await self._members[1].up().store.roll()}) + 1
+        await (await open_store(url_of_shard(self._database, number), number)).close()
+        await self._write({number: "active"})
+        return number
+
+    async def cordon(self, number: int) -> None:
+        """Let no new flows on a shard. Those that are there go on, and what follows from them."""
+        await self._write({self._shards.member(number).number: "cordoned"}, changing=True)
+
+    async def uncordon(self, number: int) -> None:
+        """Let new flows on a shard again."""
+        await self._write({self._shards.member(number).number: "active"}, changing=True)
+
+    async def remove(self, number: int) -> None:
+        """Forget a shard that is drained, for good: its flows are not found any more, its number is not used again.
+
+        ShardInUse (409) where it is not cordoned, has open flows, or is shard 1.
+        """
+        member = self._shards.member(number)
+        if number == 1:
+            raise ShardInUse("shard 1 keeps the roll of the shards and cannot be removed", shard=number)
+        if member.state == "active":
+            raise ShardInUse(f"shard {number} gets new flows; cordon it and wait until it is drained", shard=number)
+        count, _ = await member.up().store.standing()
+        if count:
+            raise ShardInUse(f"shard {number} has {count} open flows; it can be removed once it has none", shard=number)
+        await self._write({number: "removed"}, changing=True)
+
+    async def _write(self, states: Mapping[int, str], *, changing: bool = False) -> None:
+        one = Enrol(dict(states), changing=changing)
+        await self._follow(await self._members[1].up().committer.commit(one))
+
+    async def _follow(self, states: Mapping[int, str]) -> None:
+        async with self._following:
+            for number, state in states.items():
+                member = self._members.get(number)
+                if state != "removed":
+                    await self._follow_one(number, member, cast("ShardState", state))
+                elif member is not None:
+                    del self._members[number]
+                    self._unchecked.add(number)
+                    await self._end(member)
+            for number in list(self._unchecked):
+                await self._check_gone(number)
+
+    async def _follow_one(self, number: int, member: Member | None, state: ShardState) -> None:
+        if member is None:
+            member = self._members[number] = Member(number, url_of_shard(self._database, number))
+            # By then every Foreman knows where to look for a key of it.
+            member.placed_from = asyncio.get_running_loop().time() + 2 * self._interval
+        member.state = state
+        if not member.begun:
+            try:
+                await self._begin(member)
+            except MbactorError as error:
+                member.error = str(error)
+                observe.emit("foreman.trouble", error=f"shard {number}: {error}")
+
+    async def _check_gone(self, number: int) -> None:
+        """A Foreman that had not learnt of the cordon may have put a flow on it: then it is cordoned again."""
+        store = await open_store(url_of_shard(self._database, number), number)
+        try:
+            count, _ = await store.standing()
+        finally:
+            await store.close()
+        self._unchecked.discard(number)
+        if count:
+            one = Enrol({number: "cordoned"}, changing=True)
+            await self._members[1].up().committer.commit(one)
