@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,37 @@ def test_a_short_command_ends_well(line: str) -> None:
     assert done.stdout
 
 
+def test_the_commands_on_flows_end_well_one_after_the_other(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/flows.db"
+    done = _run([sys.executable, "-c", ASKED, url], ROOT / "examples" / "credit_approval")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in COMMANDS if line.startswith(".venv/bin/mbactor flows ")]
+    assert lines
+    for line in lines:
+        words = [done.stdout.strip() if word == "FLOW" else word for word in shlex.split(line)[1:]]
+        words = [str(tmp_path / word) if word.endswith(".html") else word for word in words]
+        told = _run([sys.executable, "-m", "mbactor", *words], ROOT, FLOWS_DB=url)
+        assert told.returncode == 0, told.stderr
+        assert told.stdout
+
+
+ASKED = """
+import asyncio, sys
+from credit import Credit
+from mbactor import ActorSystem
+from mbactor.foreman import Flows, Foreman
+
+async def main() -> None:
+    async with ActorSystem() as system:
+        await system.spawn(Foreman, database=sys.argv[1])
+        await system.spawn(Credit)
+        applied = {"name": "Ada", "credit_score": 700, "amount": 500000, "limit": 100000}
+        print((await Flows(system).run(Credit.approval, applied)).flow_key)
+
+asyncio.run(main())
+"""
+
+
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
     """Set-up lines by `.ci/run`, the served example, its curl line and what is asked of a running tree by tests/cli, the rest here."""
     known = (
@@ -120,6 +152,6 @@ def test_every_link_leads_somewhere(page: str, target: str) -> None:
         assert (ROOT / page).parent.joinpath(target).exists()
 
 
-def _run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def _run(command: list[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 import mbactor
+from mbactor.cli.flows.commands import flows
 from mbactor.kernel.settings import environment
 
 if TYPE_CHECKING:
@@ -303,6 +304,9 @@ def schema(overlay: bool, file: Path | None) -> None:
 
     classes = {} if file is None else load(file).classes
     click.echo(json.dumps(topology_schema(overlay=overlay, classes=classes), indent=2))
+
+
+main.add_command(flows)
 
 
 def load(file: Path, overlays: tuple[Path, ...] = ()) -> Topology:

@@ -18,12 +18,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
+import msgspec
+
 from mbactor import observe
 from mbactor.errors import BadRequest, FlowConflict, Unavailable
 from mbactor.foreman.committer import Committer
 from mbactor.foreman.graphs import FrozenGraph, Graphs
 from mbactor.foreman.host import Host
 from mbactor.foreman.keys import Key, new_token, not_found, parse_key
+from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, FlowSummary, StepRecord
 from mbactor.foreman.model.paging import Listed, merged
 from mbactor.foreman.model.query import FlowQuery, check_purge
@@ -182,13 +185,13 @@ class Engine:
         key = self._key(flow_key)
         self._judge(key, "start", await self.committer.commit(Start(key.id, key.token)))
 
-    async def resume(self, flow_key: str, data: Any = None, step_key: str | None = None) -> None:
+    async def resume(self, flow_key: str, data: Any = msgspec.UNSET, step_key: str | None = None) -> None:
         """Answer an interrupt with any JSON value ({} by default): that of `step_key`, else the earliest.
 
         FlowConflict where nothing waits for an answer.
         """
         key = self._key(flow_key)
-        answer = bytes(encode_value({} if data is None else data, "the answer"))
+        answer = bytes(encode_value({} if data is msgspec.UNSET else data, "the answer"))
         step = parse_key(step_key, "step") if step_key is not None else None
         one = Resume(key.id, key.token, answer, step and step.id, step and step.token)
         self._judge(key, "resume", await self.committer.commit(one))
@@ -249,6 +252,11 @@ class Engine:
     async def summary(self, flow_key: str) -> FlowSummary:
         """The flow as a list has it."""
         return await self._reader.summary(self._key(flow_key))
+
+    async def graph_of(self, flow_key: str) -> tuple[str, Graph]:
+        """The hash of the graph that the flow keeps, and the graph."""
+        row = await self._reader.flow(self._key(flow_key))
+        return row.graph, await self.graphs.get(row.graph)
 
     async def step(self, step_key: str) -> StepRecord:
         """One step, with its payloads."""

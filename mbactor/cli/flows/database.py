@@ -1,0 +1,129 @@
+"""The database that a command works on, and how its errors end the command.
+
+    code = operate(Where(database="sqlite:///flows.db"), lambda shards: show(shards, key))
+
+Exit codes: 1 the database does not answer, 2 what was given cannot be, 4 refused as things stand (no such flow, its
+status does not allow it). No message shows a password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from mbactor.cli.main import load
+from mbactor.errors import InvalidSpec, MbactorError, Unavailable
+from mbactor.foreman.committer import Trouble
+from mbactor.foreman.engine import Engine
+from mbactor.foreman.foreman import Foreman
+from mbactor.foreman.model.flow import Flow
+from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.roll import Roll
+from mbactor.foreman.shards import Member, Shards
+from mbactor.foreman.store.late import LateStore
+from mbactor.foreman.store.open import url_of_shard
+from mbactor.foreman.store.store import Store
+from mbactor.supervisor.spec import ChildSpec
+
+FAILED, WRONG, REFUSED = 1, 2, 4
+_EXPECTED = "--database URL (or the variable MBACTOR_DATABASE), or -f FILE, a topology file with a Foreman"
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which database: its URL, or the topology file whose Foreman says it."""
+
+    database: str | None = None
+    file: Path | None = None
+    overlays: tuple[Path, ...] = ()
+
+    def database_of(self) -> tuple[str, int]:
+        """The URL, and how many shards the file says. InvalidSpec where nothing says it, or it is out of reach."""
+        if self.file is None:
+            if self.database is None:
+                raise InvalidSpec(f"which database? Give {_EXPECTED}")
+            return self.database, 1
+        found = list(_foremen(load(self.file, self.overlays).supervisor.children))
+        if not found:
+            raise InvalidSpec(f"{self.file} has no Foreman; give {_EXPECTED}")
+        if len(found) > 1:
+            raise InvalidSpec(f"{self.file} has {len(found)} Foremen; give --database URL")
+        url = str(found[0].get("database", "sqlite://"))
+        if url == "sqlite://":
+            raise InvalidSpec(f"the Foreman of {self.file} keeps its flows in memory, where only its process sees them")
+        return url, int(found[0].get("shards", 1))
+
+
+def _foremen(children: Iterable[ChildSpec]) -> Iterator[Mapping[str, Any]]:
+    """The arguments of each Foreman, in nested supervisors too."""
+    for child in children:
+        if issubclass(child.target, Foreman):
+            yield child.args
+        elif child.kind == "supervisor":
+            below = child.args.get("children", ())
+            yield from _foremen(one for one in below if isinstance(one, ChildSpec))
+
+
+def operate(where: Where, work: Callable[[Shards], Awaitable[int]]) -> int:
+    """Do the work over the database; the exit code, also of what fails, which is told."""
+    try:
+        return asyncio.run(_with_shards(*where.database_of(), work))
+    except KeyboardInterrupt:
+        return 130
+    except MbactorError as error:
+        tell_error(error.message)
+        if isinstance(error, InvalidSpec) or error.status == 400:
+            return WRONG
+        return REFUSED if error.status in {404, 409} else FAILED
+
+
+async def _with_shards(url: str, count: int, work: Callable[[Shards], Awaitable[int]]) -> int:
+    _check_there(url_of_shard(url, 1))
+    shards = Shards()
+    roll = Roll(shards, url, 0.0, _nothing, _nothing)
+    await roll.open(count)
+    try:
+        for member in shards.members.values():
+            member.engine = Engine(cast("Store", member.store), _NoHost())
+            if isinstance(member.store, LateStore):
+                member.engine.committer.trouble = Trouble(str(member.store.why), -math.inf)
+        return await work(shards)
+    finally:
+        for engine in [member.engine for member in shards.members.values() if member.engine is not None]:
+            await engine.close()
+        await roll.close()
+
+
+async def _nothing(_: Member) -> None:
+    """No part of a tree is started or stopped for a shard."""
+
+
+def _check_there(url: str) -> None:
+    """To look at a file must not make one."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite" and rest.startswith("/") and not Path(rest[1:]).exists():
+        raise InvalidSpec(f"there is no database {rest[1:]!r} (from the folder {Path.cwd()}); a Foreman makes it")
+
+
+class _NoHost:
+    """Here are neither workflows nor tasks."""
+
+    async def load_graph(self, workflow: str, baggage: Mapping[str, Any]) -> Graph:  # noqa: ARG002
+        raise Unavailable(f"{workflow} cannot be asked for its graph here: no actor runs in this command")
+
+    async def execute_task(self, task_url: str, flow: Flow, time_budget: float) -> None:  # noqa: ARG002
+        raise Unavailable(f"{task_url} cannot be run here: no actor runs in this command")
+
+
+def tell_error(text: str) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True)
+
+
+def tell_warning(text: str) -> None:
+    click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)

@@ -1,0 +1,96 @@
+"""`mbactor flows list`, `show` and `history`: what there is, printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console, RenderableType
+
+from mbactor import clock
+from mbactor.cli.flows.database import tell_warning
+from mbactor.cli.flows.table import flow_card, flows_table, history_table, step_card
+from mbactor.errors import BadRequest
+from mbactor.foreman.model.query import FlowQuery
+from mbactor.foreman.page import history_page
+from mbactor.foreman.render import history_mermaid
+from mbactor.foreman.shards import Shards
+
+PLAIN_WIDTH = 200
+"""Columns of what is printed elsewhere than on a terminal: enough for every field."""
+
+
+async def list_flows(shards: Shards, query: FlowQuery, *, json: bool) -> int:
+    """Print a page of flows."""
+    page = await shards.list(query)
+    for note in page.notes:
+        tell_warning(note)
+    if json:
+        _print_json(page)
+        return 0
+    if not page.flows:
+        click.echo("no flows", err=True)
+        return 0
+    _print(flows_table(page.flows, clock.utcnow()))
+    if page.next_cursor:
+        click.echo(click.style(f"\nthere are more: --cursor {page.next_cursor}", dim=True), err=True)
+    return 0
+
+
+async def show_flow(shards: Shards, flow_key: str, *, json: bool) -> int:
+    """Print one flow."""
+    engine = shards.of(flow_key)
+    flow, outcome = await engine.summary(flow_key), await engine.snapshot(flow_key)
+    if json:
+        _print_json({"flow": flow, "outcome": outcome})
+    else:
+        _print(flow_card(flow, outcome, clock.utcnow()))
+    return 0
+
+
+async def show_step(shards: Shards, step_key: str, *, json: bool) -> int:
+    """Print one step."""
+    step = await shards.of(step_key, "step").step(step_key)
+    if json:
+        _print_json(step)
+    else:
+        _print(step_card(step))
+    return 0
+
+
+async def show_history(shards: Shards, flow_key: str, *, html: Path | None, mermaid: bool, json: bool) -> int:
+    """Print the steps of a flow, or write its page."""
+    engine = shards.of(flow_key)
+    flow, steps = await engine.summary(flow_key), await engine.history(flow_key)
+    if html is not None:
+        _write(html, history_page(flow, steps, clock.utcnow()))
+        click.echo(f"{html}: {len(steps)} steps of {flow.workflow_name or flow.workflow}")
+    elif mermaid:
+        click.echo(history_mermaid(steps, title=flow.workflow_name).rstrip("\n"))
+    elif json:
+        _print_json(steps)
+    else:
+        _print(history_table(steps))
+    return 0
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadRequest(f"--html {file}: cannot be written: {error.strerror}") from None
+
+
+def _print(what: RenderableType) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_WIDTH)
+    with console.capture() as capture:
+        console.print(what)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _print_json(value: Any) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -1,0 +1,54 @@
+"""`mbactor flows resume`, `cancel`, `delete` and `purge`: each is one operation, and what it did is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from mbactor.foreman.model.query import MOST_PURGED, FlowQuery
+from mbactor.foreman.shards import Shards
+
+
+async def resume(shards: Shards, flow_key: str, answer: Any, step_key: str | None) -> int:
+    """Answer a question."""
+    engine = shards.of(flow_key)
+    await engine.resume(flow_key, answer, step_key)
+    return await _told(shards, flow_key, "resumed")
+
+
+async def cancel(shards: Shards, flow_key: str, reason: str) -> int:
+    """End a flow."""
+    await shards.of(flow_key).cancel(flow_key, reason)
+    click.echo(f"{flow_key}: cancelled")
+    return 0
+
+
+async def delete(shards: Shards, flow_keys: Sequence[str]) -> int:
+    """Remove flows, one after the other; the first that is refused ends it."""
+    for flow_key in flow_keys:
+        await shards.of(flow_key).delete(flow_key)
+        click.echo(f"{flow_key}: deleted")
+    return 0
+
+
+async def purge(shards: Shards, query: FlowQuery, limit: int | None) -> int:
+    """Remove all that the query is about, batch by batch."""
+    total = 0
+    while limit is None or total < limit:
+        most = MOST_PURGED if limit is None else min(MOST_PURGED, limit - total)
+        count = await shards.purge(msgspec.structs.replace(query, limit=most))
+        total += count
+        if count == 0:
+            break
+    click.echo(f"{total} flow{'' if total == 1 else 's'} purged")
+    return 0
+
+
+async def _told(shards: Shards, flow_key: str, verb: str) -> int:
+    outcome = await shards.of(flow_key).snapshot(flow_key)
+    left = f", {len(outcome.interrupts)} more to answer" if outcome.interrupts else ""
+    click.echo(f"{flow_key}: {verb}, {outcome.status}{left}")
+    return 0

@@ -1,0 +1,356 @@
+"""`mbactor flows ...` as a person meets it: a real database, with and without a Foreman beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mbactor import Actor, ActorSystem
+from mbactor.cli.main import main
+from mbactor.errors import MbactorError
+from mbactor.foreman import Flows, Foreman, task, workflow
+from mbactor.foreman.model.flow import Flow
+from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.store.open import open_store, url_of_shard
+from mbactor.testing.postgres import PostgresServer
+from tests.foreman.world import World, a_world, ok
+from tests.process import ROOT
+
+URL = "https://shop.example:428/order"
+SHOP = """
+from mbactor import Actor
+from mbactor.foreman import END, Graph, task, workflow
+
+class Shop(Actor):
+    host = "shop.example"
+
+    def __init__(self, size: int) -> None: ...
+
+    @task
+    async def question(self) -> None: ...
+    @task
+    async def pay(self) -> None: ...
+
+    @workflow
+    def order(self) -> Graph:
+        graph = Graph("Order")
+        graph.add_transition_chain(Shop.question, Shop.pay, END)
+        return graph
+
+    @workflow
+    def moody(self) -> Graph:
+        return Graph(str(self.size))
+"""
+
+
+@dataclass
+class Shop:
+    """A database with a flow of each kind."""
+
+    url: str
+    keys: dict[str, str]
+
+    def run(self, *arguments: str, **more: Any) -> Result:
+        return CliRunner().invoke(main, ["flows", *arguments], env={"MBACTOR_DATABASE": self.url}, **more)
+
+    def told(self, *arguments: str) -> str:
+        done = self.run(*arguments)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.told(*arguments, "--json"))
+
+
+def fails(_: Flow) -> None:
+    raise MbactorError("the supplier does not answer")
+
+
+async def fill(url: str) -> dict[str, str]:
+    async with a_world(url) as world:
+        order = Graph("Order")
+        order.add_transition_chain("question", "pay", END)
+        for name in ("question", "pay"):
+            order.set_endpoint(name, f"https://shop.example:428/{name}")
+        failing = Graph("Failing")
+        failing.add_transition_chain("start", "call", "bad", END)
+        world.host.graphs |= {URL: order, "https://shop.example:428/fail": failing, "inner": inner()}
+        world.host.tasks |= {"https://shop.example:428/question": ask, "https://shop.example:428/pay": ok, "start": ok,
+                             "call": lambda flow: flow.subgraph("inner", {}), "bad": fails, "deep": ok}  # fmt: skip
+        return {
+            "completed": await completed(world),
+            "asks": await stopped(world, URL, {"amount": 7}),
+            "failed": await stopped(world, "https://shop.example:428/fail", priority=7),
+            "created": await world.engine.create(URL, start=False),
+        }
+
+
+def inner() -> Graph:
+    graph = Graph("Inner")
+    graph.add_transition("deep", END)
+    return graph
+
+
+def ask(flow: Flow) -> None:
+    flow["answer"] = flow.interrupt({"question": "pay?"})
+
+
+async def stopped(world: World, workflow: str, state: Any = None, **options: Any) -> str:
+    key = await world.engine.create(workflow, state, FlowOptions(**options))
+    await world.engine.wait(key)
+    return key
+
+
+async def completed(world: World) -> str:
+    key = await stopped(world, URL)
+    await world.engine.resume(key, "yes")
+    await world.engine.wait(key)
+    return key
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.chdir(tmp_path)
+    url = f"sqlite:///{tmp_path}/flows.db"
+    return Shop(url, asyncio.run(fill(url)))
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file = tmp_path / "shop_of_flows.py"
+    file.write_text(SHOP)
+    yield file
+    sys.modules.pop("shop_of_flows", None)
+
+
+def test_list_prints_whole_keys_newest_first_and_takes_filters(shop: Shop) -> None:
+    lines = shop.told("list").splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [
+        shop.keys[name] for name in ("created", "failed", "asks", "completed")
+    ]
+    assert re.search(rf"{shop.keys['failed']} +failed +Failing +bad +3/3 .*the supplier does not answer", lines[2])
+    assert [flow["task"] for flow in shop.json("list", "--status", "interrupted")["flows"]] == ["question"]
+    for filters, name in ((["--priority", "7"], "failed"), (["--task", "pay"], None), (["--search", "SUPPLIER"], "failed"),
+                          (["--newer-than", "1h", "--status", "created"], "created"), (["--older-than", "1h"], None)):  # fmt: skip
+        found = [flow["flow_key"] for flow in shop.json("list", *filters)["flows"]]
+        assert found == ([] if name is None else [shop.keys[name]]), filters
+    assert len(shop.json("list", "--subflows")["flows"]) == 5
+    first = shop.run("list", "--limit", "3")
+    cursor = re.search(r"there are more: --cursor (\S+)", first.stderr)
+    assert cursor is not None
+    assert shop.keys["completed"] in shop.told("list", "--cursor", cursor[1])
+    assert shop.run("list", "--search", "nothing").stderr == "no flows\n"
+
+
+def test_show_tells_questions_errors_and_the_state(shop: Shop) -> None:
+    asks = shop.told("show", shop.keys["asks"])
+    assert 'waits for an answer to {"question":"pay?"}' in asks
+    assert f"mbactor flows resume {shop.keys['asks']} --step 1-" in asks
+    assert '"amount": 7' in asks
+    failed = shop.told("show", shop.keys["failed"])
+    assert re.search(r"failed at +bad", failed)
+    assert "the supplier does not answer" in failed
+    assert re.search(r"ended .* ago\), after \d+ms", failed)
+    both = shop.json("show", shop.keys["completed"])
+    assert both["outcome"]["state"] == {"answer": "yes"}
+    assert both["flow"]["steps_done"] == 2
+    step = shop.json("history", shop.keys["failed"])[-1]["step_key"]
+    assert "Traceback" in shop.told("show", step, "--step")
+    assert shop.json("show", step, "--step")["node"] == "bad"
+
+
+def test_history_prints_steps_a_diagram_or_a_page(shop: Shop, tmp_path: Path) -> None:
+    lines = shop.told("history", shop.keys["failed"]).splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["start", "call", "deep", "bad"]
+    assert re.search(r"  deep +completed", lines[3])
+    assert "flowchart TD" in shop.told("history", shop.keys["failed"], "--mermaid")
+    page = tmp_path / "page.html"
+    assert "3 steps of Failing" in shop.told("history", shop.keys["failed"], "--html", str(page))
+    assert page.read_text().startswith("<!doctype html>")
+    refused = shop.run("history", shop.keys["failed"], "--html", str(tmp_path / "no" / "page.html"))
+    assert (refused.exit_code, "cannot be written: No such file" in refused.stderr) == (2, True)
+    assert shop.run("history", shop.keys["failed"], "--mermaid", "--json").exit_code == 2
+
+
+def test_resume_cancel_and_delete_say_what_they_did(shop: Shop) -> None:
+    assert shop.told("resume", shop.keys["asks"], "--data", "null") == f"{shop.keys['asks']}: resumed, running\n"
+    again = shop.run("resume", shop.keys["asks"])
+    assert (again.exit_code, "is running, so it cannot resume" in again.stderr) == (4, True)
+    assert shop.told("cancel", shop.keys["asks"], "--reason", "too late").endswith("cancelled\n")
+    assert "too late" in shop.told("show", shop.keys["asks"])
+    assert shop.told("delete", shop.keys["asks"], shop.keys["failed"]).count("deleted") == 2
+    assert {flow["status"] for flow in shop.json("list")["flows"]} == {"completed", "created"}
+
+
+def test_what_was_resumed_is_run_by_whoever_runs_flows(shop: Shop) -> None:
+    shop.told("resume", shop.keys["asks"], "--data", '{"ok": [1, null]}')
+
+    async def run() -> Any:
+        async with a_world(shop.url) as world:
+            world.host.tasks |= {"https://shop.example:428/question": ask, "https://shop.example:428/pay": ok}
+            return (await world.engine.wait(shop.keys["asks"])).state
+
+    assert asyncio.run(run()) == {"amount": 7, "answer": {"ok": [1, None]}}
+
+
+def test_purge_asks_first_and_takes_all_in_batches(shop: Shop) -> None:
+    refused = shop.run("purge", "--status", "completed", input="n\n")
+    assert (refused.exit_code, len(shop.json("list")["flows"])) == (1, 4)
+    assert shop.run("purge").exit_code == 2
+    assert shop.told("purge", "--older-than", "0s", "--limit", "1", "--yes") == "1 flow purged\n"
+    assert shop.told("purge", "--older-than", "0s", "--yes") == "3 flows purged\n"
+    assert shop.json("list") == {"flows": [], "next_cursor": "", "notes": []}
+
+
+def test_watch_ends_when_what_it_was_told_to_watch_has_stopped(shop: Shop) -> None:
+    assert shop.run("watch", shop.keys["completed"]).exit_code == 0
+    both = shop.run("watch", shop.keys["completed"], shop.keys["failed"])
+    assert (both.exit_code, len(re.findall("(?m)^1-", both.stdout))) == (3, 2)
+    once = shop.told("watch", "--once")
+    assert [line.split()[1] for line in once.splitlines()[1:]] == ["created", "interrupted"]
+    assert len(json.loads(shop.told("watch", "--once", "--json"))["flows"]) == 2
+    assert shop.run("watch", "--every", "1ms").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["show", "1-99-0123456789abcdef"], 4, "no flow has this key"),
+        (["show", "nonsense"], 2, "expected shard-id-token"),
+        (["show", "9-1-0123456789abcdef"], 4, "no flow has this key"),
+        (["list", "--limit", "0"], 2, "limit=0: expected"),
+        (["list", "--cursor", "x"], 2, "next_cursor"),
+        (["list", "--older-than", "soon"], 2, "--older-than"),
+        (["list", "--status", "done"], 2, "--status"),
+        (["resume", "1-1-0123456789abcdef", "--data", "yes"], 2, """needs quotes of its own: --data '"yes"'"""),
+        (["list", "--overlay", "x.yaml"], 2, "--overlay goes with --file"),
+        (["list", "--database", "sqlite:///nowhere.db"], 2, "there is no database 'nowhere.db'"),
+        (["list", "--database", "mysql://u:hunter2@h/x"], 2, "expected sqlite:///"),
+        (["list", "--database", "postgresql://u:hunter2@127.0.0.1:1/x"], 1, "does not answer"),
+    ],
+)
+def test_what_cannot_be_is_said_with_an_exit_code_and_no_secret(
+    shop: Shop, arguments: list[str], code: int, told: str
+) -> None:
+    done = shop.run(*arguments)
+    assert done.exit_code == code
+    assert told in done.stderr
+    assert "hunter2" not in done.output
+    assert "Traceback" not in done.output
+    assert not Path("nowhere.db").exists()
+
+
+def test_the_database_is_that_of_the_foreman_in_the_file(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(shop.url)
+    tree = "version: 1\nname: x\nsupervisor:\n  children:\n    - supervisor: below\n      children:\n        - foreman: {%s}\n"
+
+    def listed(foreman: str) -> Result:
+        (tmp_path / "tree.yaml").write_text(tree % foreman)
+        return CliRunner().invoke(main, ["flows", "list", "-f", "tree.yaml", "--json"])
+
+    for foreman in (f'database: "{shop.url}"', 'database: "${file:url}"'):
+        assert len(json.loads(listed(foreman).stdout)["flows"]) == 4
+    assert "in memory" in listed("workers: 1").stderr
+    (tmp_path / "tree.yaml").write_text("version: 1\nname: x\nsupervisor:\n  children:\n    - gateway: {port: 1}\n")
+    none = CliRunner().invoke(main, ["flows", "list", "-f", "tree.yaml"])
+    assert (none.exit_code, "has no Foreman" in none.stderr) == (2, True)
+    nothing = CliRunner().invoke(main, ["flows", "list"], env={"MBACTOR_DATABASE": None})
+    assert (nothing.exit_code, "which database?" in nothing.stderr) == (2, True)
+
+
+def test_check_graph_tells_which_open_flows_could_not_go_on(shop: Shop, code: Path) -> None:
+    assert "2 open flows of https://shop.example:428/order: all could go on" in shop.told(
+        "check-graph", "shop_of_flows:Shop.order"
+    )
+    sys.modules.pop("shop_of_flows")
+    code.write_text(SHOP.replace("Shop.question, Shop.pay, END", "Shop.question, END"))
+    changed = shop.run("check-graph", "shop_of_flows:Shop.order")
+    assert changed.exit_code == 1
+    assert (
+        f"{shop.keys['asks']} at question\n  - node 'pay' is gone\n  - edge question -> pay is gone\n" in changed.stdout
+    )
+    assert "2 could not go on" in changed.stdout
+    as_json = json.loads(shop.run("check-graph", "shop_of_flows:Shop.order", "--json").stdout)
+    assert {one["flow_key"] for one in as_json} == {shop.keys["asks"], shop.keys["created"]}
+    for given, told in (
+        ("order", "module:Class.workflow expected"),
+        ("nowhere:Shop.order", "no module 'nowhere'"),
+        ("shop_of_flows:Shop.orders", "it has moody, order"),
+        ("shop_of_flows:Shop.moody", "without a running actor"),
+    ):
+        refused = shop.run("check-graph", given)
+        assert (refused.exit_code, told in refused.stderr) == (2, True), given
+
+
+def test_a_postgres_database_is_worked_on_alike(mbactor_postgres_server: PostgresServer) -> None:
+    url = mbactor_postgres_server.fresh()
+    shop = Shop(url, asyncio.run(fill(url)))
+    assert len(shop.json("list")["flows"]) == 4
+    assert shop.told("resume", shop.keys["asks"]).endswith("resumed, running\n")
+    assert shop.told("purge", "--status", "failed", "--yes") == "1 flow purged\n"
+
+
+def test_a_reader_that_has_had_enough_ends_a_watch_without_complaint(shop: Shop) -> None:
+    line = [sys.executable, "-m", "mbactor", "flows", "watch", "--every", "50ms", "--database", shop.url]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" | head -n 1', "sh", *line], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.startswith("FLOW")
+    assert done.stderr == ""
+
+
+def test_all_shards_that_the_first_one_knows_of_are_looked_at(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/flows-%d.db"
+
+    async def make() -> list[str]:
+        async with ActorSystem() as system:
+            await system.spawn(Foreman, database=url, shards=3)
+            await system.spawn(Lone)
+            flows = Flows(system)
+            keys = [(await flows.run(Lone.alone)).flow_key for _ in range(12)]
+            while len((await open_roll(url)).split()) < 3:
+                await asyncio.sleep(0.01)
+            return keys
+
+    keys = asyncio.run(make())
+    shop = Shop(url, {})
+    assert [flow["flow_key"] for flow in shop.json("list")["flows"]] == keys[::-1]
+    assert {flow["flow_key"][0] for flow in shop.json("list", "--shard", "2")["flows"]} <= {"2"}
+    assert shop.told("show", keys[0]).startswith("Alone  completed")
+    assert shop.told("purge", "--status", "completed", "--limit", "5", "--yes") == "5 flows purged\n"
+    assert len(shop.json("list")["flows"]) == 7
+
+
+async def open_roll(url: str) -> str:
+    store = await open_store(url_of_shard(url, 1))
+    try:
+        return " ".join(map(str, await store.roll()))
+    finally:
+        await store.close()
+
+
+class Lone(Actor):
+    host = "lone.example"
+
+    @task
+    async def step(self) -> None: ...
+
+    @workflow
+    def alone(self) -> Graph:
+        graph = Graph("Alone")
+        graph.add_transition(Lone.step, END)
+        return graph
