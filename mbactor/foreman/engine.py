@@ -21,11 +21,12 @@ from typing import Any, Protocol
 import msgspec
 
 from mbactor import observe
-from mbactor.errors import BadRequest, FlowConflict, Unavailable
+from mbactor.errors import BadRequest, FlowConflict, FlowNotFound, Unavailable
 from mbactor.foreman.committer import Committer
 from mbactor.foreman.graphs import FrozenGraph, Graphs
 from mbactor.foreman.host import Host
 from mbactor.foreman.keys import Key, new_token, not_found, parse_key
+from mbactor.foreman.model.advice import refusal
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, FlowSummary, StepRecord
 from mbactor.foreman.model.paging import Listed, merged
@@ -228,7 +229,7 @@ class Engine:
                 stopped = await future
             self._fresh.pop(key.id, None)
             if stopped.status == GONE:
-                raise not_found("flow")
+                raise not_found("flow", key)
             if stopped.final_state is not None:
                 state = decode_all(decode_fields(stopped.final_state))
                 return FlowOutcome(flow_key=flow_key, status="completed", state=state)
@@ -340,17 +341,18 @@ class Engine:
         self._check_open()
         key = parse_key(flow_key)
         if key.shard != self.store.shard:
-            raise not_found("flow")
+            raise not_found("flow", key)
         return key
 
     def _judge(self, key: Key, verb: str, changed: Changed) -> None:
         if changed.done:
             return
         if changed.status is None:
-            raise not_found("flow")
+            raise not_found("flow", key)
         if changed.called:
             raise BadRequest(f"flow {key.correlation_id} cannot {verb}: {changed.detail}")
-        detail = f": {changed.detail}" if changed.detail else ""
+        why = changed.detail or refusal(verb, changed.status)
+        detail = f": {why}" if why else ""
         raise FlowConflict(
             f"flow {key.correlation_id} is {changed.status}, so it cannot {verb}{detail}", flow_status=changed.status
         )
@@ -358,7 +360,10 @@ class Engine:
     async def _thread(self, thread_key: str | None) -> int | None:
         if thread_key is None:
             return None
-        anchor = await self._reader.flow(self._key(thread_key))
+        try:
+            anchor = await self._reader.flow(self._key(thread_key))
+        except FlowNotFound as error:
+            raise FlowNotFound(f"thread_key: {error}") from None
         if anchor.caller_id is not None:
             raise BadRequest("thread_key names a flow that another flow called; give that one's")
         return anchor.thread_id or anchor.id
@@ -367,7 +372,9 @@ class Engine:
 def check_same(idempotency_key: str | None, workflow: str, wanted: str) -> None:
     """FlowConflict where the flow of an idempotency key is one of another workflow."""
     if workflow != wanted:
-        raise FlowConflict(f"idempotency_key={idempotency_key!r} belongs to a flow of {workflow!r}")
+        raise FlowConflict(
+            f"idempotency_key={idempotency_key!r} belongs to a flow of {workflow!r}, so {wanted!r} needs another one"
+        )
 
 
 def _baggage(baggage: Mapping[str, Any]) -> bytes | None:

@@ -76,6 +76,7 @@ def new_tokens(count: int) -> list[str]:
 os.register_at_fork(after_in_child=_drawn.clear)
 
 
-def not_found(kind: KeyKind) -> FlowNotFound:
+def not_found(kind: KeyKind, key: Key) -> FlowNotFound:
     """The one answer for an unknown id and for a wrong token: it tells nothing of what exists."""
-    return FlowNotFound(f"no {kind} has this key")
+    why = "it was removed, or the key is not whole, or of another database"
+    return FlowNotFound(f"no {kind} has this key ({key.correlation_id}-...): {why}")

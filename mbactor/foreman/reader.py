@@ -43,7 +43,7 @@ class Reader:
         """The flow's row; FlowNotFound for an unknown id and a wrong token alike."""
         row = await self._store.flow(key.id) if key.shard == self._store.shard else None
         if row is None or row.token != key.token or await self._is_gone(row):
-            raise not_found("flow")
+            raise not_found("flow", key)
         return row
 
     async def _is_gone(self, row: FlowRow) -> bool:
@@ -95,14 +95,14 @@ class Reader:
         """Every step of the flow, by depth and age; flows it called are nested in the step that called them."""
         row = await self.flow(key)
         if row.delete_at is not None:
-            raise not_found("flow")
+            raise not_found("flow", key)
         return await self._history(row)
 
     async def fingerprint(self, key: Key) -> tuple[str, FlowStatus]:
         """A hash that is another after each step that began or ended in the flow or those it called; and its status."""
         found = await self._store.fingerprint(key.id) if key.shard == self._store.shard else None
         if found is None or found.token != key.token or found.gone:
-            raise not_found("flow")
+            raise not_found("flow", key)
         text = f"{found.status} {found.flows} {found.steps} {found.changed_at!r}"
         return hashlib.sha256(text.encode()).hexdigest(), cast("FlowStatus", found.status)
 
@@ -131,7 +131,7 @@ class Reader:
         step = await self._store.step(key.id) if key.shard == self._store.shard else None
         row = await self._store.flow(step.flow_id) if step is not None else None
         if step is None or row is None or step.token != key.token or await self._is_gone(row):
-            raise not_found("step")
+            raise not_found("step", key)
         graph = await self._graphs.get(row.graph)
         record = self._record(step, graph, await self._store.steps(row.id))
         material = (await self._store.materials([step.id])).get(step.id)

@@ -13,10 +13,11 @@ import msgspec
 
 from mbactor import errors
 from mbactor.foreman.keys import Key, new_token, new_tokens
+from mbactor.foreman.model.advice import hint
 from mbactor.foreman.model.state import Fields, apply, encode_fields
 from mbactor.foreman.parks import decode_parks, parks_waiting, payloads_with
 from mbactor.foreman.plan import Plan
-from mbactor.foreman.step import Held
+from mbactor.foreman.step import Held, budget_of
 from mbactor.foreman.store.operations import Arrival, Child, FlowEnd, Inserted, Lease, NewStep, Settle
 from mbactor.foreman.store.rows import Json
 
@@ -62,7 +63,7 @@ def settlement(held: Held, plan: Plan, hand_off: HandOff, child: Child | None = 
 
 def failed(held: Held, plan: Plan) -> Settle:
     """The step failed: so did its branch, or on the trunk its flow."""
-    error = encode_error(plan.error)
+    error = encode_error(plan.error, held)
     if held.spawn_id is not None:
         arrival = Arrival(held.spawn_id, held.depth, failed=True)
         return _settle(held, "failed", plan.changes, error=error, arrival=arrival, parks=held.parks)
@@ -168,7 +169,7 @@ def _new(
 
 
 def _completed(held: Held, plan: Plan, **fields: Any) -> Settle:
-    error = encode_error(plan.handled) if plan.handled is not None else None
+    error = encode_error(plan.handled, held) if plan.handled is not None else None
     return _settle(held, "completed", plan.changes, error=error, parks=held.parks, **fields)
 
 
@@ -207,11 +208,13 @@ def successors(held: Held, plan: Plan, inserted: Sequence[Inserted], shard: int,
     return following
 
 
-def encode_error(error: BaseException | None) -> Json | None:
-    """The error as it stands in a row: text without control characters, and fields only where they are JSON."""
+def encode_error(error: BaseException | None, held: Held) -> Json | None:
+    """The error of a step as it stands in a row: text without control characters, and fields only where they are JSON;
+    with the place where it happened, and what may be done.
+    """
     if error is None:
         return None
-    wire = errors.to_wire(error)
+    wire = errors.to_wire(error) | _around(error, held)
     for name in ("error", "trace"):
         if name in wire:
             wire[name] = printable(str(wire[name]))
@@ -219,6 +222,19 @@ def encode_error(error: BaseException | None) -> Json | None:
         return msgspec.json.encode(wire)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
         return msgspec.json.encode({**wire, "fields": {}})
+
+
+def _around(error: BaseException, held: Held) -> dict[str, Any]:
+    graph, known = held.head.graph, held.head.graph.has_node(held.node)
+    place = {
+        "flow": held.head.key.rpartition("-")[0],
+        "step": held.key.rpartition("-")[0],
+        "node": held.node,
+        "task": graph.url_of(held.node) if known else "",
+        "run": held.attempt + 1,
+    }
+    more = hint(error, held.node, budget_of(held)) if known else ""
+    return {"at": place, "hint": more} if more else {"at": place}
 
 
 def printable(text: str) -> str:

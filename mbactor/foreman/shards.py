@@ -94,9 +94,10 @@ class Shards:
         InvalidKey (400) where it is no key, FlowNotFound (404) where there is no such shard, Unavailable (503) where it
         is down.
         """
-        member = self.members.get(parse_key(key, kind).shard)
+        parsed = parse_key(key, kind)
+        member = self.members.get(parsed.shard)
         if member is None:
-            raise not_found(kind)
+            raise not_found(kind, parsed)
         return member.up()
 
     @property

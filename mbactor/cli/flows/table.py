@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mbactor.cli.table import short
-from mbactor.foreman.model.outcome import FlowOutcome, FlowSummary, StepRecord
+from mbactor.foreman.model.outcome import FlowOutcome, FlowSummary, StepRecord, WireError
 from mbactor.foreman.model.status import is_terminal
 from mbactor.foreman.render import duration_text
 from mbactor.supervisor.tree import one_line
@@ -84,7 +84,7 @@ def flow_card(flow: FlowSummary, outcome: FlowOutcome, now: dt.datetime) -> Rend
     facts = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    for name, value in _facts(flow, now):
+    for name, value in (*_facts(flow, now), *_hint(outcome.error)):
         facts.add_row(name, Text(value))
     parts: list[RenderableType] = [title, facts, *_questions(flow, outcome)]
     if outcome.state:
@@ -116,6 +116,11 @@ def _facts(flow: FlowSummary, now: dt.datetime) -> Iterator[tuple[str, str]]:
         yield "reason", flow.cancel_reason
     if flow.trace_id:
         yield "trace", flow.trace_id
+
+
+def _hint(error: WireError) -> Iterator[tuple[str, str]]:
+    if isinstance(error, dict) and error.get("hint"):
+        yield "hint", str(error["hint"])
 
 
 def _questions(flow: FlowSummary, outcome: FlowOutcome) -> Iterator[RenderableType]:
@@ -199,7 +204,8 @@ def step_card(step: StepRecord) -> RenderableType:
     parts: list[RenderableType] = [title, Text(step.step_key), Text(step.task, style="dim")]
     if step.error is not None:
         error = step.error if isinstance(step.error, dict) else {"error": step.error}
-        parts += [Text(f"\n{error.get('error', '')}", style="red"), Text(str(error.get("trace") or ""), style="dim")]
+        parts += [Text(f"\n{error.get('error', '')}", style="red")]
+        parts += [Text(str(error[name]), style="dim") for name in ("hint", "trace") if error.get(name)]
     for name, value in (("state", step.state), ("changes", step.changes), ("interrupts", step.interrupts)):
         if value:
             parts += [Text(f"\n{name}", style="dim"), json_text(value)]

@@ -14,6 +14,7 @@ import msgspec
 from mbactor import errors
 from mbactor.durations import Duration, seconds
 from mbactor.errors import BadRequest, MbactorError
+from mbactor.foreman.model.advice import notes
 from mbactor.foreman.model.status import FlowStatus, StepStatus, is_stopped
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ else:
     Moment = dt.datetime | float | None
 
 WireError = dict[str, Any] | str | None
-"""An error as `errors.to_wire` writes it, or its text."""
+"""An error as `errors.to_wire` writes it, or its text. `at` says where it happened: flow, step, node, task, run;
+`hint` what may be done. As an exception it has both as notes.
+"""
 
 
 class FlowOutcome(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -217,7 +220,10 @@ def failure_of(error: WireError) -> MbactorError | None:
         case str():
             return MbactorError(error)
         case wire:
-            return errors.from_wire(wire)
+            failure = errors.from_wire(wire)
+            for note in notes(wire):
+                failure.add_note(note)
+            return failure
 
 
 def _option_seconds(name: str, value: Any) -> float:

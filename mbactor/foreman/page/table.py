@@ -43,10 +43,12 @@ def _length(seconds: float | None) -> str:
 
 
 def _more(step: StepRecord, nodes: Mapping[str, str]) -> Iterator[str]:
-    text, trace = error_of(step.error)
+    text, hint, trace = error_of(step.error)
     if text:
         handled = ' <span class="dim">(handled by an error transition)</span>' if step.status == "completed" else ""
         yield f'<div class="fault">{safe(text)}{handled}</div>'
+    if hint:
+        yield f'<div class="dim">{safe(hint)}</div>'
     if trace:
         yield f"<details><summary>traceback</summary><pre>{safe(trace)}</pre></details>"
     if step.subflow is not None:

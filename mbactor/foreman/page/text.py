@@ -25,10 +25,8 @@ def time_of_day(at: dt.datetime | None) -> str:
     return "" if at is None else at.astimezone(dt.UTC).isoformat(timespec="milliseconds")[11:-6]
 
 
-def error_of(error: Any) -> tuple[str, str]:
-    """What an error says, and the traceback with it."""
-    if error is None:
-        return "", ""
-    if isinstance(error, str):
-        return error, ""
-    return str(error.get("error", "")), str(error.get("trace") or "")
+def error_of(error: Any) -> tuple[str, str, str]:
+    """What an error says, what may be done about it, and its traceback."""
+    if not isinstance(error, dict):
+        return error or "", "", ""
+    return str(error.get("error", "")), str(error.get("hint", "")), str(error.get("trace") or "")

@@ -1,0 +1,59 @@
+"""What whoever reads an error may do (pure): said beside what happened, where the error itself cannot know it.
+
+refusal("resume", "running")        # "it asks nothing now: wait until it is interrupted"
+hint(error, "pay", budget=20.0)     # "its time budget is 20s: set_time_budget('pay', ...) gives it more"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mbactor.durations import text_of
+from mbactor.errors import ActorCrashed, BudgetSpent, NoSuchActor, ReducerError
+from mbactor.foreman.model.status import TERMINAL
+
+_REFUSALS: Mapping[tuple[str, str], str] = {
+    ("resume", "created"): "it has not been started; start it first",
+    ("resume", "running"): "it asks nothing now; wait until it is interrupted",
+    ("resume", "ended"): "it has ended; fork one of its steps to go on from there",
+    ("start", "running"): "it has been started",
+    ("start", "interrupted"): "it has been started, and waits for an answer; resume it",
+    ("start", "ended"): "it has ended; create another",
+    ("cancel", "ended"): "it has ended",
+    ("delete", "running"): "cancel it first",
+}
+
+
+def refusal(verb: str, status: str) -> str:
+    """Why a flow of this status does not allow the operation, and what does; empty where there is nothing to add."""
+    return _REFUSALS.get((verb, "ended" if status in TERMINAL else status), "")
+
+
+def hint(error: BaseException, node: str, budget: float) -> str:
+    """What may be done about a step that failed with the error; empty where its own text says it."""
+    match error:
+        case BudgetSpent():
+            return f"its time budget is {text_of(budget)}; set_time_budget({node!r}, ...) gives it more"
+        case NoSuchActor():
+            return "it was offered until its time budget was spent; run an actor that serves it, on any node"
+        case ActorCrashed():
+            return "an exception that is no MbactorError: the history of the flow has its traceback"
+        case ReducerError():
+            return "what branches wrote does not fit together; set_reducer says how a field is combined"
+        case _:
+            return ""
+
+
+def notes(wire: Mapping[str, Any]) -> list[str]:
+    """What a recorded error says beside its text: where it happened, and what may be done."""
+    place = wire.get("at")
+    found = []
+    if isinstance(place, Mapping):
+        found.append(
+            f"flow {place.get('flow')}, step {place.get('step')}: node {place.get('node')!r} ({place.get('task')}),"
+            f" run {place.get('run')}"
+        )
+    if wire.get("hint"):
+        found.append(str(wire["hint"]))
+    return found

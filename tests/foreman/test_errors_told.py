@@ -1,0 +1,183 @@
+"""What people read when something fails: each error says which flow, step and task, what was expected and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from mbactor import Actor, ActorSystem, MbactorError
+from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task, workflow
+
+pytestmark = pytest.mark.anyio
+HOST = "https://odd.example:428"
+
+
+class Odd(Actor):
+    host = "odd.example"
+    graph: Graph
+
+    @task
+    async def fine(self) -> None: ...
+    @task
+    async def crashes(self) -> None:
+        raise ValueError("boom")
+
+    @task
+    async def answers(self) -> None:
+        raise MbactorError("the bank does not answer", status=503)
+
+    @task
+    async def needs(self, amount: int) -> None: ...
+    @task
+    async def lists(self) -> list[int]:
+        return [1]
+
+    @task
+    async def slow(self) -> None:
+        await self.sleep(5)
+
+    @task
+    async def exits(self) -> None:
+        sys.exit(3)
+
+    @task
+    async def jumps(self, flow: Flow) -> None:
+        flow.goto("elsewhere")
+
+    @task
+    async def swallows(self, flow: Flow) -> None:
+        with contextlib.suppress(BaseException):
+            flow.interrupt({})
+
+    @task
+    async def asks(self, flow: Flow) -> None:
+        flow.interrupt("?")
+
+    @task
+    async def writes(self, flow: Flow, item: Any) -> None:
+        flow["total"] = item
+
+    @workflow
+    def now(self) -> Graph:
+        return Odd.graph
+
+    @workflow
+    def failing(self) -> Graph:
+        return line(Odd.answers)
+
+
+def line(*nodes: Any) -> Graph:
+    graph = Graph("Odd")
+    graph.add_transition_chain(*nodes, END)
+    return graph
+
+
+def budgeted(node: str, url: str) -> Graph:
+    graph = line(node)
+    graph.set_endpoint(node, url)
+    graph.set_time_budget(node, "50ms")
+    return graph
+
+
+def each(reducer: str = "replace") -> Graph:
+    graph = Graph("Odd")
+    graph.add_transition_for_each(Odd.fine, Odd.writes, for_each="items")
+    graph.add_transition(Odd.writes, "join")
+    graph.set_endpoint("join", Odd.crashes)
+    graph.set_fan_in("join")
+    graph.set_reducer("total", reducer)
+    graph.add_transition("join", END)
+    return graph
+
+
+def calling() -> Graph:
+    graph = Graph("Odd")
+    graph.add_subgraph("child", Odd.failing)
+    graph.add_transition("child", END)
+    return graph
+
+
+@pytest.fixture
+async def flows(mbactor: ActorSystem) -> Flows:
+    await mbactor.spawn(Foreman, database="sqlite://")
+    await mbactor.spawn(Odd)
+    return Flows(mbactor)
+
+
+RECORDED: list[tuple[str, Graph, dict[str, Any], str, str, str]] = [
+    # what, graph, state, node, text, hint
+    ("a crash", line(Odd.crashes), {}, "crashes", "ValueError: boom", "traceback"),
+    ("an answer", line(Odd.answers), {}, "answers", "the bank does not answer", ""),
+    ("no field", line(Odd.needs), {}, "needs", "Odd.needs needs the field `amount`", ""),
+    ("a wrong field", line(Odd.needs), {"amount": "many"}, "needs", "the field `amount` of the state does not fit", ""),
+    ("no fields", line(Odd.lists), {}, "lists", "returned list; a task returns fields", ""),
+    ("an exit", line(Odd.exits), {}, "exits", "called sys.exit(3)", ""),
+    ("a wild goto", line(Odd.jumps), {}, "jumps", "called goto('elsewhere')", ""),
+    ("a swallowed park", line(Odd.swallows), {}, "swallows", "do not catch BaseException", ""),
+    ("a slow task", budgeted("slow", f"{HOST}/slow"), {}, "slow", "ran out of its time budget", "set_time_budget('slow'"),
+    ("nobody there", budgeted("away", "https://away.example:428/x"), {}, "away", "nobody serves https://away", "run an actor"),
+    ("no array", each(), {"items": 7}, "fine", "fine -> writes: for_each needs an array in the field 'items'", ""),
+    ("no sum", each("add"), {"items": [1, "a"]}, "join", "field 'total': reducer 'add' cannot combine number with string", "set_reducer"),
+    ("a failed child", calling(), {}, "child", "the bank does not answer", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("graph", "state", "node", "text", "hint"), [row[1:] for row in RECORDED], ids=[row[0] for row in RECORDED]
+)
+async def test_a_failed_flow_says_where_it_failed_why_and_what_to_do(
+    flows: Flows, graph: Graph, state: dict[str, Any], node: str, text: str, hint: str
+) -> None:
+    Odd.graph = graph
+    outcome = await flows.run(Odd.now, state)
+    assert outcome.status == "failed"
+    assert isinstance(outcome.error, dict)
+    assert text in outcome.error["error"]
+    assert hint in outcome.error.get("hint", "" if not hint else "none")
+    place = outcome.error["at"]
+    failed = next(step for step in await flows.history(outcome.flow_key) if step.status == "failed")
+    assert (place["node"], place["task"], place["run"]) == (node, failed.task, 1)
+    assert outcome.flow_key.startswith(place["flow"] + "-")
+    assert failed.step_key.startswith(place["step"] + "-")
+    assert outcome.failure is not None
+    assert f"flow {place['flow']}, step {place['step']}: node {node!r}" in outcome.failure.__notes__[0]
+    assert failed.step_key.rpartition("-")[2] not in str(place)
+
+
+REFUSED: list[tuple[str, Callable[[Flows, dict[str, str]], Awaitable[Any]], str]] = [
+    ("resume of one that runs not", lambda f, k: f.resume(k["created"]), "is created, so it cannot resume: .*start it first"),
+    ("resume of an ended one", lambda f, k: f.resume(k["failed"]), "is failed, so it cannot resume: .*fork one of its steps"),
+    ("start of a started one", lambda f, k: f.start(k["asks"]), "is interrupted, so it cannot start: .*resume it"),
+    ("cancel of an ended one", lambda f, k: f.cancel(k["failed"]), "is failed, so it cannot cancel: it has ended"),
+    ("an answer to another's step", lambda f, k: f.resume(k["asks"], 1, step_key="1-1-0123456789abcdef"), "waits for no answer"),
+    ("a key that is unknown", lambda f, k: f.wait("1-99-0123456789abcdef"), r"\(1-99-...\): it was removed, or"),
+    ("a key that is none", lambda f, k: f.snapshot("1-99"), "'1-99' is no flow key; expected shard-id-token"),
+    ("an unknown thread", lambda f, k: f.create(Odd.now, options=FlowOptions(thread_key="1-99-0123456789abcdef")), "thread_key: no flow"),
+    ("a taken name", lambda f, k: f.create(Odd.failing, options=FlowOptions(idempotency_key="n")), "belongs to a flow of .*/now.*needs another"),
+    ("an unknown workflow", lambda f, k: f.create("https://odd.example:428/nope"), "nobody serves https://odd.example:428/nope"),
+    ("a task as a workflow", lambda f, k: f.create(Odd.fine), "Odd.fine given, a workflow expected"),  # type: ignore[arg-type]
+    ("a state that is none", lambda f, k: f.create(Odd.now, [1]), "object with named fields, got list"),
+    ("a value that is none", lambda f, k: f.create(Odd.now, {"a": {"b": float("nan")}}), "state.a.b is nan.*use null or a string"),
+    ("a filter that is none", lambda f, k: f.list("complete"), "did you mean 'completed'"),  # type: ignore[arg-type]
+    ("a purge of all", lambda f, k: f.purge(), "give at least one of status"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("operation", "told"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+async def test_a_refused_operation_says_which_flow_what_was_expected_and_what_to_do(
+    flows: Flows, operation: Callable[[Flows, dict[str, str]], Awaitable[Any]], told: str
+) -> None:
+    Odd.graph = line(Odd.asks)
+    keys = {
+        "asks": (await flows.run(Odd.now, options=FlowOptions(idempotency_key="n"))).flow_key,
+        "failed": (await flows.run(Odd.failing)).flow_key,
+        "created": await flows.create(Odd.now, start=False),
+    }
+    with pytest.raises(MbactorError, match=told) as refused:
+        await operation(flows, keys)
+    for key in keys.values():
+        assert key.rpartition("-")[2] not in str(refused.value)
