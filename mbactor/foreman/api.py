@@ -9,11 +9,12 @@ from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, Sh
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.state import decode_fields
 from mbactor.foreman.model.status import FlowStatus
+from mbactor.foreman.news import News
 from mbactor.foreman.page import history_page
 from mbactor.foreman.render import history_mermaid
 from mbactor.foreman.roll import Roll
 from mbactor.foreman.shards import Shards
-from mbactor.kernel import endpoint
+from mbactor.kernel import endpoint, event
 from mbactor.kernel.actor import Actor
 from mbactor.mailbox import Mailbox
 from mbactor.transport.address import INTERNAL_PORT
@@ -31,6 +32,9 @@ class ForemanApi(Actor):
     def __init__(self, shards: Shards, roll: Roll) -> None:
         self._shards = shards
         self._roll = roll
+
+    @event
+    async def on_news(self, news: News) -> None: ...
 
     @endpoint(port=INTERNAL_PORT)
     async def create(self, workflow: str, state: bytes, options: FlowOptions | None = None, start: bool = True) -> str:

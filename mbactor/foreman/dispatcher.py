@@ -52,6 +52,7 @@ class Dispatcher:
         self._resting: list[asyncio.Future[Held]] = []
         self._residents: set[asyncio.Task[None]] = set()
         self._bell = asyncio.Event()
+        self._doubt = asyncio.Event()
         self._draining = False
         self._claiming = False
         self._quiet = asyncio.Event()
@@ -111,6 +112,11 @@ class Dispatcher:
         for held in list(self._held.values()):
             if held.head.id in flow_ids:
                 _cancel(held)
+
+    def doubt(self, flow_ids: Collection[int]) -> None:
+        """Look at once whether the steps of these flows are still this worker's."""
+        if any(held.head.id in flow_ids for held in self._held.values()):
+            self._doubt.set()
 
     # --- its life --------------------------------------------------------------------------------------------
 
@@ -174,8 +180,8 @@ class Dispatcher:
             room = min(self.free, LARGEST_CLAIM)
             if room > 0:
                 pause = await self._claim(room)
-            if not self._bell.is_set() and pause:
-                await self._rest(pause)
+            if pause:
+                await _until(self._bell, pause)
 
     async def _claim(self, room: int) -> float:
         """Claim and begin; how long to rest after it."""
@@ -203,13 +209,6 @@ class Dispatcher:
         # A moment more, so that the database's clock has passed the time by then.
         return min(self._engine.poll_interval, claimed.next_due + 0.001)
 
-    async def _rest(self, pause: float) -> None:
-        timer = asyncio.get_running_loop().call_later(pause, self._bell.set)
-        try:
-            await self._bell.wait()
-        finally:
-            timer.cancel()
-
     async def _begin(self, claimed: Claimed) -> None:
         await checkpoint("foreman.claim.after", worker=self.lease.worker, count=len(claimed.steps))
         heads: dict[int, Head] = {}
@@ -230,7 +229,8 @@ class Dispatcher:
     async def _beat(self) -> None:
         """Extend the leases of all that runs, three times a lease. What is no longer ours is ended."""
         while True:
-            await asyncio.sleep(self.lease.seconds / 3)
+            await _until(self._doubt, self.lease.seconds / 3)
+            self._doubt.clear()
             mine = list(self._held.values())
             if mine:
                 pairs = tuple((held.step_id, held.lease_number) for held in mine)
@@ -371,6 +371,16 @@ class Dispatcher:
         if best is not None and (best < priority or (best == priority and held.streak >= MOST_IN_A_ROW)):
             return 0
         return 1 if plan.kind != "fan_out" else min(len(plan.targets), 1 + max(0, self.free))
+
+
+async def _until(bell: asyncio.Event, pause: float) -> None:
+    """Wait until it rings, at most so long; it has rung then."""
+    if not bell.is_set():
+        timer = asyncio.get_running_loop().call_later(pause, bell.set)
+        try:
+            await bell.wait()
+        finally:
+            timer.cancel()
 
 
 def _cancel(held: Held) -> None:

@@ -33,6 +33,7 @@ from mbactor.foreman.model.paging import Listed, merged
 from mbactor.foreman.model.query import FlowQuery, check_purge
 from mbactor.foreman.model.state import Fields, decode_all, decode_fields, encode_fields, encode_value, initial_state
 from mbactor.foreman.model.status import FlowStatus
+from mbactor.foreman.news import Exchange, News
 from mbactor.foreman.reader import Reader
 from mbactor.foreman.step import Head, Held
 from mbactor.foreman.store.operations import (
@@ -72,6 +73,7 @@ class Runner(Protocol):
     def take(self, held: Held) -> None: ...
     def ring(self) -> None: ...
     def cancel(self, flow_ids: Collection[int]) -> None: ...
+    def doubt(self, flow_ids: Collection[int]) -> None: ...
 
 
 class Engine:
@@ -107,6 +109,7 @@ class Engine:
         self.graphs = Graphs(store, host)
         self._reader = Reader(store, self.graphs)
         self._waiters = Waiters(store, poll_interval)
+        self.news = Exchange(self.name, store.shard)
         self._runners: list[Runner] = []
         self._stopped = stopped
         self._fresh: OrderedDict[int, str] = OrderedDict()
@@ -318,6 +321,9 @@ class Engine:
         return runner if runner is not None and runner.free > 0 else None
 
     def _landed(self, committed: Committed) -> None:
+        if self.news.heralds:
+            free = any(runner.free > 0 for runner in self._runners)
+            self.news.landed(committed, free=free, own=self._fresh, waited=self._waiters.flows)
         if committed.best_due is not None:
             self.ring()
         if not committed.stopped:
@@ -330,6 +336,23 @@ class Engine:
                 if self._stopped is not None:
                     self._stopped(one)
         self._waiters.release(committed.stopped)
+
+    def heard(self, news: News) -> None:
+        """Another engine of the same database told something."""
+        if news.engine == self.name or news.shard != self.store.shard:
+            return
+        if news.due:
+            self.ring()
+        if news.cancelled:
+            for runner in self._runners:
+                runner.doubt(news.cancelled)
+        if news.stopped or news.many:
+            self._waiters.look(None if news.many else news.stopped)
+
+    def missed(self) -> None:
+        """Another engine may have told something that was not heard."""
+        self.ring()
+        self._waiters.look()
 
     # --- checks ------------------------------------------------------------------------------------------------
 

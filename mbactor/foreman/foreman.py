@@ -21,17 +21,19 @@ from mbactor.foreman.engine import Engine
 from mbactor.foreman.features import Ran
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.news import Herald, News
 from mbactor.foreman.roll import Roll
 from mbactor.foreman.shard import Shard
 from mbactor.foreman.shards import Member, Shards
-from mbactor.foreman.store.open import is_numbered
+from mbactor.foreman.store.open import is_numbered, passes_on
 from mbactor.foreman.store.store import Store
-from mbactor.foreman.worker import Keeper
+from mbactor.foreman.worker import Ears, Keeper
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor.children import Build, build_child
 from mbactor.supervisor.spec import Backoff, ChildSpec, checked_duration, child
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.transport.address import Address
+from mbactor.transport.local import LocalBus
 
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
@@ -45,7 +47,9 @@ class Foreman(Supervisor):
     `postgresql://host/flows_%d` with 4 shards is flows_1 to flows_4. Each shard has `workers` actors, which run up to
     `slots` steps each. `default_time_budget` is what a task has where its graph says nothing; `lease` is how long a
     dead process's steps stay unclaimed; `retention_days` for how many days flows that have ended are kept, 0 for ever.
-    `commit_each` commits every outcome on its own, for debugging.
+    Foremen of one database tell each other of work and of stops at once, by the bus, or by PostgreSQL where there is
+    none; what is lost of that each finds within `poll_interval`. `commit_each` commits every outcome on its own, for
+    debugging.
 
     A shard whose database does not answer, at the start or later, takes nothing from the others: new flows go to those,
     lists say that it is missing, and what names a flow of it gets Unavailable (503) until it is back.
@@ -61,6 +65,7 @@ class Foreman(Supervisor):
         commit_each: bool = False,
         retention_days: float = 0,
         shards: int = 1,
+        poll_interval: Duration = 0.5,
     ) -> None:
         super().__init__()
         for name, value in (("workers", workers), ("slots", slots), ("shards", shards)):
@@ -75,10 +80,12 @@ class Foreman(Supervisor):
         self._count = shards
         self._budget = checked_duration("foreman: default_time_budget", default_time_budget, above_0=True)
         self._lease = checked_duration("foreman: lease", lease, above_0=True)
+        self._poll_interval = checked_duration("foreman: poll_interval", poll_interval, above_0=True)
         self._commit_each = commit_each
         self._retention = _checked_days(retention_days) * 86400.0
         self.shards = Shards()
         self._roll: Roll | None = None
+        self._herald: Herald | None = None
         self._node: Node | None = None
 
     def bind(self, node: Node, path: str, *, build: Build = build_child) -> None:
@@ -87,6 +94,7 @@ class Foreman(Supervisor):
 
     async def on_start(self) -> None:
         shards = self.shards = Shards()
+        self._herald = Herald(self._publish)
         roll = self._roll = Roll(shards, self._database, self._lease / 4, self._begin, self._end)
         await roll.open(self._count)
         for member in shards.members.values():
@@ -95,11 +103,14 @@ class Foreman(Supervisor):
         self.max_restarts = 3 * (len(shards.members) + 1)
         self.children = [
             *(self._spec(shards.members[number]) for number in sorted(shards.members)),
+            child(Ears, id="ears", args={"shards": shards}),
             child(Keeper, id="keeper", args={"roll": roll}),
             child(ForemanApi, id="api", args={"shards": shards, "roll": roll}),
         ]
 
     async def on_stop(self, exit: Exit) -> None:  # noqa: ARG002
+        if self._herald is not None:
+            await self._herald.close()
         if self._roll is not None:
             await self._roll.close()
 
@@ -108,19 +119,32 @@ class Foreman(Supervisor):
         args = {
             "member": member, "engine_over": self._engine, "workers": self._workers, "slots": self._slots,
             "name": self._node.id,
+            # Where there is a bus, others hear by that.
+            "listens": passes_on(member.url) and isinstance(self._node.remote.bus, LocalBus),
         }  # fmt: skip
         return child(Shard, id=f"shard-{member.number}", args=args, backoff=Backoff("1s", "30s"))
 
     def _engine(self, store: Store) -> Engine:
         assert self._node is not None
-        return Engine(
+        assert self._herald is not None
+        engine = Engine(
             store,
             ActorHost(self._node),
             default_time_budget=self._budget,
             lease=self._lease,
             commit_each=self._commit_each,
             retention=self._retention,
+            poll_interval=self._poll_interval,
         )
+        engine.news.heralds.append(self._herald.tell)
+        return engine
+
+    async def _publish(self, news: News) -> None:
+        assert self._node is not None
+        sinks = self._node.sinks(ForemanApi.on_news)
+        # Within one process one's own ears are all that would hear.
+        if sinks is None or sinks > 1:
+            self._node.publish(ForemanApi.on_news, (), {"news": news})
 
     async def _begin(self, member: Member) -> None:
         await self.start_child(self._spec(member))

@@ -12,7 +12,7 @@ from mbactor.foreman.engine import Engine
 from mbactor.foreman.shards import Member
 from mbactor.foreman.store.late import LateStore, open_or_late
 from mbactor.foreman.store.store import Store
-from mbactor.foreman.worker import Sweeper, Worker
+from mbactor.foreman.worker import Listener, Sweeper, Worker
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor.spec import child
 from mbactor.supervisor.supervisor import Supervisor
@@ -25,7 +25,14 @@ class Shard(Supervisor):
     """
 
     def __init__(
-        self, member: Member, engine_over: Callable[[Store], Engine], *, workers: int, slots: int, name: str
+        self,
+        member: Member,
+        engine_over: Callable[[Store], Engine],
+        *,
+        workers: int,
+        slots: int,
+        name: str,
+        listens: bool,
     ) -> None:
         super().__init__()
         self._member = member
@@ -33,6 +40,7 @@ class Shard(Supervisor):
         self._workers = workers
         self._slots = slots
         self._name = name
+        self._listens = listens
         self._store: Store | None = None
 
     async def on_start(self) -> None:
@@ -52,7 +60,8 @@ class Shard(Supervisor):
             child(Worker, id=f"worker-{n}", args={"engine": engine, "name": f"{self._name}/{n}", "slots": self._slots})
             for n in range(1, self._workers + 1)
         ]
-        self.children = [*workers, child(Sweeper, id="sweeper", args={"engine": engine})]
+        listener = [child(Listener, id="listener", args={"engine": engine})] if self._listens else []
+        self.children = [*workers, child(Sweeper, id="sweeper", args={"engine": engine}), *listener]
 
     async def on_stop(self, exit: Exit) -> None:
         engine, self._member.engine = self._member.engine, None

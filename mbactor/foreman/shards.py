@@ -27,6 +27,7 @@ from mbactor.foreman.keys import Key, KeyKind, not_found, parse_key
 from mbactor.foreman.model.outcome import FlowOptions, FlowPage, ShardInfo, ShardInfos, ShardState
 from mbactor.foreman.model.paging import Listed, merged
 from mbactor.foreman.model.query import FlowQuery, check_purge
+from mbactor.foreman.news import News
 from mbactor.foreman.store.late import LateStore
 from mbactor.foreman.store.store import Store, StoreTrouble
 
@@ -99,6 +100,12 @@ class Shards:
         if member is None:
             raise not_found(kind, parsed)
         return member.up()
+
+    def heard(self, news: News) -> None:
+        """Another Foreman told something of a shard."""
+        member = self.members.get(news.shard)
+        if member is not None and member.engine is not None:
+            member.engine.heard(news)
 
     @property
     def all(self) -> list[Engine]:

@@ -1,14 +1,14 @@
 """Those who wait for flows to come to rest.
 
-A stop committed by this process wakes them at once, after its transaction. A poll, one query for all of them and none
-when nobody waits, finds what other processes stopped.
+A stop committed by this process wakes them at once, after its transaction. What other processes stopped is looked for
+when one of them tells of it, and by a poll: one query for all who wait, and none when nobody does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from mbactor import observe
@@ -28,6 +28,12 @@ class Waiters:
         self._interval = interval
         self._waiting: dict[int, set[asyncio.Future[Stopped]]] = {}
         self._polling: asyncio.Task[None] | None = None
+        self._looking: set[asyncio.Task[None]] = set()
+
+    @property
+    def flows(self) -> Collection[int]:
+        """The flows that somebody waits for here."""
+        return self._waiting.keys()
 
     @contextmanager
     def waiting(self, flow_id: int) -> Iterator[asyncio.Future[Stopped]]:
@@ -52,11 +58,21 @@ class Waiters:
                 if not future.done():
                     future.set_result(one)
 
+    def look(self, flow_ids: Iterable[int] | None = None) -> None:
+        """Look soon which of these flows have stopped; by default of all that somebody waits for."""
+        wanted = [flow_id for flow_id in self.flows if flow_ids is None or flow_id in flow_ids]
+        if wanted:
+            looking = asyncio.create_task(self._look(wanted), name="waiters", context=contextvars.Context())
+            self._looking.add(looking)
+            looking.add_done_callback(self._looking.discard)
+
     async def close(self) -> None:
         """Everybody who still waits gets a 503."""
-        if self._polling is not None:
-            self._polling.cancel()
-            await asyncio.wait([self._polling])
+        tasks = [*self._looking, *([self._polling] if self._polling is not None else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         for futures in self._waiting.values():
             for future in futures:
                 if not future.done():
@@ -69,13 +85,12 @@ class Waiters:
         try:
             while self._waiting:
                 await asyncio.sleep(self._interval)
-                await self._look()
+                await self._look(list(self._waiting))
         finally:
             # No await between the last look and this: who comes later starts a new poll.
             self._polling = None
 
-    async def _look(self) -> None:
-        wanted = list(self._waiting)
+    async def _look(self, wanted: list[int]) -> None:
         try:
             statuses = await self._store.statuses(wanted)
         except StoreTrouble as error:

@@ -1,13 +1,17 @@
 """The child actors that do a Foreman's work: `Worker` runs steps, `Sweeper` recovers those whose lease expired,
-`Keeper` follows the roll of the shards.
+`Listener` and `Ears` hear of other Foremen, `Keeper` follows the roll of the shards.
 """
 
 from __future__ import annotations
 
+from mbactor.foreman.api import ForemanApi
 from mbactor.foreman.dispatcher import Dispatcher
 from mbactor.foreman.engine import Engine
+from mbactor.foreman.news import News, exchange
 from mbactor.foreman.roll import Roll
+from mbactor.foreman.shards import Shards
 from mbactor.foreman.sweep import sweep_regularly
+from mbactor.kernel import sink
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.exit import Exit
 
@@ -38,6 +42,30 @@ class Sweeper(Actor):
 
     async def on_start(self) -> None:
         self.spawn_task(sweep_regularly(self._engine), name="sweep")
+
+
+class Listener(Actor):
+    """Tells and hears news of other Foremen by way of the database, where that passes them on."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def on_start(self) -> None:
+        engine = self._engine
+        self.spawn_task(exchange(engine.store, engine.news, engine.heard, engine.missed), name="listen")
+
+
+class Ears(Actor):
+    """Hears news of other Foremen by the bus."""
+
+    host = "ears.foreman.core"
+
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
+
+    @sink(ForemanApi.on_news, queue="every")
+    async def heard(self, news: News) -> None:
+        self._shards.heard(news)
 
 
 class Keeper(Actor):

@@ -163,7 +163,7 @@ class ToAll:
         caller, route = current.get(), routes_of(event.owner).by_name[event.feature.name]
         address, bound = event.feature.address(host_of(event.owner)), route.signature.bind(args, kwargs)
         message = self._message("publish", route, bound, None)
-        subject = subjects.request_subject(self._node.plane, self._remote.source(caller), address)
+        subject = self._subject(address)
         self._remote.let_go()
         try:
             self._remote.bus.publish(subject, message.to_bytes())
@@ -172,6 +172,15 @@ class ToAll:
             self._node.dead_letters.add(str(address), event.feature.name, bound, sender, str(error))
             return False
         return True
+
+    def sinks(self, event: Reference[..., Any]) -> int | None:
+        """How many get what is published now; None where the bus does not know, and 0 where it carries nothing."""
+        if self._remote.bus.unready() is not None:
+            return 0
+        return self._remote.bus.receivers(self._subject(event.feature.address(host_of(event.owner))))
+
+    def _subject(self, address: Address) -> str:
+        return subjects.request_subject(self._node.plane, self._remote.source(current.get()), address)
 
     def announce(self, host: str, hosts: list[str]) -> None:
         """Tell the other nodes that one more is going to answer at these hosts: what they know is out of date."""

@@ -251,6 +251,10 @@ class Node:
             return told_elsewhere(self, lambda: self.publish(event, args, kwargs))
         return self.remote.to_all.publish(event, args, kwargs)
 
+    def sinks(self, event: EventReference[..., Any]) -> int | None:
+        """How many get an event that is published now; None where the bus does not know, 0 while it carries nothing."""
+        return self.remote.to_all.sinks(event)
+
     def _here(self, host: str, replica: str | None, operation: Operation[Any, ..., Any]) -> Cell | None:
         """Who of this process is to have a message; None where it goes over the bus."""
         served = self.served.get(host)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from mbactor.errors import MbactorError
 from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.operations import Committed, Operation
-from mbactor.foreman.store.store import Store, StoreTrouble
+from mbactor.foreman.store.store import Line, Store, StoreTrouble
 
 
 class LateStore:
@@ -37,6 +38,11 @@ class LateStore:
         self._closed = True
         if self._store is not None:
             await self._store.close()
+
+    def listening(self, heard: Callable[[str], None]) -> AbstractAsyncContextManager[Line]:
+        if self._store is None:
+            raise StoreTrouble("the database does not answer yet")
+        return self._store.listening(heard)
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         """Any of a store's questions."""

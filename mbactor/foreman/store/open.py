@@ -42,6 +42,11 @@ async def open_store(url: str, shard: int = 1) -> Store:
     raise InvalidSpec(f"database {given}: expected {EXPECTED}")
 
 
+def passes_on(url: str) -> bool:
+    """Whether those who use the database behind a URL hear of each other by way of it (`Store.listening`)."""
+    return url.startswith(("postgresql:", "postgres:"))
+
+
 def is_numbered(url: str) -> bool:
     """Whether a URL has a place for the number of a shard."""
     return _NUMBER.search(url) is not None

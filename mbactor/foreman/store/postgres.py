@@ -13,8 +13,8 @@ the server is asked, as soon as it answers again, whether that transaction is am
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
@@ -44,7 +44,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CONNECTIONS = 4
-CONNECT_TIMEOUT, COMMAND_TIMEOUT = 10.0, 30.0
+CONNECT_TIMEOUT, COMMAND_TIMEOUT = 10, 30.0
 TRIES_AT_A_DEADLOCK = 5
 TRIES_AT_A_READ = CONNECTIONS + 1
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
@@ -67,6 +67,7 @@ _SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
+_CHANNEL = "mbactor"
 _SCHEMA_LOCK = 0x6D626163746F72
 _DURABLE = """SELECT set_config('synchronous_commit', 'on', false)
     WHERE current_setting('synchronous_commit') = 'off'"""
@@ -100,7 +101,7 @@ async def open_postgres(url: str, shard: int = 1) -> PostgresStore:
         except BaseException:
             pool.terminate()
             raise
-    return PostgresStore(pool, shard)
+    return PostgresStore(pool, url, shard)
 
 
 async def _make_durable(connection: Any) -> None:
@@ -137,8 +138,9 @@ def _refused(shown: str, error: BaseException) -> InvalidSpec | StoreTrouble:
 class PostgresStore(SqlStore):
     """A shard in a PostgreSQL database. Made by `open_postgres`."""
 
-    def __init__(self, pool: Any, shard: int) -> None:
+    def __init__(self, pool: Any, url: str, shard: int) -> None:
         super().__init__(shard)
+        self._url = url
         self._pool = pool
         self._closed = False
 
@@ -151,6 +153,24 @@ class PostgresStore(SqlStore):
                 await asyncio.wait_for(self._pool.close(), LONGEST_PAUSE)
             except _BROKEN:
                 self._pool.terminate()
+
+    @asynccontextmanager
+    async def listening(self, heard: Callable[[str], None]) -> AsyncIterator[PostgresLine]:
+        with offload.busy():
+            try:
+                connection = await asyncpg.connect(
+                    self._url, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT, server_settings=_SETTINGS
+                )
+            except (*_BROKEN, ValueError) as error:
+                raise _refused(shown_url(self._url), error) from None
+        line = PostgresLine(connection)
+        try:
+            connection.add_termination_listener(lambda _: line.lost.set())
+            with _trouble_told():
+                await connection.add_listener(_CHANNEL, lambda *told: heard(told[3]))
+            yield line
+        finally:
+            connection.terminate()
 
     async def commit(self, batch: Sequence[Operation]) -> Committed:
         for attempt in range(TRIES_AT_A_DEADLOCK):
@@ -235,6 +255,26 @@ class PostgresStore(SqlStore):
                 # A connection that broke as it was given back changes nothing of what it was used for.
                 with suppress(*_BROKEN):
                     await self._pool.release(connection)
+
+
+class PostgresLine:
+    """A connection that hears, by LISTEN, and tells, by NOTIFY."""
+
+    def __init__(self, connection: Any) -> None:
+        self.lost = asyncio.Event()
+        self._connection = connection
+
+    async def notify(self, text: str) -> None:
+        with _trouble_told():
+            await self._connection.execute("SELECT pg_notify($1, $2)", _CHANNEL, text)
+
+
+@contextmanager
+def _trouble_told() -> Iterator[None]:
+    try:
+        yield
+    except _BROKEN as error:
+        raise _told(error) from error
 
 
 def _state(error: BaseException) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Concatenate, ParamSpec, TypeVar
 
 from mbactor.foreman.store import listing, reads, roll
 from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.operations import Committed, Operation
 from mbactor.foreman.store.rows import Fingerprint, FlowFilter, FlowRow, Json, Material, Progress, StepRow
+from mbactor.foreman.store.store import Line, StoreTrouble
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,6 +73,9 @@ class SqlStore(ABC):
 
     async def materials(self, step_ids: Sequence[int]) -> dict[int, Material]:
         return await self._read(reads.materials, step_ids)
+
+    def listening(self, heard: Callable[[str], None]) -> AbstractAsyncContextManager[Line]:  # noqa: ARG002
+        raise StoreTrouble("this database passes nothing on")
 
     async def roll(self) -> dict[int, str]:
         return await self._read(roll.roll)

@@ -9,7 +9,9 @@ The implementations pass the same contract suite; nothing of a database's dialec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from mbactor.errors import MbactorError
@@ -27,6 +29,17 @@ class Unstorable(MbactorError):
     """A value of an operation cannot be written. Trying again is pointless. Carries no payload."""
 
     status = 500
+
+
+class Line(Protocol):
+    """The way to all that listen at the same database."""
+
+    lost: asyncio.Event
+    """Set when it is broken."""
+
+    async def notify(self, text: str) -> None:
+        """Tell them, this one included. At most 8000 bytes. `StoreTrouble` where it is broken."""
+        ...
 
 
 class Store(Protocol):
@@ -86,6 +99,12 @@ class Store(Protocol):
 
     async def called(self, flow_id: int) -> list[FlowRow]:
         """The flows that steps of this flow called."""
+        ...
+
+    def listening(self, heard: Callable[[str], None]) -> AbstractAsyncContextManager[Line]:
+        """Hear what is told by the `Line` of any store over the same database, within the block. `StoreTrouble` where
+        that cannot be, which is so for all but PostgreSQL.
+        """
         ...
 
     async def roll(self) -> dict[int, str]:
