@@ -24,6 +24,10 @@ SEAMS: frozenset[str] = frozenset(
         "foreman.settle.after",
         "foreman.settle.before",
         "foreman.sweep.after",
+        "foreman.wait.after",
+        "foreman.wait.before",
+        "foreman.write.after",
+        "foreman.write.before",
         "supervisor.restart.before",
     }
 )

@@ -42,6 +42,7 @@ from mbactor.foreman.store.operations import (
     Start,
 )
 from mbactor.foreman.store.store import Store, StoreTrouble, Unstorable
+from mbactor.seams import checkpoint
 
 LARGEST_BATCH = 1_024
 MOST_WAITING = 8_192
@@ -156,8 +157,11 @@ class Committer:
     async def _write(self, batch: list[_Entry]) -> None:
         pause = FIRST_PAUSE
         while batch:
+            operations = [operation for operation, _ in batch]
             try:
-                committed = await self._store.commit([operation for operation, _ in batch])
+                await checkpoint("foreman.write.before", operations=operations)
+                committed = await self._store.commit(operations)
+                await checkpoint("foreman.write.after", operations=operations)
             except Unstorable as error:
                 await self._halve(batch, error)
                 return

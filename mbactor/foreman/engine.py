@@ -225,10 +225,12 @@ class Engine:
         key = self._key(flow_key)
         while True:
             with self._waiters.waiting(key.id) as future:
+                await checkpoint("foreman.wait.before", flow=key.correlation_id)
                 if self._fresh.get(key.id) != key.token:
                     outcome = await self._reader.snapshot(key)
                     if outcome.stopped:
                         return outcome
+                await checkpoint("foreman.wait.after", flow=key.correlation_id)
                 stopped = await future
             self._fresh.pop(key.id, None)
             if stopped.status == GONE:
