@@ -39,7 +39,7 @@ _MARK = "UPDATE mbactor_flow SET delete_at = ?, idempotency_key = NULL WHERE id 
 
 _EXPIRE = "UPDATE mbactor_flow SET delete_at = ? WHERE id IN (<ids>)"
 
-_DUE = "SELECT id FROM mbactor_flow WHERE delete_at <= ? ORDER BY delete_at LIMIT ? <skip locked>"
+_DUE = "SELECT id FROM mbactor_flow WHERE delete_at <= ? ORDER BY delete_at, id LIMIT ? <skip locked>"
 
 
 async def delete(tx: Transaction, one: Delete) -> Changed:
