@@ -13,7 +13,8 @@ import asyncio
 import contextlib
 import contextvars
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
 
 from mbactor import observe
 from mbactor.errors import MbactorError
@@ -21,12 +22,14 @@ from mbactor.foreman.engine import Engine
 from mbactor.foreman.keys import new_token
 from mbactor.foreman.model.flow import Flow, finish
 from mbactor.foreman.plan import Plan, Run, decide, fail
-from mbactor.foreman.settlement import HandOff, failed, postponed, settlement, successors
-from mbactor.foreman.step import Head, Held, budget_of, carrier, execute, load, was_refused
+from mbactor.foreman.settlement import HandOff, failed, postponed, settlement, successors, unreadable
+from mbactor.foreman.step import UNREADABLE, Head, Held, budget_of, carrier, execute, load, was_refused
 from mbactor.foreman.store.operations import Child, Claim, Claimed, Extend, Lease, NewStep, Release, Settle
 from mbactor.foreman.store.rows import FlowRow, Material
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
 from mbactor.seams import checkpoint
+
+T = TypeVar("T")
 
 MOST_IN_A_ROW = 64
 """So many steps one flow may be handed on while others of its priority wait."""
@@ -111,6 +114,7 @@ class Dispatcher:
         """End the tasks of these flows that run here."""
         for held in list(self._held.values()):
             if held.head.id in flow_ids:
+                held.flow_ended = True
                 _cancel(held)
 
     def doubt(self, flow_ids: Collection[int]) -> None:
@@ -215,14 +219,19 @@ class Dispatcher:
         unread = [row.id for row in claimed.steps if row.state is None]
         materials = await self._materials(unread) if unread else {}
         for row in claimed.steps:
-            if row.flow_id not in heads:
-                heads[row.flow_id] = await self._head(claimed.flows[row.flow_id])
-            held = Held.claimed(heads[row.flow_id], self._engine.store.shard, row, claimed.now)
+            try:
+                if row.flow_id not in heads:
+                    heads[row.flow_id] = await self._head(claimed.flows[row.flow_id])
+                held = Held.claimed(heads[row.flow_id], self._engine.store.shard, row, claimed.now)
+            except UNREADABLE as error:
+                # Nobody else could read it either: its flow fails, and this worker goes on with the others.
+                await self._engine.committer.commit(unreadable(row, self._engine.store.shard, error))
+                continue
             held.material = materials.get(row.id)
             self.take(held)
 
     async def _head(self, row: FlowRow) -> Head:
-        return Head(self._engine.store.shard, row, await self._engine.graphs.get(row.graph))
+        return Head(self._engine.store.shard, row, await self._read(lambda: self._engine.graphs.get(row.graph)))
 
     # --- leases ----------------------------------------------------------------------------------------------
 
@@ -257,6 +266,8 @@ class Dispatcher:
         following: list[Held] = []
         try:
             following = await self._step(held)
+            if held.flow_ended:
+                following = []  # what was handed over as it settled has been cancelled by now
         finally:
             if self._held.get(held.step_id) is held:
                 del self._held[held.step_id]
@@ -276,9 +287,9 @@ class Dispatcher:
             self._bell.set()
 
     async def _step(self, held: Held) -> list[Held]:
-        if held.state is None and not await self._load(held):
+        flow = await self._load(held)
+        if flow is None:
             return []
-        flow = carrier(held)
         with observe.span(
             "step", held.node, parent=held.head.trace_parent, flow=held.head.correlation_id, attempt=held.attempt
         ) as seen:
@@ -300,22 +311,29 @@ class Dispatcher:
                 seen.error = plan.error
         return await self._carry_out(held, plan)
 
-    async def _load(self, held: Held) -> bool:
-        """Fold the input of a step that was not handed over in memory. False where there is nothing left to run."""
-        material = held.material or (await self._materials([held.step_id])).get(held.step_id)
-        if material is None:
-            return False
+    async def _load(self, held: Held) -> Flow | None:
+        """What the task is to see. The input of a step that was not handed over in memory is folded first. None where
+        there is nothing left to run.
+        """
         try:
-            load(held, material)
-        except MbactorError as error:  # a reducer that refuses, or a value that cannot be read
+            if held.state is None:
+                material = held.material or (await self._materials([held.step_id])).get(held.step_id)
+                if material is None:
+                    return None
+                load(held, material)
+            return carrier(held)
+        except UNREADABLE as error:  # a reducer that refuses, or a value that cannot be read
             await self._settle(held, None, failed(held, fail(error, held.before)))
-            return False
-        return True
+            return None
 
     async def _materials(self, step_ids: Sequence[int]) -> dict[int, Material]:
+        return await self._read(lambda: self._engine.store.materials(step_ids))
+
+    async def _read(self, query: Callable[[], Awaitable[T]]) -> T:
+        """What the database tells as soon as it does."""
         while True:
             try:
-                return await self._engine.store.materials(step_ids)
+                return await query()
             except StoreTrouble as error:
                 observe.emit("foreman.trouble", error=str(error))
                 await asyncio.sleep(READ_PAUSE)

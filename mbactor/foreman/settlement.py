@@ -19,7 +19,7 @@ from mbactor.foreman.parks import decode_parks, parks_waiting, payloads_with
 from mbactor.foreman.plan import Plan
 from mbactor.foreman.step import Held, budget_of
 from mbactor.foreman.store.operations import Arrival, Child, FlowEnd, Inserted, Lease, NewStep, Settle
-from mbactor.foreman.store.rows import Json
+from mbactor.foreman.store.rows import Json, StepRow
 
 SNAPSHOT_CHAIN = 16
 """A small state is written down again after so many steps of deltas."""
@@ -69,6 +69,18 @@ def failed(held: Held, plan: Plan) -> Settle:
         return _settle(held, "failed", plan.changes, error=error, arrival=arrival, parks=held.parks)
     end = FlowEnd("failed", error=error)
     return _settle(held, "failed", plan.changes, error=error, end=end, parks=held.parks)
+
+
+def unreadable(row: StepRow, shard: int, error: BaseException) -> Settle:
+    """The failure of a step whose row cannot be read: what it holds stays as it is."""
+    place = {"flow": f"{shard}-{row.flow_id}", "step": f"{shard}-{row.id}", "node": row.node}
+    told = _encoded(errors.to_wire(error) | place)
+    arrival = Arrival(row.spawn_id, row.depth, failed=True) if row.spawn_id is not None else None
+    end = FlowEnd("failed", error=told) if arrival is None else None
+    return Settle(
+        row.id, row.flow_id, row.lease_number, "failed", row.changes, error=told, parks=row.parks,
+        payloads=row.payloads, attempt=row.attempt, depth=row.depth, arrival=arrival, end=end,
+    )  # fmt: skip
 
 
 def _parked(held: Held, plan: Plan, child: Child | None) -> Settle:
@@ -214,7 +226,10 @@ def encode_error(error: BaseException | None, held: Held) -> Json | None:
     """
     if error is None:
         return None
-    wire = errors.to_wire(error) | _around(error, held)
+    return _encoded(errors.to_wire(error) | _around(error, held))
+
+
+def _encoded(wire: dict[str, Any]) -> Json:
     for name in ("error", "trace"):
         if name in wire:
             wire[name] = printable(str(wire[name]))

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from mbactor.errors import ActorStopped, NoSuchActor, Unavailable
+from mbactor.errors import ActorStopped, MbactorError, NoSuchActor, Unavailable
 from mbactor.foreman.host import Host
 from mbactor.foreman.keys import Key
 from mbactor.foreman.model.flow import Flow
@@ -24,6 +24,9 @@ from mbactor.foreman.model.transition import Node
 from mbactor.foreman.parks import decode_parks
 from mbactor.foreman.store.operations import NewStep
 from mbactor.foreman.store.rows import FlowRow, Json, Material, StepRow
+
+UNREADABLE = (MbactorError, msgspec.MsgspecError, UnicodeError, RecursionError)
+"""What reading a row of the database may raise where somebody else has written it."""
 
 
 class Head:
@@ -58,10 +61,9 @@ class Held:
     """A step that this worker has leased. `state` is its input; None until it has been loaded."""
 
     __slots__ = (
-        "attempt", "before", "cancelled", "chain", "cohort_id", "created_at", "depth", "executing", "head", "key",
-        "lease_number",
-        "material", "node", "ordinal", "parks", "payloads", "refused_for", "spawn_id", "state", "step_id",
-        "streak", "weight",
+        "attempt", "before", "cancelled", "chain", "cohort_id", "created_at", "depth", "executing", "flow_ended",
+        "head", "key", "lease_number", "material", "node", "ordinal", "parks", "payloads", "refused_for", "spawn_id",
+        "state", "step_id", "streak", "weight",
     )  # fmt: skip
 
     def __init__(self, head: Head, key: str, step_id: int, new: NewStep, state: Fields | None, now: float) -> None:
@@ -89,6 +91,7 @@ class Held:
         """How many steps in a row were handed on without a claim."""
         self.executing: asyncio.Task[Any] | None = None
         self.cancelled = False
+        self.flow_ended = False
 
     @classmethod
     def claimed(cls, head: Head, shard: int, row: StepRow, now: float) -> Held:
