@@ -112,7 +112,8 @@ class Reader:
         called: dict[int, FlowRow] = {
             flow.caller_id: flow for flow in await self._store.called(row.id) if flow.caller_id
         }
-        records = [self._record(step, graph, steps) for step in steps]
+        around = _Around(steps)
+        records = [self._record(step, graph, around) for step in steps]
         for step, record in zip(steps, records, strict=True):
             if step.id in called:
                 child = called[step.id]
@@ -133,19 +134,15 @@ class Reader:
         if step is None or row is None or step.token != key.token or await self._is_gone(row):
             raise not_found("step", key)
         graph = await self._graphs.get(row.graph)
-        record = self._record(step, graph, await self._store.steps(row.id))
+        record = self._record(step, graph, _Around(await self._store.steps(row.id)))
         material = (await self._store.materials([step.id])).get(step.id)
         record.state = decode_all(_folded_as_far_as_possible(material, graph)) if material else {}
         record.changes = {name: msgspec.json.decode(raw) for name, raw in decode_fields(step.changes or b"{}").items()}
         record.interrupts = decode_payloads(step.payloads)
         return record
 
-    def _record(self, step: StepRow, graph: Graph, steps: list[StepRow]) -> StepRecord:
-        by_id = {one.id: one for one in steps}
-        after = step.successor_id
-        if after is None and step.status == "completed" and step.spawn_id is not None:
-            # The end of a branch does not know its fan-in: that was inserted by whoever arrived last.
-            after = next((one.id for one in steps if one.cohort_id == step.spawn_id), None)
+    def _record(self, step: StepRow, graph: Graph, around: _Around) -> StepRecord:
+        before, after = around.of(step)
         return StepRecord(
             step_key=self._step_key(step),
             node=step.node,
@@ -157,8 +154,8 @@ class Reader:
             created_at=_moment(step.created_at),
             started_at=_moment(step.started_at),
             ended_at=_moment(step.updated_at) if is_terminal(step.status) else None,
-            predecessor=self._step_key(by_id[step.predecessor_id]) if step.predecessor_id in by_id else None,
-            successor=self._step_key(by_id[after]) if after in by_id else None,
+            predecessor=None if before is None else self._step_key(before),
+            successor=None if after is None else self._step_key(after),
         )
 
     async def _chosen(self, spawn_id: int, graph: Graph) -> dict[str, Chosen]:
@@ -251,6 +248,22 @@ class Reader:
 
     def _step_key(self, row: StepRow) -> str:
         return str(Key(self._store.shard, row.id, row.token))
+
+
+class _Around:
+    """The steps of a flow, each found by what others know of it."""
+
+    def __init__(self, steps: Sequence[StepRow]) -> None:
+        self._by_id = {step.id: step for step in steps}
+        self._fan_ins = {step.cohort_id: step for step in steps if step.cohort_id is not None}
+
+    def of(self, step: StepRow) -> tuple[StepRow | None, StepRow | None]:
+        """What comes before a step and what behind it."""
+        after = self._by_id.get(step.successor_id or 0)
+        if step.successor_id is None and step.status == "completed" and step.spawn_id is not None:
+            # The end of a branch does not know its fan-in: that was inserted by whoever arrived last.
+            after = self._fan_ins.get(step.spawn_id)
+        return self._by_id.get(step.predecessor_id or 0), after
 
 
 def _folded_as_far_as_possible(material: Any, graph: Graph) -> Fields:

@@ -252,7 +252,8 @@ async def test_pages_of_a_shard_are_whole_while_flows_are_created(world: World) 
         ({"fairness_key": "k"}, "flow_fairness"),
         ({"priority": 3}, "flow_priority"),
         ({"thread_id": 3}, "flow_thread"),
-        ({"node": "n"}, "step_node"),
+        ({"node": "n", "status": "failed"}, "flow_status"),
+        ({"node": "n", "status": "running"}, "step_lease"),
     ],
 )
 async def test_paging_by_a_filter_goes_by_its_index(filters: dict[str, Any], index: str, database: str) -> None:

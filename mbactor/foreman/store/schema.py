@@ -123,7 +123,6 @@ CREATE INDEX mbactor_flow_delete ON mbactor_flow (delete_at) WHERE delete_at IS 
 CREATE INDEX mbactor_step_flow ON mbactor_step (flow_id);
 CREATE INDEX mbactor_step_pending ON mbactor_step (priority, not_before, id) WHERE status = 'pending';
 CREATE INDEX mbactor_step_lease ON mbactor_step (lease_expires) WHERE status = 'running';
-CREATE INDEX mbactor_step_node ON mbactor_step (node) WHERE status IN ('created', 'interrupted', 'failed');
 CREATE INDEX mbactor_step_spawn ON mbactor_step (spawn_id) WHERE spawn_id IS NOT NULL;
 
 CREATE VIEW mbactor_flow_view AS SELECT
