@@ -348,11 +348,16 @@ class Engine:
         if news.cancelled:
             for runner in self._runners:
                 runner.doubt(news.cancelled)
-        if news.stopped or news.many:
-            self._waiters.look(None if news.many else news.stopped)
+        for flow_id in news.stopped:
+            self._fresh.pop(flow_id, None)
+        if news.many:
+            self.missed()
+        elif news.stopped:
+            self._waiters.look(news.stopped)
 
     def missed(self) -> None:
         """Another engine may have told something that was not heard."""
+        self._fresh.clear()
         self.ring()
         self._waiters.look()
 

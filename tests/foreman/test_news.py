@@ -82,6 +82,19 @@ async def test_those_who_wait_elsewhere_hear_of_every_stop(url: str) -> None:
         assert (await soon(there.engine.wait(key))).state == {"answer": "so"}
 
 
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_flow_that_stopped_elsewhere_before_anybody_waited_here_is_read(url: str, many: bool) -> None:
+    async with told(url, workers=0) as here, told(url) as there:
+        for world in (here, there):
+            await world.graph(one("task"), task=ok)
+        key = await here.engine.create("task")
+        await soon(there.engine.wait(key))
+        if many:
+            here.engine.heard(News("another", 1, many=True))
+        await until(lambda: not here.engine._fresh)
+        assert (await soon(here.engine.wait(key))).status == "completed"
+
+
 async def test_tasks_that_run_elsewhere_end_when_their_flow_is_cancelled(url: str) -> None:
     ended = asyncio.Event()
 
