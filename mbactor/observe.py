@@ -47,6 +47,7 @@ EVENTS: Mapping[str, str] = {
     "flow.started": "a flow was created: flow, workflow",
     "flow.stopped": "a flow came to rest: flow, workflow, status",
     "flow.purged": "flows had ended longer ago than they are kept: count",
+    "flow.rewound": "steps of a flow run again in place: flow, how (restart, restart_from, recover or retry)",
     "step.recovered": "a step's lease had expired: count",
     "foreman.doubtful": "a graph can run and hardly means what it says: graph, text",
     "foreman.trouble": "the store could not be reached and is tried again: error",

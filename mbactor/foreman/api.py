@@ -97,6 +97,38 @@ class ForemanApi(Actor):
         return await self._shards.of(flow_key).fingerprint(flow_key)
 
     @endpoint(port=INTERNAL_PORT)
+    async def restart(self, flow_key: str, state: bytes) -> None:
+        await self._shards.of(flow_key).recovery.restart(flow_key, decode_fields(state))
+
+    @endpoint(port=INTERNAL_PORT)
+    async def restart_from(self, step_key: str, state: bytes) -> None:
+        await self._shards.of(step_key, "step").recovery.restart_from(step_key, decode_fields(state))
+
+    @endpoint(port=INTERNAL_PORT)
+    async def recover(self, flow_key: str, state: bytes) -> None:
+        await self._shards.of(flow_key).recovery.recover(flow_key, decode_fields(state))
+
+    @endpoint(port=INTERNAL_PORT)
+    async def retry(self, flow_key: str, state: bytes) -> None:
+        await self._shards.of(flow_key).recovery.retry(flow_key, decode_fields(state))
+
+    @endpoint(port=INTERNAL_PORT)
+    async def fork(self, step_key: str, state: bytes) -> str:
+        return await self._shards.of(step_key, "step").recovery.fork(step_key, decode_fields(state))
+
+    @endpoint(port=INTERNAL_PORT)
+    async def continue_thread(self, flow_key: str, state: bytes) -> str:
+        return await self._shards.of(flow_key).recovery.continue_thread(flow_key, decode_fields(state))
+
+    @endpoint(port=INTERNAL_PORT)
+    async def break_before(self, flow_key: str, task: str, on: bool = True) -> None:
+        await self._shards.of(flow_key).recovery.break_before(flow_key, task, on)
+
+    @endpoint(port=INTERNAL_PORT)
+    async def resume_break(self, flow_key: str, state: bytes) -> None:
+        await self._shards.of(flow_key).recovery.resume_break(flow_key, decode_fields(state))
+
+    @endpoint(port=INTERNAL_PORT)
     async def delete(self, flow_key: str) -> None:
         await self._shards.of(flow_key).delete(flow_key)
 

@@ -16,7 +16,7 @@ from mbactor.foreman.api import HOST, ForemanApi
 from mbactor.foreman.features import TaskReference, WorkflowReference
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, ShardInfos, StepRecord
 from mbactor.foreman.model.query import MOST_PURGED, FlowQuery
-from mbactor.foreman.model.state import encode_fields, initial_state
+from mbactor.foreman.model.state import encode_fields, initial_state, overrides_of
 from mbactor.foreman.model.status import FlowStatus
 from mbactor.kernel import Operation
 
@@ -150,6 +150,60 @@ class Flows:
         """Stop a flow for good; its running tasks are cancelled."""
         await self._ask(ForemanApi.cancel, flow_key=flow_key, reason=reason)
 
+    # --- what went wrong, and what goes on -------------------------------------------------------------------
+
+    async def restart(self, flow_key: str, state: Any = None) -> None:
+        """Run a flow that has stopped from its first step, under the same key; what it had done is forgotten.
+
+        `state` overrides fields of the step's input here and below; None deletes a field. FlowConflict while it runs.
+        """
+        await self._ask(ForemanApi.restart, flow_key=flow_key, state=_overrides(state))
+
+    async def restart_from(self, step_key: str, state: Any = None) -> None:
+        """Run a step that has ended again, in its flow: all that followed from it is forgotten and done anew.
+
+            failed = next(step for step in await flows.history(flow_key) if step.status == "failed")
+            await flows.restart_from(failed.step_key, {"account": "corrected"})
+
+        The flow may run meanwhile. FlowConflict for a step that has not ended, and in a cancelled flow: see `fork`.
+        """
+        await self._ask(ForemanApi.restart_from, step_key=step_key, state=_overrides(state))
+
+    async def recover(self, flow_key: str, state: Any = None) -> None:
+        """Run every step of a failed flow again that failed; the flow goes on from there. FlowConflict otherwise."""
+        await self._ask(ForemanApi.recover, flow_key=flow_key, state=_overrides(state))
+
+    async def retry(self, flow_key: str, state: Any = None) -> None:
+        """As `recover`, for the one step that failed last: of several failed branches the others stay failed."""
+        await self._ask(ForemanApi.retry, flow_key=flow_key, state=_overrides(state))
+
+    async def fork(self, step_key: str, state: Any = None) -> str:
+        """A new flow that goes on from a step of one that has ended; its key. The origin stays as it is.
+
+        What does not follow from the step is taken over, with its results; a step in a called flow takes the calling
+        flows along. FlowConflict where the flow has not ended.
+        """
+        return await self._ask(ForemanApi.fork, step_key=step_key, state=_overrides(state))
+
+    async def continue_thread(self, flow_key: str, state: Any = None) -> str:
+        """The next flow of a thread, whose state is the final one of the latest with `state` reduced onto it; its key.
+
+        FlowConflict where the latest flow of the thread has not completed. Of several that continue at once one wins.
+        """
+        return await self._ask(ForemanApi.continue_thread, flow_key=flow_key, state=_overrides(state))
+
+    async def break_before(self, flow_key: str, task: TaskReference | str, on: bool = True) -> None:
+        """Have a flow, and those it calls, pause before each step of a task; `on=False`: no longer.
+
+        It is interrupted then, with the payload `{"breakpoint": node}`, until `resume_break`. What runs is left alone.
+        """
+        node = task.node_name if isinstance(task, TaskReference) else task
+        await self._ask(ForemanApi.break_before, flow_key=flow_key, task=node, on=on)
+
+    async def resume_break(self, flow_key: str, state: Any = None) -> None:
+        """Let a flow go on that waits at a breakpoint, at the one reached first. FlowConflict where there is none."""
+        await self._ask(ForemanApi.resume_break, flow_key=flow_key, state=_overrides(state))
+
     async def list(
         self,
         status: FlowStatus | None = None,
@@ -222,6 +276,10 @@ class Flows:
     async def remove_shard(self, shard: int) -> None:
         """Forget a shard for good. ShardInUse (409) unless it is drained: cordoned, and no flow on it is open."""
         await self._ask(ForemanApi.remove_shard, shard=shard)
+
+
+def _overrides(state: Any) -> bytes:
+    return encode_fields(overrides_of(state))
 
 
 def _query(

@@ -20,16 +20,19 @@ from typing import Any, NamedTuple, overload
 from mbactor import observe
 from mbactor.errors import Unavailable
 from mbactor.foreman.store.operations import (
+    BreakBefore,
     Cancel,
     Changed,
     Claim,
     Claimed,
     Committed,
+    ContinueThread,
     Create,
     Created,
     Delete,
     Enrol,
     Extend,
+    Fork,
     Operation,
     Purge,
     Reap,
@@ -37,6 +40,8 @@ from mbactor.foreman.store.operations import (
     Release,
     Result,
     Resume,
+    ResumeBreak,
+    Rewind,
     Settle,
     Settled,
     Start,
@@ -81,7 +86,11 @@ class Committer:
     @overload
     async def commit(self, operation: Create) -> Created: ...
     @overload
-    async def commit(self, operation: Start | Resume | Cancel | Delete) -> Changed: ...
+    async def commit(
+        self, operation: Start | Resume | Cancel | Delete | Rewind | BreakBefore | ResumeBreak
+    ) -> Changed: ...
+    @overload
+    async def commit(self, operation: Fork | ContinueThread) -> Created | Changed: ...
     @overload
     async def commit(self, operation: Claim) -> Claimed: ...
     @overload

@@ -35,6 +35,7 @@ from mbactor.foreman.model.state import Fields, decode_all, decode_fields, encod
 from mbactor.foreman.model.status import FlowStatus
 from mbactor.foreman.news import Exchange, News
 from mbactor.foreman.reader import Reader
+from mbactor.foreman.recovery import Recovery
 from mbactor.foreman.step import Head, Held
 from mbactor.foreman.store.operations import (
     Cancel,
@@ -108,6 +109,7 @@ class Engine:
         self.committer = Committer(store, self._landed, commit_each=commit_each)
         self.graphs = Graphs(store, host)
         self._reader = Reader(store, self.graphs)
+        self.recovery = Recovery(store, self.committer, self.graphs, self._reader, self._key, self._judge)
         self._waiters = Waiters(store, poll_interval)
         self.news = Exchange(self.name, store.shard)
         self._runners: list[Runner] = []

@@ -50,6 +50,14 @@ def parks_answered(data: bytes | None, answer: bytes | None, error: bytes | None
     return _encoder.encode((*records[:index], record, *records[index + 1 :]))
 
 
+def parks_reopened(data: bytes | None, back: int) -> bytes:
+    """The records of a step that waits again for a flow it called, the one so many from the last (1: the last)."""
+    records = decode_parks(data)
+    places = [index for index, record in enumerate(records) if record.kind == "subgraph"]
+    place = places[-back]
+    return _encoder.encode((*records[:place], ParkRecord("subgraph", records[place].workflow)))
+
+
 def _owned(record: ParkRecord) -> ParkRecord:
     if record.answer is msgspec.UNSET:
         return record

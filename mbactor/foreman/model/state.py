@@ -137,6 +137,18 @@ def initial_state(value: Any) -> Fields:
     return apply({}, decode_fields(text))
 
 
+def overrides_of(value: Any) -> Fields:
+    """What a mapping, Struct, dataclass or None changes of a state: as `initial_state`, but null deletes a field."""
+    if isinstance(value, Mapping):
+        return {check_name(name): encode_value(item, f"state.{name}") for name, item in value.items()}
+    text = bytes(encode_value(value, "state"))
+    if value is None:
+        return {}
+    if not text.startswith(b"{"):
+        raise InvalidState(f"a state is an object with named fields, got {type(value).__name__}")
+    return decode_fields(text)
+
+
 def check_name(name: Any) -> str:
     """The field's name, refused where it could not be stored."""
     if not isinstance(name, str):

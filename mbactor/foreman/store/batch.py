@@ -15,16 +15,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from mbactor.foreman.store import flows, keeping, leases, roll
+from mbactor.foreman.store import breakpoints, flows, keeping, leases, recovery, roll
 from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.operations import (
+    BreakBefore,
     Cancel,
     Claim,
     Committed,
+    ContinueThread,
     Create,
     Delete,
     Enrol,
     Extend,
+    Fork,
     Operation,
     Purge,
     Reap,
@@ -32,6 +35,8 @@ from mbactor.foreman.store.operations import (
     Release,
     Result,
     Resume,
+    ResumeBreak,
+    Rewind,
     Settle,
     Start,
 )
@@ -43,6 +48,11 @@ _ONE_BY_ONE: tuple[tuple[type[Operation], Callable[[Transaction, Any], Awaitable
     (Resume, flows.resume),
     (Cancel, flows.cancel),
     (Delete, keeping.delete),
+    (Rewind, recovery.rewind_flow),
+    (Fork, recovery.fork),
+    (ContinueThread, recovery.continue_thread),
+    (BreakBefore, breakpoints.break_before),
+    (ResumeBreak, breakpoints.resume_break),
     (Purge, keeping.purge),
     (Reap, keeping.reap),
     (Extend, leases.extend),
@@ -56,8 +66,7 @@ _ONE_BY_ONE: tuple[tuple[type[Operation], Callable[[Transaction, Any], Awaitable
 
 async def apply_batch(db: Db, batch: Sequence[Operation]) -> Committed:
     """Apply the batch within the transaction that is open. Whoever opened it commits, or undoes all on an error."""
-    flow_count = sum(isinstance(one, Create) or (isinstance(one, Settle) and one.child is not None) for one in batch)
-    tx = Transaction(db, await db.begin(batch, sum(map(_steps_of, batch)), flow_count))
+    tx = Transaction(db, await db.begin(batch, sum(map(_steps_of, batch)), sum(map(_flows_of, batch))))
     outcomes = _of_kind(batch, Settle)
     new = _of_kind(batch, Create)
     graphs = {one.graph_hash: one.graph for one in new.values()}
@@ -86,4 +95,11 @@ def _steps_of(one: Operation) -> int:
     """How many steps the operation may insert at most."""
     if isinstance(one, Settle):
         return len(one.successors) + (one.arrival is not None) + (one.child is not None)
-    return isinstance(one, Create)
+    return one.steps if isinstance(one, Fork) else isinstance(one, Create | ContinueThread)
+
+
+def _flows_of(one: Operation) -> int:
+    """How many flows the operation may insert at most."""
+    if isinstance(one, Settle):
+        return one.child is not None
+    return one.flows if isinstance(one, Fork) else isinstance(one, Create | ContinueThread)

@@ -20,7 +20,7 @@ there, PostgreSQL as one statement over arrays. Types of their values are those 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,11 +59,15 @@ class Insert:
 
 
 class Begun(msgspec.Struct, frozen=True, gc=False):
-    """An open transaction: the database's time in Unix seconds, and the ids it has set aside, rising."""
+    """An open transaction: the database's time in Unix seconds, and the ids it has set aside, rising.
+
+    `breakpoints`: of those flows whose steps the batch settles and whose root has some, the root's.
+    """
 
     now: float
     step_ids: Sequence[int]
     flow_ids: Sequence[int]
+    breakpoints: Mapping[int, bytes] = {}
 
 
 class Db(Protocol):

@@ -57,8 +57,8 @@ FENCED = """SELECT status, caller_id, delete_at FROM mbactor_flow WHERE id = ? A
 
 _PARENT = """SELECT flow_id FROM mbactor_step WHERE id = (SELECT caller_id FROM mbactor_flow WHERE id = ?)"""
 
-_WAITING = f"""SELECT id, token, flow_id, parks FROM mbactor_step WHERE status = 'interrupted' AND flow_id IN ({_TREE})
-    ORDER BY updated_at, id"""
+_WAITING = f"""SELECT id, token, flow_id, parks, at_breakpoint = 1 FROM mbactor_step
+    WHERE status = 'interrupted' AND flow_id IN ({_TREE}) ORDER BY updated_at, id"""
 
 _ANSWER = """UPDATE mbactor_step SET status = 'pending', parks = ?, not_before = ?, worker = NULL, updated_at = ?
     WHERE id = ? AND status = 'interrupted'"""
@@ -128,7 +128,7 @@ async def interrupt_tree(tx: Transaction, flow_id: int) -> None:
 
 async def start(tx: Transaction, one: Start) -> Changed:
     """Move a created flow to running and make its entry step due."""
-    refused, flows = await _tree(tx, one.flow_id, one.token, {"created"})
+    refused, flows = await tree(tx, one.flow_id, one.token, {"created"})
     if refused is not None:
         return refused
     query = "UPDATE mbactor_flow SET status = 'running', started_at = ?, updated_at = ? WHERE id = ?"
@@ -141,27 +141,38 @@ async def start(tx: Transaction, one: Start) -> Changed:
 
 async def resume(tx: Transaction, one: Resume) -> Changed:
     """Answer one interrupted step of the tree and make it due."""
-    refused, flows = await _tree(tx, one.flow_id, one.token, {"interrupted"})
+    refused, flows = await tree(tx, one.flow_id, one.token, {"interrupted"})
     if refused is not None:
         return refused
-    waiting = await tx.db.rows(_WAITING, one.flow_id, one.flow_id)
+    rows = await tx.db.rows(_WAITING, one.flow_id, one.flow_id)
+    waiting = [row for row in rows if not row[4]]
     if one.step_id is not None:
         waiting = [row for row in waiting if (row[0], row[1]) == (one.step_id, one.step_token)]
     if not waiting:
-        return Changed(False, "interrupted", flows, "the step waits for no answer")
-    step_id, _, flow_id, parks = waiting[0]
+        known = {(row[0], row[1]) for row in rows}
+        at_breakpoint = bool(known) if one.step_id is None else (one.step_id, one.step_token) in known
+        detail = "the step waits for no answer"
+        if at_breakpoint:
+            detail = "it waits at a breakpoint; resume_break lets it go on"
+        return Changed(False, "interrupted", flows, detail)
+    step_id, _, flow_id, parks, _ = waiting[0]
     await tx.db.count(_ANSWER, parks_answered(parks, one.answer), tx.now, tx.now, step_id)
+    await go_on(tx, flow_id)
+    return Changed(True, "running", flows)
+
+
+async def go_on(tx: Transaction, flow_id: int) -> None:
+    """A step of this flow waits no longer: nor do the flow and those above it, where nothing else of theirs does."""
     above: int | None = flow_id
     while above is not None:
         await tx.db.count(_GO_ON, tx.now, above)
         rows = await tx.db.rows(_PARENT, above)
         above = rows[0][0] if rows else None
-    return Changed(True, "running", flows)
 
 
 async def cancel(tx: Transaction, one: Cancel) -> Changed:
     """End every flow of the tree that has not ended, steps first."""
-    refused, flows = await _tree(tx, one.flow_id, one.token, {"created", "running", "interrupted"})
+    refused, flows = await tree(tx, one.flow_id, one.token, {"created", "running", "interrupted"})
     if refused is not None:
         return refused
     query = """UPDATE mbactor_step SET status = 'cancelled', lease_expires = NULL, updated_at = ?
@@ -171,7 +182,7 @@ async def cancel(tx: Transaction, one: Cancel) -> Changed:
     return Changed(True, "cancelled", flows)
 
 
-async def _tree(tx: Transaction, flow_id: int, token: str, allowed: set[str]) -> tuple[Changed | None, tuple[int, ...]]:
+async def tree(tx: Transaction, flow_id: int, token: str, allowed: set[str]) -> tuple[Changed | None, tuple[int, ...]]:
     """The flows of the tree, root first; or the refusal."""
     rows = await tx.db.rows(FENCED, flow_id, token)
     if not rows:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from mbactor.foreman.store.breakpoints import pause
 from mbactor.foreman.store.dialect import Update
 from mbactor.foreman.store.operations import Claim, Claimed, Extend, Recover, Release
 from mbactor.foreman.store.rows import FlowRow, StepRow
@@ -32,7 +33,11 @@ _RELEASE = f"{_GIVE_BACK} WHERE status = 'running' AND lease_expires IS NOT NULL
 _RECOVER = f"""{_GIVE_BACK} WHERE id IN
     (SELECT id FROM mbactor_step WHERE status = 'running' AND lease_expires <= ? <skip locked>)"""
 
-_FLOWS = f"SELECT {', '.join(FLOW_COLUMNS)} FROM mbactor_flow WHERE id IN (<ids>)"
+# The breakpoints of a tree stand on its root.
+_BREAKPOINTS = """CASE WHEN flow.root_id IS NULL THEN flow.breakpoints
+    ELSE (SELECT root.breakpoints FROM mbactor_flow AS root WHERE root.id = flow.root_id) END"""
+_COLUMNS = ", ".join(_BREAKPOINTS if name == "breakpoints" else f"flow.{name}" for name in FLOW_COLUMNS)
+_FLOWS = f"SELECT {_COLUMNS} FROM mbactor_flow AS flow WHERE flow.id IN (<ids>)"
 
 
 async def claim(tx: Transaction, one: Claim) -> Claimed:
@@ -47,8 +52,9 @@ async def claim(tx: Transaction, one: Claim) -> Claimed:
         if len(steps) >= one.limit:
             break
     flow_ids = sorted({step.flow_id for step in steps})
-    found = await tx.db.rows(_FLOWS, flow_ids) if steps else []
-    return Claimed(tuple(steps), {row[0]: FlowRow(*row) for row in found}, await _next_due(tx), tx.now)
+    flows = {row[0]: FlowRow(*row) for row in await tx.db.rows(_FLOWS, flow_ids)} if steps else {}
+    paused = await pause(tx, steps, flows)
+    return Claimed(tuple(step for step in steps if step.id not in paused), flows, await _next_due(tx), tx.now)
 
 
 async def _next_due(tx: Transaction) -> float | None:

@@ -8,9 +8,13 @@ result: it never fails its batch.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from mbactor.foreman.store.rows import FlowFilter, FlowRow, Json, StepRow
+
+RewindKind = Literal["restart", "restart_from", "recover", "retry"]
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -196,9 +200,71 @@ class Enrol(msgspec.Struct, frozen=True, gc=False):
     changing: bool = False
 
 
+class Rewind(msgspec.Struct, frozen=True, gc=False):
+    """Run steps of a flow again, in place. The result is a `Changed`.
+
+    restart: the entry step. restart_from: the step that is named. recover: all that failed. retry: what failed last.
+    """
+
+    how: RewindKind
+    flow_id: int
+    token: str = ""
+    step_id: int = 0
+    step_token: str = ""
+    inputs: dict[int, Json] = {}
+    """Step -> its input, where it is to have another than before. Then the steps must still be exactly these."""
+
+
+class Fork(msgspec.Struct, frozen=True, gc=False):
+    """A new flow that goes on from a step of one that has ended. The result is a `Created` or a `Changed`."""
+
+    flow_id: int
+    step_id: int
+    step_token: str
+    steps: int
+    flows: int
+    """How many rows it may insert."""
+    input: Json | None = None
+    trace_parent: str | None = None
+
+
+class ContinueThread(msgspec.Struct, frozen=True, gc=False):
+    """A new flow of a thread, after its latest has completed. The result is a `Created` or a `Changed`."""
+
+    flow_id: int
+    """The flow that the thread began with."""
+    latest_id: int
+    """What the entry's state has been made of."""
+    token: str
+    entry: NewStep
+    trace_parent: str | None = None
+
+
+class BreakBefore(msgspec.Struct, frozen=True, gc=False):
+    """Have a flow, and those it calls, pause before steps of a node, or no longer. The result is a `Changed`."""
+
+    flow_id: int
+    token: str
+    node: str
+    on: bool
+
+
+class ResumeBreak(msgspec.Struct, frozen=True, gc=False):
+    """Let a step go on that waits at a breakpoint. The result is a `Changed`."""
+
+    flow_id: int
+    token: str
+    step_id: int
+    input: Json | None = None
+
+
+NAMING = (Settle, Start, Resume, Cancel, Delete, Rewind, Fork, ContinueThread, BreakBefore, ResumeBreak)
+"""The operations that are about a flow which they name."""
+
 Operation = (
     Settle | Create | Start | Resume | Cancel | Delete | Claim | Extend | Release | Recover | Purge | Reap | Enrol
-)
+    | Rewind | Fork | ContinueThread | BreakBefore | ResumeBreak
+)  # fmt: skip
 
 
 # --- results ---------------------------------------------------------------------------------------------

@@ -18,23 +18,14 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
+import msgspec
 
 from mbactor import observe, offload
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import listing, reads, roll, schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
-from mbactor.foreman.store.operations import (
-    Cancel,
-    Committed,
-    Delete,
-    Extend,
-    Operation,
-    Release,
-    Resume,
-    Settle,
-    Start,
-)
+from mbactor.foreman.store.operations import NAMING, Committed, Extend, Operation, Release
 from mbactor.foreman.store.postgres_text import EXPECTED, TYPES, given_rows, insert_of, shown_url, text_of, update_of
 from mbactor.foreman.store.sql import Query, SqlStore
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
@@ -50,7 +41,7 @@ TRIES_AT_A_READ = CONNECTIONS + 1
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 _COLLIDED = ("40001", "40P01")
 _ONE_STATEMENT: frozenset[object] = frozenset(
-    {reads.graph, reads.flow, reads.statuses, reads.called, reads.step, reads.steps,
+    {reads.graph, reads.flow, reads.statuses, reads.called, reads.step, reads.steps, reads.latest_of_thread,
      reads.interrupted, reads.keyed, roll.roll, roll.standing, listing.progress, listing.tokens, listing.fingerprint}
 )  # fmt: skip
 """Queries that see one moment without a transaction around them."""
@@ -292,13 +283,17 @@ def _told(error: BaseException) -> StoreTrouble | Unstorable:
     return StoreTrouble(f"the database is in trouble: {name}: {str(error).splitlines()[0] if str(error) else ''}")
 
 
-_LOCK = """WITH tree AS MATERIALIZED (SELECT id FROM mbactor_flow
+# The breakpoints come from the locked rows: what was committed while this waited for the lock is seen.
+_LOCK = """WITH tree AS MATERIALIZED (SELECT id, breakpoints FROM mbactor_flow
         WHERE id IN (SELECT coalesce(root_id, id) FROM mbactor_flow WHERE id = ANY($1::bigint[]))
         ORDER BY id FOR UPDATE)
     SELECT (SELECT count(*) FROM tree), extract(epoch FROM clock_timestamp())::float8,
         ARRAY(SELECT nextval('mbactor_step_id') FROM generate_series(1, $2::int)),
         ARRAY(SELECT nextval('mbactor_flow_id') FROM generate_series(1, $3::int)),
-        pg_current_xact_id()::text::bigint"""
+        pg_current_xact_id()::text::bigint,
+        (SELECT json_object_agg(flow.id, convert_from(tree.breakpoints, 'UTF8')::json)::text FROM tree
+            JOIN mbactor_flow AS flow ON flow.id = tree.id OR flow.root_id = tree.id
+            WHERE tree.breakpoints IS NOT NULL)"""
 
 
 class PostgresDb:
@@ -311,8 +306,10 @@ class PostgresDb:
 
     async def begin(self, batch: Sequence[Operation], steps: int, flows: int) -> Begun:
         named = await _flows_of(self, batch)
-        _, now, step_ids, flow_ids, self.number = await self._connection.fetchrow(_LOCK, sorted(named), steps, flows)
-        return Begun(now, step_ids, flow_ids)
+        row = await self._connection.fetchrow(_LOCK, sorted(named), steps, flows)
+        _, now, step_ids, flow_ids, self.number, breakpoints = row
+        found = msgspec.json.decode(breakpoints, type=dict[int, msgspec.Raw]) if breakpoints is not None else {}
+        return Begun(now, step_ids, flow_ids, {flow_id: bytes(nodes) for flow_id, nodes in found.items()})
 
     async def rows(self, query: str, *values: Any) -> list[Row]:
         return list(map(tuple, await self._connection.fetch(text_of(query), *values)))
@@ -332,7 +329,7 @@ class PostgresDb:
 
 async def _flows_of(db: Db, batch: Sequence[Operation]) -> set[int]:
     """The flows that the batch names, by themselves or by steps of theirs."""
-    named = {one.flow_id for one in batch if isinstance(one, Settle | Start | Resume | Cancel | Delete)}
+    named = {one.flow_id for one in batch if isinstance(one, NAMING)}
     step_ids = [step_id for one in batch if isinstance(one, Extend) for step_id, _ in one.steps]
     step_ids += [step_id for one in batch if isinstance(one, Release) for step_id in one.steps or ()]
     if step_ids:

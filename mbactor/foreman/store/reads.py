@@ -48,6 +48,12 @@ class _Member(NamedTuple):
     changes: Json | None
 
 
+LATEST = """SELECT id, status FROM mbactor_flow WHERE (id = ? OR thread_id = ?) AND root_id IS NULL
+    AND forked_from IS NULL AND delete_at IS NULL AND NOT (delete_on_completion = 1 AND status = 'completed')
+    ORDER BY id DESC LIMIT 1"""
+"""The flow of a thread that the next one continues, by the id of the flow that it began with, given twice."""
+
+
 async def graph(db: Db, graph_hash: str) -> Json | None:
     rows = await db.rows("SELECT graph FROM mbactor_graph WHERE hash = ?", graph_hash)
     return rows[0][0] if rows else None
@@ -78,6 +84,11 @@ async def called(db: Db, flow_id: int) -> list[FlowRow]:
 async def step(db: Db, step_id: int) -> StepRow | None:
     rows = await db.rows(f"SELECT {_STEP} FROM mbactor_step WHERE id = ?", step_id)
     return StepRow(*rows[0]) if rows else None
+
+
+async def latest_of_thread(db: Db, anchor_id: int) -> int | None:
+    rows = await db.rows(LATEST, anchor_id, anchor_id)
+    return rows[0][0] if rows else None
 
 
 async def steps(db: Db, flow_id: int) -> list[StepRow]:

@@ -36,6 +36,8 @@ class FlowRow(msgspec.Struct, frozen=True, gc=False):
     started_at: float | None
     updated_at: float
     delete_at: float | None = None
+    forked_from: int | None = None
+    breakpoints: Json | None = None
 
 
 class StepRow(msgspec.Struct, frozen=True, gc=False):
@@ -73,6 +75,7 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     created_at: float
     started_at: float | None
     updated_at: float
+    at_breakpoint: int = 0
 
 
 class FlowFilter(msgspec.Struct, frozen=True, gc=False):

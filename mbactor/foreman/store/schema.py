@@ -22,7 +22,9 @@ Times are Unix seconds by the database's clock, JSON is UTF-8 text in binary col
 fan-out a branch belongs to (NULL on the trunk); `cohort_size`, `cohort_arrivals`, `cohort_failures` and
 `cohort_depth` stand on that step. `parks` lists the interrupts of a step and the flows it called, with their
 answers; `payloads` has the questions of its interrupts, the one that waits last. `caller_id` is the step that called a
-flow, `root_id` the flow it all began with (both NULL for a flow that nobody called).
+flow, `root_id` the flow it all began with (both NULL for a flow that nobody called). `forked_from` is the step whose
+fork a flow is. `breakpoints` of a root lists the nodes before which its tree pauses; `at_breakpoint` of a step is 1
+while it waits at one, 2 once it has been let go on.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ _FLOW = {
     "started_at": "float",
     "updated_at": "float NOT NULL",
     "delete_at": "float",
+    "forked_from": "int",
+    "breakpoints": "json",
 }
 
 _STEP = {
@@ -95,6 +99,7 @@ _STEP = {
     "created_at": "float NOT NULL",
     "started_at": "float",
     "updated_at": "float NOT NULL",
+    "at_breakpoint": "int NOT NULL DEFAULT 0",
 }
 
 TABLES: dict[str, dict[str, str]] = {
@@ -120,6 +125,7 @@ CREATE INDEX mbactor_flow_fairness ON mbactor_flow (fairness_key, created_at, id
 CREATE INDEX mbactor_flow_priority ON mbactor_flow (priority, created_at, id) WHERE priority <> 100;
 CREATE INDEX mbactor_flow_updated ON mbactor_flow (updated_at) WHERE updated_at > created_at;
 CREATE INDEX mbactor_flow_delete ON mbactor_flow (delete_at) WHERE delete_at IS NOT NULL;
+CREATE INDEX mbactor_flow_breakpoints ON mbactor_flow (id) WHERE breakpoints IS NOT NULL;
 CREATE INDEX mbactor_step_flow ON mbactor_step (flow_id);
 CREATE INDEX mbactor_step_pending ON mbactor_step (priority, not_before, id) WHERE status = 'pending';
 CREATE INDEX mbactor_step_lease ON mbactor_step (lease_expires) WHERE status = 'running';

@@ -56,6 +56,9 @@ class SqlStore(ABC):
     async def progress(self, flow_ids: Sequence[int]) -> dict[int, Progress]:
         return await self._read(listing.progress, flow_ids)
 
+    async def latest_of_thread(self, anchor_id: int) -> int | None:
+        return await self._read(reads.latest_of_thread, anchor_id)
+
     async def fingerprint(self, flow_id: int) -> Fingerprint | None:
         return await self._read(listing.fingerprint, flow_id)
 

@@ -23,7 +23,8 @@ from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
-from mbactor.foreman.store.operations import Committed, Operation
+from mbactor.foreman.store.operations import Committed, Operation, Settle
+from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.sql import Query, SqlStore
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
 
@@ -54,6 +55,11 @@ async def run_in_driver(
     with offload.busy():
         work: Callable[..., Awaitable[T]] = connection._execute  # noqa: SLF001
         return await work(function, connection._conn, *args, **kwargs)  # noqa: SLF001
+
+
+_ANY_BREAKPOINT = "SELECT 1 FROM mbactor_flow WHERE breakpoints IS NOT NULL LIMIT 1"
+_BREAKPOINTS = """SELECT flow.id, root.breakpoints FROM mbactor_flow AS flow JOIN mbactor_flow AS root
+    ON root.id = coalesce(flow.root_id, flow.id) WHERE flow.id IN (<ids>) AND root.breakpoints IS NOT NULL"""
 
 
 class SqliteStore(SqlStore):
@@ -127,9 +133,13 @@ class SqliteDb:
     def __init__(self, raw: sqlite3.Connection) -> None:
         self._raw = raw
 
-    async def begin(self, batch: Sequence[Operation], steps: int, flows: int) -> Begun:  # noqa: ARG002 - all is locked
+    async def begin(self, batch: Sequence[Operation], steps: int, flows: int) -> Begun:
         (now,) = self._raw.execute("SELECT mbactor_now()").fetchone()
-        return Begun(now, self._reserve("step_id", steps), self._reserve("flow_id", flows))
+        breakpoints: dict[int, Json] = {}
+        if self._raw.execute(_ANY_BREAKPOINT).fetchone() is not None:
+            flow_ids = sorted({one.flow_id for one in batch if isinstance(one, Settle)})
+            breakpoints = dict(await self.rows(_BREAKPOINTS, flow_ids))
+        return Begun(now, self._reserve("step_id", steps), self._reserve("flow_id", flows), breakpoints)
 
     def _reserve(self, counter: str, count: int) -> range:
         if not count:

@@ -73,6 +73,10 @@ class Store(Protocol):
         """How far each of these flows has come."""
         ...
 
+    async def latest_of_thread(self, anchor_id: int) -> int | None:
+        """The flow that the next turn of a thread goes on from, by the id of the one that it began with."""
+        ...
+
     async def fingerprint(self, flow_id: int) -> Fingerprint | None:
         """What changes whenever something happens in the flow, in one statement."""
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mbactor.foreman.parks import parks_answered
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
 from mbactor.foreman.store.operations import FlowEnd, Inserted, NewStep, Stopped
@@ -38,6 +40,11 @@ _BANDS = """WITH RECURSIVE band (priority) AS (
     FROM band WHERE priority IS NOT NULL ORDER BY priority"""
 
 
+def nodes_of(breakpoints: Json | None) -> frozenset[str]:
+    """The nodes that a row's `breakpoints` lists."""
+    return frozenset(msgspec.json.decode(breakpoints, type=list[str])) if breakpoints is not None else frozenset()
+
+
 class Transaction:
     """One open transaction. Lives for the length of a batch."""
 
@@ -48,6 +55,7 @@ class Transaction:
         self._rows: list[Row] = []
         self._step_ids = iter(begun.step_ids)
         self._flow_ids = iter(begun.flow_ids)
+        self._breakpoints = {flow_id: nodes_of(text) for flow_id, text in begun.breakpoints.items()}
 
     def step_id(self) -> int:
         """The next id for a step; above that of any step committed before."""
@@ -66,7 +74,12 @@ class Transaction:
         *,
         step_id: int | None = None,
     ) -> Inserted:
-        """Put a step on the list of inserts; running and leased at once where it is handed off."""
+        """Put a step on the list of inserts; running and leased at once where it is handed off.
+
+        Before a breakpoint nothing is handed off: who claims the step makes it wait.
+        """
+        if new.lease is not None and self._breakpoints and new.node in self._breakpoints.get(flow_id, ()):
+            new = msgspec.structs.replace(new, lease=None)
         now, lease = self.now, new.lease
         if step_id is None:
             step_id = self.step_id()

@@ -1,0 +1,211 @@
+"""What becomes of a tree of flows when steps of it are to run again (pure).
+
+    rewound = rewind(flows, steps, [failed.id])
+
+The steps run again with the input they had. All that followed from them goes, and so do the flows that they, or what
+goes, had called. The flows above wait again for those below, and each cohort counts its branches anew. What stays has
+every step that its input is folded from: with a step go all that follow it, the fan-in of its cohort too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+
+class StepPlace(msgspec.Struct, frozen=True, gc=False):
+    """A step, as far as its place among the others goes."""
+
+    id: int
+    flow_id: int
+    status: str
+    predecessor_id: int | None = None
+    successor_id: int | None = None
+    spawn_id: int | None = None
+    ordinal: int = 0
+    cohort_id: int | None = None
+    cohort_size: int = 0
+    cohort_arrivals: int = 0
+    cohort_failures: int = 0
+
+
+class FlowPlace(msgspec.Struct, frozen=True, gc=False):
+    """A flow, as far as its place in the tree goes."""
+
+    id: int
+    status: str
+    caller_id: int | None = None
+
+
+class Rewound(msgspec.Struct, frozen=True):
+    """What is to be written."""
+
+    again: tuple[int, ...]
+    """Steps that run again."""
+    waiting: dict[int, int]
+    """Step -> the flow it called and waits for again."""
+    gone_steps: frozenset[int]
+    """Steps of the flows that stay."""
+    gone_flows: frozenset[int]
+    """Flows that go with all their steps."""
+    loose: tuple[int, ...]
+    """Steps that stay and are not followed by anything any more."""
+    counts: dict[int, tuple[int, int]]
+    """Step that spawned a cohort -> arrivals and failures, where they are others than before."""
+    statuses: dict[int, str]
+    """Flow that goes on -> its status."""
+
+
+class _Tree:
+    def __init__(self, flows: Iterable[FlowPlace], steps: Iterable[StepPlace]) -> None:
+        self.flows = {flow.id: flow for flow in flows}
+        self.steps = {step.id: step for step in steps}
+        self.after: defaultdict[int, list[int]] = defaultdict(list)
+        self.fan_ins: dict[int, int] = {}
+        self.called: defaultdict[int, list[int]] = defaultdict(list)
+        self.within: defaultdict[int, list[int]] = defaultdict(list)
+        for step in self.steps.values():
+            if step.predecessor_id is not None:
+                self.after[step.predecessor_id].append(step.id)
+            self.within[step.flow_id].append(step.id)
+            if step.cohort_id is not None:
+                self.fan_ins[step.cohort_id] = step.id
+        for flow in self.flows.values():
+            if flow.caller_id is not None:
+                self.called[flow.caller_id].append(flow.id)
+
+    def below(self, step_id: int) -> set[int]:
+        """All that follow a step in its flow."""
+        found: set[int] = set()
+        todo = [step_id]
+        while todo:
+            for one in self._following(todo.pop()):
+                if one not in found:
+                    found.add(one)
+                    todo.append(one)
+        return found
+
+    def _following(self, step_id: int) -> Iterable[int]:
+        yield from self.after[step_id]
+        # The fan-in of a cohort has one of its branches before it in the chain, and follows from all.
+        spawn_id = self.steps[step_id].spawn_id
+        while spawn_id is not None:
+            if spawn_id in self.fan_ins:
+                yield self.fan_ins[spawn_id]
+            spawn_id = self.steps[spawn_id].spawn_id
+
+    def callers(self, step_id: int) -> Iterable[tuple[int, int]]:
+        """(step, the flow it called) for each flow above that of a step, nearest first."""
+        flow = self.flows[self.steps[step_id].flow_id]
+        while flow.caller_id is not None:
+            yield flow.caller_id, flow.id
+            flow = self.flows[self.steps[flow.caller_id].flow_id]
+
+    def with_called(self, flow_ids: Iterable[int]) -> set[int]:
+        """These flows, with all that their steps called."""
+        found: set[int] = set()
+        todo = list(flow_ids)
+        while todo:
+            flow_id = todo.pop()
+            found.add(flow_id)
+            todo += (child for step_id in self.within[flow_id] for child in self.called[step_id])
+        return found
+
+
+def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Collection[int]) -> Rewound:
+    """Have these steps run again. They may be in several branches, or in flows that others called."""
+    tree = _Tree(flows, steps)
+    gone = {below for step_id in step_ids for below in tree.below(step_id)}
+    waiting: dict[int, int] = {}
+    later: set[int] = set()
+    for step_id in step_ids:
+        for caller_id, flow_id in tree.callers(step_id):
+            waiting[caller_id] = flow_id
+            gone |= tree.below(caller_id)
+            later |= {other for other in tree.called[caller_id] if other > flow_id}
+    again = set(step_ids) - gone
+    called = [flow_id for step_id in again | gone for flow_id in tree.called[step_id]]
+    gone_flows = tree.with_called([*called, *later])
+    gone -= {one.id for one in tree.steps.values() if one.flow_id in gone_flows}
+    left = [
+        _as_it_goes_on(one, again, waiting)
+        for one in tree.steps.values()
+        if one.id not in gone and one.flow_id not in gone_flows
+    ]
+    begun = {tree.steps[step_id].flow_id for step_id in (*again, *waiting)}
+    return Rewound(
+        again=tuple(sorted(again)),
+        waiting=waiting,
+        gone_steps=frozenset(gone),
+        gone_flows=frozenset(gone_flows),
+        loose=tuple(one.id for one in left if one.successor_id in gone),
+        counts=_counts(left, begun),
+        statuses=_statuses(tree, left, begun, gone_flows),
+    )
+
+
+def _as_it_goes_on(step: StepPlace, again: Collection[int], waiting: Collection[int]) -> StepPlace:
+    if step.id in again:
+        return msgspec.structs.replace(step, status="pending", successor_id=None, cohort_size=0)
+    if step.id in waiting:
+        return msgspec.structs.replace(step, status="running", successor_id=None, cohort_size=0)
+    return step
+
+
+def _counts(left: list[StepPlace], flows: Collection[int]) -> dict[int, tuple[int, int]]:
+    """Arrivals and failures of the cohorts of these flows, where they are to be corrected."""
+    branches: defaultdict[int, dict[int, StepPlace]] = defaultdict(dict)
+    first: defaultdict[int, int] = defaultdict(int)
+    for step in sorted(left, key=lambda one: one.id):
+        if step.spawn_id is not None:
+            branches[step.spawn_id][step.ordinal] = step  # a branch is where its youngest step is
+            first[step.spawn_id] += step.predecessor_id == step.spawn_id
+    found: dict[int, tuple[int, int]] = {}
+    # An inner cohort has been spawned by a younger step than the one around it.
+    for spawn in sorted(left, key=lambda one: -one.id):
+        if not spawn.cohort_size:
+            continue
+        arrivals, failures = spawn.cohort_size - first[spawn.id], 0
+        for end in branches[spawn.id].values():
+            arrived, failed = _arrival(end, found.get(end.id))
+            arrivals += arrived
+            failures += failed
+        found[spawn.id] = (arrivals, failures)
+    return {
+        one.id: found[one.id]
+        for one in left
+        if one.id in found and one.flow_id in flows and found[one.id] != (one.cohort_arrivals, one.cohort_failures)
+    }
+
+
+def _arrival(end: StepPlace, own: tuple[int, int] | None) -> tuple[bool, bool]:
+    """Whether a branch that ends with this step has arrived at its cohort, and whether as a failed one. `own` are the
+    counts of the cohort that the step has spawned itself, and whose fan-in is not there.
+    """
+    match end.status:
+        case "completed" if own is not None:
+            failed = own[0] >= end.cohort_size and own[1] > 0
+            return failed, failed
+        case "completed" | "cancelled":
+            return True, False
+        case "failed":
+            return True, True
+        case _:
+            return False, False
+
+
+def _statuses(
+    tree: _Tree, left: list[StepPlace], begun: Collection[int], gone_flows: Collection[int]
+) -> dict[int, str]:
+    interrupted = {one.flow_id for one in left if one.status == "interrupted"}
+    found: dict[int, str] = {}
+    # A called flow has been inserted after the flow that its caller is in.
+    for flow_id in sorted(begun, reverse=True):
+        called = (tree.flows[child] for one in left if one.flow_id == flow_id for child in tree.called[one.id])
+        waits = flow_id in interrupted or any(
+            found.get(child.id, child.status) == "interrupted" for child in called if child.id not in gone_flows
+        )
+        found[flow_id] = "interrupted" if waits else "running"
+    return found

@@ -1,0 +1,424 @@
+"""What can be done with a flow that went wrong: restart, recover, retry, fork, continue, breakpoints; on each database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mbactor import seams
+from mbactor.errors import BadRequest, FlowConflict, FlowNotFound, InvalidState
+from mbactor.foreman.model.flow import Flow
+from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.model.outcome import StepRecord
+from mbactor.foreman.model.state import overrides_of
+from tests.foreman.world import World, a_world
+
+pytestmark = pytest.mark.anyio
+
+
+class Broken(Exception):
+    """What a task fails with until it is mended."""
+
+
+def chain(*nodes: str, name: str = "chain") -> Graph:
+    graph = Graph(name)
+    graph.add_transition_chain(*nodes, END)
+    return graph
+
+
+def fan(name: str = "fan", branches: tuple[str, ...] = ("left", "right")) -> Graph:
+    graph = Graph(name)
+    graph.add_transition_fan_out("begin", *branches)
+    for branch in branches:
+        graph.add_transition(branch, "join")
+    graph.set_fan_in("join")
+    graph.add_transition("join", END)
+    return graph
+
+
+class Tasks:
+    """Tasks that note what they read, and fail as long as their name is in `broken`."""
+
+    def __init__(self, *broken: str) -> None:
+        self.broken = set(broken)
+        self.ran: list[str] = []
+
+    def task(self, name: str, **writes: Any) -> Callable[[Flow], None]:
+        def run(flow: Flow) -> None:
+            self.ran.append(name)
+            if name in self.broken:
+                raise Broken(name)
+            flow[name] = flow.get("n", 0)
+            for field, value in writes.items():
+                flow[field] = value
+
+        return run
+
+    def all(self, *names: str) -> dict[str, Callable[[Flow], None]]:
+        return {name: self.task(name) for name in names}
+
+
+async def steps(world: World, key: str) -> dict[str, StepRecord]:
+    return {step.node: step for step in await world.engine.history(key)}
+
+
+async def test_a_failed_flow_goes_on_where_it_failed_with_what_was_corrected(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks("b")
+        key = await world.engine.create(await world.graph(chain("a", "b", "c"), **tasks.all("a", "b", "c")), {"n": 1})
+        assert (await world.engine.wait(key)).status == "failed"
+        tasks.broken.clear()
+        await world.engine.recovery.recover(key, overrides_of({"n": 5}))
+        outcome = await world.engine.wait(key)
+        assert (outcome.status, outcome.state, outcome.error) == ("completed", {"n": 5, "a": 1, "b": 5, "c": 5}, None)
+        assert tasks.ran == ["a", "b", "b", "c"]
+        with pytest.raises(FlowConflict, match="is completed, so it cannot recover: restart or fork"):
+            await world.engine.recovery.recover(key)
+        with pytest.raises(FlowConflict, match="is completed, so it cannot retry"):
+            await world.engine.recovery.retry(key)
+
+
+async def test_restart_forgets_everything_but_the_first_step(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks()
+        graph = await world.graph(chain("a", "b"), **tasks.all("a", "b"))
+        key = await world.engine.create(graph, {"n": 1, "x": 1})
+        await world.engine.wait(key)
+        before = await steps(world, key)
+        await world.engine.recovery.restart(key, overrides_of({"n": 2, "x": None}))
+        outcome = await world.engine.wait(key)
+        assert (outcome.status, outcome.state) == ("completed", {"n": 2, "a": 2, "b": 2})
+        after = await steps(world, key)
+        assert before["a"].step_key == after["a"].step_key
+        assert before["b"].step_key != after["b"].step_key
+        assert tasks.ran == ["a", "b", "a", "b"]
+        with pytest.raises(FlowNotFound):
+            await world.engine.recovery.restart(f"{key[:-1]}{'0' if key[-1] != '0' else '1'}")
+
+
+async def test_a_flow_that_runs_is_not_restarted(database: str) -> None:
+    async with a_world(database, workers=0) as world:
+        key = await world.engine.create(await world.graph(chain("a"), a=lambda _: None))
+        with pytest.raises(FlowConflict, match="is running, so it cannot restart: cancel it first"):
+            await world.engine.recovery.restart(key)
+        await world.engine.cancel(key)
+        await world.engine.recovery.restart(key)
+        world.work()
+        assert (await world.engine.wait(key)).status == "completed"
+
+
+async def test_both_failed_branches_are_recovered_at_once_and_joined(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks("left", "right")
+        key = await world.engine.create(await world.graph(fan(), **tasks.all("begin", "left", "right", "join")))
+        assert (await world.engine.wait(key)).status == "failed"
+        tasks.broken.clear()
+        await world.engine.recovery.recover(key)
+        assert (await world.engine.wait(key)).status == "completed"
+        assert sorted(tasks.ran) == ["begin", "join", "left", "left", "right", "right"]
+
+
+async def test_retry_runs_one_failed_branch_and_the_other_fails_the_flow_again(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks("left", "right")
+        key = await world.engine.create(await world.graph(fan(), **tasks.all("begin", "left", "right", "join")))
+        await world.engine.wait(key)
+        tasks.broken.clear()
+        await world.engine.recovery.retry(key)
+        assert (await world.engine.wait(key)).status == "failed"
+        await world.engine.recovery.retry(key)
+        assert (await world.engine.wait(key)).status == "completed"
+        assert tasks.ran.count("begin") == tasks.ran.count("join") == 1
+
+
+async def test_a_step_of_a_branch_runs_again_and_the_fan_in_anew(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks()
+        key = await world.engine.create(
+            await world.graph(fan(), **tasks.all("begin", "left", "right", "join")), {"n": 1}
+        )
+        await world.engine.wait(key)
+        left = (await steps(world, key))["left"]
+        await world.engine.recovery.restart_from(left.step_key, overrides_of({"n": 7}))
+        outcome = await world.engine.wait(key)
+        assert outcome.state == {"n": 1, "begin": 1, "left": 7, "right": 1, "join": 1}
+        assert [tasks.ran.count(name) for name in ("begin", "left", "right", "join")] == [1, 2, 1, 2]
+
+
+async def test_a_step_that_waits_its_turn_is_not_restarted_from(database: str) -> None:
+    async with a_world(database, workers=0) as world:
+        key = await world.engine.create(await world.graph(chain("a"), a=lambda _: None))
+        step = (await steps(world, key))["a"]
+        with pytest.raises(FlowConflict, match=r"restart from 'a' \(step 1-1\): the step is pending"):
+            await world.engine.recovery.restart_from(step.step_key)
+        await world.engine.cancel(key)
+        with pytest.raises(FlowConflict, match="is cancelled, so it cannot restart from 'a'.*fork"):
+            await world.engine.recovery.restart_from(step.step_key)
+        with pytest.raises(FlowNotFound):
+            await world.engine.recovery.restart_from(step.step_key[:-1] + ("0" if step.step_key[-1] != "0" else "1"))
+
+
+def calls(*, after: bool = True) -> Graph:
+    graph = Graph("outer")
+    graph.add_subgraph("call", "inner")
+    graph.set_entry_point("first")
+    graph.add_transition_chain("first", "call", *(["last"] if after else []), END)
+    return graph
+
+
+async def test_a_step_of_a_called_flow_runs_again_and_its_callers_wait_for_it(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks()
+        await world.graph(chain("p", "q", name="inner"), **tasks.all("p", "q"))
+        key = await world.engine.create(await world.graph(calls(), **tasks.all("first", "last")), {"n": 1})
+        assert (await world.engine.wait(key)).status == "completed"
+        called = (await steps(world, key))["call"].subflow
+        assert called is not None
+        with pytest.raises(BadRequest, match="another flow called it"):
+            await world.engine.recovery.restart(called.flow_key)
+        await world.engine.recovery.restart_from(called.steps[1].step_key, overrides_of({"n": 3}))
+        outcome = await world.engine.wait(key)
+        assert (outcome.status, outcome.state["q"], outcome.state["last"]) == ("completed", 3, 3)
+        assert tasks.ran == ["first", "p", "q", "last", "q", "last"]
+
+
+async def test_what_a_failed_step_had_called_is_called_anew(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks("q")
+        await world.graph(chain("p", "q", name="inner"), **tasks.all("p", "q"))
+        key = await world.engine.create(await world.graph(calls(), **tasks.all("first", "last")))
+        assert (await world.engine.wait(key)).status == "failed"
+        tasks.broken.clear()
+        await world.engine.recovery.recover(key)
+        assert (await world.engine.wait(key)).status == "completed"
+        assert tasks.ran == ["first", "p", "q", "p", "q", "last"]
+        assert await world.sql("SELECT count(*) FROM mbactor_flow") == [(2,)]
+
+
+async def test_a_fork_goes_on_from_a_step_and_leaves_its_origin_alone(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks()
+        key = await world.engine.create(await world.graph(chain("a", "b", "c"), **tasks.all("a", "b", "c")), {"n": 1})
+        origin = await world.engine.wait(key)
+        history = await world.engine.history(key)
+        fork = await world.engine.recovery.fork(history[1].step_key, overrides_of({"n": 2}))
+        outcome = await world.engine.wait(fork)
+        assert outcome.state == {"n": 2, "a": 1, "b": 2, "c": 2}
+        assert await world.engine.snapshot(key) == origin
+        assert await world.engine.history(key) == history
+        assert tasks.ran == ["a", "b", "c", "b", "c"]
+        assert {one.step_key for one in await world.engine.history(fork)}.isdisjoint(one.step_key for one in history)
+        again = await world.engine.recovery.fork((await world.engine.history(fork))[2].step_key)
+        assert (await world.engine.wait(again)).state == outcome.state
+
+
+async def test_a_fork_heals_one_failed_branch_at_a_time(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks("left", "right")
+        key = await world.engine.create(await world.graph(fan(), **tasks.all("begin", "left", "right", "join")))
+        await world.engine.wait(key)
+        tasks.broken.clear()
+        first = await world.engine.recovery.fork((await steps(world, key))["left"].step_key)
+        assert (await world.engine.wait(first)).status == "failed"
+        second = await world.engine.recovery.fork((await steps(world, first))["right"].step_key)
+        assert (await world.engine.wait(second)).status == "completed"
+        assert tasks.ran.count("begin") == tasks.ran.count("join") == 1
+
+
+async def test_a_fork_of_a_cancelled_flow_takes_what_had_not_ended_as_arrived(database: str) -> None:
+    async with a_world(database) as world:
+        stuck = asyncio.Event()
+
+        async def waits(flow: Flow) -> None:
+            await stuck.wait()
+            flow["right"] = 1
+
+        tasks = Tasks()
+        graph = await world.graph(fan(), **tasks.all("begin", "left", "join"), right=waits)
+        key = await world.engine.create(graph)
+
+        async def left_is_done() -> bool:
+            found = (await steps(world, key)).get("left")
+            return found is not None and found.status == "completed"
+
+        await world.until(left_is_done)
+        with pytest.raises(FlowConflict, match=r"is running, so it cannot be forked from 'left'.*cancel it first"):
+            await world.engine.recovery.fork((await steps(world, key))["left"].step_key)
+        await world.engine.cancel(key)
+        fork = await world.engine.recovery.fork((await steps(world, key))["left"].step_key)
+        outcome = await world.engine.wait(fork)
+        assert (outcome.status, outcome.state) == ("completed", {"begin": 0, "left": 0, "join": 0})
+
+
+async def test_a_fork_from_within_a_called_flow_takes_its_callers_along(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks("q")
+        await world.graph(chain("p", "q", name="inner"), **tasks.all("p", "q"))
+        key = await world.engine.create(await world.graph(calls(), **tasks.all("first", "last")))
+        await world.engine.wait(key)
+        called = (await steps(world, key))["call"].subflow
+        assert called is not None
+        tasks.broken.clear()
+        fork = await world.engine.recovery.fork(called.steps[1].step_key)
+        assert (await world.engine.wait(fork)).status == "completed"
+        assert tasks.ran == ["first", "p", "q", "q", "last"]
+        copied = (await steps(world, fork))["call"].subflow
+        assert copied is not None
+        assert copied.flow_key != called.flow_key
+        assert [one.node for one in copied.steps] == ["p", "q"]
+
+
+async def test_the_next_turn_of_a_thread_begins_with_the_last_state(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks()
+        graph = chain("a", name="talk")
+        graph.set_reducer("said", "append")
+        key = await world.engine.create(await world.graph(graph, **tasks.all("a")), {"said": ["hi"], "n": 1})
+        await world.engine.wait(key)
+        turn = await world.engine.recovery.continue_thread(key, overrides_of({"said": ["again"], "n": None}))
+        outcome = await world.engine.wait(turn)
+        assert outcome.state == {"said": ["hi", "again"], "a": 0}
+        results = await asyncio.gather(
+            *(world.engine.recovery.continue_thread(one) for one in (key, turn)), return_exceptions=True
+        )
+        assert sorted(type(one).__name__ for one in results) == ["FlowConflict", "str"]
+
+
+async def test_only_a_completed_thread_is_continued(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks("a")
+        key = await world.engine.create(await world.graph(chain("a"), **tasks.all("a")))
+        await world.engine.wait(key)
+        with pytest.raises(FlowConflict, match="the latest of its thread, is failed and has to complete first"):
+            await world.engine.recovery.continue_thread(key)
+
+
+async def test_a_flow_pauses_before_a_breakpoint_and_goes_on_with_what_was_changed(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks()
+        graph = await world.graph(chain("a", "b", "c"), **tasks.all("a", "b", "c"))
+        key = await world.engine.create(graph, {"n": 1}, start=False)
+        await world.engine.recovery.break_before(key, "b")
+        await world.engine.start(key)
+        outcome = await world.engine.wait(key)
+        assert outcome.status == "interrupted"
+        assert [payload for _, payload in outcome.interrupts] == [{"breakpoint": "b"}]
+        assert tasks.ran == ["a"]
+        with pytest.raises(FlowConflict, match="resume_break lets it go on"):
+            await world.engine.resume(key, {})
+        await world.engine.recovery.resume_break(key, overrides_of({"n": 4}))
+        outcome = await world.engine.wait(key)
+        assert outcome.state == {"n": 4, "a": 1, "b": 4, "c": 4}
+        with pytest.raises(FlowConflict, match="is completed, so it cannot resume_break"):
+            await world.engine.recovery.resume_break(key)
+
+
+async def test_a_breakpoint_holds_in_called_flows_and_may_be_taken_away(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks()
+        await world.graph(chain("p", "q", name="inner"), **tasks.all("p", "q"))
+        key = await world.engine.create(await world.graph(calls(), **tasks.all("first", "last")), start=False)
+        await world.engine.recovery.break_before(key, "p")
+        await world.engine.recovery.break_before(key, "last")
+        await world.engine.start(key)
+        assert [payload for _, payload in (await world.engine.wait(key)).interrupts] == [{"breakpoint": "p"}]
+        await world.engine.recovery.break_before(key, "last", on=False)
+        await world.engine.recovery.resume_break(key)
+        assert (await world.engine.wait(key)).status == "completed"
+        assert tasks.ran == ["first", "p", "q", "last"]
+
+
+async def test_an_interrupt_is_not_answered_by_resume_break(database: str) -> None:
+    async with a_world(database) as world:
+
+        def asks(flow: Flow) -> None:
+            flow["answer"] = flow.interrupt({})
+
+        key = await world.engine.create(await world.graph(chain("a"), a=asks))
+        assert (await world.engine.wait(key)).status == "interrupted"
+        with pytest.raises(FlowConflict, match="an interrupt is answered by resume"):
+            await world.engine.recovery.resume_break(key)
+        await world.engine.recovery.restart(key)
+        assert (await world.engine.wait(key)).status == "interrupted"
+        await world.engine.resume(key, 3)
+        assert (await world.engine.wait(key)).state == {"answer": 3}
+
+
+async def test_what_a_run_brings_after_its_step_was_restarted_is_refused(database: str) -> None:
+    async with a_world(database) as world:
+        left, release = asyncio.Event(), asyncio.Event()
+
+        async def slow(flow: Flow) -> None:
+            flow["run"] = flow.get("n")
+            if not left.is_set():
+                left.set()
+                await release.wait()
+
+        tasks = Tasks()
+        graph = await world.graph(chain("a", "b", "c"), **tasks.all("a", "c"), b=slow)
+        key = await world.engine.create(graph, {"n": 1})
+        await left.wait()
+        await world.engine.recovery.restart_from((await steps(world, key))["a"].step_key, overrides_of({"n": 2}))
+        assert (await world.engine.wait(key)).state == {"n": 2, "a": 2, "run": 2, "c": 2}
+        release.set()
+        await world.engine.store.statuses([1])
+        assert (await world.engine.snapshot(key)).state["run"] == 2
+        assert tasks.ran.count("c") == 1
+
+
+@pytest.mark.parametrize("first", ["recover", "delete", "both at once"])
+async def test_of_recover_and_delete_one_wins(database: str, first: str) -> None:
+    async with a_world(database) as world:
+        key = await world.engine.create(await world.graph(chain("a"), **Tasks("a").all("a")))
+        await world.engine.wait(key)
+        world.kill()  # so that what is recovered does not end before it is deleted
+        recover, delete = world.engine.recovery.recover(key), world.engine.delete(key)
+        if first == "both at once":
+            results = list(await asyncio.gather(recover, delete, return_exceptions=True))
+        else:
+            order = (recover, delete) if first == "recover" else (delete, recover)
+            results = [(await asyncio.gather(one, return_exceptions=True))[0] for one in order]
+            assert results[0] is None
+        assert results.count(None) == 1
+        assert [type(one) for one in results if one is not None] == [FlowConflict]
+
+
+async def test_of_many_recoveries_at_once_one_wins(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks("left", "right")
+        key = await world.engine.create(await world.graph(fan(), **tasks.all("begin", "left", "right", "join")))
+        await world.engine.wait(key)
+        tasks.broken.clear()
+        results = await asyncio.gather(*(world.engine.recovery.recover(key) for _ in range(5)), return_exceptions=True)
+        assert results.count(None) >= 1
+        assert all(one is None or isinstance(one, FlowConflict) for one in results)
+        assert (await world.engine.wait(key)).status == "completed"
+        assert tasks.ran.count("join") == 1
+
+
+async def test_an_operation_that_does_not_land_leaves_the_flow_as_it_was(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks("a")
+        key = await world.engine.create(await world.graph(chain("a"), **tasks.all("a")))
+        before = await world.engine.wait(key)
+        with pytest.raises(InvalidState, match="NUL"):
+            await world.engine.recovery.recover(key, overrides_of({"n": "\0"}))
+        assert await world.engine.snapshot(key) == before
+        tasks.broken.clear()
+        with seams.armed("foreman.commit.before", _trouble(1)):
+            await world.engine.recovery.recover(key)
+        assert (await world.engine.wait(key)).status == "completed"
+
+
+def _trouble(times: int) -> Callable[..., Any]:
+    left = [times]
+
+    async def fail(**_: Any) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise OSError("the connection is gone")
+
+    return fail
