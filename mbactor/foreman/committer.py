@@ -77,6 +77,7 @@ class Committer:
         self._landed = landed
         self._largest = 1 if commit_each else LARGEST_BATCH
         self._queue: deque[_Entry] = deque()
+        self._impatient: set[asyncio.Future[Any]] = set()
         self._room: deque[asyncio.Future[None]] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._closed = False
@@ -84,7 +85,7 @@ class Committer:
     @overload
     async def commit(self, operation: Settle) -> Settled: ...
     @overload
-    async def commit(self, operation: Create) -> Created: ...
+    async def commit(self, operation: Create, *, patient: bool = True) -> Created: ...
     @overload
     async def commit(
         self, operation: Start | Resume | Cancel | Delete | Rewind | BreakBefore | ResumeBreak
@@ -100,8 +101,10 @@ class Committer:
     @overload
     async def commit(self, operation: Release | Recover | Purge | Reap) -> int: ...
 
-    async def commit(self, operation: Operation) -> Any:
+    async def commit(self, operation: Operation, *, patient: bool = True) -> Any:
         """Hand in an operation; its result once it is durable.
+
+        One that is not `patient` fails with `StoreTrouble` where the database does not take it, and is not written.
 
         A caller that is cancelled while its operation still waits takes it back; once it is being written it may land.
         `Unstorable` where it can never be written, `Unavailable` after `close`.
@@ -111,6 +114,11 @@ class Committer:
         if self._closed:
             raise Unavailable("the Foreman has been closed")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if not patient:
+            if self.trouble is not None:
+                raise StoreTrouble(self.trouble.text)
+            self._impatient.add(future)
+            future.add_done_callback(self._impatient.discard)
         self._queue.append((operation, future))
         if self._writing is None:
             # Not in the context of whoever comes first: the batch belongs to many.
@@ -181,6 +189,7 @@ class Committer:
                 if self._closed:
                     _fail(batch, error)
                     return
+                _fail([entry for entry in (*batch, *self._queue) if entry[1] in self._impatient], error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 batch = [entry for entry in batch if not entry[1].done()]

@@ -121,12 +121,19 @@ class Engine:
     # --- life of a flow ------------------------------------------------------------------------------------
 
     async def create(
-        self, workflow: str, state: Any = None, options: FlowOptions | None = None, *, start: bool = True
+        self,
+        workflow: str,
+        state: Any = None,
+        options: FlowOptions | None = None,
+        *,
+        start: bool = True,
+        patient: bool = True,
     ) -> str:
         """Create a flow and return its key once it is durable. With `start=False` it waits for `start`.
 
         InvalidGraph, InvalidState and BadRequest come before anything is written. With an idempotency key, creating
-        again returns the first flow's key.
+        again returns the first flow's key. While the database takes nothing it waits; where it is not `patient`, it
+        fails with `StoreTrouble` and there is no flow.
         """
         self._check_open()
         options = options or FlowOptions()
@@ -140,7 +147,7 @@ class Engine:
         new = self._create(workflow, fields, options, frozen, baggage, thread_id, start, runner)
         await checkpoint("foreman.create.before", workflow=workflow)
         try:
-            created = await self.committer.commit(new)
+            created = await self.committer.commit(new, patient=patient)
         finally:
             if runner is not None:
                 runner.reserve(-1)

@@ -122,7 +122,7 @@ class Foreman(Supervisor):
             # Where there is a bus, others hear by that.
             "listens": passes_on(member.url) and isinstance(self._node.remote.bus, LocalBus),
         }  # fmt: skip
-        return child(Shard, id=f"shard-{member.number}", args=args, backoff=Backoff("1s", "30s"))
+        return child(Shard, id=f"shard-{member.number}", args=args, backoff=Backoff("1s", "10s"))
 
     def _engine(self, store: Store) -> Engine:
         assert self._node is not None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -124,8 +125,18 @@ class Shards:
             first = await self._first(options.idempotency_key, workflow)
             if first is not None:
                 return first
-        engine = self._place(options.idempotency_key) if options.thread_key is None else self.of(options.thread_key)
-        return await engine.create(workflow, state, options, start=start)
+        if options.thread_key is not None:
+            return await self.of(options.thread_key).create(workflow, state, options, start=start)
+        if options.idempotency_key is not None:
+            engine = chosen(self._active(), options.idempotency_key).up()
+            return await engine.create(workflow, state, options, start=start)
+        best = [member for member in self.members.values() if member.takes]
+        while len(best) > 1:
+            engine = best.pop(random.randrange(len(best))).up()
+            with suppress(StoreTrouble):  # nothing of it was written: another may have it
+                return await engine.create(workflow, state, options, start=start, patient=False)
+        (member, *_) = best or [one for one in self._active() if not one.down] or self._active()
+        return await member.up().create(workflow, state, options, start=start)
 
     async def _first(self, idempotency_key: str, workflow: str) -> str | None:
         """The key of the flow that an idempotency key was given to."""
@@ -137,16 +148,12 @@ class Shards:
                 return str(Key(engine.store.shard, row.id, row.token))
         return None
 
-    def _place(self, idempotency_key: str | None) -> Engine:
-        """Where a new flow goes."""
+    def _active(self) -> Sequence[Member]:
+        """The shards that are not cordoned; Unavailable (503) where all are."""
         active = [member for member in self.members.values() if member.state == "active"]
-        if active and idempotency_key is not None:
-            return chosen(active, idempotency_key).up()
-        best = [member for member in active if member.takes] or [member for member in active if not member.down]
-        if not best:
-            states = ", ".join(f"shard {one.number}: {one.down or one.state}" for one in self.members.values())
-            raise Unavailable(f"no shard takes new flows ({states})")
-        return random.choice(best).up()
+        if not active:
+            raise Unavailable(f"no shard takes new flows: {', '.join(map(str, self.members))} are cordoned")
+        return active
 
     async def list(self, query: FlowQuery) -> FlowPage:
         """A page of the flows of all shards, or of the one that is asked for; `notes` has those that do not answer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbactor import Actor, ActorSystem, BadRequest
-from mbactor.errors import FlowNotFound, InvalidSpec, MbactorError, ShardInUse
+from mbactor.errors import FlowNotFound, InvalidSpec, MbactorError, ShardInUse, Unavailable
 from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task, workflow
 from mbactor.foreman.keys import parse_key
 from mbactor.foreman.shards import Member, chosen
 from mbactor.foreman.store.open import is_numbered, open_store, url_of_shard
+from mbactor.seams import armed
 from mbactor.supervisor.topology import load
 from mbactor.testing.postgres import PostgresServer
 
@@ -210,9 +212,7 @@ async def test_a_cordoned_shard_is_drained_and_can_then_be_removed(mbactor: Acto
     assert "no such shard; there are 1, 3" in await refused(flows.cordon(2), 400)
     await flows.cordon(1)
     await flows.cordon(3)
-    assert "no shard takes new flows (shard 1: cordoned, shard 3: cordoned)" in await refused(
-        flows.create(Desk.stamping), 503
-    )
+    assert "no shard takes new flows: 1, 3 are cordoned" in await refused(flows.create(Desk.stamping), 503)
     await flows.uncordon(3)
     assert shard_of(await flows.create(Desk.stamping)) == 3
 
@@ -327,6 +327,35 @@ async def test_a_flow_that_was_put_on_a_shard_as_it_was_removed_is_not_lost(tmp_
         assert (await first.wait(there[0])).status == "interrupted"
 
 
+async def test_workers_that_crash_over_and_over_take_nothing_but_their_shard(
+    mbactor: ActorSystem, tmp_path: Path
+) -> None:
+    flows = await spawn(mbactor, tmp_path, shards=2)
+    waiting = await flows.create(Desk.signing)
+    await flows.wait(waiting)
+    other = 3 - shard_of(waiting)
+    await flows.cordon(shard_of(waiting))
+    crashes: list[float] = []
+
+    async def crash(**_: Any) -> None:
+        crashes.append(asyncio.get_running_loop().time())
+        raise RuntimeError("a fault of the worker")
+
+    with armed("foreman.execute.before", crash):
+        broken = await flows.create(Desk.stamping)
+        assert shard_of(broken) == other
+        await asyncio.sleep(60)
+        assert len(crashes) > 10
+        assert (await flows.snapshot(waiting)).status == "interrupted"
+
+    async def is_done() -> bool:
+        with suppress(Unavailable):
+            return (await flows.snapshot(broken)).status == "completed"
+        return False
+
+    await until(is_done)
+
+
 # --- shards that are down ------------------------------------------------------------------------------------
 
 
@@ -412,6 +441,8 @@ async def test_a_shard_that_goes_down_later_loses_nothing_and_is_told_by_name(
     keys = [(await flows.run(Desk.signing)).flow_key for _ in range(20)]
     there = [key for key in keys if shard_of(key) == 2]
     outage.begin(2)
+    # From the first moment on.
+    assert {shard_of(key) for key in await asyncio.gather(*(flows.create(Desk.stamping) for _ in range(50)))} == {1, 3}
 
     async def is_down() -> bool:
         return "shard 2 is down: " in await refused(flows.snapshot(there[0]), 503)
