@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from mbactor.foreman.model.status import is_terminal
 from mbactor.foreman.store.flows import FENCED
 from mbactor.foreman.store.listing import Condition, conditions, older
 from mbactor.foreman.store.operations import Changed, Delete, FlowEnd, Purge, Reap, Stopped
@@ -25,11 +26,8 @@ GRACE = 60.0
 
 _OPEN = "('created', 'pending', 'running', 'interrupted')"
 
-_TREES = """SELECT id FROM mbactor_flow WHERE id IN (<ids>)
-    UNION ALL SELECT id FROM mbactor_flow WHERE root_id IN (<ids>)"""
-
-_UNENDED = f"""SELECT id FROM mbactor_flow WHERE id IN (<ids>) AND status IN {_OPEN}
-    UNION ALL SELECT id FROM mbactor_flow WHERE root_id IN (<ids>) AND status IN {_OPEN}"""
+_TREES = """SELECT id, status FROM mbactor_flow WHERE id IN (<ids>)
+    UNION ALL SELECT id, status FROM mbactor_flow WHERE root_id IN (<ids>)"""
 
 _CANCEL_STEPS = f"""UPDATE mbactor_step SET status = 'cancelled', lease_expires = NULL, updated_at = ?
     WHERE flow_id IN (<ids>) AND status IN {_OPEN}"""
@@ -87,7 +85,8 @@ async def _oldest(tx: Transaction, all_of: Sequence[Condition], limit: int) -> l
 
 
 async def _mark(tx: Transaction, roots: Sequence[int]) -> None:
-    unended = [row[0] for row in await tx.db.rows(_UNENDED, roots, roots)]
+    # Were the status a condition, PostgreSQL might walk all open flows by it.
+    unended = [flow_id for flow_id, status in await tx.db.rows(_TREES, roots, roots) if not is_terminal(status)]
     if unended:
         await tx.db.count(_CANCEL_STEPS, tx.now, unended)
         await tx.stop_flows({flow_id: FlowEnd("cancelled") for flow_id in unended})
