@@ -237,7 +237,7 @@ def test_watch_ends_when_what_it_was_told_to_watch_has_stopped(shop: Shop) -> No
         (["list", "--status", "done"], 2, "--status"),
         (["resume", "1-1-0123456789abcdef", "--data", "yes"], 2, """needs quotes of its own: --data '"yes"'"""),
         (["list", "--overlay", "x.yaml"], 2, "--overlay goes with --file"),
-        (["list", "--database", "sqlite:///nowhere.db"], 2, "there is no database 'nowhere.db'"),
+        (["list", "--database", "sqlite:///nowhere.db"], 2, "database sqlite:///nowhere.db has no flows"),
         (["list", "--database", "mysql://u:hunter2@h/x"], 2, "expected sqlite:///"),
         (["list", "--database", "postgresql://u:hunter2@127.0.0.1:1/x"], 1, "does not answer"),
     ],
@@ -297,6 +297,8 @@ def test_check_graph_tells_which_open_flows_could_not_go_on(shop: Shop, code: Pa
 
 def test_a_postgres_database_is_worked_on_alike(mbactor_postgres_server: PostgresServer) -> None:
     url = mbactor_postgres_server.fresh()
+    empty = Shop(url, {}).run("list")
+    assert (empty.exit_code, "has no flows: no Foreman has used it" in empty.stderr) == (2, True)
     shop = Shop(url, asyncio.run(fill(url)))
     assert len(shop.json("list")["flows"]) == 4
     assert shop.told("resume", shop.keys["asks"]).endswith("resumed, running\n")

@@ -27,7 +27,7 @@ from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.roll import Roll
 from mbactor.foreman.shards import Member, Shards
 from mbactor.foreman.store.late import LateStore
-from mbactor.foreman.store.open import url_of_shard
+from mbactor.foreman.store.open import is_there, shown_database, url_of_shard
 from mbactor.foreman.store.store import Store
 from mbactor.supervisor.spec import ChildSpec
 
@@ -84,7 +84,9 @@ def operate(where: Where, work: Callable[[Shards], Awaitable[int]]) -> int:
 
 
 async def _with_shards(url: str, count: int, work: Callable[[Shards], Awaitable[int]]) -> int:
-    _check_there(url_of_shard(url, 1))
+    first = url_of_shard(url, 1)
+    if not await is_there(first):
+        raise InvalidSpec(f"{shown_database(first)} has no flows: no Foreman has used it (working in {Path.cwd()})")
     shards = Shards()
     roll = Roll(shards, url, 0.0, _nothing, _nothing)
     await roll.open(count)
@@ -102,13 +104,6 @@ async def _with_shards(url: str, count: int, work: Callable[[Shards], Awaitable[
 
 async def _nothing(_: Member) -> None:
     """No part of a tree is started or stopped for a shard."""
-
-
-def _check_there(url: str) -> None:
-    """To look at a file must not make one."""
-    scheme, _, rest = url.partition("://")
-    if scheme == "sqlite" and rest.startswith("/") and not Path(rest[1:]).exists():
-        raise InvalidSpec(f"there is no database {rest[1:]!r} (from the folder {Path.cwd()}); a Foreman makes it")
 
 
 class _NoHost:

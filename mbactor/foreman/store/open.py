@@ -10,6 +10,7 @@ The driver is imported in the branch that needs it.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store.store import Store
@@ -40,6 +41,29 @@ async def open_store(url: str, shard: int = 1) -> Store:
     # What a URL of another kind holds may be a password.
     given = repr(url) if scheme == "sqlite" or "@" not in url else f"{scheme}://..."
     raise InvalidSpec(f"database {given}: expected {EXPECTED}")
+
+
+async def is_there(url: str) -> bool:
+    """Whether a Foreman has used the database before. To ask makes nothing. Errors as of `open_store`."""
+    scheme, _, rest = url.partition("://")
+    if scheme in {"postgresql", "postgres"}:
+        from mbactor.foreman.store.postgres import has_tables
+
+        return await has_tables(url)
+    return scheme != "sqlite" or _is_file(rest[1:])
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).is_file()
+
+
+def shown_database(url: str) -> str:
+    """The URL as it may be shown: without what is secret in it."""
+    if passes_on(url):
+        from mbactor.foreman.store.postgres_text import shown_url
+
+        return f"database {shown_url(url)}"
+    return f"database {url}" if url.startswith("sqlite:") else "the database"
 
 
 def passes_on(url: str) -> bool:

@@ -95,6 +95,20 @@ async def open_postgres(url: str, shard: int = 1) -> PostgresStore:
     return PostgresStore(pool, url, shard)
 
 
+async def has_tables(url: str) -> bool:
+    """Whether a Foreman has made its tables there. Makes none. Errors as of `open_postgres`."""
+    shown = shown_url(url)
+    with offload.busy():
+        try:
+            connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT)
+            try:
+                return await connection.fetchval("SELECT to_regclass('mbactor_meta')") is not None
+            finally:
+                await connection.close()
+        except (*_BROKEN, ValueError) as error:
+            raise _refused(shown, error) from None
+
+
 async def _make_durable(connection: Any) -> None:
     await connection.execute(_DURABLE)
 
