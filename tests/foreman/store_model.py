@@ -287,9 +287,8 @@ class Model:
         age = one.wanted.older_than
         resting = [
             flow
-            for status in (ENDED if one.ended else RESTING)
             for flow in sorted(self.flows.values(), key=lambda flow: (flow.created_at, flow.id))
-            if flow.status == status and one.wanted.status in {None, status}
+            if flow.status in (ENDED if one.ended else RESTING) and one.wanted.status in {None, flow.status}
             if flow.root_id is None and flow.delete_at is None
             if age is None or flow.updated_at < self.now - age
         ]

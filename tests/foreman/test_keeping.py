@@ -151,14 +151,14 @@ async def test_a_disposable_flow_that_did_not_complete_stays(world: World) -> No
 async def test_purge_takes_what_rests_and_fits_the_filters_oldest_first(world: World) -> None:
     world.host.tasks["hold"] = lambda flow: asyncio.sleep(30)
     await world.graph(line("runs", "hold"))
-    first, second = [await at_rest(world, "line", priority=7) for _ in range(2)]
+    first, second = [await at_rest(world, name, priority=7) for name in ("fails", "line")]
     asks = await at_rest(world, "calls", priority=7)
     other = await at_rest(world, "line")
     running = await world.engine.create("runs", None, FlowOptions(priority=7))
     assert await world.engine.purge(FlowQuery(priority=7, older_than=3600.0)) == 0
     assert await world.engine.purge(FlowQuery(priority=7, limit=1)) == 1
     assert await keys(world) == [running, other, asks, second]
-    assert (await world.engine.snapshot(first)).status == "completed"
+    assert (await world.engine.snapshot(first)).status == "failed"
     assert await world.engine.purge(FlowQuery(priority=7, newer_than=3600.0)) == 2
     assert await keys(world) == [running, other]
     assert await world.engine.purge(FlowQuery(status="running")) == 0

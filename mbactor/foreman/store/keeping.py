@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from mbactor.foreman.model.status import is_terminal
+from mbactor.foreman.store.dialect import Row
 from mbactor.foreman.store.flows import FENCED
 from mbactor.foreman.store.listing import Condition, conditions, older
 from mbactor.foreman.store.operations import Changed, Delete, FlowEnd, Purge, Reap, Stopped
@@ -63,11 +64,10 @@ async def purge(tx: Transaction, one: Purge) -> int:
         more += older(tx.now - wanted.older_than)
     if wanted.newer_than is not None:
         more.append(("flow.updated_at >= ?", (tx.now - wanted.newer_than,)))
-    found: list[int] = []
+    rows: list[Row] = []
     for status in statuses:
-        if len(found) < wanted.limit:
-            all_of = conditions(msgspec.structs.replace(wanted, status=status)) + more
-            found += await _oldest(tx, all_of, wanted.limit - len(found))
+        rows += await _oldest(tx, conditions(msgspec.structs.replace(wanted, status=status)) + more, wanted.limit)
+    found = [flow_id for _, flow_id in sorted(rows)[: wanted.limit]]
     if found:
         await _mark(tx, found)
     return len(found)
@@ -78,10 +78,11 @@ def _statuses(one: Purge) -> Sequence[str]:
     return [status for status in allowed if one.wanted.status in {None, status}]
 
 
-async def _oldest(tx: Transaction, all_of: Sequence[Condition], limit: int) -> list[int]:
-    query = f"""SELECT flow.id FROM mbactor_flow AS flow WHERE {" AND ".join(text for text, _ in all_of)}
+async def _oldest(tx: Transaction, all_of: Sequence[Condition], limit: int) -> list[Row]:
+    where = " AND ".join(text for text, _ in all_of)
+    query = f"""SELECT flow.created_at, flow.id FROM mbactor_flow AS flow WHERE {where}
         ORDER BY flow.created_at, flow.id LIMIT ? <skip locked>"""
-    return [row[0] for row in await tx.db.rows(query, *(value for _, values in all_of for value in values), limit)]
+    return await tx.db.rows(query, *(value for _, values in all_of for value in values), limit)
 
 
 async def _mark(tx: Transaction, roots: Sequence[int]) -> None:
