@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mbactor import clock
+from mbactor import clock, offload
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, ShardInfos, StepRecord
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.state import decode_fields
@@ -63,14 +63,15 @@ class ForemanApi(Actor):
     @endpoint(port=INTERNAL_PORT)
     async def history_mermaid(self, flow_key: str) -> str:
         engine = self._shards.of(flow_key)
-        flow = await engine.summary(flow_key)
-        return history_mermaid(await engine.history(flow_key), title=flow.workflow_name, link="step")
+        flow, steps = await engine.summary(flow_key), await engine.history(flow_key)
+        return await offload.run(history_mermaid, steps, title=flow.workflow_name, link="step")
 
     @endpoint(port=INTERNAL_PORT)
     async def history_page(self, flow_key: str) -> str:
         engine = self._shards.of(flow_key)
-        flow = await engine.summary(flow_key)
-        return history_page(flow, await engine.history(flow_key), clock.utcnow())
+        flow, steps = await engine.summary(flow_key), await engine.history(flow_key)
+        # Of thousands of steps it takes a while.
+        return await offload.run(history_page, flow, steps, clock.utcnow())
 
     @endpoint(port=INTERNAL_PORT)
     async def step(self, step_key: str) -> StepRecord:
