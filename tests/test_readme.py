@@ -38,7 +38,8 @@ def test_a_python_snippet_runs_and_prints_what_the_readme_says(snippet: str, tmp
     after = FENCES[FENCES.index(("python", snippet)) + 1 :]
     expected = next(body for language, body in after if language == "text")
     assert done.stdout == expected
-    assert not done.stderr
+    # A machine that is busy elsewhere may keep any loop waiting.
+    assert [line for line in done.stderr.splitlines() if '"event": "loop.blocked"' not in line] == []
 
 
 @pytest.mark.parametrize("name", TEST_FILES)
