@@ -14,8 +14,9 @@ from mbactor.errors import InvalidSpec
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.store.leases import _EXTEND
+from mbactor.foreman.store.one_statement import plan_of
 from mbactor.foreman.store.open import open_store
-from mbactor.foreman.store.operations import Claim, Create, Created, Lease, NewStep, Release, Settle, Settled
+from mbactor.foreman.store.operations import Claim, Create, Created, FlowEnd, Lease, NewStep, Release, Settle, Settled
 from mbactor.foreman.store.postgres import PostgresDb, PostgresStore
 from mbactor.foreman.store.postgres_text import shown_url, text_of, update_of
 from mbactor.foreman.store.rows import FlowFilter
@@ -157,6 +158,65 @@ async def test_an_outcome_finds_its_row_by_id_however_many_steps_run(url: str) -
     await store.close()
 
 
+async def test_the_one_statement_of_a_batch_finds_its_rows_by_id_however_many_steps_run(url: str) -> None:
+    store = await opened(url)
+    await store.commit([new() for _ in range(300)])
+    await store.commit([Claim(Lease("w", 60), 300)])
+    end = FlowEnd("completed", b"{}")
+    written = await plan_of([Settle(1, 1, 1, "completed", None, end=end), goes_on(2, 2), new()])
+    assert written is not None
+    async with store._connection() as connection:
+        nothing: list[object] = [[] for _ in written.writes]
+        explained = await connection.fetch(f"EXPLAIN {written.text}", [], 0, 0, *nothing)
+    plan = "\n".join(row[0] for row in explained)
+    assert "Seq Scan" not in plan
+    assert re.search(r"Index Scan using mbactor_step_pkey.*\n +Index Cond: \(id = unnest", plan), plan
+    assert re.search(r"Index Scan using mbactor_flow_pkey.*\n +Index Cond: \(id = unnest", plan), plan
+    assert "mbactor_step_lease" not in plan, plan
+    await store.close()
+
+
+def goes_on(step_id: int, flow_id: int, lease_number: int = 1) -> Settle:
+    successors = (NewStep("next", "1" * 16, 2, 100),)
+    return Settle(step_id, flow_id, lease_number, "completed", b"{}", successors=successors)
+
+
+async def test_what_happens_most_is_one_round_trip(url: str) -> None:
+    store = await opened(url)
+    created = (await store.commit([new() for _ in range(3)])).results
+    (claimed,) = (await store.commit([Claim(Lease("w", 60), 3)])).results
+    asked: list[str] = []
+    async with store._connection() as connection:
+        own = connection.itself
+        own.add_query_logger(lambda record: asked.append(record.query))
+    ids = [(one.step_id, one.flow_id) for one in created if isinstance(one, Created)]
+    end = Settle(*ids[0], 1, "completed", None, end=FlowEnd("completed", b'{"x":1}'))
+    committed = await store.commit([end, *(goes_on(*both) for both in ids[1:]), new()])
+    assert len(asked) == 1
+    assert committed.best_due == 100
+    (stopped,) = committed.stopped
+    assert (stopped.flow_id, stopped.token, stopped.workflow) == (ids[0][1], "f" * 16, "url")
+    for (_, flow_id), result in zip(ids[1:], committed.results[1:], strict=False):
+        assert isinstance(result, Settled)
+        rows = await store.steps(flow_id)
+        assert [(row.node, row.predecessor_id) for row in rows] == [("start", None), ("next", rows[0].id)]
+        assert rows[0].successor_id == rows[1].id == result.inserted[0].step_id
+        assert rows[1].created_at == rows[1].not_before == result.now
+        assert claimed.now < result.now < claimed.now + 60  # type: ignore[union-attr]
+    await store.close()
+
+
+async def test_a_lease_that_is_lost_undoes_nothing_of_its_batch(url: str) -> None:
+    store = await opened(url)
+    created = [one for one in (await store.commit([new(), new()])).results if isinstance(one, Created)]
+    await store.commit([Claim(Lease("w", 60), 2)])
+    late, good = (goes_on(one.step_id, one.flow_id, number) for one, number in zip(created, (7, 1), strict=True))
+    committed = await store.commit([late, good, new()])
+    assert [one.landed for one in committed.results if isinstance(one, Settled)] == [False, True]
+    assert [len(await store.steps(one.flow_id)) for one in created] == [1, 2]
+    await store.close()
+
+
 # --- trouble --------------------------------------------------------------------------------------------
 
 
@@ -194,6 +254,45 @@ async def test_a_commit_that_was_not_answered_is_looked_up_and_not_repeated(url:
     async with store._connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM mbactor_flow") == 1
     await store.close()
+
+
+async def test_an_outcome_that_was_not_answered_is_looked_up_and_not_repeated(url: str) -> None:
+    store = await opened(url)
+    created, second = [one for one in (await store.commit([new(), new()])).results if isinstance(one, Created)]
+    await store.commit([Claim(Lease("w", 60), 2)])
+
+    async def lost(**_: Any) -> None:
+        raise ConnectionResetError("the answer was lost")
+
+    async def never(**_: Any) -> None:
+        async with store._connection() as connection:
+            await connection.execute("UPDATE mbactor_step SET status = 'running'")
+        await lost()
+
+    with seams.armed("foreman.commit.after", lost):
+        (settled,) = (await store.commit([goes_on(created.step_id, created.flow_id)])).results
+    assert settled == Settled(landed=False)
+    assert [row.node for row in await store.steps(created.flow_id)] == ["start", "next"]
+    with seams.armed("foreman.commit.after", never), pytest.raises(StoreTrouble, match="the answer was lost"):
+        await store.commit([goes_on(second.step_id, second.flow_id)])
+    await store.close()
+
+
+async def test_who_writes_without_an_answer_is_ended_before_anybody_looks(url: str) -> None:
+    """Else it could write after the look, and the batch would be written twice."""
+    store, other = await asyncio.gather(opened(url), opened(url))
+    (created,) = (await store.commit([new()])).results
+    await store.commit([Claim(Lease("w", 60), 1)])
+    assert isinstance(created, Created)
+    async with other._connection() as connection, connection.transaction():
+        await connection.execute("SELECT FROM mbactor_flow FOR UPDATE")
+        async with store._connection() as own:
+            own.itself._config = own.itself._config._replace(command_timeout=0.2)
+        # It waits for the lock until nobody waits for it.
+        with pytest.raises(StoreTrouble):
+            await store.commit([goes_on(created.step_id, created.flow_id)])
+    assert [row.node for row in await store.steps(created.flow_id)] == ["start"]
+    await asyncio.gather(store.close(), other.close())
 
 
 async def test_flows_go_on_over_a_crash_of_the_server(url: str, mbactor_postgres_server: PostgresServer) -> None:

@@ -36,7 +36,8 @@ class Update:
     """An UPDATE of many rows of one table: `:name` in its text is a value that each row brings.
 
     `values` names them in order, each a column of the table.
-    No two rows may name the same row of the table.
+    No two rows may name the same row of the table. `assumed`: a condition on what it returns that nearly always holds,
+    and without which the batch has to look at the answer before it goes on.
     """
 
     table: str
@@ -44,6 +45,7 @@ class Update:
     where: str
     values: tuple[str, ...]
     returning: str = ""
+    assumed: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,14 +6,17 @@ Several processes may share a database; their batches are written side by side. 
 of flows that it names, then nobody else changes these. What it does to many rows is one statement over arrays, so a
 batch costs about as many round trips as it has kinds of work, however large it is.
 
+What happens most needs a single round trip, which commits, too (`one_statement`).
+
 A connection that breaks is replaced. Where it breaks before the COMMIT nothing was written; where it breaks in it,
-the server is asked, as soon as it answers again, whether that transaction is among those that it has committed.
+the server is asked, as soon as it answers again, whether that transaction is among those that it has committed, or
+what the single statement was to write is there.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,8 +28,18 @@ from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import listing, reads, roll, schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
-from mbactor.foreman.store.operations import NAMING, Committed, Extend, Operation, Release
-from mbactor.foreman.store.postgres_text import EXPECTED, TYPES, given_rows, insert_of, shown_url, text_of, update_of
+from mbactor.foreman.store.one_statement import Written, committed_of, found_of, plan_of
+from mbactor.foreman.store.operations import NAMING, Committed, Created, Extend, Operation, Release
+from mbactor.foreman.store.postgres_text import (
+    EXPECTED,
+    TREE,
+    TYPES,
+    given_rows,
+    insert_of,
+    shown_url,
+    text_of,
+    update_of,
+)
 from mbactor.foreman.store.sql import Query, SqlStore
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
 from mbactor.seams import checkpoint
@@ -40,11 +53,15 @@ TRIES_AT_A_DEADLOCK = 5
 TRIES_AT_A_READ = CONNECTIONS + 1
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 _COLLIDED = ("40001", "40P01")
+
+
 _ONE_STATEMENT: frozenset[object] = frozenset(
     {reads.graph, reads.flow, reads.statuses, reads.called, reads.step, reads.steps, reads.latest_of_thread,
      reads.interrupted, reads.keyed, roll.roll, roll.standing, listing.progress, listing.tokens, listing.fingerprint}
 )  # fmt: skip
 """Queries that see one moment without a transaction around them."""
+_UNANSWERED = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, OSError,
+               TimeoutError)  # fmt: skip
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
@@ -64,7 +81,19 @@ _DURABLE = """SELECT set_config('synchronous_commit', 'on', false)
     WHERE current_setting('synchronous_commit') = 'off'"""
 
 
+_BACKEND = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_END = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2"
+
+
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    backend: tuple[int, Any]
+    """The server's process for this connection: its number, and since when."""
+
+    @property
+    def itself(self) -> _Connection:
+        """This, where what the pool gave out may have been taken back."""
+        return self
+
     def get_reset_query(self) -> str:
         """Nothing of a connection's is changed between two uses: a round trip less for each batch."""
         return ""
@@ -79,7 +108,7 @@ async def open_postgres(url: str, shard: int = 1) -> PostgresStore:
         try:
             pool = await asyncpg.create_pool(
                 url, min_size=1, max_size=CONNECTIONS, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT,
-                server_settings=_SETTINGS, connection_class=_Connection, init=_make_durable,
+                server_settings=_SETTINGS, connection_class=_Connection, init=_begin_well,
             )  # fmt: skip
         except (*_BROKEN, ValueError) as error:
             raise _refused(shown, error) from None
@@ -109,8 +138,9 @@ async def has_tables(url: str) -> bool:
             raise _refused(shown, error) from None
 
 
-async def _make_durable(connection: Any) -> None:
+async def _begin_well(connection: Any) -> None:
     await connection.execute(_DURABLE)
+    connection.backend = tuple(await connection.fetchrow(_BACKEND))
 
 
 async def _prepare(connection: Any, shard: int) -> None:
@@ -147,6 +177,7 @@ class PostgresStore(SqlStore):
         super().__init__(shard)
         self._url = url
         self._pool = pool
+        self._newest_flow = 0
         self._closed = False
 
     async def close(self) -> None:
@@ -178,15 +209,54 @@ class PostgresStore(SqlStore):
             connection.terminate()
 
     async def commit(self, batch: Sequence[Operation]) -> Committed:
+        written = await plan_of(batch)
         for attempt in range(TRIES_AT_A_DEADLOCK):
             try:
-                return await self._commit_once(batch)
+                return await (self._commit_once(batch) if written is None else self._commit_in_one(batch, written))
+            except asyncpg.DivisionByZeroError:
+                written = None  # what was assumed did not hold, and nothing was written
             except asyncpg.PostgresError as error:
                 if _state(error) not in _COLLIDED or attempt == TRIES_AT_A_DEADLOCK - 1:
                     raise _told(error) from error
             except (OverflowError, UnicodeError, *_BROKEN) as error:
                 raise _told(error) from error
-        raise AssertionError("unreachable")
+        return await self._commit_once(batch)
+
+    async def _commit_in_one(self, batch: Sequence[Operation], written: Written) -> Committed:
+        async with self._connection() as connection:
+            own = connection.itself
+            rows, unknown = await _answered(0, connection.fetch(written.text, *written.values))
+            if unknown is not None:
+                own.terminate()
+        if unknown is None:
+            return self._noted(committed_of(written, rows[0]))
+        found = await self._found(batch, own.backend, unknown)
+        if found is None:
+            raise unknown
+        return found
+
+    def _noted(self, committed: Committed) -> Committed:
+        made = [one.flow_id for one in committed.results if isinstance(one, Created)]
+        self._newest_flow = max([self._newest_flow, *made])
+        return committed
+
+    async def _found(
+        self, batch: Sequence[Operation], backend: tuple[int, Any], error: BaseException
+    ) -> Committed | None:
+        """What a batch came to whose statement was not answered; None where it was not written. Whoever was at it is
+        ended first: nothing may be written after the look.
+        """
+        pause = FIRST_PAUSE
+        while True:
+            observe.emit("foreman.trouble", error=f"a commit was not answered: {error}")
+            try:
+                async with self._connection() as connection:
+                    if not await connection.fetchval(_END, *backend):
+                        return await found_of(PostgresDb(connection), batch, self._newest_flow)
+            except _BROKEN as later:
+                error = later
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _commit_once(self, batch: Sequence[Operation]) -> Committed:
         async with self._connection() as connection:
@@ -199,16 +269,8 @@ class PostgresStore(SqlStore):
                 if not connection.is_closed():
                     await transaction.rollback()
                 raise
-            await checkpoint("foreman.commit.before", number=db.number)
-            try:
-                await transaction.commit()
-                await checkpoint("foreman.commit.after", number=db.number)
-            except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError,
-                    OSError, TimeoutError) as error:  # fmt: skip
-                unknown: BaseException = error
-            else:
-                return committed
-        if not await self._has_landed(db.number, unknown):
+            _, unknown = await _answered(db.number, transaction.commit())
+        if unknown is not None and not await self._has_landed(db.number, unknown):
             raise unknown
         return committed
 
@@ -282,6 +344,21 @@ def _trouble_told() -> Iterator[None]:
         raise _told(error) from error
 
 
+async def _answered(number: int, commit: Coroutine[Any, Any, T]) -> tuple[T | Any, BaseException | None]:
+    """What the server answers to what commits, or the error after which nobody knows whether it has."""
+    try:
+        await checkpoint("foreman.commit.before", number=number)
+    except BaseException:
+        commit.close()
+        raise
+    try:
+        answer = await commit
+        await checkpoint("foreman.commit.after", number=number)
+    except _UNANSWERED as error:
+        return None, error
+    return answer, None
+
+
 def _state(error: BaseException) -> str:
     """The five letters by which SQL tells errors apart, where the server sent them."""
     return getattr(error, "sqlstate", None) or ""
@@ -298,47 +375,45 @@ def _told(error: BaseException) -> StoreTrouble | Unstorable:
 
 
 # The breakpoints come from the locked rows: what was committed while this waited for the lock is seen.
-_LOCK = """WITH tree AS MATERIALIZED (SELECT id, breakpoints FROM mbactor_flow
-        WHERE id IN (SELECT coalesce(root_id, id) FROM mbactor_flow WHERE id = ANY($1::bigint[]))
-        ORDER BY id FOR UPDATE)
+_LOCK = f"""WITH tree AS MATERIALIZED ({TREE})
     SELECT (SELECT count(*) FROM tree), extract(epoch FROM clock_timestamp())::float8,
         ARRAY(SELECT nextval('mbactor_step_id') FROM generate_series(1, $2::int)),
         ARRAY(SELECT nextval('mbactor_flow_id') FROM generate_series(1, $3::int)),
         pg_current_xact_id()::text::bigint,
         (SELECT json_object_agg(flow.id, convert_from(tree.breakpoints, 'UTF8')::json)::text FROM tree
             JOIN mbactor_flow AS flow ON flow.id = tree.id OR flow.root_id = tree.id
-            WHERE tree.breakpoints IS NOT NULL)"""
+            WHERE tree.breakpoints IS NOT NULL)"""  # noqa: S608 - of constants
 
 
 class PostgresDb:
     """The statements of the store in PostgreSQL, over a connection with an open transaction."""
 
     def __init__(self, connection: Any) -> None:
-        self._connection = connection
+        self.connection = connection
         self.number = 0
         """The transaction's own, by which the server knows it ever after."""
 
     async def begin(self, batch: Sequence[Operation], steps: int, flows: int) -> Begun:
         named = await _flows_of(self, batch)
-        row = await self._connection.fetchrow(_LOCK, sorted(named), steps, flows)
+        row = await self.connection.fetchrow(_LOCK, sorted(named), steps, flows)
         _, now, step_ids, flow_ids, self.number, breakpoints = row
         found = msgspec.json.decode(breakpoints, type=dict[int, msgspec.Raw]) if breakpoints is not None else {}
         return Begun(now, step_ids, flow_ids, {flow_id: bytes(nodes) for flow_id, nodes in found.items()})
 
     async def rows(self, query: str, *values: Any) -> list[Row]:
-        return list(map(tuple, await self._connection.fetch(text_of(query), *values)))
+        return list(map(tuple, await self.connection.fetch(text_of(query), *values)))
 
     async def count(self, statement: str, *values: Any) -> int:
-        told: str = await self._connection.execute(text_of(statement), *values)
+        told: str = await self.connection.execute(text_of(statement), *values)
         return int(told.rpartition(" ")[2])
 
     async def update(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
-        found = await self._connection.fetch(update_of(statement), given_rows(statement.table, statement.values, rows))
+        found = await self.connection.fetch(update_of(statement), given_rows(statement.table, statement.values, rows))
         return {row[0] - 1: tuple(row)[1:] for row in found}
 
     async def insert(self, statement: Insert, rows: Sequence[Row]) -> list[Row]:
         given = given_rows(statement.table, statement.columns, rows)
-        return list(map(tuple, await self._connection.fetch(insert_of(statement), given)))
+        return list(map(tuple, await self.connection.fetch(insert_of(statement), given)))
 
 
 async def _flows_of(db: Db, batch: Sequence[Operation]) -> set[int]:

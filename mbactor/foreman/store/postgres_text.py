@@ -36,6 +36,11 @@ _WORDS = {
 }
 
 
+TREE = """SELECT id, breakpoints FROM mbactor_flow
+    WHERE id IN (SELECT coalesce(root_id, id) FROM mbactor_flow WHERE id = ANY($1::bigint[])) ORDER BY id FOR UPDATE"""
+"""Locks the roots of the trees that some flows belong to, by id; what stands in them is read after the wait."""
+
+
 @functools.cache
 def text_of(query: str) -> str:
     """A statement with PostgreSQL's words and numbered places."""
@@ -64,7 +69,7 @@ def given_rows(table: str, names: tuple[str, ...], rows: Sequence[Row]) -> list[
 @functools.cache
 def update_of(statement: Update) -> str:
     """The statement over an array of rows; it returns the number of each row that found its own, from 1."""
-    changed = f"SET {statement.set} FROM {_given(statement.table, statement.values)} WHERE {statement.where}"
+    changed = f"SET {statement.set} FROM {given_of(statement.table, statement.values)} WHERE {statement.where}"
     text = re.sub(r"(?<!:):(\w+)", r"given._\1", changed)
     returning = ", ".join(["given.number", *filter(None, [statement.returning])])
     return f"UPDATE {statement.table} {text} RETURNING {returning}"
@@ -76,17 +81,17 @@ def insert_of(statement: Insert) -> str:
     columns = ", ".join(statement.columns)
     values = ", ".join(f"_{name}" for name in statement.columns)
     text = (
-        f"INSERT INTO {statement.table} ({columns}) SELECT {values} FROM {_given(statement.table, statement.columns)}"
+        f"INSERT INTO {statement.table} ({columns}) SELECT {values} FROM {given_of(statement.table, statement.columns)}"
     )
     text += " ORDER BY number"
     text += " ON CONFLICT DO NOTHING" if statement.once else ""
     return f"{text} RETURNING {statement.returning}" if statement.returning else text
 
 
-def _given(table: str, names: Sequence[str]) -> str:
+def given_of(table: str, names: Sequence[str], place: int = 1) -> str:
     """The rows that a statement brings, as a table `given` with a column `_name` for each value."""
     columns = ", ".join(f"{name} AS _{name}" for name in names)
-    return f"(SELECT {columns}, ordinality AS number FROM unnest($1::{table}[]) WITH ORDINALITY) AS given"
+    return f"(SELECT {columns}, ordinality AS number FROM unnest(${place}::{table}[]) WITH ORDINALITY) AS given"
 
 
 def shown_url(url: str) -> str:

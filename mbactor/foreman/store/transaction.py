@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from mbactor.foreman.parks import parks_answered
@@ -23,13 +25,14 @@ _STOP = Update(
     "id = :id AND status IN ('created', 'running', 'interrupted')",
     ("status", "final_state", "error", "cancel_reason", "updated_at", "id"),
     returning="caller_id, token, workflow, notify_on_stop",
+    assumed="caller_id IS NULL",
 )
 
 _ANSWER = """UPDATE mbactor_step SET status = 'pending', parks = ?, not_before = ?, worker = NULL, updated_at = ?
     WHERE id = ? AND status = 'running' AND lease_expires IS NULL"""
 
 # A seek in an index for each priority, however many steps wait.
-_BANDS = """WITH RECURSIVE band (priority) AS (
+BANDS = """WITH RECURSIVE band (priority) AS (
     SELECT (SELECT min(priority) FROM mbactor_step WHERE status = 'pending')
     UNION ALL
     SELECT (SELECT min(step.priority) FROM mbactor_step AS step
@@ -124,8 +127,13 @@ class Transaction:
 
     async def bands(self) -> list[tuple[int, float]]:
         """The priorities that have pending steps, best first, with the time from which the first of each is due."""
-        return [(priority, due) for priority, due in await self.db.rows(_BANDS)]
+        return [(priority, due) for priority, due in await self.db.rows(BANDS)]
 
     async def best_due(self) -> int | None:
         """The best priority with a step that is due and unclaimed."""
-        return next((priority for priority, due in await self.bands() if due <= self.now), None)
+        return best_of(await self.bands(), self.now)
+
+
+def best_of(bands: Sequence[tuple[int, float]], now: float) -> int | None:
+    """The best priority of which a step is due."""
+    return next((priority for priority, due in bands if due <= now), None)

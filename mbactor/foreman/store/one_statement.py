@@ -1,0 +1,255 @@
+"""A batch of what happens most as one statement of PostgreSQL: outcomes that lead on or end a flow, and new flows.
+
+    written = await plan_of(batch)              # None: it has to be taken step by step
+    (row,) = await connection.fetch(written.text, *written.values)
+    committed = committed_of(written, row)
+
+`apply_batch` runs over a `Recorder`, which writes nothing, notes the statements, and answers as if every lease still
+held. They become parts of one statement, which locks what `Db.begin` locks before any of them writes, and commits.
+Where a lease did not hold after all it fails, and the batch is taken step by step.
+
+The time and the ids are known only to that statement: until then a moment is negative, counted from `NOW`, and an id is
+negative, the place of it among the new ones. Whatever `apply_batch` puts into columns of times and ids may be either.
+"""
+
+# ruff: noqa: S608 - every statement is put together from constants of the store
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from mbactor.foreman.store import schema
+from mbactor.foreman.store.batch import apply_batch
+from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
+from mbactor.foreman.store.operations import Committed, Create, Created, Operation, Result, Settle, Settled, Stopped
+from mbactor.foreman.store.postgres_text import TREE, given_of, given_rows, text_of
+from mbactor.foreman.store.transaction import BANDS, best_of
+
+NOW = -float(1 << 33)
+"""Far enough below any moment to tell the two apart, and near enough to leave microseconds."""
+
+
+class Inapplicable(Exception):
+    """The batch needs answers that only the database has."""
+
+
+Write = tuple[Update | Insert, Sequence[Row]]
+
+
+@dataclass
+class Recorder:
+    """A `Db` that notes what is to be written, and answers as if all of it could be."""
+
+    writes: list[Write] = field(default_factory=list)
+    steps: int = 0
+    flows: int = 0
+
+    async def begin(self, batch: Sequence[Operation], steps: int, flows: int) -> Begun:  # noqa: ARG002 - locked later
+        self.steps, self.flows = steps, flows
+        return Begun(NOW, range(-1, -steps - 1, -1), range(-steps - 1, -steps - flows - 1, -1))
+
+    async def rows(self, query: str, *values: Any) -> list[Row]:  # noqa: ARG002 - nobody is asked
+        if query is BANDS:
+            return []
+        raise Inapplicable
+
+    async def count(self, statement: str, *values: Any) -> int:  # noqa: ARG002 - nobody is asked
+        raise Inapplicable
+
+    async def update(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
+        self.writes.append((statement, rows))
+        unknown = (None,) * len(_names(statement))
+        return dict.fromkeys(range(len(rows)), unknown)
+
+    async def insert(self, statement: Insert, rows: Sequence[Row]) -> list[Row]:
+        self.writes.append((statement, rows))
+        places = [statement.columns.index(name) for name in _names(statement)]
+        return [tuple(row[place] for place in places) for row in rows] if places else []
+
+
+class Written(msgspec.Struct, frozen=True, gc=False):
+    """A batch as a statement with its values, and what comes of it if nothing stands in its way."""
+
+    text: str
+    values: tuple[Any, ...]
+    writes: list[Write]
+    expected: Committed
+
+
+async def plan_of(batch: Sequence[Operation]) -> Written | None:
+    """The batch as one statement, where it can be one."""
+    if not all(map(_is_plain, batch)):
+        return None
+    recorder = Recorder()
+    try:
+        expected = await apply_batch(recorder, batch)
+    except Inapplicable:
+        return None
+    kinds = tuple(statement for statement, _ in recorder.writes)
+    given = [given_rows(statement.table, _columns(statement), rows) for statement, rows in recorder.writes]
+    named = sorted({one.flow_id for one in batch if isinstance(one, Settle)})
+    values = (named, recorder.steps, recorder.flows, *given)
+    return Written(statement_of(kinds), values, recorder.writes, expected)
+
+
+def _is_plain(one: Operation) -> bool:
+    """Whether it is worth trying. What reads before it writes, or makes a step due again, is not."""
+    if isinstance(one, Create):
+        return True
+    if not isinstance(one, Settle) or one.arrival is not None or one.child is not None:
+        return False
+    return one.status in {"completed", "failed"} and not (one.end is not None and one.end.delete)
+
+
+# --- the statement -------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def statement_of(kinds: tuple[Update | Insert, ...]) -> str:
+    """One statement for a batch that writes by these, in this order.
+
+    It gives back the time, the new ids, the bands as they were before, and what the writes return, in their order. It
+    divides by zero, and writes nothing, where a row was not found as assumed.
+    """
+    parts = [
+        f"tree AS MATERIALIZED ({TREE})",
+        """begun AS MATERIALIZED (SELECT (SELECT count(*) FROM tree) AS locked,
+        extract(epoch FROM clock_timestamp())::float8 AS now,
+        ARRAY(SELECT nextval('mbactor_step_id') FROM generate_series(1, $2::int))
+        || ARRAY(SELECT nextval('mbactor_flow_id') FROM generate_series(1, $3::int)) AS ids)""",
+        f"bands (priority, due) AS MATERIALIZED ({text_of(BANDS)})",
+    ]
+    told = ["begun.now", "begun.ids", "ARRAY(SELECT priority FROM bands)", "ARRAY(SELECT due FROM bands)"]
+    # Before a breakpoint steps are not handed on.
+    found = ["NOT EXISTS (SELECT FROM tree WHERE breakpoints IS NOT NULL)"]
+    for number, statement in enumerate(kinds, 1):
+        place = number + 3
+        if isinstance(statement, Insert):
+            parts.append(f"write{number} AS ({_insert(statement, place)})")
+            condition = "true" if statement.returning else ""
+        else:
+            parts.append(f"write{number} AS ({_update(statement, place)})")
+            condition = statement.assumed or "true"
+            told += [f"ARRAY(SELECT {name} FROM write{number} ORDER BY number)" for name in _names(statement)]
+        if condition:
+            found.append(f"(SELECT count(*) FROM write{number} WHERE {condition}) = cardinality(${place})")
+    told.append(f"1 / CASE WHEN {' AND '.join(found)} THEN 1 ELSE 0 END")
+    return f"WITH {', '.join(parts)} SELECT {', '.join(told)} FROM begun"
+
+
+def _update(statement: Update, place: int) -> str:
+    given = given_of(statement.table, statement.values, place)
+    changed = _PLACE.sub(lambda found: _value(statement.table, found[1]), statement.set)
+    # What a row is found by is known: an index finds it only by the bare value.
+    where = _PLACE.sub(r"given._\1", statement.where)
+    returning = ", ".join(["given.number", *_names(statement)])
+    return (
+        f"UPDATE {statement.table} SET {changed} FROM begun, {given}"
+        f" WHERE begun.locked IS NOT NULL AND {where} RETURNING {returning}"
+    )
+
+
+_PLACE = re.compile(r"(?<!:):(\w+)")
+
+
+def _insert(statement: Insert, place: int) -> str:
+    columns = ", ".join(statement.columns)
+    values = ", ".join(_value(statement.table, name) for name in statement.columns)
+    given = given_of(statement.table, statement.columns, place)
+    conflict = "ON CONFLICT DO NOTHING " if statement.once else ""
+    return (
+        f"INSERT INTO {statement.table} ({columns}) SELECT {values} FROM begun, {given}"
+        f" WHERE begun.locked IS NOT NULL ORDER BY given.number {conflict}RETURNING 1"
+    )
+
+
+def _value(table: str, name: str) -> str:
+    """A value as it was brought; a new id or a moment by what they are now known to be."""
+    if name == "id" or name.endswith("_id"):
+        return f"CASE WHEN given._{name} < 0 THEN begun.ids[-given._{name}] ELSE given._{name} END"
+    if schema.TABLES[table][name].startswith("float"):
+        return f"CASE WHEN given._{name} < 0 THEN given._{name} - ({NOW!r}) + begun.now ELSE given._{name} END"
+    return f"given._{name}"
+
+
+def _columns(statement: Update | Insert) -> tuple[str, ...]:
+    return statement.values if isinstance(statement, Update) else statement.columns
+
+
+@functools.cache
+def _names(statement: Update | Insert) -> tuple[str, ...]:
+    return tuple(statement.returning.replace(" ", "").split(",")) if statement.returning else ()
+
+
+# --- what came of it -----------------------------------------------------------------------------------------
+
+
+def committed_of(written: Written, row: Sequence[Any]) -> Committed:
+    """What the batch came to, by the row that its statement returned."""
+    now, ids, priorities, due, *told = row
+    ended: dict[int, dict[str, Any]] = {}
+    pending = list(zip(priorities, due, strict=True))
+    for statement, rows in written.writes:
+        if isinstance(statement, Update) and statement.returning:
+            names = _names(statement)
+            found = zip(*(told.pop(0) for _ in names), strict=True)
+            place = statement.values.index("id")
+            ended |= {row[place]: dict(zip(names, one, strict=True)) for row, one in zip(rows, found, strict=True)}
+        elif isinstance(statement, Insert) and statement.table == "mbactor_step":
+            pending += _pending(statement, rows, now)
+    results = [_known(result, ids, now) for result in written.expected.results]
+    stopped = tuple(_told(one, ended[one.flow_id]) for one in written.expected.stopped)
+    return Committed(results, stopped, best_of(sorted(pending), now))
+
+
+async def found_of(db: Db, batch: Sequence[Operation], newest: int) -> Committed | None:
+    """What a batch came to whose statement was not answered; None where it was not written.
+
+    Nobody goes on with the steps it made: they come back when their leases are over. `newest`: no flow of the batch
+    has this id or a lower one.
+    """
+    tokens = [one.token for one in batch if isinstance(one, Create)]
+    query = "SELECT token, id FROM mbactor_flow WHERE id > ? AND token IN (<texts>)"
+    flows: dict[str, int] = dict(await db.rows(query, newest, tokens)) if tokens else {}
+    query = "SELECT 1 FROM mbactor_step WHERE id = ? AND lease_number = ? AND status = ?"
+    first = batch[0]
+    if tokens:
+        written = bool(flows)
+    else:
+        assert isinstance(first, Settle)
+        written = bool(await db.rows(query, first.step_id, first.lease_number, first.status))
+    return Committed([_abandoned(one, flows) for one in batch], (), None) if written else None
+
+
+def _abandoned(one: Operation, flows: Mapping[str, int]) -> Result:
+    if isinstance(one, Create):
+        return Created(flows.get(one.token, 0), one.token, 0, existed=True, workflow=one.workflow)
+    return Settled(landed=False)
+
+
+def _pending(statement: Insert, rows: Sequence[Row], now: float) -> list[tuple[int, float]]:
+    """The bands of the steps that the batch itself has made."""
+    status, priority, due = (statement.columns.index(name) for name in ("status", "priority", "not_before"))
+    return [
+        (row[priority], row[due] - NOW + now if row[due] < 0 else row[due]) for row in rows if row[status] == "pending"
+    ]
+
+
+def _known(result: Result, ids: Sequence[int], now: float) -> Result:
+    """The result with the ids and the time that there are by now."""
+    if isinstance(result, Settled):
+        inserted = tuple(msgspec.structs.replace(one, step_id=ids[-one.step_id - 1]) for one in result.inserted)
+        return Settled(result.landed, inserted, now)
+    assert isinstance(result, Created)
+    return msgspec.structs.replace(result, flow_id=ids[-result.flow_id - 1], step_id=ids[-result.step_id - 1], now=now)
+
+
+def _told(stopped: Stopped, found: dict[str, Any]) -> Stopped:
+    told = {name: value for name, value in found.items() if name in Stopped.__struct_fields__}
+    return msgspec.structs.replace(stopped, **told)
