@@ -18,6 +18,7 @@ EXPECTED = "postgresql://user:password@host:5432/database, special characters in
 
 TYPES = {
     "int": "bigint",
+    "small": "integer",
     "float": "double precision",
     "text": "text",
     "json": "bytea",

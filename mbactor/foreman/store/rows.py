@@ -48,14 +48,11 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     flow_id: int
     node: str
     depth: int
-    status: str
     attempt: int
     state: Json | None
     added: Json | None
-    changes: Json | None
     chain: int
     predecessor_id: int | None
-    successor_id: int | None
     spawn_id: int | None
     ordinal: int
     cohort_id: int | None
@@ -74,8 +71,11 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     worker: str | None
     created_at: float
     started_at: float | None
+    at_breakpoint: int
+    successor_id: int | None
     updated_at: float
-    at_breakpoint: int = 0
+    status: str
+    changes: Json | None
 
 
 class FlowFilter(msgspec.Struct, frozen=True, gc=False):

@@ -71,22 +71,19 @@ _STEP = {
     "token": "text NOT NULL",
     "flow_id": "int NOT NULL",
     "node": "text NOT NULL",
-    "depth": "int NOT NULL",
-    "status": "text NOT NULL",
-    "attempt": "int NOT NULL DEFAULT 0",
+    "depth": "small NOT NULL",
+    "attempt": "small NOT NULL DEFAULT 0",
     "state": "json",
     "added": "json",
-    "changes": "json",
-    "chain": "int NOT NULL DEFAULT 0",
+    "chain": "small NOT NULL DEFAULT 0",
     "predecessor_id": "int",
-    "successor_id": "int",
     "spawn_id": "int",
-    "ordinal": "int NOT NULL DEFAULT 0",
+    "ordinal": "small NOT NULL DEFAULT 0",
     "cohort_id": "int",
-    "cohort_size": "int NOT NULL DEFAULT 0",
-    "cohort_arrivals": "int NOT NULL DEFAULT 0",
-    "cohort_failures": "int NOT NULL DEFAULT 0",
-    "cohort_depth": "int NOT NULL DEFAULT 0",
+    "cohort_size": "small NOT NULL DEFAULT 0",
+    "cohort_arrivals": "small NOT NULL DEFAULT 0",
+    "cohort_failures": "small NOT NULL DEFAULT 0",
+    "cohort_depth": "small NOT NULL DEFAULT 0",
     "parks": "json",
     "payloads": "json",
     "error": "json",
@@ -94,12 +91,16 @@ _STEP = {
     "not_before": "float NOT NULL",
     "refused_at": "float",
     "lease_expires": "float",
-    "lease_number": "int NOT NULL DEFAULT 0",
+    "lease_number": "small NOT NULL DEFAULT 0",
     "worker": "text",
     "created_at": "float NOT NULL",
     "started_at": "float",
+    "at_breakpoint": "small NOT NULL DEFAULT 0",
+    # What the end of a step changes comes last, and next to its old version (on PostgreSQL): so little is logged.
+    "successor_id": "int",
     "updated_at": "float NOT NULL",
-    "at_breakpoint": "int NOT NULL DEFAULT 0",
+    "status": "text NOT NULL",
+    "changes": "json",
 }
 
 TABLES: dict[str, dict[str, str]] = {
@@ -109,7 +110,7 @@ TABLES: dict[str, dict[str, str]] = {
     "mbactor_flow": _FLOW,
     "mbactor_step": _STEP,
 }
-"""The tables: each column's type (int of 64 bits, float, text, json) and what SQL says beyond it."""
+"""The tables: each column's type (int of 64 bits, small of 32, float, text, json) and what SQL says beyond it."""
 
 FLOW_COLUMNS = tuple(_FLOW)
 STEP_COLUMNS = tuple(_STEP)

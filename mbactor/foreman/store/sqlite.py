@@ -183,6 +183,7 @@ _WORDS = {
 
 _TYPES = {
     "int": "INTEGER",
+    "small": "INTEGER",
     "float": "REAL",
     "text": "TEXT",
     "json": "BLOB",
