@@ -55,7 +55,7 @@ async def watch(shards: Shards, view: View) -> int:
         if live:
             with Live(console=console, screen=True, auto_refresh=False) as screen:
                 async for page in pages(shards, view):
-                    screen.update(_picture(page, view, console), refresh=True)
+                    screen.update(picture(page, view, console), refresh=True)
         else:
             async for page in pages(shards, view):
                 _print(console, page, view)
@@ -108,7 +108,8 @@ async def _there(shards: Shards, keys: Sequence[str]) -> list[FlowSummary]:
     return found
 
 
-def _picture(page: FlowPage, view: View, console: Console) -> RenderableType:
+def picture(page: FlowPage, view: View, console: Console) -> RenderableType:
+    """As much of a page as there is room for, newest first."""
     room = max(1, console.height - 4 - len(page.notes))
     shown = page.flows[:room]
     more = f"{len(page.flows) - len(shown)} more  " if len(shown) < len(page.flows) else ""
