@@ -71,8 +71,9 @@ def test_the_commands_on_flows_end_well_one_after_the_other(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     lines = [line for line in COMMANDS if line.startswith(".venv/bin/mbactor flows ")]
     assert lines
+    keys = dict(zip(("FLOW", "STEP"), done.stdout.split(), strict=True))
     for line in lines:
-        words = [done.stdout.strip() if word == "FLOW" else word for word in shlex.split(line)[1:]]
+        words = [keys.get(word, word) for word in shlex.split(line)[1:]]
         words = [str(tmp_path / word) if word.endswith(".html") else word for word in words]
         told = _run([sys.executable, "-m", "mbactor", *words], ROOT, FLOWS_DB=url)
         assert told.returncode == 0, told.stderr
@@ -90,7 +91,8 @@ async def main() -> None:
         await system.spawn(Foreman, database=sys.argv[1])
         await system.spawn(Credit)
         applied = {"name": "Ada", "credit_score": 700, "amount": 500000, "limit": 100000}
-        print((await Flows(system).run(Credit.approval, applied)).flow_key)
+        outcome = await Flows(system).run(Credit.approval, applied)
+        print(outcome.flow_key, outcome.interrupts[0][0])
 
 asyncio.run(main())
 """

@@ -206,6 +206,21 @@ def test_what_was_resumed_is_run_by_whoever_runs_flows(shop: Shop) -> None:
     assert asyncio.run(run()) == {"amount": 7, "answer": {"ok": [1, None]}}
 
 
+def test_what_failed_is_run_again_in_place_or_in_a_fork(shop: Shop) -> None:
+    bad = shop.json("history", shop.keys["failed"])[-1]["step_key"]
+    forked = shop.told("fork", bad, "--state", '{"amount": 9}').strip()
+    assert shop.json("show", forked)["flow"]["status"] == "running"
+    assert shop.told("retry", shop.keys["failed"]).endswith("its last failed step runs again, running\n")
+    for command in ("recover", "retry", "restart"):
+        refused = shop.run(command, forked)
+        assert (refused.exit_code, "is running, so it cannot" in refused.stderr) == (4, True)
+    assert shop.told("restart", shop.keys["completed"], "--state", '{"amount": null}').endswith("restarted, running\n")
+    step = shop.json("history", shop.keys["asks"])[0]["step_key"]
+    assert shop.run("restart-from", step).exit_code == 0
+    assert shop.run("resume-break", forked).exit_code == 4
+    assert shop.run("fork", bad, "--state", "[1]").exit_code == 2
+
+
 def test_purge_asks_first_and_takes_all_in_batches(shop: Shop) -> None:
     refused = shop.run("purge", "--status", "completed", input="n\n")
     assert (refused.exit_code, len(shop.json("list")["flows"])) == (1, 4)

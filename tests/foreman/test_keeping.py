@@ -62,11 +62,19 @@ async def count(world: World, table: str = "mbactor_flow") -> int:
 
 async def test_what_was_deleted_is_out_of_lists_at_once_and_out_of_the_database_soon(world: World) -> None:
     key = await at_rest(world, "line")
+    step = (await world.engine.history(key))[0].step_key
     await world.engine.delete(key)
     assert await keys(world) == []
     for operation in (world.engine.resume, world.engine.cancel):
         with pytest.raises(FlowConflict, match="about to be removed"):
             await operation(key)
+    for rerun in (world.engine.recovery.restart, world.engine.recovery.recover, world.engine.recovery.retry):
+        with pytest.raises(FlowConflict, match="about to be removed"):
+            await rerun(key)
+    with pytest.raises(FlowConflict):
+        await world.engine.recovery.fork(step)
+    with pytest.raises(FlowNotFound):
+        await world.engine.recovery.continue_thread(key)
     with pytest.raises(FlowNotFound):
         await world.engine.history(key)
     assert (await world.engine.snapshot(key)).status == "completed"
@@ -126,8 +134,14 @@ async def test_a_disposable_flow_answers_404_everywhere_as_soon_as_it_has_comple
         with pytest.raises(FlowNotFound):
             await operation(key)
     ((step_id, token),) = await world.sql("SELECT id, token FROM mbactor_step WHERE node = 'inner'")
-    with pytest.raises(FlowNotFound):
-        await engine.step(f"1-{step_id}-{token}")
+    of_steps: Any
+    for of_steps in (engine.step, engine.recovery.fork, engine.recovery.restart_from):
+        with pytest.raises(FlowNotFound):
+            await of_steps(f"1-{step_id}-{token}")
+    of_flows: Any
+    for of_flows in (engine.recovery.restart, engine.recovery.recover, engine.recovery.continue_thread):
+        with pytest.raises(FlowNotFound):
+            await of_flows(key)
     assert await keys(world, include_subflows=True) == []
     # A creation that is repeated finds that it was done.
     assert await engine.create("outer", None, FlowOptions(idempotency_key="once")) == key

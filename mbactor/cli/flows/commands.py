@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -20,6 +20,7 @@ Options = dict[str, Any]
 STATUSES = ("created", "running", "interrupted", "completed", "failed", "cancelled")
 SHORTEST_PERIOD = 0.05
 KEY = click.argument("flow_key", metavar="FLOW")
+STEP = click.argument("step_key", metavar="STEP")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 STATE = click.option("--state", metavar="JSON", help="Fields that replace those of the state; null removes one.")
 _WHERE = (
@@ -239,6 +240,76 @@ def cancel(flow_key: str, reason: str, **given: Any) -> None:
     from mbactor.cli.flows.steering import cancel as cancelled
 
     _work(given, lambda shards: cancelled(shards, flow_key, reason))
+
+
+@flows.command()
+@STEP
+@WHERE
+@STATE
+def fork(step_key: str, state: str | None, **given: Any) -> None:
+    """Make a new flow that goes on from a step of one that has ended, and print its key. The old one stays as it is."""
+    from mbactor.cli.flows.steering import fork as forked
+
+    fields = _state(state)
+    _work(given, lambda shards: forked(shards, step_key, fields))
+
+
+@flows.command()
+@KEY
+@WHERE
+@STATE
+def recover(flow_key: str, state: str | None, **given: Any) -> None:
+    """Run every failed step of a failed flow again; the flow goes on from there."""
+    _again("recover", flow_key, state, given)
+
+
+@flows.command()
+@KEY
+@WHERE
+@STATE
+def retry(flow_key: str, state: str | None, **given: Any) -> None:
+    """Run the step of a failed flow again that failed last; other branches that failed stay so."""
+    _again("retry", flow_key, state, given)
+
+
+@flows.command()
+@KEY
+@WHERE
+@STATE
+def restart(flow_key: str, state: str | None, **given: Any) -> None:
+    """Run a flow that has stopped from its first step, under the same key; what it had done is forgotten."""
+    _again("restart", flow_key, state, given)
+
+
+def _again(how: Literal["recover", "retry", "restart"], flow_key: str, state: str | None, given: Options) -> None:
+    from mbactor.cli.flows.steering import again
+
+    fields = _state(state)
+    _work(given, lambda shards: again(shards, how, flow_key, fields))
+
+
+@flows.command("restart-from")
+@STEP
+@WHERE
+@STATE
+def restart_from(step_key: str, state: str | None, **given: Any) -> None:
+    """Run a step that has ended again, in its flow: all that followed from it is forgotten and done anew."""
+    from mbactor.cli.flows.steering import restart_from as restarted
+
+    fields = _state(state)
+    _work(given, lambda shards: restarted(shards, step_key, fields))
+
+
+@flows.command("resume-break")
+@KEY
+@WHERE
+@STATE
+def resume_break(flow_key: str, state: str | None, **given: Any) -> None:
+    """Let a flow go on that waits at a breakpoint, at the one that was reached first."""
+    from mbactor.cli.flows.steering import resume_break as resumed
+
+    fields = _state(state)
+    _work(given, lambda shards: resumed(shards, flow_key, fields))
 
 
 @flows.command()

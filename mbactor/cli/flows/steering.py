@@ -1,14 +1,15 @@
-"""`mbactor flows resume`, `cancel`, `delete` and `purge`: each is one operation, and what it did is said."""
+"""`mbactor flows resume`, `cancel`, `fork`, `recover`, `purge` ...: each is one operation, and tells what it did."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import click
 import msgspec
 
 from mbactor.foreman.model.query import MOST_PURGED, FlowQuery
+from mbactor.foreman.model.state import overrides_of
 from mbactor.foreman.shards import Shards
 
 
@@ -32,6 +33,39 @@ async def delete(shards: Shards, flow_keys: Sequence[str]) -> int:
         await shards.of(flow_key).delete(flow_key)
         click.echo(f"{flow_key}: deleted")
     return 0
+
+
+async def fork(shards: Shards, step_key: str, state: Mapping[str, Any] | None) -> int:
+    """Make a new flow from a step of an old one."""
+    flow_key = await shards.of(step_key, "step").recovery.fork(step_key, overrides_of(state))
+    click.echo(flow_key)
+    return 0
+
+
+async def again(
+    shards: Shards, how: Literal["recover", "retry", "restart"], flow_key: str, state: Mapping[str, Any] | None
+) -> int:
+    """Run steps of a flow again, in place."""
+    recovery = shards.of(flow_key).recovery
+    run = {"recover": recovery.recover, "retry": recovery.retry, "restart": recovery.restart}[how]
+    await run(flow_key, overrides_of(state))
+    return await _told(shards, flow_key, _DONE[how])
+
+
+async def restart_from(shards: Shards, step_key: str, state: Mapping[str, Any] | None) -> int:
+    """Run a step again, in place."""
+    await shards.of(step_key, "step").recovery.restart_from(step_key, overrides_of(state))
+    click.echo(f"{step_key}: runs again, and all that follows from it")
+    return 0
+
+
+async def resume_break(shards: Shards, flow_key: str, state: Mapping[str, Any] | None) -> int:
+    """Let a flow go on that waits at a breakpoint."""
+    await shards.of(flow_key).recovery.resume_break(flow_key, overrides_of(state))
+    return await _told(shards, flow_key, "goes on")
+
+
+_DONE = {"recover": "its failed steps run again", "retry": "its last failed step runs again", "restart": "restarted"}
 
 
 async def purge(shards: Shards, query: FlowQuery, limit: int | None) -> int:
