@@ -71,7 +71,7 @@ def test_the_commands_on_flows_end_well_one_after_the_other(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     lines = [line for line in COMMANDS if line.startswith(".venv/bin/mbactor flows ")]
     assert lines
-    keys = dict(zip(("FLOW", "STEP"), done.stdout.split(), strict=True))
+    keys: dict[str, str] = dict(zip(("FLOW", "STEP"), done.stdout.split(), strict=True))
     for line in lines:
         words = [keys.get(word, word) for word in shlex.split(line)[1:]]
         words = [str(tmp_path / word) if word.endswith(".html") else word for word in words]

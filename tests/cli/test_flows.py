@@ -221,6 +221,20 @@ def test_what_failed_is_run_again_in_place_or_in_a_fork(shop: Shop) -> None:
     assert shop.run("fork", bad, "--state", "[1]").exit_code == 2
 
 
+def test_a_flow_at_a_breakpoint_says_so_and_goes_on(shop: Shop) -> None:
+    async def pause() -> None:
+        async with a_world(shop.url) as world:
+            await world.engine.recovery.break_before(shop.keys["created"], "question")
+            await world.engine.start(shop.keys["created"])
+            await world.engine.wait(shop.keys["created"])
+
+    asyncio.run(pause())
+    told = shop.told("show", shop.keys["created"])
+    assert "waits at a breakpoint before question" in told
+    assert f"mbactor flows resume-break {shop.keys['created']}" in told
+    assert shop.told("resume-break", shop.keys["created"]).endswith("goes on, running\n")
+
+
 def test_purge_asks_first_and_takes_all_in_batches(shop: Shop) -> None:
     refused = shop.run("purge", "--status", "completed", input="n\n")
     assert (refused.exit_code, len(shop.json("list")["flows"])) == (1, 4)
@@ -348,6 +362,8 @@ def test_all_shards_that_the_first_one_knows_of_are_looked_at(tmp_path: Path) ->
     assert [flow["flow_key"] for flow in shop.json("list")["flows"]] == keys[::-1]
     assert {flow["flow_key"][0] for flow in shop.json("list", "--shard", "2")["flows"]} <= {"2"}
     assert shop.told("show", keys[0]).startswith("Alone  completed")
+    assert [(one["shard"], one.get("flows", 0)) for one in shop.json("shards")] == [(1, 0), (2, 0), (3, 0)]
+    assert [line.split()[1] for line in shop.told("shards").splitlines()[1:]] == ["active"] * 3
     assert shop.told("purge", "--status", "completed", "--limit", "5", "--yes") == "5 flows purged\n"
     assert len(shop.json("list")["flows"]) == 7
 

@@ -215,6 +215,19 @@ def check_graph(workflow: str, as_json: bool, **given: Any) -> None:
     _work(given, lambda shards: checked(shards, workflow, json=as_json))
 
 
+@flows.command()
+@WHERE
+@JSON
+def shards(as_json: bool, **given: Any) -> None:
+    """Print the shards: how many flows are open on each, how many steps wait or run, and how quickly it answers.
+
+    Exit code 1 where one does not answer.
+    """
+    from mbactor.cli.flows.looking import list_shards
+
+    _work(given, lambda known: list_shards(known, json=as_json))
+
+
 # --- steering -----------------------------------------------------------------------------------------------------
 
 

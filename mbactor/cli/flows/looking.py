@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from mbactor import clock
 from mbactor.cli.flows.database import tell_warning
-from mbactor.cli.flows.table import flow_card, flows_table, history_table, step_card
+from mbactor.cli.flows.table import flow_card, flows_table, history_table, shards_table, step_card
 from mbactor.errors import BadRequest
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.page import history_page
@@ -37,6 +37,16 @@ async def list_flows(shards: Shards, query: FlowQuery, *, json: bool) -> int:
     if page.next_cursor:
         click.echo(click.style(f"\nthere are more: --cursor {page.next_cursor}", dim=True), err=True)
     return 0
+
+
+async def list_shards(shards: Shards, *, json: bool) -> int:
+    """Print how each shard fares."""
+    infos = await shards.info()
+    if json:
+        _print_json(infos)
+    else:
+        _print(shards_table(infos))
+    return 1 if any(one.error for one in infos) else 0
 
 
 async def show_flow(shards: Shards, flow_key: str, *, json: bool) -> int:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mbactor.cli.table import short
-from mbactor.foreman.model.outcome import FlowOutcome, FlowSummary, StepRecord, WireError
+from mbactor.foreman.model.outcome import FlowOutcome, FlowSummary, ShardInfo, StepRecord, WireError
 from mbactor.foreman.model.status import is_terminal
 from mbactor.foreman.render import duration_text
 from mbactor.supervisor.tree import one_line
@@ -74,6 +74,18 @@ def _ago(at: dt.datetime | None, now: dt.datetime) -> Text:
     return Text("" if at is None else short(max(0.0, (now - at).total_seconds())), style="dim")
 
 
+def shards_table(shards: Sequence[ShardInfo]) -> Table:
+    """A row for each shard."""
+    table = _table()
+    for title in ("SHARD", "STATE", "OPEN FLOWS", "STEPS", "LATENCY", ""):
+        numeric = title not in {"STATE", ""}
+        table.add_column(title, justify="right" if numeric else "left", no_wrap=numeric)
+    for one in shards:
+        numbers = ["", "", ""] if one.error else [str(one.flows), str(one.steps), short(one.latency_ms / 1000)]
+        table.add_row(str(one.shard), one.state, *numbers, Text(one_line(one.error or ""), style="red"))
+    return table
+
+
 # --- one flow ---------------------------------------------------------------------------------------------------
 
 
@@ -125,6 +137,10 @@ def _hint(error: WireError) -> Iterator[tuple[str, str]]:
 
 def _questions(flow: FlowSummary, outcome: FlowOutcome) -> Iterator[RenderableType]:
     for step_key, payload in outcome.interrupts:
+        if isinstance(payload, dict) and list(payload) == ["breakpoint"]:
+            yield Text(f"\nwaits at a breakpoint before {one_line(str(payload['breakpoint']))}", style="yellow")
+            yield Text(f"  mbactor flows resume-break {flow.flow_key}", style="dim")
+            continue
         yield Text(f"\nwaits for an answer to {msgspec.json.encode(payload).decode()}", style="yellow")
         yield Text(f"  mbactor flows resume {flow.flow_key} --step {step_key} --data JSON", style="dim")
 
