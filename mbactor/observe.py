@@ -48,6 +48,7 @@ EVENTS: Mapping[str, str] = {
     "flow.stopped": "a flow came to rest: flow, workflow, status",
     "flow.purged": "flows had ended longer ago than they are kept: count",
     "flow.rewound": "steps of a flow run again in place: flow, how (restart, restart_from, recover or retry)",
+    "schedule.failed": "the flow of a tick could not be made, which is tried again: name, error",
     "step.recovered": "a step's lease had expired: count",
     "foreman.doubtful": "a graph can run and hardly means what it says: graph, text",
     "foreman.trouble": "the store could not be reached and is tried again: error",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mbactor.foreman.model.graph import END, Graph
     from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, FlowSummary, ShardInfo, StepRecord
     from mbactor.foreman.model.reducers import Reducer, reducer
+    from mbactor.foreman.model.schedule import Schedule
 
 __all__ = [
     "END",
@@ -35,6 +36,7 @@ __all__ = [
     "Graph",
     "Parked",
     "Reducer",
+    "Schedule",
     "ShardInfo",
     "StepRecord",
     "reducer",
@@ -55,6 +57,7 @@ _HOME = {
     "Graph": "mbactor.foreman.model.graph",
     "Parked": "mbactor.foreman.model.flow",
     "Reducer": "mbactor.foreman.model.reducers",
+    "Schedule": "mbactor.foreman.model.schedule",
     "ShardInfo": "mbactor.foreman.model.outcome",
     "StepRecord": "mbactor.foreman.model.outcome",
     "reducer": "mbactor.foreman.model.reducers",

@@ -7,12 +7,14 @@ from typing import Any
 from mbactor import clock, offload
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, ShardInfos, StepRecord
 from mbactor.foreman.model.query import FlowQuery
+from mbactor.foreman.model.schedule import Schedule
 from mbactor.foreman.model.state import decode_fields
 from mbactor.foreman.model.status import FlowStatus
 from mbactor.foreman.news import News
 from mbactor.foreman.page import history_page
 from mbactor.foreman.render import history_mermaid
 from mbactor.foreman.roll import Roll
+from mbactor.foreman.schedules import Schedules
 from mbactor.foreman.shards import Shards
 from mbactor.kernel import endpoint, event
 from mbactor.kernel.actor import Actor
@@ -20,6 +22,7 @@ from mbactor.mailbox import Mailbox
 from mbactor.transport.address import INTERNAL_PORT
 
 HOST = "foreman.core"
+Listing = list[Schedule]
 
 
 class ForemanApi(Actor):
@@ -29,9 +32,10 @@ class ForemanApi(Actor):
     concurrency = 10_000
     mailbox = Mailbox(capacity=10_000)
 
-    def __init__(self, shards: Shards, roll: Roll) -> None:
+    def __init__(self, shards: Shards, roll: Roll, schedules: Schedules) -> None:
         self._shards = shards
         self._roll = roll
+        self._schedules = schedules
 
     @event
     async def on_news(self, news: News) -> None: ...
@@ -96,6 +100,22 @@ class ForemanApi(Actor):
     @endpoint(port=INTERNAL_PORT)
     async def fingerprint(self, flow_key: str) -> tuple[str, FlowStatus]:
         return await self._shards.of(flow_key).fingerprint(flow_key)
+
+    @endpoint(port=INTERNAL_PORT)
+    async def put_schedule(self, schedule: Schedule) -> None:
+        await self._schedules.put(schedule)
+
+    @endpoint(port=INTERNAL_PORT)
+    async def pause_schedule(self, name: str, paused: bool) -> None:
+        await self._schedules.pause(name, paused)
+
+    @endpoint(port=INTERNAL_PORT)
+    async def drop_schedule(self, name: str) -> None:
+        await self._schedules.drop(name)
+
+    @endpoint(port=INTERNAL_PORT)
+    async def schedules(self) -> Listing:
+        return await self._schedules.all()
 
     @endpoint(port=INTERNAL_PORT)
     async def restart(self, flow_key: str, state: bytes) -> None:

@@ -16,12 +16,14 @@ from mbactor.foreman.api import HOST, ForemanApi
 from mbactor.foreman.features import TaskReference, WorkflowReference
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, ShardInfos, StepRecord
 from mbactor.foreman.model.query import MOST_PURGED, FlowQuery
-from mbactor.foreman.model.state import encode_fields, initial_state, overrides_of
+from mbactor.foreman.model.schedule import CatchUp, Schedule
+from mbactor.foreman.model.state import decode_all, encode_fields, initial_state, overrides_of
 from mbactor.foreman.model.status import FlowStatus
 from mbactor.kernel import Operation
 
 P = ParamSpec("P")
 R = TypeVar("R")
+ScheduleList = list[Schedule]
 
 
 class Asker(Protocol):
@@ -149,6 +151,47 @@ class Flows:
     async def cancel(self, flow_key: str, reason: str = "") -> None:
         """Stop a flow for good; its running tasks are cancelled."""
         await self._ask(ForemanApi.cancel, flow_key=flow_key, reason=reason)
+
+    # --- what is created by itself -----------------------------------------------------------------------------
+
+    async def schedule(
+        self,
+        name: str,
+        workflow: WorkflowReference | str,
+        cron: str,
+        *,
+        timezone: str = "UTC",
+        state: Any = None,
+        options: FlowOptions | None = None,
+        catch_up: CatchUp = "latest",
+    ) -> None:
+        """Create a flow at each tick of a cron expression; a schedule of this name is changed to this.
+
+            await flows.schedule("nightly", Reports.nightly, "0 3 * * *", timezone="Europe/Berlin")
+
+        `Schedule` says what the values mean. BadRequest names the one that cannot be.
+        """
+        schedule = Schedule(
+            name=name, workflow=_url_of(workflow), cron=cron, timezone=timezone,
+            state=decode_all(initial_state(state)), options=options or FlowOptions(), catch_up=catch_up,
+        )  # fmt: skip
+        await self._ask(ForemanApi.put_schedule, schedule=schedule)
+
+    async def schedules(self) -> ScheduleList:
+        """The schedules by name, with their last and next ticks."""
+        return await self._ask(ForemanApi.schedules)
+
+    async def pause_schedule(self, name: str) -> None:
+        """Create no more flows by a schedule until `resume_schedule`; what falls in between is not made up for."""
+        await self._ask(ForemanApi.pause_schedule, name=name, paused=True)
+
+    async def resume_schedule(self, name: str) -> None:
+        """Let a schedule go on, with the next tick from now."""
+        await self._ask(ForemanApi.pause_schedule, name=name, paused=False)
+
+    async def unschedule(self, name: str) -> None:
+        """Forget a schedule; the flows that it made stay."""
+        await self._ask(ForemanApi.drop_schedule, name=name)
 
     # --- what went wrong, and what goes on -------------------------------------------------------------------
 

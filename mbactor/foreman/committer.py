@@ -30,11 +30,14 @@ from mbactor.foreman.store.operations import (
     Create,
     Created,
     Delete,
+    DropSchedule,
     Enrol,
     Extend,
     Fork,
     Operation,
+    PauseSchedule,
     Purge,
+    PutSchedule,
     Reap,
     Recover,
     Release,
@@ -45,6 +48,7 @@ from mbactor.foreman.store.operations import (
     Settle,
     Settled,
     Start,
+    Tick,
 )
 from mbactor.foreman.store.store import Store, StoreTrouble, Unstorable
 from mbactor.seams import checkpoint
@@ -91,7 +95,7 @@ class Committer:
         self, operation: Start | Resume | Cancel | Delete | Rewind | BreakBefore | ResumeBreak
     ) -> Changed: ...
     @overload
-    async def commit(self, operation: Fork | ContinueThread) -> Created | Changed: ...
+    async def commit(self, operation: Fork | ContinueThread | Tick) -> Created | Changed: ...
     @overload
     async def commit(self, operation: Claim) -> Claimed: ...
     @overload
@@ -99,7 +103,9 @@ class Committer:
     @overload
     async def commit(self, operation: Enrol) -> dict[int, str]: ...
     @overload
-    async def commit(self, operation: Release | Recover | Purge | Reap) -> int: ...
+    async def commit(
+        self, operation: Release | Recover | Purge | Reap | PutSchedule | DropSchedule | PauseSchedule
+    ) -> int: ...
 
     async def commit(self, operation: Operation, *, patient: bool = True) -> Any:
         """Hand in an operation; its result once it is durable.

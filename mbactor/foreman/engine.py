@@ -135,13 +135,8 @@ class Engine:
         again returns the first flow's key. While the database takes nothing it waits; where it is not `patient`, it
         fails with `StoreTrouble` and there is no flow.
         """
-        self._check_open()
         options = options or FlowOptions()
-        if not workflow:
-            raise BadRequest("workflow='': expected the URL of a workflow")
-        fields = initial_state(state)
-        baggage = _baggage(options.baggage)
-        frozen = await self.graphs.load(workflow, options.baggage)
+        fields, baggage, frozen = await self._looked_at(workflow, state, options)
         thread_id = await self._thread(options.thread_key)
         runner = self._runner_for(options.priority) if start and options.start_at is None else None
         new = self._create(workflow, fields, options, frozen, baggage, thread_id, start, runner)
@@ -152,6 +147,20 @@ class Engine:
             if runner is not None:
                 runner.reserve(-1)
         return await self._created(new, created, fields, frozen, runner)
+
+    async def prepared(self, workflow: str, state: Any, options: FlowOptions) -> Create:
+        """What `create` would hand in, for whoever writes it together with something else."""
+        fields, baggage, frozen = await self._looked_at(workflow, state, options)
+        thread_id = await self._thread(options.thread_key)
+        return self._create(workflow, fields, options, frozen, baggage, thread_id, True, None)
+
+    async def _looked_at(
+        self, workflow: str, state: Any, options: FlowOptions
+    ) -> tuple[Fields, bytes | None, FrozenGraph]:
+        self._check_open()
+        if not workflow:
+            raise BadRequest("workflow='': expected the URL of a workflow")
+        return initial_state(state), _baggage(options.baggage), await self.graphs.load(workflow, options.baggage)
 
     async def _created(
         self, new: Create, created: Created, fields: Fields, frozen: FrozenGraph, runner: Runner | None

@@ -9,7 +9,7 @@ expired leases, and the endpoints that `Flows` asks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -21,13 +21,15 @@ from mbactor.foreman.engine import Engine
 from mbactor.foreman.features import Ran
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.model.schedule import Schedule
 from mbactor.foreman.news import Herald, News
 from mbactor.foreman.roll import Roll
+from mbactor.foreman.schedules import Schedules
 from mbactor.foreman.shard import Shard
 from mbactor.foreman.shards import Member, Shards
 from mbactor.foreman.store.open import is_numbered, passes_on
 from mbactor.foreman.store.store import Store
-from mbactor.foreman.worker import Ears, Keeper
+from mbactor.foreman.worker import Ears, Keeper, Scheduler
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor.children import Build, build_child
 from mbactor.supervisor.spec import Backoff, ChildSpec, checked_duration, child
@@ -48,8 +50,8 @@ class Foreman(Supervisor):
     `slots` steps each. `default_time_budget` is what a task has where its graph says nothing; `lease` is how long a
     dead process's steps stay unclaimed; `retention_days` for how many days flows that have ended are kept, 0 for ever.
     Foremen of one database tell each other of work and of stops at once, by the bus, or by PostgreSQL where there is
-    none; what is lost of that each finds within `poll_interval`. `commit_each` commits every outcome on its own, for
-    debugging.
+    none; what is lost of that each finds within `poll_interval`. `schedules` are made, or changed, when it
+    starts. `commit_each` commits every outcome on its own, for debugging.
 
     A shard whose database does not answer, at the start or later, takes nothing from the others: new flows go to those,
     lists say that it is missing, and what names a flow of it gets Unavailable (503) until it is back.
@@ -66,6 +68,7 @@ class Foreman(Supervisor):
         retention_days: float = 0,
         shards: int = 1,
         poll_interval: Duration = 0.5,
+        schedules: Sequence[Schedule] = (),
     ) -> None:
         super().__init__()
         for name, value in (("workers", workers), ("slots", slots), ("shards", shards)):
@@ -83,6 +86,7 @@ class Foreman(Supervisor):
         self._poll_interval = checked_duration("foreman: poll_interval", poll_interval, above_0=True)
         self._commit_each = commit_each
         self._retention = _checked_days(retention_days) * 86400.0
+        self._schedules = tuple(schedules)
         self.shards = Shards()
         self._roll: Roll | None = None
         self._herald: Herald | None = None
@@ -95,6 +99,7 @@ class Foreman(Supervisor):
     async def on_start(self) -> None:
         shards = self.shards = Shards()
         self._herald = Herald(self._publish)
+        schedules = Schedules(shards)
         roll = self._roll = Roll(shards, self._database, self._lease / 4, self._begin, self._end)
         await roll.open(self._count)
         for member in shards.members.values():
@@ -105,7 +110,8 @@ class Foreman(Supervisor):
             *(self._spec(shards.members[number]) for number in sorted(shards.members)),
             child(Ears, id="ears", args={"shards": shards}),
             child(Keeper, id="keeper", args={"roll": roll}),
-            child(ForemanApi, id="api", args={"shards": shards, "roll": roll}),
+            child(Scheduler, id="scheduler", args={"schedules": schedules, "declared": self._schedules}),
+            child(ForemanApi, id="api", args={"shards": shards, "roll": roll, "schedules": schedules}),
         ]
 
     async def on_stop(self, exit: Exit) -> None:  # noqa: ARG002

@@ -1,15 +1,23 @@
 """The child actors that do a Foreman's work: `Worker` runs steps, `Sweeper` recovers those whose lease expired,
-`Listener` and `Ears` hear of other Foremen, `Keeper` follows the roll of the shards.
+`Listener` and `Ears` hear of other Foremen, `Keeper` follows the roll of the shards, `Scheduler` the schedules.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
+from mbactor import observe
+from mbactor.errors import Unavailable
 from mbactor.foreman.api import ForemanApi
 from mbactor.foreman.dispatcher import Dispatcher
 from mbactor.foreman.engine import Engine
+from mbactor.foreman.model.schedule import Schedule
 from mbactor.foreman.news import News, exchange
 from mbactor.foreman.roll import Roll
+from mbactor.foreman.schedules import Schedules
 from mbactor.foreman.shards import Shards
+from mbactor.foreman.store.store import StoreTrouble
 from mbactor.foreman.sweep import sweep_regularly
 from mbactor.kernel import sink
 from mbactor.kernel.actor import Actor
@@ -66,6 +74,28 @@ class Ears(Actor):
     @sink(ForemanApi.on_news, queue="every")
     async def heard(self, news: News) -> None:
         self._shards.heard(news)
+
+
+class Scheduler(Actor):
+    """Makes the flows of schedules at their ticks. `declared` are made, or changed to what they are to be, first."""
+
+    def __init__(self, schedules: Schedules, declared: Sequence[Schedule]) -> None:
+        self._schedules = schedules
+        self._declared = declared
+
+    async def on_start(self) -> None:
+        self.spawn_task(self._follow(), name="follow the schedules")
+
+    async def _follow(self) -> None:
+        for schedule in self._declared:
+            while True:
+                try:
+                    await self._schedules.put(schedule)
+                    break
+                except (StoreTrouble, Unavailable) as error:
+                    observe.emit("foreman.trouble", error=f"schedules: {error}")
+                    await asyncio.sleep(1.0)
+        await self._schedules.follow()
 
 
 class Keeper(Actor):

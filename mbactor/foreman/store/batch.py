@@ -15,7 +15,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from mbactor.foreman.store import breakpoints, flows, keeping, leases, recovery, roll
+from mbactor.foreman.store import (
+    breakpoints,
+    flows,
+    keeping,
+    leases,
+    recovery,
+    roll,
+    scheduled,
+)
 from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.operations import (
     BreakBefore,
@@ -25,11 +33,14 @@ from mbactor.foreman.store.operations import (
     ContinueThread,
     Create,
     Delete,
+    DropSchedule,
     Enrol,
     Extend,
     Fork,
     Operation,
+    PauseSchedule,
     Purge,
+    PutSchedule,
     Reap,
     Recover,
     Release,
@@ -39,6 +50,7 @@ from mbactor.foreman.store.operations import (
     Rewind,
     Settle,
     Start,
+    Tick,
 )
 from mbactor.foreman.store.settle import settle_all
 from mbactor.foreman.store.transaction import Transaction
@@ -55,6 +67,10 @@ _ONE_BY_ONE: tuple[tuple[type[Operation], Callable[[Transaction, Any], Awaitable
     (ResumeBreak, breakpoints.resume_break),
     (Purge, keeping.purge),
     (Reap, keeping.reap),
+    (PutSchedule, scheduled.put),
+    (DropSchedule, scheduled.drop),
+    (PauseSchedule, scheduled.pause),
+    (Tick, scheduled.tick),
     (Extend, leases.extend),
     (Release, leases.release),
     (Recover, leases.recover),
@@ -95,11 +111,11 @@ def _steps_of(one: Operation) -> int:
     """How many steps the operation may insert at most."""
     if isinstance(one, Settle):
         return len(one.successors) + (one.arrival is not None) + (one.child is not None)
-    return one.steps if isinstance(one, Fork) else isinstance(one, Create | ContinueThread)
+    return one.steps if isinstance(one, Fork) else isinstance(one, Create | ContinueThread | Tick)
 
 
 def _flows_of(one: Operation) -> int:
     """How many flows the operation may insert at most."""
     if isinstance(one, Settle):
         return one.child is not None
-    return one.flows if isinstance(one, Fork) else isinstance(one, Create | ContinueThread)
+    return one.flows if isinstance(one, Fork) else isinstance(one, Create | ContinueThread | Tick)

@@ -258,12 +258,42 @@ class ResumeBreak(msgspec.Struct, frozen=True, gc=False):
     input: Json | None = None
 
 
+class PutSchedule(msgspec.Struct, frozen=True, gc=False):
+    """Write what a schedule is to be. The result is 1 where that is new."""
+
+    name: str
+    spec: Json
+
+
+class DropSchedule(msgspec.Struct, frozen=True, gc=False):
+    """Forget a schedule. The result is 0 where there is none."""
+
+    name: str
+
+
+class PauseSchedule(msgspec.Struct, frozen=True, gc=False):
+    """Pause a schedule, or let it go on. The result is 0 where there is none."""
+
+    name: str
+    paused: bool
+
+
+class Tick(msgspec.Struct, frozen=True, gc=False):
+    """Move a schedule from its last tick to this one, with the flow that it makes. A `Created` or a `Changed`."""
+
+    name: str
+    spec: Json
+    last_tick: float
+    tick: float
+    create: Create | None = None
+
+
 NAMING = (Settle, Start, Resume, Cancel, Delete, Rewind, Fork, ContinueThread, BreakBefore, ResumeBreak)
 """The operations that are about a flow which they name."""
 
 Operation = (
     Settle | Create | Start | Resume | Cancel | Delete | Claim | Extend | Release | Recover | Purge | Reap | Enrol
-    | Rewind | Fork | ContinueThread | BreakBefore | ResumeBreak
+    | Rewind | Fork | ContinueThread | BreakBefore | ResumeBreak | PutSchedule | DropSchedule | PauseSchedule | Tick
 )  # fmt: skip
 
 

@@ -78,6 +78,15 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     changes: Json | None
 
 
+class ScheduleRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `mbactor_schedule`."""
+
+    name: str
+    spec: Json
+    paused: int
+    last_tick: float
+
+
 class FlowFilter(msgspec.Struct, frozen=True, gc=False):
     """Which flows a list or a purge is about: all that is given has to hold. Ages are in seconds."""
 

@@ -11,6 +11,7 @@
 * `mbactor_meta`: the schema's version, the number of this shard and, on SQLite, the counters of ids (on PostgreSQL two
   sequences).
 * `mbactor_shard`, in the database of shard 1 only: the shards there are. `state`: active, cordoned, removed.
+* `mbactor_schedule`: what creates flows by itself; ticks up to `last_tick` are dealt with. Shard 1 has it.
 * `mbactor_flow_view`, `mbactor_step_view`: the same rows with JSON as text and times as dates.
 
 A step row holds what its task changed (`changes`), not what it read: its input is the nearest `state` up the
@@ -107,6 +108,12 @@ TABLES: dict[str, dict[str, str]] = {
     "mbactor_meta": {"name": "text PRIMARY KEY", "value": "int NOT NULL"},
     "mbactor_shard": {"shard": "int PRIMARY KEY", "state": "text NOT NULL"},
     "mbactor_graph": {"hash": "text PRIMARY KEY", "graph": "json NOT NULL"},
+    "mbactor_schedule": {
+        "name": "text PRIMARY KEY",
+        "spec": "json NOT NULL",
+        "paused": "int NOT NULL",
+        "last_tick": "float NOT NULL",
+    },
     "mbactor_flow": _FLOW,
     "mbactor_step": _STEP,
 }

@@ -7,10 +7,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Concatenate, ParamSpec, TypeVar
 
-from mbactor.foreman.store import listing, reads, roll
+from mbactor.foreman.store import (
+    listing,
+    reads,
+    roll,
+    scheduled,
+)
 from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.operations import Committed, Operation
-from mbactor.foreman.store.rows import Fingerprint, FlowFilter, FlowRow, Json, Material, Progress, StepRow
+from mbactor.foreman.store.rows import (
+    Fingerprint,
+    FlowFilter,
+    FlowRow,
+    Json,
+    Material,
+    Progress,
+    ScheduleRow,
+    StepRow,
+)
 from mbactor.foreman.store.store import Line, StoreTrouble
 
 P = ParamSpec("P")
@@ -58,6 +72,9 @@ class SqlStore(ABC):
 
     async def latest_of_thread(self, anchor_id: int) -> int | None:
         return await self._read(reads.latest_of_thread, anchor_id)
+
+    async def schedules(self) -> tuple[float, list[ScheduleRow]]:
+        return await self._read(scheduled.schedules)
 
     async def fingerprint(self, flow_id: int) -> Fingerprint | None:
         return await self._read(listing.fingerprint, flow_id)

@@ -16,7 +16,16 @@ from typing import Protocol
 
 from mbactor.errors import MbactorError
 from mbactor.foreman.store.operations import Committed, Operation
-from mbactor.foreman.store.rows import Fingerprint, FlowFilter, FlowRow, Json, Material, Progress, StepRow
+from mbactor.foreman.store.rows import (
+    Fingerprint,
+    FlowFilter,
+    FlowRow,
+    Json,
+    Material,
+    Progress,
+    ScheduleRow,
+    StepRow,
+)
 
 
 class StoreTrouble(MbactorError):
@@ -75,6 +84,10 @@ class Store(Protocol):
 
     async def latest_of_thread(self, anchor_id: int) -> int | None:
         """The flow that the next turn of a thread goes on from, by the id of the one that it began with."""
+        ...
+
+    async def schedules(self) -> tuple[float, list[ScheduleRow]]:
+        """The database's time, and the schedules by name."""
         ...
 
     async def fingerprint(self, flow_id: int) -> Fingerprint | None:

@@ -1,0 +1,240 @@
+"""Schedules: which ticks are due, and that each makes one flow, whoever follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mbactor import Actor, ActorSystem
+from mbactor.errors import BadRequest, FlowNotFound, InvalidSpec
+from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, Schedule, task, workflow
+from mbactor.foreman.model.schedule import Due, due, next_tick
+from mbactor.foreman.schedules import Schedules
+from mbactor.foreman.shards import Member, Shards
+from mbactor.supervisor.topology import load
+from tests.foreman.world import World, a_world, ok
+
+HOUR = 3600.0
+
+
+def schedule(cron: str = "0 * * * *", **options: Any) -> Schedule:
+    return Schedule(name="s", workflow="tick", cron=cron, **options)
+
+
+def at(text: str) -> float:
+    return dt.datetime.fromisoformat(text).timestamp()
+
+
+# --- which ticks -------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_due_before_the_next_tick() -> None:
+    assert due(schedule(), 0.0, HOUR - 0.1) == Due([], 0.0)
+    assert due(schedule(), 0.0, HOUR) == Due([HOUR], HOUR)
+    assert next_tick(schedule(), HOUR) == 2 * HOUR
+
+
+def test_of_missed_ticks_the_latest_all_or_none_are_made_up_for() -> None:
+    now = 3 * HOUR + 61
+    assert due(schedule(), 0.0, now) == Due([3 * HOUR], 3 * HOUR)
+    assert due(schedule(catch_up="all"), 0.0, now) == Due([HOUR, 2 * HOUR, 3 * HOUR], 3 * HOUR)
+    assert due(schedule(catch_up="none"), 0.0, now) == Due([], 3 * HOUR)
+    assert due(schedule(catch_up="none"), 0.0, now - 60) == Due([3 * HOUR], 3 * HOUR)
+
+
+def test_a_year_of_seconds_is_caught_up_with_at_once() -> None:
+    year = 366 * 86400.0
+    assert due(schedule("* * * * * *"), 0.0, year) == Due([year], year)
+    assert len(due(schedule("* * * * * *", catch_up="all"), 0.0, year).ticks) == 100
+
+
+def test_when_clocks_change_nothing_is_left_out_nor_done_twice() -> None:
+    nightly = schedule("30 2 * * *", timezone="Europe/Berlin")
+    assert next_tick(nightly, at("2026-03-29T00:00+01:00")) == at("2026-03-29T03:00+02:00")
+    first = next_tick(nightly, at("2026-10-25T00:00+02:00"))
+    assert first == at("2026-10-25T02:30+02:00")
+    assert next_tick(nightly, first) == at("2026-10-26T02:30+01:00")
+
+
+def test_a_day_that_never_comes_has_no_tick() -> None:
+    with pytest.raises(BadRequest, match="cron='0 0 30 2 \\*': Bad day-of-month"):
+        schedule("0 0 30 2 *")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"cron": "every day"}, "schedule 's': cron='every day': Wrong number of fields; five fields expected"),
+        ({"timezone": "Mars/Base"}, "timezone='Mars/Base': the name of a time zone expected"),
+        ({"workflow": ""}, "workflow='': the URL of a workflow expected"),
+        ({"name": ""}, "name='': a text expected"),
+        ({"options": FlowOptions(start_at="1h")}, "options.start_at is given"),
+        ({"options": FlowOptions(idempotency_key="x")}, "options.idempotency_key is given"),
+    ],
+)
+def test_what_cannot_be_is_said(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(BadRequest, match=text.replace("*", r"\*")):
+        Schedule(**{"name": "s", "workflow": "w", "cron": "* * * * *", **wrong})
+
+
+@given(
+    st.sampled_from(["* * * * *", "*/7 3-9 * * MON-FRI", "0 0 1 * *", "15,45 2 * * *"]),
+    st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu"]),
+    st.integers(1_700_000_000, 1_800_000_000),
+    st.lists(st.integers(0, 40 * 86400), min_size=1, max_size=5),
+)
+def test_all_ticks_come_once_in_order_however_time_is_cut(cron: str, zone: str, begin: int, steps: list[int]) -> None:
+    one = schedule(cron, timezone=zone, catch_up="all")
+    found: list[float] = []
+    last, now = float(begin), float(begin)
+    for step in steps:
+        now += step
+        while (part := due(one, last, now)).ticks and len(found) < 1_000:
+            found += part.ticks
+            last = part.until
+    expected: list[float] = []
+    tick = next_tick(one, begin)
+    while tick is not None and tick <= now and len(expected) < len(found):
+        expected.append(tick)
+        tick = next_tick(one, tick)
+    assert found == expected
+    if len(found) < 1_000:
+        assert tick is None or tick > now
+
+
+# --- the flows they make -------------------------------------------------------------------------------------
+
+
+async def a_tick(world: World) -> str:
+    graph = Graph("tick")
+    graph.add_transition("t", END)
+    return await world.graph(graph, t=ok)
+
+
+def following(world: World) -> Schedules:
+    return Schedules(Shards([Member(1, engine=world.engine)]))
+
+
+async def back(world: World, seconds: float) -> None:
+    """As if the last tick had been so long ago."""
+    await world.sql(f"UPDATE mbactor_schedule SET last_tick = last_tick - {seconds} RETURNING name")
+
+
+@pytest.mark.anyio
+async def test_a_tick_makes_one_flow_however_many_follow_it(database: str) -> None:
+    async with a_world(database) as world:
+        await a_tick(world)
+        several = [following(world) for _ in range(4)]
+        await several[0].put(schedule("* * * * *", state={"n": 1}, options=FlowOptions(priority=7)))
+        await asyncio.gather(*(one.run_due() for one in several))
+        assert await world.sql("SELECT count(*) FROM mbactor_flow") == [(0,)]
+        await back(world, 120)
+        await asyncio.gather(*(one.run_due() for one in several))
+        (flow,) = await world.sql("SELECT id, token, priority, baggage FROM mbactor_flow")
+        assert flow[2] == 7
+        assert b'"schedule":"s"' in flow[3]
+        outcome = await world.engine.wait(f"1-{flow[0]}-{flow[1]}")
+        assert (outcome.status, outcome.state) == ("completed", {"n": 1})
+        (told,) = await several[0].all()
+        assert told.last_tick is not None
+        assert told.next_tick == told.last_tick + dt.timedelta(minutes=1)
+
+
+@pytest.mark.anyio
+async def test_a_paused_schedule_makes_nothing_and_goes_on_with_the_next_tick(database: str) -> None:
+    async with a_world(database) as world:
+        await a_tick(world)
+        schedules = following(world)
+        await schedules.put(schedule("* * * * *"))
+        await schedules.pause("s", True)
+        await back(world, 600)
+        await schedules.run_due()
+        assert [(one.paused, one.next_tick) for one in await schedules.all()] == [(True, None)]
+        await schedules.pause("s", False)
+        await schedules.run_due()
+        assert await world.sql("SELECT count(*) FROM mbactor_flow") == [(0,)]
+        with pytest.raises(BadRequest, match="schedule='x': no such schedule; there are: s"):
+            await schedules.pause("x", True)
+        await schedules.drop("s")
+        with pytest.raises(BadRequest, match="there are: none"):
+            await schedules.drop("s")
+
+
+@pytest.mark.anyio
+async def test_a_tick_whose_workflow_nobody_serves_stays_due(database: str) -> None:
+    async with a_world(database) as world:
+        schedules = following(world)
+        await schedules.put(schedule("* * * * *"))
+        await back(world, 120)
+        await schedules.run_due()
+        with pytest.raises(FlowNotFound):
+            await world.host.load_graph("tick", {})
+        await a_tick(world)
+        await schedules.run_due()
+        assert await world.sql("SELECT count(*) FROM mbactor_flow") == [(1,)]
+
+
+class Reports(Actor):
+    host = "reports.example"
+
+    @task
+    async def write(self, flow: Flow) -> None:
+        flow["schedule"] = flow.baggage["schedule"]
+
+    @workflow
+    def report(self) -> Graph:
+        graph = Graph("Report")
+        graph.add_transition(Reports.write, END)
+        return graph
+
+
+@pytest.mark.anyio
+async def test_a_foreman_makes_the_flows_of_schedules_that_are_declared_and_of_others(database: str) -> None:
+    declared = Schedule(name="declared", workflow=Reports.report.url, cron="* * * * * *")
+    async with ActorSystem() as system:
+        await system.spawn(Foreman, database=database, schedules=[declared])
+        await system.spawn(Reports)
+        flows = Flows(system)
+        await flows.schedule("other", Reports.report, "* * * * * *")
+
+        async def made(name: str) -> Callable[[], bool]:
+            page = await flows.list(status="completed", limit=50)
+            outcomes = [await flows.snapshot(one.flow_key) for one in page.flows]
+            return lambda: any(one.state.get("schedule") == name for one in outcomes)
+
+        async with asyncio.timeout(20):
+            for name in ("declared", "other"):
+                while not (await made(name))():
+                    await asyncio.sleep(0.05)
+        assert [one.name for one in await flows.schedules()] == ["declared", "other"]
+        await flows.pause_schedule("declared")
+        await flows.unschedule("other")
+        assert [(one.name, one.paused) for one in await flows.schedules()] == [("declared", True)]
+        await flows.resume_schedule("declared")
+
+
+def test_a_topology_file_declares_schedules_and_says_where_one_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "topology.yaml"
+    text = """
+supervisor:
+  children:
+    - foreman:
+        schedules:
+          - {name: nightly, workflow: "https://reports.example:428/report", cron: "0 3 * * *", state: {n: 1}}
+"""
+    file.write_text(text)
+    (foreman,) = load(file, {}).supervisor.children
+    (nightly,) = foreman.args["schedules"]
+    assert nightly == Schedule(
+        name="nightly", workflow="https://reports.example:428/report", cron="0 3 * * *", state={"n": 1}
+    )
+    file.write_text(text.replace("0 3", "61 3"))
+    with pytest.raises(InvalidSpec, match=r"cron='61 3 \* \* \*': Bad minute"):
+        load(file, {})
