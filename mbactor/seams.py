@@ -24,6 +24,7 @@ SEAMS: frozenset[str] = frozenset(
         "foreman.settle.after",
         "foreman.settle.before",
         "foreman.sweep.after",
+        "foreman.tick.before",
         "foreman.wait.after",
         "foreman.wait.before",
         "foreman.write.after",

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbactor import Actor, ActorSystem
-from mbactor.errors import BadRequest, FlowNotFound, InvalidSpec
+from mbactor.errors import BadRequest, FlowNotFound
 from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, Schedule, task, workflow
 from mbactor.foreman.model.schedule import Due, due, next_tick
 from mbactor.foreman.schedules import Schedules
 from mbactor.foreman.shards import Member, Shards
-from mbactor.supervisor.topology import load
+from mbactor.supervisor.topology import TopologyError, load
 from tests.foreman.world import World, a_world, ok
 
 HOUR = 3600.0
@@ -221,8 +221,8 @@ async def test_a_foreman_makes_the_flows_of_schedules_that_are_declared_and_of_o
 
 
 def test_a_topology_file_declares_schedules_and_says_where_one_is_wrong(tmp_path: Path) -> None:
-    file = tmp_path / "topology.yaml"
-    text = """
+    file = tmp_path / "tree.yaml"
+    text = """version: 1
 supervisor:
   children:
     - foreman:
@@ -236,5 +236,5 @@ supervisor:
         name="nightly", workflow="https://reports.example:428/report", cron="0 3 * * *", state={"n": 1}
     )
     file.write_text(text.replace("0 3", "61 3"))
-    with pytest.raises(InvalidSpec, match=r"cron='61 3 \* \* \*': Bad minute"):
+    with pytest.raises(TopologyError, match=r"tree.yaml:6:11: .*cron='61 3 \* \* \*': Bad minute"):
         load(file, {})

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Union
 import msgspec
 
 from mbactor.durations import seconds_of_text
-from mbactor.errors import did_you_mean
+from mbactor.errors import MbactorError, did_you_mean
 from mbactor.kernel.properties import ABSENT, Property, properties_of
 from mbactor.secret import Secret
 from mbactor.supervisor.topology.fields import Section, described
@@ -145,6 +145,8 @@ def _reason(error: Exception) -> str:
 def _convert(natural: Any, text: Any, annotation: Any) -> Any:
     try:
         return msgspec.convert(natural, annotation)
+    except MbactorError as error:  # a type says itself what it does not take
+        raise ValueError(error.message) from None
     except msgspec.ValidationError as error:
         try:
             # A text field keeps `01234` as it was written; a number filled in from the environment is a text here.
