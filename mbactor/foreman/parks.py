@@ -50,10 +50,14 @@ def parks_answered(data: bytes | None, answer: bytes | None, error: bytes | None
     return _encoder.encode((*records[:index], record, *records[index + 1 :]))
 
 
-def parks_reopened(data: bytes | None, back: int) -> bytes:
-    """The records of a step that waits again for a flow it called, the one so many from the last (1: the last)."""
+def parks_reopened(data: bytes | None, back: int) -> bytes | None:
+    """The records of a step that waits again for a flow it called, the one so many from the last (1: the last). None
+    where they have forgotten that flow: the step was tried again since.
+    """
     records = decode_parks(data)
     places = [index for index, record in enumerate(records) if record.kind == "subgraph"]
+    if back > len(places):
+        return None
     place = places[-back]
     return _encoder.encode((*records[:place], ParkRecord("subgraph", records[place].workflow)))
 

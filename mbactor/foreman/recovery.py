@@ -136,7 +136,7 @@ class Recovery:
         graph = await self._graphs.get(latest.graph)
         state = fold(await self._reader.final_state(latest), [overrides] if overrides else [], graph)
         entry = NewStep(graph.entry_point, new_token(), 1, latest.priority, state=encode_fields(state))
-        one = ContinueThread(anchor, latest.id, new_token(), entry, observe.traceparent())
+        one = ContinueThread(latest.id, anchor, new_token(), entry, observe.traceparent())
         made = await self._committer.commit(one)
         if isinstance(made, Changed):
             self._refuse(key, "be continued", made)
@@ -195,5 +195,5 @@ class Recovery:
 def _meant(how: RewindKind, steps: Sequence[StepRow]) -> list[StepRow]:
     if how == "restart":
         return [step for step in steps if step.predecessor_id is None]
-    failed = sorted((step for step in steps if step.status == "failed"), key=lambda step: step.id)
+    failed = sorted((step for step in steps if step.status == "failed"), key=lambda step: (step.updated_at, step.id))
     return failed[-1:] if how == "retry" else failed

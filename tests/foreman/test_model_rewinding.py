@@ -58,6 +58,17 @@ def test_failures_are_counted_anew_also_around_an_inner_cohort() -> None:
     assert rewind([ROOT], steps, [4, 5]).counts == {1: (1, 0), 2: (0, 0)}
 
 
+def test_a_branch_whose_own_cohort_was_cancelled_is_not_waited_for() -> None:
+    steps = [
+        step(1, cohort_size=2, cohort_arrivals=1, cohort_failures=0),
+        step(2, predecessor_id=1, spawn_id=1, ordinal=0),
+        step(3, predecessor_id=1, spawn_id=1, ordinal=1, cohort_size=2),
+        step(4, "cancelled", predecessor_id=3, spawn_id=3, ordinal=0),
+        step(5, "cancelled", predecessor_id=3, spawn_id=3, ordinal=1),
+    ]
+    assert rewind([FlowPlace(1, "cancelled")], steps, [2]).counts == {3: (2, 0)}
+
+
 def test_branches_that_led_to_the_fan_in_at_once_stay_arrived() -> None:
     steps = [
         step(1, cohort_size=3, cohort_arrivals=3, cohort_failures=1),
@@ -123,8 +134,10 @@ def trees(draw: st.DrawFn) -> tuple[list[FlowPlace], list[StepPlace]]:
                 arrived = [status for _, status in ends if status in {"completed", "cancelled", "failed"}]
                 failures = arrived.count("failed")
                 change(own, cohort_size=len(ends), cohort_arrivals=len(arrived), cohort_failures=failures)
-                if len(arrived) < len(ends) or failures:
-                    return own, "failed" if failures and len(arrived) == len(ends) else "pending"
+                if len(arrived) < len(ends):
+                    return own, "pending"
+                if failures or "cancelled" in arrived:
+                    return own, "failed" if failures else "cancelled"
                 last = put(flow_id=flow_id, predecessor_id=ends[-1][0], spawn_id=spawn, ordinal=ordinal, cohort_id=own)
         assert last is not None
         status = draw(st.sampled_from(ENDS))
@@ -151,6 +164,18 @@ def after(steps: list[StepPlace], found: Rewound) -> list[StepPlace]:
     return left
 
 
+def going_on(steps: list[StepPlace], spawn: StepPlace) -> list[int]:
+    """The branches of a cohort of which a step has not ended."""
+    if any(one.cohort_id == spawn.id for one in steps):
+        return []
+    found = []
+    for ordinal in {one.ordinal for one in steps if one.spawn_id == spawn.id}:
+        branch = [one for one in steps if (one.spawn_id, one.ordinal) == (spawn.id, ordinal)]
+        if any(one.status in {"pending", "running", "interrupted"} or going_on(steps, one) for one in branch):
+            found.append(ordinal)
+    return found
+
+
 @given(trees(), st.data())
 def test_what_stays_rests_on_what_stays_and_is_counted_rightly(
     tree: tuple[list[FlowPlace], list[StepPlace]], data: st.DataObject
@@ -166,6 +191,8 @@ def test_what_stays_rests_on_what_stays_and_is_counted_rightly(
     for one in left:
         assert {one.predecessor_id, one.spawn_id, one.cohort_id} - {None} <= ids
         assert one.cohort_failures <= one.cohort_arrivals <= one.cohort_size
+        if one.cohort_size and one.flow_id in found.statuses:
+            assert one.cohort_size - one.cohort_arrivals == len(going_on(left, one)), "each of the others will arrive"
         if one.cohort_id is not None:
             members = [other for other in left if other.spawn_id == one.cohort_id]
             assert all(other.status not in {"pending", "running", "interrupted"} for other in members)

@@ -422,3 +422,103 @@ def _trouble(times: int) -> Callable[..., Any]:
             raise OSError("the connection is gone")
 
     return fail
+
+
+async def test_a_fork_of_a_cancelled_flow_waits_for_no_cohort_within_a_branch(database: str) -> None:
+    async with a_world(database) as world:
+        stuck = asyncio.Event()
+
+        async def waits(_: Flow) -> None:
+            await stuck.wait()
+
+        graph = Graph("nested")
+        graph.add_transition_fan_out("begin", "left", "right")
+        graph.add_transition_fan_out("right", "inner-a", "inner-b")
+        graph.add_transition("inner-a", "inner-join")
+        graph.add_transition("inner-b", "inner-join")
+        graph.set_fan_in("inner-join")
+        graph.add_transition("left", "join")
+        graph.add_transition("inner-join", "join")
+        graph.set_fan_in("join")
+        graph.add_transition("join", END)
+        waiting = {"inner-a": waits, "inner-b": waits}
+        tasks = Tasks()
+        await world.graph(graph, **tasks.all("begin", "left", "right", "inner-join", "join"), **waiting)
+        key = await world.engine.create("nested")
+
+        async def left_is_done() -> bool:
+            found = await steps(world, key)
+            return "inner-b" in found and found["left"].status == "completed"
+
+        await world.until(left_is_done)
+        await world.engine.cancel(key)
+        fork = await world.engine.recovery.fork((await steps(world, key))["left"].step_key)
+        outcome = await world.engine.wait(fork)
+        assert (outcome.status, outcome.state) == ("completed", {"begin": 0, "left": 0, "right": 0, "join": 0})
+
+
+def adds_up(flow: Flow) -> None:
+    """Calls, and counts what came back."""
+    flow["total"] = flow.get("total", 0) + flow.subgraph("inner", {"n": 1})["q"]
+
+
+@pytest.mark.parametrize("how", ["restart_from", "fork"])
+async def test_a_caller_that_waits_again_counts_what_comes_back_once(database: str, how: str) -> None:
+    async with a_world(database) as world:
+        await world.graph(chain("p", "q", name="inner"), **Tasks().all("p", "q"))
+        key = await world.engine.create(await world.graph(chain("call"), call=adds_up), {"total": 10})
+        assert (await world.engine.wait(key)).state["total"] == 11
+        called = (await steps(world, key))["call"].subflow
+        assert called is not None
+        operation = getattr(world.engine.recovery, how)
+        key = await operation(called.steps[1].step_key, overrides_of({"n": 4})) or key
+        assert (await world.engine.wait(key)).state["total"] == 14
+
+
+@pytest.mark.parametrize("how", ["restart_from", "fork"])
+async def test_a_flow_whose_caller_was_tried_again_since_is_not_gone_back_to(database: str, how: str) -> None:
+    async with a_world(database) as world:
+
+        def call(flow: Flow) -> None:
+            flow["q"] = flow.subgraph("inner", {"n": 1})["q"]
+            if flow.attempt == 0:
+                flow.retry()
+
+        await world.graph(chain("p", "q", name="inner"), **Tasks().all("p", "q"))
+        key = await world.engine.create(await world.graph(chain("call"), call=call))
+        before = await world.engine.wait(key)
+        query = "SELECT id, token FROM mbactor_step WHERE flow_id <> 1 ORDER BY id"
+        older = [f"1-{id}-{token}" for id, token in await world.sql(query)]
+        assert len(older) == 4
+        operation = getattr(world.engine.recovery, how)
+        with pytest.raises(FlowConflict, match="its caller was tried again since, and called another flow"):
+            await operation(older[0])
+        assert await world.engine.snapshot(key) == before
+        key = await operation(older[2]) or key
+        assert (await world.engine.wait(key)).status == "completed"
+
+
+async def test_retry_takes_the_branch_that_failed_last(database: str) -> None:
+    async with a_world(database) as world:
+        tasks = Tasks("right")
+        first = asyncio.Event()
+
+        async def left(_: Flow) -> None:
+            tasks.ran.append("left")
+            if tasks.broken:
+                await first.wait()
+                raise Broken("left")
+
+        key = await world.engine.create(await world.graph(fan(), **tasks.all("begin", "right", "join"), left=left))
+
+        async def right_has_failed() -> bool:
+            found = (await steps(world, key)).get("right")
+            return found is not None and found.status == "failed"
+
+        await world.until(right_has_failed)
+        first.set()
+        await world.engine.wait(key)
+        tasks.broken.clear()
+        await world.engine.recovery.retry(key)
+        assert (await world.engine.wait(key)).status == "failed"
+        assert (tasks.ran.count("left"), tasks.ran.count("right")) == (2, 1)

@@ -29,6 +29,7 @@ class StepPlace(msgspec.Struct, frozen=True, gc=False):
     cohort_size: int = 0
     cohort_arrivals: int = 0
     cohort_failures: int = 0
+    updated_at: float = 0.0
 
 
 class FlowPlace(msgspec.Struct, frozen=True, gc=False):
@@ -186,8 +187,9 @@ def _arrival(end: StepPlace, own: tuple[int, int] | None) -> tuple[bool, bool]:
     """
     match end.status:
         case "completed" if own is not None:
-            failed = own[0] >= end.cohort_size and own[1] > 0
-            return failed, failed
+            # Its fan-in is not there although all have arrived: some failed, or stopped where they were cancelled.
+            arrived = own[0] >= end.cohort_size
+            return arrived, arrived and own[1] > 0
         case "completed" | "cancelled":
             return True, False
         case "failed":

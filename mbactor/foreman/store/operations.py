@@ -232,9 +232,9 @@ class ContinueThread(msgspec.Struct, frozen=True, gc=False):
     """A new flow of a thread, after its latest has completed. The result is a `Created` or a `Changed`."""
 
     flow_id: int
-    """The flow that the thread began with."""
-    latest_id: int
-    """What the entry's state has been made of."""
+    """The latest, of which the entry's state has been made."""
+    anchor_id: int
+    """The flow that the thread began with; it may be gone."""
     token: str
     entry: NewStep
     trace_parent: str | None = None

@@ -28,7 +28,7 @@ _FLOWS = """SELECT id, status, caller_id, token, root_id, delete_at, delete_on_c
 _ROOT = "SELECT coalesce(root_id, id) FROM mbactor_flow WHERE id = ?"
 
 _PLACES = """SELECT id, flow_id, status, predecessor_id, successor_id, spawn_id, ordinal, cohort_id, cohort_size,
-    cohort_arrivals, cohort_failures FROM mbactor_step WHERE flow_id IN (<ids>) ORDER BY id"""
+    cohort_arrivals, cohort_failures, updated_at FROM mbactor_step WHERE flow_id IN (<ids>) ORDER BY id"""
 
 _FORGET = """successor_id = NULL, cohort_size = 0, cohort_arrivals = 0, cohort_failures = 0, cohort_depth = 0,
     error = NULL, refused_at = NULL, lease_expires = NULL, lease_number = lease_number + 1, worker = NULL"""
@@ -42,9 +42,11 @@ _AGAIN = Update(
     ("state", "not_before", "id"),
 )
 
+# A run that completed changed more than stood there when it called: the next begins at the top and writes it anew.
 _WAIT = Update(
     "mbactor_step",
-    f"status = 'running', parks = :parks, updated_at = :updated_at, {_FORGET}",
+    f"""status = 'running', parks = :parks, updated_at = :updated_at,
+    changes = CASE WHEN status <> 'completed' THEN changes END, {_FORGET}""",
     "id = :id",
     ("parks", "updated_at", "id"),
 )
@@ -84,6 +86,9 @@ _ALLOWED = {
     "recover": (frozenset({"failed"}), "restart or fork what has not failed"),
     "retry": (frozenset({"failed"}), "restart or fork what has not failed"),
 }
+
+
+_CALLED_ANOTHER = "its caller was tried again since, and called another flow; take a step of that one, or the caller"
 
 
 class _Head(msgspec.Struct, frozen=True, gc=False):
@@ -151,7 +156,10 @@ async def rewind_flow(tx: Transaction, one: Rewind) -> Changed:
     if not again or not set(one.inputs) <= set(again) or (one.inputs and set(one.inputs) != set(again)):
         return Changed(False, tree.root.status, (), "its steps have changed meanwhile; look at it again")
     rewound = tree.rewound(again)
-    await _write(tx, rewound, one.inputs)
+    parks = await _reopened(tx, rewound.waiting)
+    if parks is None:
+        return Changed(False, tree.root.status, (), _CALLED_ANOTHER)
+    await _write(tx, rewound, one.inputs, parks)
     if one.how == "restart":
         await tx.db.count(_ANEW, tx.now, tx.now, tree.root.id)
     return Changed(True, rewound.statuses[tree.root.id], tuple(flow.id for flow in tree.heads))
@@ -199,11 +207,11 @@ def _meant(tree: _Tree, one: Rewind) -> list[int]:
         case "recover":
             return [step.id for step in own if step.status == "failed"]
         case "retry":
-            return [step.id for step in own if step.status == "failed"][-1:]
+            failed = [step for step in own if step.status == "failed"]
+            return [max(failed, key=lambda step: (step.updated_at, step.id)).id] if failed else []
 
 
-async def _write(tx: Transaction, rewound: Rewound, inputs: dict[int, Json]) -> None:
-    parks = await _reopened(tx, rewound.waiting)
+async def _write(tx: Transaction, rewound: Rewound, inputs: dict[int, Json], parks: dict[int, Json]) -> None:
     if rewound.gone_flows:
         gone = sorted(rewound.gone_flows)
         await tx.db.count("DELETE FROM mbactor_step WHERE flow_id IN (<ids>)", gone)
@@ -223,8 +231,8 @@ async def _write(tx: Transaction, rewound: Rewound, inputs: dict[int, Json]) -> 
         await tx.db.count(_GO_ON, status, tx.now, flow_ids)
 
 
-async def _reopened(tx: Transaction, waiting: dict[int, int]) -> dict[int, Json]:
-    """The parks of each step that waits again for a flow it called."""
+async def _reopened(tx: Transaction, waiting: dict[int, int]) -> dict[int, Json] | None:
+    """The parks of each step that waits again for a flow it called; None where one of them knows that flow no more."""
     if not waiting:
         return {}
     rows = await tx.db.rows("SELECT id, parks FROM mbactor_step WHERE id IN (<ids>)", sorted(waiting))
@@ -232,10 +240,13 @@ async def _reopened(tx: Transaction, waiting: dict[int, int]) -> dict[int, Json]
     called: dict[int, list[int]] = {}
     for caller_id, flow_id in await tx.db.rows(query, sorted(waiting)):
         called.setdefault(caller_id, []).append(flow_id)
-    return {
-        step_id: parks_reopened(parks, len(called[step_id]) - called[step_id].index(waiting[step_id]))
-        for step_id, parks in rows
-    }
+    found: dict[int, Json] = {}
+    for step_id, parks in rows:
+        reopened = parks_reopened(parks, len(called[step_id]) - called[step_id].index(waiting[step_id]))
+        if reopened is None:
+            return None
+        found[step_id] = reopened
+    return found
 
 
 # --- in a flow of its own ------------------------------------------------------------------------------------
@@ -258,7 +269,10 @@ async def fork(tx: Transaction, one: Fork) -> Created | Changed:
         for step in tree.steps.values()
     }
     rewound = msgspec.structs.replace(tree, steps=ended).rewound([one.step_id])
-    copy = _Copy(tx, one, rewound, await _reopened(tx, rewound.waiting))
+    parks = await _reopened(tx, rewound.waiting)
+    if parks is None:
+        return Changed(False, tree.root.status, (), _CALLED_ANOTHER)
+    copy = _Copy(tx, one, rewound, parks)
     flow_ids = [head.id for head in tree.heads if head.id not in rewound.gone_flows]
     flows = [FlowRow(*row) for row in await tx.db.rows(_ROWS, flow_ids)]
     steps = [StepRow(*row) for row in await tx.db.rows(_STEPS, flow_ids) if row[0] not in rewound.gone_steps]
@@ -319,6 +333,7 @@ class _Copy:
                 own |= {"state": self._one.input, "chain": 0}
         elif row.id in self._rewound.waiting:
             own |= self._forgotten(row) | {"status": "running", "parks": self._parks[row.id]}
+            own["changes"] = row.changes if row.status != "completed" else None
         elif row.status not in ENDED:
             own["status"] = "cancelled"
         return msgspec.structs.replace(row, **own)
@@ -332,13 +347,13 @@ class _Copy:
 
 async def continue_thread(tx: Transaction, one: ContinueThread) -> Created | Changed:
     """Another flow of the thread, if the latest is still the one that its state was made of."""
-    rows = await tx.db.rows(LATEST, one.flow_id, one.flow_id)
+    rows = await tx.db.rows(LATEST, one.anchor_id, one.anchor_id)
     if not rows:
         return Changed(False, None)
     latest_id, status = rows[0]
-    if latest_id != one.latest_id or status != "completed":
+    if latest_id != one.flow_id or status != "completed":
         return Changed(False, status, (), "the latest flow of its thread has to complete first")
     flow_id, now = tx.flow_id(), tx.now
-    await tx.db.count(_INSERT_TURN, flow_id, one.token, one.flow_id, one.trace_parent, now, now, now, latest_id)
+    await tx.db.count(_INSERT_TURN, flow_id, one.token, one.anchor_id, one.trace_parent, now, now, now, latest_id)
     entry = tx.insert(one.entry, flow_id, None)
     return Created(flow_id, one.token, entry.step_id, now=now)
