@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mbactor.foreman.foreman import Foreman
     from mbactor.foreman.model.flow import Flow, Parked
     from mbactor.foreman.model.graph import END, Graph
+    from mbactor.foreman.model.join import Join
     from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, FlowSummary, ShardInfo, StepRecord
     from mbactor.foreman.model.reducers import Reducer, reducer
     from mbactor.foreman.model.schedule import Schedule
@@ -34,6 +35,7 @@ __all__ = [
     "Flows",
     "Foreman",
     "Graph",
+    "Join",
     "Parked",
     "Reducer",
     "Schedule",
@@ -55,6 +57,7 @@ _HOME = {
     "Flows": "mbactor.foreman.client",
     "Foreman": "mbactor.foreman.foreman",
     "Graph": "mbactor.foreman.model.graph",
+    "Join": "mbactor.foreman.model.join",
     "Parked": "mbactor.foreman.model.flow",
     "Reducer": "mbactor.foreman.model.reducers",
     "Schedule": "mbactor.foreman.model.schedule",

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from mbactor import observe
@@ -116,6 +116,15 @@ class Dispatcher:
             if held.head.id in flow_ids:
                 held.flow_ended = True
                 _cancel(held)
+
+    def give_up(self, steps: Mapping[int, int]) -> None:
+        """End the tasks of these steps that run here. Each step comes with its flow."""
+        flow_ids = set(steps.values())
+        for held in list(self._held.values()):
+            if held.step_id in steps:
+                _cancel(held)
+            if held.head.id in flow_ids:
+                held.given_up |= frozenset(steps)
 
     def doubt(self, flow_ids: Collection[int]) -> None:
         """Look at once whether the steps of these flows are still this worker's."""
@@ -268,6 +277,7 @@ class Dispatcher:
             following = await self._step(held)
             if held.flow_ended:
                 following = []  # what was handed over as it settled has been cancelled by now
+            following = [one for one in following if one.step_id not in held.given_up]
         finally:
             if self._held.get(held.step_id) is held:
                 del self._held[held.step_id]
@@ -374,7 +384,7 @@ class Dispatcher:
         await checkpoint("foreman.settle.after", node=held.node, worker=self.lease.worker, landed=settled.landed)
         if one.delay:
             self._engine.ring_after(one.delay)
-        if one.child is not None and settled.landed:
+        if one.child is not None and settled.inserted:
             flow = f"{self._engine.store.shard}-{settled.inserted[0].flow_id}"
             observe.emit("flow.started", flow=flow, workflow=one.child.workflow)
         if not settled.landed or plan is None:
@@ -388,7 +398,9 @@ class Dispatcher:
             return 0
         if best is not None and (best < priority or (best == priority and held.streak >= MOST_IN_A_ROW)):
             return 0
-        return 1 if plan.kind != "fan_out" else min(len(plan.targets), 1 + max(0, self.free))
+        if plan.kind != "fan_out":
+            return 1
+        return min(len(plan.targets), plan.at_once or len(plan.targets), 1 + max(0, self.free))
 
 
 async def _until(bell: asyncio.Event, pause: float) -> None:

@@ -74,6 +74,7 @@ class Runner(Protocol):
     def take(self, held: Held) -> None: ...
     def ring(self) -> None: ...
     def cancel(self, flow_ids: Collection[int]) -> None: ...
+    def give_up(self, steps: Mapping[int, int]) -> None: ...
     def doubt(self, flow_ids: Collection[int]) -> None: ...
 
 
@@ -346,6 +347,9 @@ class Engine:
             self.news.landed(committed, free=free, own=self._fresh, waited=self._waiters.flows)
         if committed.best_due is not None:
             self.ring()
+        if committed.given_up:
+            for runner in self._runners:
+                runner.give_up(committed.given_up)
         if not committed.stopped:
             return
         for one in committed.stopped:

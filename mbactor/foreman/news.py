@@ -42,7 +42,7 @@ class News(msgspec.Struct, frozen=True, array_like=True):
     many: bool = False
     """More came to rest than are named."""
     cancelled: tuple[int, ...] = ()
-    """The flows whose tasks are to end."""
+    """The flows of whose tasks all or some are to end."""
 
 
 def both(one: News, other: News) -> News:
@@ -70,10 +70,11 @@ class Exchange:
         """Tell of a batch. A flow of one's `own` that is `waited` for here, nobody waits for elsewhere."""
         due = committed.best_due is not None and not free
         stopped = [one for one in committed.stopped if not (one.flow_id in own and one.flow_id in waited)]
-        if due or stopped:
+        if due or stopped or committed.given_up:
             ids = tuple(one.flow_id for one in stopped)
-            cancelled = tuple(one.flow_id for one in stopped if one.status == "cancelled")
-            news = both(News(self._engine, self._shard, due, ids, cancelled=cancelled), News(self._engine, self._shard))
+            cancelled = {one.flow_id for one in stopped if one.status == "cancelled"} | {*committed.given_up.values()}
+            told = News(self._engine, self._shard, due, ids, cancelled=tuple(cancelled))
+            news = both(told, News(self._engine, self._shard))
             for tell in self.heralds:
                 tell(news)
 

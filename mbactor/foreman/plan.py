@@ -59,6 +59,10 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     fan_in: str = ""
     cohort_size: int = 0
     arrivals: int = 0
+    needed: int = 0
+    """So many branches must complete; 0: all, whatever fails meanwhile."""
+    at_once: int | None = None
+    """So many of the branches may begin."""
     delay: float = 0.0
     error: BaseException | None = None
     park: Park | None = None
@@ -195,16 +199,31 @@ def _route(
     if own_fan_in is not None:
         to_end = len(steps) < len(targets)
         if all(target.node == own_fan_in for target in steps) and (steps or not to_end):
+            _check_enough(graph, node, own_fan_in, len(steps), override=override)
             return Plan("fan_in", changes, fan_in=own_fan_in, delay=delay)
         if steps and not override:
-            return _fan_out(own_fan_in, changes, steps, delay)
+            return _fan_out(graph, node, own_fan_in, changes, steps, delay)
     return _one_way(graph, node, in_cohort, changes, steps, delay)
 
 
-def _fan_out(fan_in: str, changes: Fields, steps: tuple[Target, ...], delay: float) -> Plan:
+def _fan_out(graph: Graph, node: str, fan_in: str, changes: Fields, steps: tuple[Target, ...], delay: float) -> Plan:
     branches = tuple(target for target in steps if target.node != fan_in)
-    arrivals = len(steps) - len(branches)
-    return Plan("fan_out", changes, branches, fan_in, len(steps), arrivals, delay)
+    size = len(steps)
+    arrivals = size - len(branches)
+    _check_enough(graph, node, fan_in, size)
+    needed = graph.join_of(fan_in).of(size)
+    if 0 < needed <= arrivals:
+        return Plan("fan_in", changes, fan_in=fan_in, delay=delay)
+    return Plan("fan_out", changes, branches, fan_in, size, arrivals, needed, graph.max_parallel_of(node), delay)
+
+
+def _check_enough(graph: Graph, node: str, fan_in: str, size: int, *, override: bool = False) -> None:
+    needed = graph.join_of(fan_in).needed
+    if isinstance(needed, int) and size < needed and not override:
+        raise _Unroutable(
+            f"the fan-out of {node!r} has {size} branches here and its fan-in {fan_in!r} needs {needed}; "
+            "route such a case elsewhere with goto or an on_error transition"
+        )
 
 
 def _one_way(

@@ -83,7 +83,7 @@ class Reader:
             return {}
         graph = await self._graphs.get(row.graph)
         if step.status == "completed":
-            cohort = await self._store.cohort(step.id)
+            cohort = await self._store.cohort(step.id, joined=False)
             return {} if cohort is None else _folded_as_far_as_possible(cohort, graph)
         material = (await self._store.materials([step.id])).get(step.id)
         state = {} if material is None else _folded_as_far_as_possible(material, graph)
@@ -151,6 +151,7 @@ class Reader:
             depth=step.depth,
             attempt=step.attempt,
             error=_error(step.error),
+            cancel_reason=step.cancel_reason,
             created_at=_moment(step.created_at),
             started_at=_moment(step.started_at),
             ended_at=_moment(step.updated_at) if is_terminal(step.status) else None,

@@ -17,6 +17,7 @@ from mbactor.foreman.committer import Committer
 from mbactor.foreman.graphs import Graphs
 from mbactor.foreman.keys import Key, new_token, not_found, parse_key
 from mbactor.foreman.model.reducers import fold
+from mbactor.foreman.model.rewinding import StepPlace, open_failures
 from mbactor.foreman.model.state import Fields, apply, encode_fields
 from mbactor.foreman.reader import Reader
 from mbactor.foreman.step import fold_material
@@ -195,5 +196,10 @@ class Recovery:
 def _meant(how: RewindKind, steps: Sequence[StepRow]) -> list[StepRow]:
     if how == "restart":
         return [step for step in steps if step.predecessor_id is None]
-    failed = sorted((step for step in steps if step.status == "failed"), key=lambda step: (step.updated_at, step.id))
+    places = [
+        StepPlace(step.id, step.flow_id, step.status, spawn_id=step.spawn_id, cohort_id=step.cohort_id)
+        for step in steps
+    ]
+    open_ones = set(open_failures(places))
+    failed = sorted((step for step in steps if step.id in open_ones), key=lambda step: (step.updated_at, step.id))
     return failed[-1:] if how == "retry" else failed

@@ -122,10 +122,12 @@ def _branches(held: Held, plan: Plan, lease: Lease, kept: int) -> Settle:
     # A snapshot is written once, on the spawning step, and not on each of its branches.
     due = held.cohort_id is None and _snapshot_due(held, plan, held.state or {})
     tokens = new_tokens(len(plan.targets))
+    at_once = len(plan.targets) if plan.at_once is None else plan.at_once
     successors = tuple(
         _new(
             held, target.node, token, added=encode_fields(target.added) if target.added else None,
-            spawn_id=held.step_id, ordinal=ordinal, delay=plan.delay, lease=lease if ordinal < kept else None,
+            spawn_id=held.step_id, ordinal=ordinal, delay=plan.delay,
+            lease=lease if ordinal < min(kept, at_once) else None, waits=ordinal >= at_once,
             chain=1 if due else held.chain + 1,
         )
         for ordinal, (target, token) in enumerate(zip(plan.targets, tokens, strict=True))
@@ -137,6 +139,7 @@ def _branches(held: Held, plan: Plan, lease: Lease, kept: int) -> Settle:
         successors=successors,
         cohort_size=plan.cohort_size,
         arrivals=plan.arrivals,
+        needed=plan.needed,
         depth=held.depth,
         state=state,
     )

@@ -62,8 +62,8 @@ class Held:
 
     __slots__ = (
         "attempt", "before", "cancelled", "chain", "cohort_id", "created_at", "depth", "executing", "flow_ended",
-        "head", "key", "lease_number", "material", "node", "ordinal", "parks", "payloads", "refused_for", "spawn_id",
-        "state", "step_id", "streak", "weight",
+        "given_up", "head", "key", "lease_number", "material", "node", "ordinal", "parks", "payloads", "refused_for",
+        "spawn_id", "state", "step_id", "streak", "weight",
     )  # fmt: skip
 
     def __init__(self, head: Head, key: str, step_id: int, new: NewStep, state: Fields | None, now: float) -> None:
@@ -92,6 +92,8 @@ class Held:
         self.executing: asyncio.Task[Any] | None = None
         self.cancelled = False
         self.flow_ended = False
+        self.given_up: frozenset[int] = frozenset()
+        """Steps of its flow that were given up while it ran."""
 
     @classmethod
     def claimed(cls, head: Head, shard: int, row: StepRow, now: float) -> Held:

@@ -180,10 +180,14 @@ class Chooser:
     def _fan_out(self, step: Step, how: int) -> Settle:
         size = 1 + how % 3
         direct = how % 2
-        branches = tuple(self._new(step, how + n, spawn_id=step.id, ordinal=n) for n in range(size))
+        at_once = 1 + how % 2 if how % 4 == 2 else size
+        branches = tuple(self._new(step, how + n, spawn_id=step.id, ordinal=n, waits=n >= at_once) for n in range(size))
+        # All, any, two of them, or the first error: none that the direct arrival alone would decide.
+        needed = (0, 1 + direct, 0, 2, size + direct)[how % 5]
         return self._settle(
-            step, how, cohort_size=size + direct, arrivals=direct, depth=step.depth, successors=branches
-        )
+            step, how, cohort_size=size + direct, arrivals=direct, depth=step.depth, successors=branches,
+            needed=needed if direct < needed <= size + direct else 0,
+        )  # fmt: skip
 
     def _end(self, step: Step, how: int) -> Settle:
         """The end of its branch, or on the trunk of its flow."""

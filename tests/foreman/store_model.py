@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mbactor.foreman.model.join import ENOUGH, FAILED, NEVER_BEGAN
 from mbactor.foreman.store.operations import (
     Arrival,
     Cancel,
@@ -91,12 +92,14 @@ class Step:
     cohort_arrivals: int = 0
     cohort_failures: int = 0
     cohort_depth: int = 0
+    cohort_needed: int = 0
     attempt: int = 0
     changes: bytes | None = None
     parks: bytes | None = None
     payloads: bytes | None = None
     error: bytes | None = None
     refused: bool = False
+    cancel_reason: str | None = None
 
 
 class Model:
@@ -107,13 +110,14 @@ class Model:
         self._step_id = 0
         self._flow_id = 0
         self._stopped: list[Stopped] = []
+        self._given_up: dict[int, int] = {}
 
     def skip(self, seconds: float) -> None:
         self.now += seconds
 
     def commit(self, batch: Sequence[Operation]) -> Committed:
         self.now += 0.001
-        self._stopped = []
+        self._stopped, self._given_up = [], {}
         results: dict[int, Result] = {}
         outcomes = {index: one for index, one in enumerate(batch) if isinstance(one, Settle)}
         results.update(zip(outcomes, self._settle_all(list(outcomes.values())), strict=True))
@@ -121,7 +125,8 @@ class Model:
             for index, one in enumerate(batch):
                 if isinstance(one, kind):
                     results[index] = act(one)
-        return Committed([results[index] for index in range(len(batch))], tuple(self._stopped), self._best_due())
+        in_order = [results[index] for index in range(len(batch))]
+        return Committed(in_order, tuple(self._stopped), self._best_due(), self._given_up)
 
     def _acts(self) -> tuple[tuple[type, Callable[[Any], Result]], ...]:
         return (
@@ -157,7 +162,8 @@ class Model:
                 self.flows[flow_id].delete_at = self.now + KEPT
                 self._stopped.append(Stopped(flow_id, "deleted"))
         self._join(arrivals, inserted)
-        return [Settled(lands, tuple(rows)) for lands, rows in zip(landed, inserted, strict=True)]
+        left = [[one for one in rows if one.step_id not in self._given_up] for rows in inserted]
+        return [Settled(lands, tuple(rows)) for lands, rows in zip(landed, left, strict=True)]
 
     def _lands(self, one: Settle) -> bool:
         step = self.steps.get(one.step_id)
@@ -167,7 +173,7 @@ class Model:
         step.parks, step.payloads, step.attempt = one.parks, one.payloads, one.attempt
         step.cohort_size, step.cohort_arrivals, step.cohort_depth = one.cohort_size, one.arrivals, one.depth
         step.not_before, step.updated_at, step.lease_expires = self.now + one.delay, self.now, None
-        step.refused = one.refused
+        step.cohort_needed, step.refused = one.needed, one.refused
         if one.state is not None:
             step.state, step.chain = one.state, 0
         if one.status == "pending":
@@ -183,24 +189,74 @@ class Model:
             mine = [one for one in arrivals if one[0].spawn_id == spawn_id]
             arrivals = [one for one in arrivals if one[0].spawn_id != spawn_id]
             spawn = self.steps[spawn_id]
+            spawn.cohort_depth = max([spawn.cohort_depth, *(arrival.depth for arrival, *_ in mine)])
             spawn.cohort_arrivals += len(mine)
             spawn.cohort_failures += sum(arrival.failed for arrival, *_ in mine)
-            spawn.cohort_depth = max([spawn.cohort_depth, *(arrival.depth for arrival, *_ in mine)])
-            if spawn.cohort_arrivals < spawn.cohort_size:
-                continue
-            _, index, step_id = mine[-1]
-            if spawn.cohort_failures and spawn.spawn_id is None:
-                failed = [s for s in self.steps.values() if s.flow_id == spawn.flow_id and s.status == "failed"]
-                self._stop(spawn.flow_id, FlowEnd("failed", error=min(failed, key=lambda s: s.id).error))
-            elif spawn.cohort_failures:
-                arrivals.append((Arrival(spawn.spawn_id or 0, spawn.cohort_depth, failed=True), index, step_id))
-            else:
-                new = [arrival.fan_in for arrival, *_ in mine if arrival.fan_in is not None][-1]
-                fan_in = NewStep(
-                    new.node, new.token, spawn.cohort_depth + 1, new.priority, new.state, new.added, new.chain,
-                    spawn.spawn_id, spawn.ordinal, spawn_id, new.delay, new.due_at, new.lease,
-                )  # fmt: skip
-                inserted[index].append(self._insert(fan_in, spawn.flow_id, step_id))
+            failure = self._decide(spawn, mine, inserted)
+            if failure is not None:
+                arrivals.append(failure)
+
+    def _decided(self, spawn: Step) -> bool | None:
+        completed = spawn.cohort_arrivals - spawn.cohort_failures
+        needed = spawn.cohort_needed or spawn.cohort_size
+        if completed >= needed:
+            return True
+        hopeless = spawn.cohort_size - spawn.cohort_failures < needed
+        if hopeless and (spawn.cohort_needed or spawn.cohort_arrivals == spawn.cohort_size):
+            return False
+        return None
+
+    def _decide(
+        self, spawn: Step, mine: list[tuple[Arrival, int, int]], inserted: list[list[Inserted]]
+    ) -> tuple[Arrival, int, int] | None:
+        decided = self._decided(spawn)
+        waiting = [s for s in self._inside(spawn) if s.status == "created" and s.spawn_id == spawn.id]
+        if decided is None:
+            for step in sorted(waiting, key=lambda s: (s.ordinal, s.id))[: len(mine)]:
+                step.status, step.not_before, step.updated_at = "pending", max(step.not_before, self.now), self.now
+            return None
+        failed = [s for s in self._inside(spawn) if s.status == "failed"]
+        if spawn.cohort_arrivals < spawn.cohort_size:
+            self._give_up(spawn, ENOUGH if decided else FAILED)
+        if not decided and spawn.spawn_id is None:
+            self._stop(spawn.flow_id, FlowEnd("failed", error=min(failed, key=lambda s: s.id).error))
+        elif not decided:
+            _, index, step_id = ([one for one in mine if one[0].fan_in] or mine)[-1]
+            return Arrival(spawn.spawn_id or 0, spawn.cohort_depth, failed=True), index, step_id
+        else:
+            arrival, index, step_id = [one for one in mine if one[0].fan_in is not None][-1]
+            new = arrival.fan_in
+            assert new is not None
+            fan_in = NewStep(
+                new.node, new.token, spawn.cohort_depth + 1, new.priority, new.state, new.added, new.chain,
+                spawn.spawn_id, spawn.ordinal, spawn.id, new.delay, new.due_at, new.lease,
+            )  # fmt: skip
+            inserted[index].append(self._insert(fan_in, spawn.flow_id, step_id))
+        return None
+
+    def _inside(self, spawn: Step) -> list[Step]:
+        own = [step for step in self.steps.values() if step.spawn_id == spawn.id]
+        return [*own, *(step for one in own for step in self._inside(one))]
+
+    def _give_up(self, spawn: Step, reason: str) -> None:
+        steps, flows = self._inside(spawn), list[Flow]()
+        while steps:
+            for step in steps:
+                if step.status not in ENDED:
+                    step.cancel_reason = NEVER_BEGAN[reason] if step.status == "created" else reason
+                    step.status, step.lease_expires = "cancelled", None
+                    step.updated_at = self.now
+                    self._given_up[step.id] = step.flow_id
+            called = [
+                flow for flow in self.flows.values() if flow.caller_id in {step.id for step in steps}
+                if flow.status not in ENDED
+            ]  # fmt: skip
+            flows += called
+            steps = self._steps_of([flow.id for flow in called])
+        for flow in flows:
+            self._stop(flow.id, FlowEnd("cancelled"), reason)
+        if self._given_up:
+            self._go_on(spawn.flow_id)
 
     # --- flows ---------------------------------------------------------------------------------------------
 
@@ -249,11 +305,15 @@ class Model:
         step.status, step.parks = "pending", _answered(step.parks, one.answer, None)
         step.not_before = step.updated_at = self.now
         step.worker = None
-        for flow in [self.flows[step.flow_id], *self._above(step.flow_id)]:
-            below = [called.status for called in self._called_by(flow.id)]
-            if "interrupted" not in [*below, *(own.status for own in self._steps_of((flow.id,)))]:
-                self._move(flow, "running")
+        self._go_on(step.flow_id)
         return Changed(True, "running", tree)
+
+    def _go_on(self, flow_id: int) -> None:
+        for flow in [self.flows[flow_id], *self._above(flow_id)]:
+            below = [called.status for called in self._called_by(flow.id)]
+            own = [step.status for step in self._steps_of((flow.id,))]
+            if flow.status == "interrupted" and "interrupted" not in [*below, *own]:
+                self._move(flow, "running")
 
     def _cancel(self, one: Cancel) -> Changed:
         refused = self._refused(one.flow_id, one.token, ("created", "running", "interrupted"))
@@ -387,7 +447,9 @@ class Model:
             new.added, new.chain, predecessor_id, new.spawn_id, new.ordinal, new.cohort_id, self.now + new.delay,
             self.now,
         )  # fmt: skip
-        if new.lease is not None:
+        if new.waits:
+            step.status = "created"
+        elif new.lease is not None:
             step.status, step.worker, step.lease_number = "running", new.lease.worker, 1
             step.lease_expires = self.now + new.lease.seconds
         self.steps[step.id] = step

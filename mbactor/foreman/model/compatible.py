@@ -43,6 +43,8 @@ def _nodes(old: Graph, new: Graph, ahead: Collection[str]) -> Iterator[str]:
             yield f"node {name!r} runs {after.url} instead of {before.url}"
         if old.is_fan_in(name) != new.is_fan_in(name):
             yield f"node {name!r} {'is no fan-in any more' if old.is_fan_in(name) else 'is a fan-in now'}"
+        elif before.join != after.join:
+            yield f"node {name!r} waits for {after.join} instead of {before.join}"
 
 
 def _edges(old: Graph, new: Graph, ahead: Collection[str]) -> Iterator[str]:

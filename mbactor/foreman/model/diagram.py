@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
+from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.transition import END, Node, Transition
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ class _GraphChart:
         id, label = self.ids[name], escape(_label_of(node))
         yield f'    {id}[["{label}"]]:::task' if node.subgraph else f'    {id}["{label}"]:::task'
         if node.fan_in:
-            yield f'    {id}_reduce(("reduce")):::term'
+            reduce = "reduce" if node.join == Join.ALL else f"reduce: {node.join}"
+            yield f'    {id}_reduce(("{reduce}")):::term'
             yield f"    {id}_reduce --> {id}"
         for kind in ("switch", "when"):
             if any(edge.kind == kind for edge in self.graph.out(name)):
@@ -152,7 +154,7 @@ def _edge_label(edge: Transition) -> str:
             when = (edge.when or "").strip()
             return "default" if edge.kind == "switch" and when.lower() == "true" else escape(when)
         case "for_each":
-            return "for each"
+            return "for each" if edge.max_parallel is None else f"for each, {edge.max_parallel} at once"
         case "on_error":
             return "onError"
         case "on_timeout":

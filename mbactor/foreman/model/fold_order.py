@@ -27,21 +27,39 @@ class Member(Protocol):
     @property
     def status(self) -> str: ...
 
+    @property
+    def successor_id(self) -> int | None: ...
+
+    @property
+    def cohort_id(self) -> int | None: ...
+
 
 M = TypeVar("M", bound=Member)
 
 
-def fold_order(steps: Iterable[M], spawn_id: int) -> Iterator[tuple[int, M]]:
+def fold_order(steps: Iterable[M], spawn_id: int, *, joined: bool = True) -> Iterator[tuple[int, M]]:
     """The completed steps of a cohort with the number of their branch: by (ordinal, depth, id), and what a nested
     cohort did after the step that spawned it. Steps of other cohorts may be among those given.
+
+    Of a cohort that has `joined`, its fan-in being there, only branches that arrived count; of one that has not, or
+    that failed, all that its branches completed.
     """
     members: dict[int, list[M]] = {}
+    arrived: set[tuple[int, int]] = set()
+    met = {spawn_id} if joined else set()
     for step in steps:
+        if step.cohort_id is not None and step.cohort_id != spawn_id:
+            met.add(step.cohort_id)
         if step.spawn_id is not None and step.status == "completed":
             members.setdefault(step.spawn_id, []).append(step)
+            if step.successor_id is None:
+                # What ends a branch has completed and has none after it: the fan-in is inserted by the last to arrive.
+                arrived.add((step.spawn_id, step.ordinal))
 
     def below(spawn_id: int, branch: int | None) -> Iterator[tuple[int, M]]:
         for step in sorted(members.get(spawn_id, ()), key=lambda step: (step.ordinal, step.depth, step.id)):
+            if spawn_id in met and (spawn_id, step.ordinal) not in arrived:
+                continue
             own = step.ordinal if branch is None else branch
             yield own, step
             yield from below(step.id, own)

@@ -26,6 +26,7 @@ from mbactor.durations import Duration, seconds
 from mbactor.errors import InvalidGraph
 from mbactor.foreman.model import doubts, graph_json, lineage, validation
 from mbactor.foreman.model.diagram import Direction, graph_mermaid
+from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.reducers import Reducer
 from mbactor.foreman.model.state import Fields, decode_value
 from mbactor.foreman.model.transition import END, Node, Transition, TransitionKind
@@ -87,7 +88,7 @@ class Graph:
         self._explicit: set[str] = set()
         self._transitions: list[Transition] = []
         self._reducers: dict[str, str] = {}
-        self._fan_ins: dict[str, None] = {}
+        self._fan_ins: dict[str, Join] = {}
         self._budgets: dict[str, float] = {}
         self._entry_point: str | None = None
         self._references: dict[str, AnyNode] = {}
@@ -122,14 +123,19 @@ class Graph:
         """Taken only when the task calls `flow.goto(target)`."""
         self._add(source, target, "goto")
 
-    def add_transition_for_each(self, source: AnyNode, target: AnyNode, *, for_each: str, as_: str = "item") -> None:
+    def add_transition_for_each(
+        self, source: AnyNode, target: AnyNode, *, for_each: str, as_: str = "item", max_parallel: int | None = None
+    ) -> None:
         """A branch for each element of the array field `for_each`.
 
         No element, or no such field, is no branch: the flow goes on at the fan-in, and fields that only branches
         would have written are not there. Each branch has `item`, `item_index` and `item_count` (or what `as_` says) in
         its state.
+
+        With `max_parallel` at most so many branches of the source's fan-out are under way at once, from their first
+        step to the fan-in; the others wait, in the order of the array, with the status "created".
         """
-        self._add(source, target, "for_each", for_each=for_each, as_=as_ or "item")
+        self._add(source, target, "for_each", for_each=for_each, as_=as_ or "item", max_parallel=max_parallel)
 
     def add_transition_fan_out(self, source: AnyNode, *targets: AnyNode) -> None:
         """A branch to each target. They meet again at a node marked with `set_fan_in`."""
@@ -169,9 +175,14 @@ class Graph:
         self._references[name] = task
         self._set(Node(name, _url_of(task)))
 
-    def set_fan_in(self, node: AnyNode) -> None:
-        """Branches meet here: the node runs once, on the merged state of all of them."""
-        self._fan_ins[_name_of(node)] = None
+    def set_fan_in(self, node: AnyNode, join: Join = Join.ALL) -> None:
+        """Branches meet here: the node runs once, on the merged state of all of them.
+
+        `join` says which it waits for: `Join.ALL`, `Join.FIRST_ERROR`, `Join.ANY`, `Join.at_least(2)`.
+        """
+        if not isinstance(join, Join):
+            raise TypeError(f"set_fan_in needs a Join such as Join.ANY or Join.at_least(2), got join={join!r}")
+        self._fan_ins[_name_of(node)] = join
         self._index = None
 
     def set_reducer(self, field: str, reducer: Reducer | str) -> None:
@@ -191,7 +202,7 @@ class Graph:
         self._entry_point = _name_of(node)
         self._index = None
 
-    def _add(self, source: AnyNode, target: AnyNode, kind: TransitionKind, **fields: str | None) -> None:
+    def _add(self, source: AnyNode, target: AnyNode, kind: TransitionKind, **fields: Any) -> None:
         self._transitions.append(Transition(self._register(source), self._register(target), kind, **fields))
         self._index = None
 
@@ -277,6 +288,14 @@ class Graph:
         """The edges that leave the node, in the order of registration."""
         return self._indexed().out.get(name, ())
 
+    def join_of(self, fan_in: str) -> Join:
+        """Which branches the fan-in waits for."""
+        return self._fan_ins.get(fan_in, Join.ALL)
+
+    def max_parallel_of(self, source: str) -> int | None:
+        """How many branches of the fan-out that this node begins may be under way at once; None: all."""
+        return min((edge.max_parallel for edge in self.out(source) if edge.max_parallel is not None), default=None)
+
     def is_fan_out_source(self, name: str) -> bool:
         """Whether it spawns a cohort: it has a for-each edge, or two or more plain or conditional ones."""
         return name in self._indexed().fan_out_sources
@@ -303,7 +322,9 @@ class Graph:
         sources = frozenset(name for name, edges in out.items() if _fans_out(edges))
         found = lineage.trace(self.entry_point, out, sources, self._fan_ins)
         nodes = {
-            name: replace(node, fan_in=name in self._fan_ins, time_budget=self._budgets.get(name))
+            name: replace(
+                node, fan_in=name in self._fan_ins, join=self.join_of(name), time_budget=self._budgets.get(name)
+            )
             for name, node in self._nodes.items()
         }
         return _Index(nodes, out, sources, found.fan_ins, found.stacks, found.problems)
@@ -382,9 +403,9 @@ class Graph:
     def _of_parts(cls, parts: graph_json.Parts) -> Graph:
         graph = cls(parts.name, prefix_reducers=parts.prefix_reducers)
         for node in parts.nodes:
-            graph._nodes[node.name] = replace(node, fan_in=False, time_budget=None)
+            graph._nodes[node.name] = replace(node, fan_in=False, join=Join.ALL, time_budget=None)
             if node.fan_in:
-                graph._fan_ins[node.name] = None
+                graph._fan_ins[node.name] = node.join
             if node.time_budget is not None:
                 graph._budgets[node.name] = node.time_budget
         graph._explicit = set(graph._nodes)

@@ -5,20 +5,22 @@
      "transitions": [{"from": "intake", "to": "decide", "when": "amount > 10"}, ...],
      "reducers": {"messages": "append"}}
 
-A task may have fanIn, timeBudget (seconds), workflow (true: the URL is a workflow's), inputs, outputs; a
-transition withGoto, switch, onError, onTimeout, forEach, as. Falsy keys are left out. Combinations that no
-transition can have are read as problems of the graph, for `validate` to report with all others.
+A task may have fanIn, join ("first_error" or how many branches are enough), timeBudget (seconds), workflow (true: the
+URL is a workflow's), inputs, outputs; a transition withGoto, switch, onError, onTimeout, forEach, as, maxParallel.
+Falsy keys are left out. Combinations that no transition can have are read as problems of the graph, for `validate` to
+report with all others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import msgspec
 
 from mbactor.errors import InvalidGraph
+from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.transition import END, Node, Transition, TransitionKind
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class _Task(msgspec.Struct, rename="camel", omit_defaults=True):
     name: str
     url: str = ""
     fan_in: bool = False
+    join: int | Literal["first_error"] | None = None
     time_budget: float | None = None
     workflow: bool = False
     inputs: tuple[str, ...] | None = None
@@ -45,6 +48,7 @@ class _Edge(msgspec.Struct, omit_defaults=True):
     on_error: bool = msgspec.field(default=False, name="onError")
     on_timeout: bool = msgspec.field(default=False, name="onTimeout")
     switch: bool = False
+    max_parallel: int | None = msgspec.field(default=None, name="maxParallel")
 
 
 class _Graph(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -112,6 +116,8 @@ def _parts(whole: _Graph) -> Parts:
     problems: list[str] = []
     nodes: dict[str, Node] = {}
     for task in whole.tasks:
+        if task.join is not None and not task.fan_in:
+            problems.append(f"node {task.name!r} has a join={task.join!r} and is no fan-in; mark it fanIn")
         if task.name in nodes or task.name == END:
             problems.append(f"node {task.name!r} is defined twice; give each node a name of its own")
         nodes.setdefault(task.name, _node_of(task))
@@ -144,6 +150,8 @@ def _contradictions(edge: _Edge) -> list[str]:
         found.append(f"{' and '.join(kinds)} exclude each other; use one edge for each")
     if edge.as_ and not edge.for_each:
         found.append(f"as={edge.as_!r} without forEach; as names the element of a forEach")
+    if edge.max_parallel is not None and not edge.for_each:
+        found.append(f"maxParallel={edge.max_parallel} without forEach; it bounds the branches of a forEach")
     if edge.when and (edge.on_error or edge.on_timeout or edge.goto):
         found.append(f"{kinds[0]} takes no when; decide in the task, or in an edge behind it")
     return found
@@ -165,7 +173,9 @@ def _kind_of(edge: _Edge) -> TransitionKind:
 
 def _transition_of(edge: _Edge) -> Transition:
     item = edge.as_ or ("item" if edge.for_each else None)
-    return Transition(edge.source, edge.target, _kind_of(edge), edge.when or None, edge.for_each or None, item)
+    return Transition(
+        edge.source, edge.target, _kind_of(edge), edge.when or None, edge.for_each or None, item, edge.max_parallel
+    )
 
 
 def _edge_of(transition: Transition) -> _Edge:
@@ -180,14 +190,32 @@ def _edge_of(transition: Transition) -> _Edge:
         on_error=kind == "on_error",
         on_timeout=kind == "on_timeout",
         switch=kind == "switch",
+        max_parallel=transition.max_parallel,
     )
 
 
 def _node_of(task: _Task) -> Node:
     return Node(
-        task.name, task.url or task.name, task.fan_in, task.time_budget, task.workflow, task.inputs, task.outputs
-    )
+        task.name, task.url or task.name, task.fan_in, task.time_budget, task.workflow, task.inputs, task.outputs,
+        _join_of(task),
+    )  # fmt: skip
+
+
+def _join_of(task: _Task) -> Join:
+    if task.join is None:
+        return Join.ALL
+    return Join.FIRST_ERROR if task.join == "first_error" else Join.at_least(task.join)
 
 
 def _task_of(node: Node) -> _Task:
-    return _Task(node.name, node.url, node.fan_in, node.time_budget, node.subgraph, node.inputs, node.outputs)
+    needed = node.join.needed
+    return _Task(
+        name=node.name,
+        url=node.url,
+        fan_in=node.fan_in,
+        join=needed if isinstance(needed, int) else "first_error" if needed == "every" else None,
+        time_budget=node.time_budget,
+        workflow=node.subgraph,
+        inputs=node.inputs,
+        outputs=node.outputs,
+    )

@@ -108,6 +108,8 @@ class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     depth: int = 0
     attempt: int = 0
     error: WireError = None
+    cancel_reason: str | None = None
+    """Why its branch was given up."""
     created_at: dt.datetime | None = None
     started_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None

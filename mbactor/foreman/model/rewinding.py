@@ -4,7 +4,8 @@
 
 The steps run again with the input they had. All that followed from them goes, and so do the flows that they, or what
 goes, had called. The flows above wait again for those below, and each cohort counts its branches anew. What stays has
-every step that its input is folded from: with a step go all that follow it, the fan-in of its cohort too.
+every step that its input is folded from: with a step go all that follow it, the fan-in of its cohort too. Then branches
+that this fan-in did not wait for go on as well, where they were given up.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 
 import msgspec
+
+from mbactor.foreman.model.join import NEVER_BEGAN, has_joined
 
 
 class StepPlace(msgspec.Struct, frozen=True, gc=False):
@@ -30,6 +33,9 @@ class StepPlace(msgspec.Struct, frozen=True, gc=False):
     cohort_arrivals: int = 0
     cohort_failures: int = 0
     updated_at: float = 0.0
+    cohort_needed: int = 0
+    cancel_reason: str | None = None
+    """Why its branch was given up."""
 
 
 class FlowPlace(msgspec.Struct, frozen=True, gc=False):
@@ -45,6 +51,8 @@ class Rewound(msgspec.Struct, frozen=True):
 
     again: tuple[int, ...]
     """Steps that run again."""
+    queued: frozenset[int]
+    """Those of them that wait until others make room, as before."""
     waiting: dict[int, int]
     """Step -> the flow it called and waits for again."""
     gone_steps: frozenset[int]
@@ -57,6 +65,10 @@ class Rewound(msgspec.Struct, frozen=True):
     """Step that spawned a cohort -> arrivals and failures, where they are others than before."""
     statuses: dict[int, str]
     """Flow that goes on -> its status."""
+
+    def status_of(self, step_id: int) -> str:
+        """That of a step which runs again."""
+        return "created" if step_id in self.queued else "pending"
 
 
 class _Tree:
@@ -97,6 +109,13 @@ class _Tree:
                 yield self.fan_ins[spawn_id]
             spawn_id = self.steps[spawn_id].spawn_id
 
+    def around(self, step_id: int) -> Iterable[int]:
+        """The steps that spawned the cohorts that a step is in, innermost first."""
+        spawn_id = self.steps[step_id].spawn_id
+        while spawn_id is not None:
+            yield spawn_id
+            spawn_id = self.steps[spawn_id].spawn_id
+
     def callers(self, step_id: int) -> Iterable[tuple[int, int]]:
         """(step, the flow it called) for each flow above that of a step, nearest first."""
         flow = self.flows[self.steps[step_id].flow_id]
@@ -127,6 +146,8 @@ def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Col
             gone |= tree.below(caller_id)
             later |= {other for other in tree.called[caller_id] if other > flow_id}
     again = set(step_ids) - gone
+    given_up = _given_up(tree, {*again, *waiting}) - gone - again
+    again |= given_up
     called = [flow_id for step_id in again | gone for flow_id in tree.called[step_id]]
     gone_flows = tree.with_called([*called, *later])
     gone -= {one.id for one in tree.steps.values() if one.flow_id in gone_flows}
@@ -138,6 +159,7 @@ def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Col
     begun = {tree.steps[step_id].flow_id for step_id in (*again, *waiting)}
     return Rewound(
         again=tuple(sorted(again)),
+        queued=frozenset(one for one in given_up if tree.steps[one].cancel_reason in NEVER_BEGAN.values()),
         waiting=waiting,
         gone_steps=frozenset(gone),
         gone_flows=frozenset(gone_flows),
@@ -145,6 +167,37 @@ def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Col
         counts=_counts(left, begun),
         statuses=_statuses(tree, left, begun, gone_flows),
     )
+
+
+def open_failures(steps: Iterable[StepPlace]) -> list[int]:
+    """The steps that failed and that nothing has gone on without."""
+    tree = _Tree((), steps)
+    return [
+        one.id
+        for one in tree.steps.values()
+        if one.status == "failed" and not any(spawn in tree.fan_ins for spawn in tree.around(one.id))
+    ]
+
+
+def _given_up(tree: _Tree, step_ids: Collection[int]) -> set[int]:
+    """The steps that were given up in cohorts around these steps, which are open again."""
+    found: set[int] = set()
+    todo = {spawn for step_id in step_ids for spawn in tree.around(step_id)}
+    members: defaultdict[int, list[StepPlace]] = defaultdict(list)
+    for one in tree.steps.values():
+        if one.spawn_id is not None:
+            members[one.spawn_id].append(one)
+    while todo:
+        for one in members[todo.pop()]:
+            if one.cancel_reason is not None:
+                found.add(one.id)
+            elif one.cohort_size and one.id not in tree.fan_ins and _decided(one) is None:
+                todo.add(one.id)
+    return found
+
+
+def _decided(spawn: StepPlace) -> bool | None:
+    return has_joined(spawn.cohort_size, spawn.cohort_needed, spawn.cohort_arrivals, spawn.cohort_failures)
 
 
 def _as_it_goes_on(step: StepPlace, again: Collection[int], waiting: Collection[int]) -> StepPlace:
@@ -170,7 +223,7 @@ def _counts(left: list[StepPlace], flows: Collection[int]) -> dict[int, tuple[in
             continue
         arrivals, failures = spawn.cohort_size - first[spawn.id], 0
         for end in branches[spawn.id].values():
-            arrived, failed = _arrival(end, found.get(end.id))
+            arrived, failed = _arrival(end, found.get(end.id), hasty=spawn.cohort_needed > 0)
             arrivals += arrived
             failures += failed
         found[spawn.id] = (arrivals, failures)
@@ -181,17 +234,20 @@ def _counts(left: list[StepPlace], flows: Collection[int]) -> dict[int, tuple[in
     }
 
 
-def _arrival(end: StepPlace, own: tuple[int, int] | None) -> tuple[bool, bool]:
+def _arrival(end: StepPlace, own: tuple[int, int] | None, *, hasty: bool) -> tuple[bool, bool]:
     """Whether a branch that ends with this step has arrived at its cohort, and whether as a failed one. `own` are the
-    counts of the cohort that the step has spawned itself, and whose fan-in is not there.
+    counts of the cohort that the step has spawned itself, and whose fan-in is not there. A `hasty` cohort counts on
+    those that completed: one that was cancelled is none.
     """
     match end.status:
         case "completed" if own is not None:
-            # Its fan-in is not there although all have arrived: some failed, or stopped where they were cancelled.
-            arrived = own[0] >= end.cohort_size
-            return arrived, arrived and own[1] > 0
-        case "completed" | "cancelled":
+            # Its fan-in is not there though it is decided: too many failed, or it stopped where it was cancelled.
+            joined = has_joined(end.cohort_size, end.cohort_needed, *own)
+            return joined is not None, joined is False
+        case "completed":
             return True, False
+        case "cancelled":
+            return True, hasty
         case "failed":
             return True, True
         case _:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mbactor.foreman.model.join import Join
+
 END = "END"
 """The end of the flow: a target that is no node."""
 
@@ -26,6 +28,8 @@ class Node:
     """The fields that go into the child; None: all."""
     outputs: tuple[str, ...] | None = None
     """The fields that come back from it; None: all."""
+    join: Join = Join.ALL
+    """At a fan-in: which branches it waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Transition:
     when: str | None = None
     for_each: str | None = None
     as_: str | None = None
+    max_parallel: int | None = None
+    """At a for-each: so many branches of the fan-out are under way at once; None: all."""
 
     @property
     def routes(self) -> bool:

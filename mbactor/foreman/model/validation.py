@@ -78,6 +78,34 @@ def _fan_ins_known(graph: Graph) -> Problems:
             yield f"node {name!r} is marked fan-in, but no edge leads to it; unmark it or lead branches to it"
 
 
+def _joins_possible(graph: Graph) -> Problems:
+    for name in graph.fan_ins:
+        needed = graph.join_of(name).needed
+        if not isinstance(needed, int):
+            continue
+        if needed < 1:
+            yield f"node {name!r} waits for {needed} branches; at least 1 is needed, or Join.ALL"
+            continue
+        for source in graph.nodes:
+            branches = [edge for edge in graph.out(source.name) if edge.spawns]
+            bounded = not any(edge.kind == "for_each" for edge in branches)
+            if graph.fan_in_of(source.name) == name and bounded and len(branches) < needed:
+                yield (
+                    f"node {name!r} waits for {needed} branches and the fan-out of {source.name!r} has "
+                    f"{len(branches)}; ask for at most so many"
+                )
+
+
+def _one_bound(graph: Graph) -> Problems:
+    for node in graph.nodes:
+        bounds = sorted({edge.max_parallel for edge in graph.out(node.name) if edge.max_parallel is not None})
+        if len(bounds) > 1:
+            yield (
+                f"node {node.name!r} has for_each edges with max_parallel {' and '.join(map(str, bounds))}; it bounds "
+                "the whole fan-out: give one of them, or all the same"
+            )
+
+
 def _budgets_known(graph: Graph) -> Problems:
     for name, budget in graph.time_budgets.items():
         if not graph.has_node(name):
@@ -166,6 +194,8 @@ def _complete(_: Graph, edge: Transition) -> Problems:
             yield "for_each names no field; give the array field whose elements become branches"
         if edge.target == END:
             yield "for_each leads to END; let each branch run a node"
+        if edge.max_parallel is not None and edge.max_parallel < 1:
+            yield f"max_parallel is {edge.max_parallel}; at least 1 is needed, None is no bound"
 
 
 def _no_failure_loop(_: Graph, edge: Transition) -> Problems:
@@ -187,6 +217,8 @@ _RULES = (
     _populated,
     _entered,
     _fan_ins_known,
+    _joins_possible,
+    _one_bound,
     _budgets_known,
     _reducers_known,
     _one_failure_edge,

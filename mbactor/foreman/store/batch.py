@@ -100,7 +100,8 @@ async def apply_batch(db: Db, batch: Sequence[Operation]) -> Committed:
         for index, one in mine.items():
             results[index] = await act(tx, one)
     await tx.flush()
-    return Committed([results[index] for index in range(len(batch))], tuple(tx.stopped), await tx.best_due())
+    in_order = [results[index] for index in range(len(batch))]
+    return Committed(in_order, tuple(tx.stopped), await tx.best_due(), tx.given_up)
 
 
 def _of_kind(batch: Sequence[Operation], kind: type[Any]) -> dict[int, Any]:

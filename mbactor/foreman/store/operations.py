@@ -41,6 +41,8 @@ class NewStep(msgspec.Struct, frozen=True, gc=False):
     due_at: float | None = None
     lease: Lease | None = None
     """With a lease it is inserted running (handed off); without, pending."""
+    waits: bool = False
+    """It is inserted created: a branch that arrives releases it."""
 
 
 class Create(msgspec.Struct, frozen=True, gc=False):
@@ -114,6 +116,8 @@ class Settle(msgspec.Struct, frozen=True, gc=False):
     """The task was certainly not taken: the step goes back as it was, and the time of the first refusal is noted."""
     cohort_size: int = 0
     arrivals: int = 0
+    needed: int = 0
+    """So many branches of its cohort must complete; 0: all, whatever fails meanwhile."""
     depth: int = 0
     successors: tuple[NewStep, ...] = ()
     arrival: Arrival | None = None
@@ -370,3 +374,5 @@ class Committed(msgspec.Struct, frozen=True, gc=False):
     stopped: tuple[Stopped, ...]
     """The flows that came to rest in this batch."""
     best_due: int | None
+    given_up: dict[int, int] = {}
+    """Step -> flow, of steps whose fan-in went on, or failed, without them: what runs of them need not any more."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -33,7 +33,8 @@ _MEMBERS = """WITH RECURSIVE member (id, origin) AS (
     SELECT id, spawn_id FROM mbactor_step WHERE spawn_id IN (<ids>)
     UNION ALL
     SELECT step.id, member.origin FROM member JOIN mbactor_step AS step ON step.spawn_id = member.id)
-    SELECT member.origin, step.id, step.spawn_id, step.ordinal, step.depth, step.status, step.changes
+    SELECT member.origin, step.id, step.spawn_id, step.ordinal, step.depth, step.status, step.successor_id,
+        step.cohort_id, step.changes
     FROM member JOIN mbactor_step AS step ON step.id = member.id"""
 
 
@@ -45,6 +46,8 @@ class _Member(NamedTuple):
     ordinal: int
     depth: int
     status: str
+    successor_id: int | None
+    cohort_id: int | None
     changes: Json | None
 
 
@@ -114,12 +117,14 @@ async def materials(db: Db, step_ids: Sequence[int]) -> dict[int, Material]:
     return found | {step_id: folded[spawn_id] for step_id, spawn_id in spawn_ids.items() if spawn_id in folded}
 
 
-async def cohort(db: Db, spawn_id: int) -> Material | None:
-    """The spawning step's input, and the changes that its cohort has made so far."""
-    return (await cohorts(db, {spawn_id})).get(spawn_id)
+async def cohort(db: Db, spawn_id: int, *, joined: bool = True) -> Material | None:
+    """The spawning step's input, and the changes that its cohort has made: those of branches that arrived, or, where
+    it has not `joined`, all so far.
+    """
+    return (await cohorts(db, {spawn_id}, joined=joined)).get(spawn_id)
 
 
-async def cohorts(db: Db, spawn_ids: set[int]) -> dict[int, Material]:
+async def cohorts(db: Db, spawn_ids: set[int], *, joined: bool = True) -> dict[int, Material]:
     """The same for each of several."""
     wanted = sorted(spawn_ids)
     inputs = await materials(db, wanted)
@@ -131,10 +136,14 @@ async def cohorts(db: Db, spawn_ids: set[int]) -> dict[int, Material]:
     return {
         spawn_id: msgspec.structs.replace(
             material,
-            cohort=_written([own[spawn_id], *(one.changes for _, one in fold_order(members[spawn_id], spawn_id))]),
+            cohort=_written([own[spawn_id], *_folded(members[spawn_id], spawn_id, joined=joined)]),
         )
         for spawn_id, material in inputs.items()
     }
+
+
+def _folded(members: list[_Member], spawn_id: int, *, joined: bool) -> Iterator[Json | None]:
+    return (one.changes for _, one in fold_order(members, spawn_id, joined=joined))
 
 
 def _along(rows: list[Row]) -> Material:

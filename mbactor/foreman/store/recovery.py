@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from mbactor.foreman.keys import new_token, new_tokens
-from mbactor.foreman.model.rewinding import FlowPlace, Rewound, StepPlace, rewind
+from mbactor.foreman.model.rewinding import FlowPlace, Rewound, StepPlace, open_failures, rewind
 from mbactor.foreman.parks import parks_reopened
 from mbactor.foreman.store.dialect import Insert, Update
 from mbactor.foreman.store.operations import Changed, ContinueThread, Created, Fork, Rewind
@@ -28,18 +28,20 @@ _FLOWS = """SELECT id, status, caller_id, token, root_id, delete_at, delete_on_c
 _ROOT = "SELECT coalesce(root_id, id) FROM mbactor_flow WHERE id = ?"
 
 _PLACES = """SELECT id, flow_id, status, predecessor_id, successor_id, spawn_id, ordinal, cohort_id, cohort_size,
-    cohort_arrivals, cohort_failures, updated_at FROM mbactor_step WHERE flow_id IN (<ids>) ORDER BY id"""
+    cohort_arrivals, cohort_failures, updated_at, cohort_needed, cancel_reason
+    FROM mbactor_step WHERE flow_id IN (<ids>) ORDER BY id"""
 
 _FORGET = """successor_id = NULL, cohort_size = 0, cohort_arrivals = 0, cohort_failures = 0, cohort_depth = 0,
-    error = NULL, refused_at = NULL, lease_expires = NULL, lease_number = lease_number + 1, worker = NULL"""
+    cohort_needed = 0, cancel_reason = NULL, error = NULL, refused_at = NULL, lease_expires = NULL,
+    lease_number = lease_number + 1, worker = NULL"""
 
 _AGAIN = Update(
     "mbactor_step",
-    f"""status = 'pending', state = coalesce(:state, state), chain = CASE WHEN :state IS NULL THEN chain ELSE 0 END,
+    f"""status = :status, state = coalesce(:state, state), chain = CASE WHEN :state IS NULL THEN chain ELSE 0 END,
     changes = NULL, parks = NULL, payloads = NULL, attempt = 0, at_breakpoint = 0, not_before = :not_before,
     created_at = :not_before, started_at = NULL, updated_at = :not_before, {_FORGET}""",
     "id = :id",
-    ("state", "not_before", "id"),
+    ("status", "state", "not_before", "id"),
 )
 
 # A run that completed changed more than stood there when it called: the next begins at the top and writes it anew.
@@ -205,10 +207,11 @@ def _meant(tree: _Tree, one: Rewind) -> list[int]:
         case "restart_from":
             return [one.step_id]
         case "recover":
-            return [step.id for step in own if step.status == "failed"]
+            return open_failures(own)
         case "retry":
-            failed = [step for step in own if step.status == "failed"]
-            return [max(failed, key=lambda step: (step.updated_at, step.id)).id] if failed else []
+            failed = open_failures(own)
+            last = max(failed, key=lambda step_id: (tree.steps[step_id].updated_at, step_id), default=None)
+            return [] if last is None else [last]
 
 
 async def _write(tx: Transaction, rewound: Rewound, inputs: dict[int, Json], parks: dict[int, Json]) -> None:
@@ -220,7 +223,7 @@ async def _write(tx: Transaction, rewound: Rewound, inputs: dict[int, Json], par
         await tx.db.count("DELETE FROM mbactor_step WHERE id IN (<ids>)", sorted(rewound.gone_steps))
     if rewound.loose:
         await tx.db.count("UPDATE mbactor_step SET successor_id = NULL WHERE id IN (<ids>)", rewound.loose)
-    rows = [(inputs.get(step_id), tx.now, step_id) for step_id in rewound.again]
+    rows = [(rewound.status_of(step_id), inputs.get(step_id), tx.now, step_id) for step_id in rewound.again]
     await tx.db.update(_AGAIN, rows)
     if parks:
         await tx.db.update(_WAIT, [(data, tx.now, step_id) for step_id, data in sorted(parks.items())])
@@ -326,10 +329,15 @@ class _Copy:
         if row.id in self._rewound.counts:
             own["cohort_arrivals"], own["cohort_failures"] = self._rewound.counts[row.id]
         if row.id in self._rewound.again:
-            own |= self._forgotten(row) | {"status": "pending", "changes": None, "parks": None, "payloads": None}
+            own |= self._forgotten(row) | {
+                "status": self._rewound.status_of(row.id),
+                "changes": None,
+                "parks": None,
+                "payloads": None,
+            }
             own |= {"attempt": 0, "at_breakpoint": 0, "created_at": self._tx.now, "started_at": None}
             own |= {"not_before": self._tx.now, "lease_number": 0}
-            if self._one.input is not None:
+            if self._one.input is not None and row.id == self._one.step_id:
                 own |= {"state": self._one.input, "chain": 0}
         elif row.id in self._rewound.waiting:
             own |= self._forgotten(row) | {"status": "running", "parks": self._parks[row.id]}
@@ -341,7 +349,8 @@ class _Copy:
     def _forgotten(self, row: StepRow) -> dict[str, object]:
         return {
             "successor_id": None, "cohort_size": 0, "cohort_arrivals": 0, "cohort_failures": 0, "cohort_depth": 0,
-            "error": None, "refused_at": None, "lease_number": row.lease_number + 1, "updated_at": self._tx.now,
+            "cohort_needed": 0, "cancel_reason": None, "error": None, "refused_at": None,
+            "lease_number": row.lease_number + 1, "updated_at": self._tx.now,
         }  # fmt: skip
 
 

@@ -60,6 +60,7 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     cohort_arrivals: int
     cohort_failures: int
     cohort_depth: int
+    cohort_needed: int
     parks: Json | None
     payloads: Json | None
     error: Json | None
@@ -72,6 +73,7 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     created_at: float
     started_at: float | None
     at_breakpoint: int
+    cancel_reason: str | None
     successor_id: int | None
     updated_at: float
     status: str

@@ -20,12 +20,14 @@ that `state`. A fan-in step (`cohort_id`: the step that spawned the cohort) read
 changes, in the order of `ordinal`, `depth`, `id`; its own `state` is filled when it ends.
 
 Times are Unix seconds by the database's clock, JSON is UTF-8 text in binary columns. `spawn_id` is the step whose
-fan-out a branch belongs to (NULL on the trunk); `cohort_size`, `cohort_arrivals`, `cohort_failures` and
-`cohort_depth` stand on that step. `parks` lists the interrupts of a step and the flows it called, with their
-answers; `payloads` has the questions of its interrupts, the one that waits last. `caller_id` is the step that called a
-flow, `root_id` the flow it all began with (both NULL for a flow that nobody called). `forked_from` is the step whose
-fork a flow is. `breakpoints` of a root lists the nodes before which its tree pauses; `at_breakpoint` of a step is 1
-while it waits at one, 2 once it has been let go on.
+fan-out a branch belongs to (NULL on the trunk); `cohort_size`, `cohort_arrivals`, `cohort_failures`,
+`cohort_depth` and `cohort_needed` (so many branches must complete; 0: all) stand on that step. The first step of a
+branch that has to wait for others is created; `cancel_reason` says why a branch was given up. `parks` lists the
+interrupts of a step and the flows it called, with their answers; `payloads` has the questions of its interrupts, the
+one that waits last. `caller_id` is the step that called a flow, `root_id` the flow it all began with (both NULL for a
+flow that nobody called). `forked_from` is the step whose fork a flow is. `breakpoints` of a root lists
+the nodes before which its tree pauses; `at_breakpoint` of a step is 1 while it waits at one, 2 once it has been let go
+on.
 """
 
 from __future__ import annotations
@@ -85,6 +87,7 @@ _STEP = {
     "cohort_arrivals": "small NOT NULL DEFAULT 0",
     "cohort_failures": "small NOT NULL DEFAULT 0",
     "cohort_depth": "small NOT NULL DEFAULT 0",
+    "cohort_needed": "small NOT NULL DEFAULT 0",
     "parks": "json",
     "payloads": "json",
     "error": "json",
@@ -97,6 +100,7 @@ _STEP = {
     "created_at": "float NOT NULL",
     "started_at": "float",
     "at_breakpoint": "small NOT NULL DEFAULT 0",
+    "cancel_reason": "text",
     # What the end of a step changes comes last, and next to its old version (on PostgreSQL): so little is logged.
     "successor_id": "int",
     "updated_at": "float NOT NULL",
@@ -150,6 +154,7 @@ CREATE VIEW mbactor_step_view AS SELECT
     id, flow_id, node, depth, status, attempt, <text>(state) AS state, <text>(added) AS added,
     <text>(changes) AS changes, <text>(parks) AS parks, <text>(error) AS error,
     predecessor_id, successor_id, spawn_id, ordinal, cohort_id, cohort_size, cohort_arrivals, cohort_failures,
+    cohort_needed, cancel_reason,
     worker, lease_number, <time>(lease_expires) AS lease_expires,
     <time>(not_before) AS not_before, <time>(created_at) AS created_at,
     <time>(started_at) AS started_at, <time>(updated_at) AS updated_at

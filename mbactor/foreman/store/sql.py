@@ -103,5 +103,5 @@ class SqlStore(ABC):
     async def standing(self) -> tuple[int, int]:
         return await self._read(roll.standing)
 
-    async def cohort(self, spawn_id: int) -> Material | None:
-        return await self._read(reads.cohort, spawn_id)
+    async def cohort(self, spawn_id: int, *, joined: bool = True) -> Material | None:
+        return await self._read(reads.cohort, spawn_id, joined=joined)

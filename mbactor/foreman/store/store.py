@@ -106,8 +106,8 @@ class Store(Protocol):
         """What the inputs of these steps are folded from; a step that is gone is absent."""
         ...
 
-    async def cohort(self, spawn_id: int) -> Material | None:
-        """What the fold of a cohort is made of, whether or not it is complete."""
+    async def cohort(self, spawn_id: int, *, joined: bool = True) -> Material | None:
+        """What the fold of a cohort is made of: what its fan-in reads, or, where it has not `joined`, all so far."""
         ...
 
     async def interrupted(self, flow_id: int) -> list[StepRow]:

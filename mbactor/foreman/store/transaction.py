@@ -55,6 +55,8 @@ class Transaction:
         self.db = db
         self.now = begun.now
         self.stopped: list[Stopped] = []
+        self.given_up: dict[int, int] = {}
+        """Step -> flow, of branches that were given up."""
         self._rows: list[Row] = []
         self._step_ids = iter(begun.step_ids)
         self._flow_ids = iter(begun.flow_ids)
@@ -88,7 +90,9 @@ class Transaction:
             step_id = self.step_id()
         due = new.due_at if new.due_at is not None else now + new.delay
         expires, number, worker, started = None, 0, None, None
-        if lease is not None:
+        if new.waits:
+            status = "created"
+        elif lease is not None:
             status, expires, number, worker, started = "running", now + lease.seconds, 1, lease.worker, now
         self._rows.append(
             (step_id, new.token, flow_id, new.node, new.depth, status, new.state, new.added, new.chain, predecessor_id,

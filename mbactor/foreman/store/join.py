@@ -1,0 +1,127 @@
+"""Arrivals at fan-ins, in SQL: whether a cohort goes on or fails, what becomes of the branches it does not wait for,
+and which of those that wait may begin.
+
+A cohort is decided by the arrival that makes it so, in the transaction of that arrival: its spawning step's row is
+changed under the lock of its tree. From then on no branch of it can arrive, for the others are cancelled with it.
+"""
+
+# ruff: noqa: S608 - every statement is put together from constants of this module
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mbactor.foreman.model.join import ENOUGH, FAILED, NEVER_BEGAN, has_joined
+from mbactor.foreman.store.flows import go_on
+from mbactor.foreman.store.operations import Arrival, FlowEnd, Inserted, NewStep
+from mbactor.foreman.store.rows import Json
+from mbactor.foreman.store.transaction import Transaction
+
+_ARRIVE = """UPDATE mbactor_step SET cohort_arrivals = cohort_arrivals + ?, cohort_failures = cohort_failures + ?,
+    cohort_depth = <greatest>(cohort_depth, ?) WHERE id = ?
+    RETURNING flow_id, cohort_size, cohort_arrivals, cohort_failures, cohort_needed, cohort_depth, spawn_id, ordinal"""
+
+_WITHIN = """WITH RECURSIVE inside (id) AS (
+    SELECT id FROM mbactor_step WHERE spawn_id = ?
+    UNION ALL
+    SELECT step.id FROM inside JOIN mbactor_step AS step ON step.spawn_id = inside.id)"""
+
+_FIRST_ERROR = f"""{_WITHIN} SELECT error FROM mbactor_step WHERE id IN (SELECT id FROM inside) AND status = 'failed'
+    ORDER BY id LIMIT 1"""
+
+_INSIDE = f"{_WITHIN} SELECT id FROM inside"
+
+_CALLED = """SELECT id FROM mbactor_flow WHERE caller_id IN (<ids>)
+    AND status IN ('created', 'running', 'interrupted')"""
+
+_GIVE_UP = """UPDATE mbactor_step SET status = 'cancelled', lease_expires = NULL, updated_at = ?,
+    cancel_reason = CASE WHEN status = 'created' THEN ? ELSE ? END
+    WHERE id IN (<ids>) AND status IN ('created', 'pending', 'running', 'interrupted') RETURNING id, flow_id"""
+
+_RELEASE = """UPDATE mbactor_step SET status = 'pending', not_before = <greatest>(not_before, ?), updated_at = ?
+    WHERE id IN (SELECT id FROM mbactor_step WHERE spawn_id = ? AND status = 'created' ORDER BY ordinal, id LIMIT ?)"""
+
+
+class Joining(msgspec.Struct):
+    """The arrivals of a batch at one cohort, added up: its row is touched once."""
+
+    count: int = 0
+    failures: int = 0
+    depth: int = 0
+    last: int = 0
+    """The index of the outcome that arrived last."""
+    predecessor_id: int = 0
+    fan_in: NewStep | None = None
+
+
+def add_up(joining: dict[int, Joining], arrival: Arrival, index: int, step_id: int) -> None:
+    """One more arrival at its cohort."""
+    join = joining.setdefault(arrival.spawn_id, Joining())
+    join.count += 1
+    join.failures += arrival.failed
+    join.depth = max(join.depth, arrival.depth)
+    if not arrival.failed or join.fan_in is None:
+        join.last, join.predecessor_id = index, step_id
+    join.fan_in = arrival.fan_in or join.fan_in
+
+
+async def join_all(tx: Transaction, joining: dict[int, Joining], inserted: Sequence[list[Inserted] | None]) -> None:
+    """Let all arrivals of a batch take effect. Rows go into what the outcome that arrived last has `inserted`; what
+    is given up again goes out of it.
+    """
+    # A spawning step has a lower id than those its branches spawn: going down, a failure that an inner cohort
+    # passes on joins the arrivals at the outer one before that row is touched.
+    while joining:
+        spawn_id = max(joining)
+        join = joining.pop(spawn_id)
+        rows = await tx.db.rows(_ARRIVE, join.count, join.failures, join.depth, spawn_id)
+        flow_id, size, arrivals, failures, needed, depth, outer, ordinal = rows[0]
+        goes_on = has_joined(size, needed, arrivals, failures)
+        if goes_on is None:
+            await tx.flush()
+            await tx.db.count(_RELEASE, tx.now, tx.now, spawn_id, join.count)
+            continue
+        error = None if goes_on or outer is not None else await _first_error(tx, spawn_id)
+        if arrivals < size:
+            await _give_up(tx, spawn_id, flow_id, ENOUGH if goes_on else FAILED, inserted)
+        if not goes_on and outer is not None:
+            add_up(joining, Arrival(outer, depth, failed=True), join.last, join.predecessor_id)
+        elif not goes_on:
+            await tx.stop_flows({flow_id: FlowEnd("failed", error=error)})
+        elif join.fan_in is not None:
+            fan_in = msgspec.structs.replace(
+                join.fan_in, depth=depth + 1, spawn_id=outer, ordinal=ordinal, cohort_id=spawn_id
+            )
+            rows_of_last = inserted[join.last]
+            assert rows_of_last is not None
+            rows_of_last.append(tx.insert(fan_in, flow_id, join.predecessor_id))
+
+
+async def _first_error(tx: Transaction, spawn_id: int) -> Json | None:
+    rows = await tx.db.rows(_FIRST_ERROR, spawn_id)
+    return rows[0][0] if rows else None
+
+
+async def _give_up(
+    tx: Transaction, spawn_id: int, flow_id: int, reason: str, inserted: Sequence[list[Inserted] | None]
+) -> None:
+    """Cancel what is open within a cohort, nested cohorts and called flows included."""
+    await tx.flush()
+    steps = [row[0] for row in await tx.db.rows(_INSIDE, spawn_id)]
+    flows: list[int] = []
+    given_up: dict[int, int] = {}
+    while steps:
+        given_up |= dict(await tx.db.rows(_GIVE_UP, tx.now, NEVER_BEGAN[reason], reason, steps))
+        called = [row[0] for row in await tx.db.rows(_CALLED, steps)]
+        flows += called
+        query = "SELECT id FROM mbactor_step WHERE flow_id IN (<ids>)"
+        steps = [row[0] for row in await tx.db.rows(query, called)] if called else []
+    await tx.stop_flows({one: FlowEnd("cancelled") for one in flows}, reason)
+    tx.given_up |= given_up
+    if given_up:
+        await go_on(tx, flow_id)
+    for rows in inserted:
+        if rows:
+            rows[:] = [one for one in rows if one.step_id not in given_up]
