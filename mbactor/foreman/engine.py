@@ -139,7 +139,8 @@ class Engine:
         options = options or FlowOptions()
         fields, baggage, frozen = await self._looked_at(workflow, state, options)
         thread_id = await self._thread(options.thread_key)
-        runner = self._runner_for(options.priority) if start and options.start_at is None else None
+        begins = start and options.start_at is None and options.concurrency_key is None
+        runner = self._runner_for(options.priority) if begins else None
         new = self._create(workflow, fields, options, frozen, baggage, thread_id, start, runner)
         await checkpoint("foreman.create.before", workflow=workflow)
         try:
@@ -200,7 +201,7 @@ class Engine:
             new_token(), workflow, frozen.graph.name, frozen.hash, frozen.json, entry, start, baggage, options.priority,
             options.fairness_key, options.fairness_weight, _seconds(options.time_budget) or self.default_time_budget,
             thread_id, options.idempotency_key, observe.traceparent(), options.delete_on_completion,
-            options.notify_on_stop,
+            options.notify_on_stop, options.concurrency_key, options.concurrency_limit,
         )  # fmt: skip
 
     async def start(self, flow_key: str) -> None:

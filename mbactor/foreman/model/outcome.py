@@ -195,6 +195,11 @@ class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Creating a flow again with the same key returns the first one's."""
     start_at: Moment = None
     """An aware datetime, or a duration from now."""
+    concurrency_key: str | None = None
+    """At most `concurrency_limit` flows with this key have begun and not ended, over all Foremen of the database; also
+    those count that sleep or wait for an answer. The others stay `created` and are started in the order in which they
+    were created, each by its own limit. What is run again by hand, or forked, does not wait."""
+    concurrency_limit: int = 1
 
     def __post_init__(self) -> None:
         self.time_budget = None if self.time_budget is None else _option_seconds("time_budget", self.time_budget)
@@ -210,6 +215,10 @@ class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
             raise BadRequest(f"time_budget={self.time_budget:g} s is too short; at least 1ms is needed")
         if self.priority < 0:
             raise BadRequest(f"priority={self.priority} is negative; 0 runs first, 100 is the default")
+        if self.concurrency_limit < 1:
+            raise BadRequest(f"concurrency_limit={self.concurrency_limit} lets no flow begin; at least 1 is needed")
+        if self.concurrency_key is not None and (not self.concurrency_key or "\0" in self.concurrency_key):
+            raise BadRequest(f"concurrency_key={self.concurrency_key!r}: a text expected")
         if not 0 < self.fairness_weight < float("inf"):
             raise BadRequest(f"fairness_weight={self.fairness_weight} must be a number greater than 0")
 

@@ -7,7 +7,8 @@ are gathered and written at once; arrivals at one cohort are added up before its
 Where several batches are written at once (PostgreSQL), nobody may wait for a lock of somebody who waits for one of his:
 each takes its locks in this order. The roots of the trees that it names, by id (`Db.begin`); what belongs to them;
 graphs by hash and idempotency keys by text, which only their first writer locks; then the roots that `purge` and `reap`
-find, last the steps of others that `recover` and `claim` find, and for neither do they ever wait.
+find, and last the steps of others that `recover` and `claim` find, and for neither do they ever wait; then the rows of
+concurrency keys, by text.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ from mbactor.foreman.store.operations import (
     Start,
     Tick,
 )
+from mbactor.foreman.store.queueing import admit
 from mbactor.foreman.store.settle import settle_all
 from mbactor.foreman.store.transaction import Transaction
 
@@ -100,6 +102,8 @@ async def apply_batch(db: Db, batch: Sequence[Operation]) -> Committed:
         for index, one in mine.items():
             results[index] = await act(tx, one)
     await tx.flush()
+    if tx.keys:
+        await admit(tx, tx.keys)
     in_order = [results[index] for index in range(len(batch))]
     return Committed(in_order, tuple(tx.stopped), await tx.best_due(), tx.given_up)
 

@@ -25,6 +25,7 @@ from mbactor.foreman.store.operations import (
     Start,
     Stopped,
 )
+from mbactor.foreman.store.queueing import START_STEPS, join
 from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.store import StoreTrouble
 from mbactor.foreman.store.transaction import Transaction
@@ -87,7 +88,9 @@ async def create_all(tx: Transaction, batch: Sequence[Create]) -> list[Created]:
     results = []
     for new, flow_id in zip(batch, ids, strict=True):
         if flow_id in inserted:
-            entry = tx.insert(new.entry, flow_id, None, "pending" if new.started else "created")
+            entry = tx.insert(new.entry, flow_id, None, "pending" if _begins(new) else "created")
+            if new.concurrency_key is not None:
+                await join(tx, flow_id, new.concurrency_key, new.concurrency_limit, queued=new.started)
             results.append(Created(flow_id, new.token, entry.step_id, workflow=new.workflow, now=tx.now))
         elif new.idempotency_key in named:
             found_id, token, workflow = named[new.idempotency_key]
@@ -98,12 +101,17 @@ async def create_all(tx: Transaction, batch: Sequence[Create]) -> list[Created]:
 
 
 def _flow(tx: Transaction, new: Create, flow_id: int) -> Row:
-    status, started_at = ("running", tx.now) if new.started else ("created", None)
+    status, started_at = ("running", tx.now) if _begins(new) else ("created", None)
     return (
         flow_id, new.token, status, new.workflow, new.name, new.graph_hash, new.baggage, new.priority,
         new.fairness_key, new.fairness_weight, new.time_budget, new.thread_id, new.idempotency_key, new.trace_parent,
         int(new.delete_on_completion), new.notify_on_stop, tx.now, started_at, tx.now,
     )  # fmt: skip
+
+
+def _begins(new: Create) -> bool:
+    """Whether it runs at once: with a concurrency key it is queued first."""
+    return new.started and new.concurrency_key is None
 
 
 async def insert_child(tx: Transaction, child: Child, parent_id: int, caller_id: int) -> Inserted:
@@ -131,11 +139,16 @@ async def start(tx: Transaction, one: Start) -> Changed:
     refused, flows = await tree(tx, one.flow_id, one.token, {"created"})
     if refused is not None:
         return refused
+    ((key, queued),) = await tx.db.rows("SELECT concurrency_key, queued FROM mbactor_flow WHERE id = ?", one.flow_id)
+    if queued:
+        return Changed(False, "created", flows, f"it is started already, and waits for a place of {key!r}")
+    if key is not None:
+        await tx.db.count("UPDATE mbactor_flow SET queued = 1 WHERE id = ?", one.flow_id)
+        tx.keys.add(key)
+        return Changed(True, "created", flows)
     query = "UPDATE mbactor_flow SET status = 'running', started_at = ?, updated_at = ? WHERE id = ?"
     await tx.db.count(query, tx.now, tx.now, one.flow_id)
-    query = """UPDATE mbactor_step SET status = 'pending', not_before = <greatest>(not_before, ?), updated_at = ?
-        WHERE flow_id = ? AND status = 'created'"""
-    await tx.db.count(query, tx.now, tx.now, one.flow_id)
+    await tx.db.count(START_STEPS, tx.now, tx.now, [one.flow_id])
     return Changed(True, "running", flows)
 
 

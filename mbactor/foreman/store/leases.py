@@ -7,6 +7,7 @@ from __future__ import annotations
 from mbactor.foreman.store.breakpoints import pause
 from mbactor.foreman.store.dialect import Update
 from mbactor.foreman.store.operations import Claim, Claimed, Extend, Recover, Release
+from mbactor.foreman.store.queueing import wanted
 from mbactor.foreman.store.rows import FlowRow, StepRow
 from mbactor.foreman.store.schema import FLOW_COLUMNS, STEP_COLUMNS
 from mbactor.foreman.store.settle import FENCE
@@ -77,5 +78,8 @@ async def release(tx: Transaction, one: Release) -> int:
 
 
 async def recover(tx: Transaction, one: Recover) -> int:  # noqa: ARG001 - every operation is called alike
-    """Make everything due again whose lease is over. Leases that hold are left alone: another process may have them."""
+    """Make everything due again whose lease is over. Leases that hold are left alone: another process may have them.
+    Queued flows that were passed over are started, too.
+    """
+    tx.keys |= await wanted(tx)
     return await tx.db.count(_RECOVER, tx.now, tx.now)

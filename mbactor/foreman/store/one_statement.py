@@ -101,7 +101,7 @@ async def plan_of(batch: Sequence[Operation]) -> Written | None:
 def _is_plain(one: Operation) -> bool:
     """Whether it is worth trying. What reads before it writes, or makes a step due again, is not."""
     if isinstance(one, Create):
-        return True
+        return one.concurrency_key is None
     if not isinstance(one, Settle) or one.arrival is not None or one.child is not None:
         return False
     return one.status in {"completed", "failed"} and not (one.end is not None and one.end.delete)

@@ -65,6 +65,8 @@ class Create(msgspec.Struct, frozen=True, gc=False):
     trace_parent: str | None = None
     delete_on_completion: bool = False
     notify_on_stop: str | None = None
+    concurrency_key: str | None = None
+    concurrency_limit: int = 1
 
 
 class Child(msgspec.Struct, frozen=True, gc=False):

@@ -308,6 +308,7 @@ class _Copy:
 
     def flow(self, row: FlowRow) -> FlowRow:
         own = {"id": self._flows[row.id], "token": self._tokens[row.id], "idempotency_key": None, "breakpoints": None}
+        own |= {"queued": 0}
         own |= {"delete_on_completion": 0, "delete_at": None}
         if row.root_id is None:
             own |= {"thread_id": row.thread_id or row.id, "forked_from": self._one.step_id}

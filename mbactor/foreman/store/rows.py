@@ -38,6 +38,9 @@ class FlowRow(msgspec.Struct, frozen=True, gc=False):
     delete_at: float | None = None
     forked_from: int | None = None
     breakpoints: Json | None = None
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
+    queued: int = 0
 
 
 class StepRow(msgspec.Struct, frozen=True, gc=False):

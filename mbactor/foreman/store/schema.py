@@ -12,6 +12,8 @@
   sequences).
 * `mbactor_shard`, in the database of shard 1 only: the shards there are. `state`: active, cordoned, removed.
 * `mbactor_schedule`: what creates flows by itself; ticks up to `last_tick` are dealt with. Shard 1 has it.
+* `mbactor_concurrency`: a row for each concurrency key, which is held while flows of the key are started. A created
+  flow that is `queued` waits until fewer than its `concurrency_limit` flows of its key have begun.
 * `mbactor_flow_view`, `mbactor_step_view`: the same rows with JSON as text and times as dates.
 
 A step row holds what its task changed (`changes`), not what it read: its input is the nearest `state` up the
@@ -67,6 +69,9 @@ _FLOW = {
     "delete_at": "float",
     "forked_from": "int",
     "breakpoints": "json",
+    "concurrency_key": "text",
+    "concurrency_limit": "int",
+    "queued": "int NOT NULL DEFAULT 0",
 }
 
 _STEP = {
@@ -112,6 +117,7 @@ TABLES: dict[str, dict[str, str]] = {
     "mbactor_meta": {"name": "text PRIMARY KEY", "value": "int NOT NULL"},
     "mbactor_shard": {"shard": "int PRIMARY KEY", "state": "text NOT NULL"},
     "mbactor_graph": {"hash": "text PRIMARY KEY", "graph": "json NOT NULL"},
+    "mbactor_concurrency": {"name": "text PRIMARY KEY", "held": "int NOT NULL"},
     "mbactor_schedule": {
         "name": "text PRIMARY KEY",
         "spec": "json NOT NULL",
@@ -137,6 +143,9 @@ CREATE INDEX mbactor_flow_fairness ON mbactor_flow (fairness_key, created_at, id
 CREATE INDEX mbactor_flow_priority ON mbactor_flow (priority, created_at, id) WHERE priority <> 100;
 CREATE INDEX mbactor_flow_updated ON mbactor_flow (updated_at) WHERE updated_at > created_at;
 CREATE INDEX mbactor_flow_delete ON mbactor_flow (delete_at) WHERE delete_at IS NOT NULL;
+CREATE INDEX mbactor_flow_concurrency ON mbactor_flow (concurrency_key, status, id)
+    WHERE concurrency_key IS NOT NULL;
+CREATE INDEX mbactor_flow_queued ON mbactor_flow (concurrency_key) WHERE status = 'created' AND queued = 1;
 CREATE INDEX mbactor_flow_breakpoints ON mbactor_flow (id) WHERE breakpoints IS NOT NULL;
 CREATE INDEX mbactor_step_flow ON mbactor_step (flow_id);
 CREATE INDEX mbactor_step_pending ON mbactor_step (priority, not_before, id) WHERE status = 'pending';

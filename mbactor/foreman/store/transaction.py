@@ -24,8 +24,8 @@ _STOP = Update(
     updated_at = :updated_at""",
     "id = :id AND status IN ('created', 'running', 'interrupted')",
     ("status", "final_state", "error", "cancel_reason", "updated_at", "id"),
-    returning="caller_id, token, workflow, notify_on_stop",
-    assumed="caller_id IS NULL",
+    returning="caller_id, token, workflow, notify_on_stop, concurrency_key",
+    assumed="caller_id IS NULL AND concurrency_key IS NULL",
 )
 
 _ANSWER = """UPDATE mbactor_step SET status = 'pending', parks = ?, not_before = ?, worker = NULL, updated_at = ?
@@ -57,6 +57,8 @@ class Transaction:
         self.stopped: list[Stopped] = []
         self.given_up: dict[int, int] = {}
         """Step -> flow, of branches that were given up."""
+        self.keys: set[str] = set()
+        """Concurrency keys of which a flow came or went."""
         self._rows: list[Row] = []
         self._step_ids = iter(begun.step_ids)
         self._flow_ids = iter(begun.flow_ids)
@@ -115,7 +117,9 @@ class Transaction:
         order = list(ends)
         rows = [(end.status, end.final_state, end.error, reason, self.now, flow_id) for flow_id, end in ends.items()]
         found = await self.db.update(_STOP, rows)
-        for index, (caller_id, token, workflow, notify) in sorted(found.items()):
+        for index, (caller_id, token, workflow, notify, key) in sorted(found.items()):
+            if key is not None:
+                self.keys.add(key)
             flow_id = order[index]
             end = ends[flow_id]
             self.stopped.append(Stopped(flow_id, end.status, token, workflow, notify, end.final_state))

@@ -1,0 +1,153 @@
+"""Concurrency keys: never more flows than the limit, never fewer while others wait, in their order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from mbactor.errors import BadRequest, FlowConflict
+from mbactor.foreman.model.flow import Flow
+from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.sweep import sweep
+from tests.foreman.world import World, a_world
+
+pytestmark = pytest.mark.anyio
+
+
+class Gauge:
+    """How many flows are at work."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self.order: list[int] = []
+        self.go_on = asyncio.Event()
+
+    async def task(self, flow: Flow) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        self.order.append(flow.get("n", 0))
+        try:
+            await self.go_on.wait()
+            if flow.get("fails"):
+                raise ValueError("as it was told to")
+        finally:
+            self.now -= 1
+
+
+async def workflow_of(world: World, gauge: Gauge) -> str:
+    graph = Graph("one")
+    graph.add_transition("t", END)
+    return await world.graph(graph, t=gauge.task)
+
+
+def keyed(limit: int, **options: Any) -> FlowOptions:
+    return FlowOptions(concurrency_key="k", concurrency_limit=limit, **options)
+
+
+async def statuses(world: World, keys: list[str]) -> list[str]:
+    return [(await world.engine.snapshot(key)).status for key in keys]
+
+
+async def test_so_many_begin_and_the_others_wait_in_their_order(database: str) -> None:
+    async with a_world(database) as world:
+        gauge = Gauge()
+        workflow = await workflow_of(world, gauge)
+        keys = [await world.engine.create(workflow, {"n": n}, keyed(2)) for n in range(6)]
+        other = await world.engine.create(workflow, {"n": 9}, FlowOptions(concurrency_key="other"))
+
+        async def three_are_at_work() -> bool:
+            return gauge.now == 3
+
+        await world.until(three_are_at_work)
+        assert await statuses(world, keys) == ["running"] * 2 + ["created"] * 4
+        gauge.go_on.set()
+        for key in (*keys, other):
+            assert (await world.engine.wait(key)).status == "completed"
+        assert [n for n in gauge.order if n != 9] == list(range(6))
+        assert gauge.most == 3
+
+
+async def test_a_place_is_free_again_however_its_flow_ended(database: str) -> None:
+    async with a_world(database) as world:
+        gauge = Gauge()
+        workflow = await workflow_of(world, gauge)
+        failing, cancelled, queued, last = [
+            await world.engine.create(workflow, {"n": n, "fails": n == 0}, keyed(1)) for n in range(4)
+        ]
+        gauge.go_on.set()
+        assert (await world.engine.wait(failing)).status == "failed"
+        await world.engine.wait(cancelled)
+        await world.engine.wait(queued)
+        assert (await world.engine.wait(last)).status == "completed"
+        gauge.go_on.clear()
+        first, second, third = [await world.engine.create(workflow, {"n": n}, keyed(1)) for n in range(3)]
+        await world.engine.cancel(second)
+        await world.engine.delete(second)
+        await world.engine.cancel(first)
+        gauge.go_on.set()
+        assert (await world.engine.wait(third)).status == "completed"
+
+
+async def test_a_flow_that_is_started_later_queues_then(database: str) -> None:
+    async with a_world(database) as world:
+        gauge = Gauge()
+        workflow = await workflow_of(world, gauge)
+        first = await world.engine.create(workflow, {"n": 1}, keyed(1))
+        later = await world.engine.create(workflow, {"n": 2}, keyed(1), start=False)
+        third = await world.engine.create(workflow, {"n": 3}, keyed(1))
+        await world.engine.start(later)
+        assert await statuses(world, [first, later, third]) == ["running", "created", "created"]
+        with pytest.raises(FlowConflict, match="it is started already, and waits for a place of 'k'"):
+            await world.engine.start(later)
+        gauge.go_on.set()
+        assert [(await world.engine.wait(key)).status for key in (first, later, third)] == ["completed"] * 3
+        assert gauge.most == 1
+
+
+async def test_one_that_was_passed_over_is_started_by_the_sweeper(database: str) -> None:
+    async with a_world(database) as world:
+        gauge = Gauge()
+        workflow = await workflow_of(world, gauge)
+        first, second = [await world.engine.create(workflow, {"n": n}, keyed(1)) for n in range(2)]
+        # As where somebody else held the second just as the first ended.
+        await world.sql("UPDATE mbactor_flow SET concurrency_key = 'x' WHERE id = 2 RETURNING id")
+        gauge.go_on.set()
+        await world.engine.wait(first)
+        await world.sql("UPDATE mbactor_flow SET concurrency_key = 'k' WHERE id = 2 RETURNING id")
+        assert await statuses(world, [second]) == ["created"]
+        await sweep(world.engine)
+        assert (await world.engine.wait(second)).status == "completed"
+
+
+async def test_under_load_from_several_processes_the_limit_holds_and_all_get_through(shared_database: str) -> None:
+    chance = random.Random(7)
+    async with a_world(shared_database, poll_interval=0.05) as one, a_world(shared_database, poll_interval=0.05) as two:
+        gauge = Gauge()
+        gauge.go_on.set()
+        names = {await workflow_of(world, gauge) for world in (one, two)}
+        assert names == {"one"}
+        worlds = [chance.choice((one, two)) for _ in range(60)]
+        keys = await asyncio.gather(*(world.engine.create("one", {"n": n}, keyed(3)) for n, world in enumerate(worlds)))
+        for world, key in zip(worlds, keys, strict=True):
+            if chance.random() < 0.2:
+                with_conflict = await asyncio.gather(world.engine.cancel(key), return_exceptions=True)
+                assert all(one is None or isinstance(one, FlowConflict) for one in with_conflict)
+        ended = [(await world.engine.wait(key)).status for world, key in zip(worlds, keys, strict=True)]
+        assert set(ended) <= {"completed", "cancelled"}
+        assert gauge.most <= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"concurrency_key": "k", "concurrency_limit": 0}, "concurrency_limit=0 lets no flow begin; at least 1"),
+        ({"concurrency_key": ""}, "concurrency_key='': a text expected"),
+    ],
+)
+async def test_what_cannot_be_is_said(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(BadRequest, match=text):
+        FlowOptions(**options)
