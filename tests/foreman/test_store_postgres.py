@@ -17,7 +17,8 @@ from mbactor.foreman.store.leases import _EXTEND
 from mbactor.foreman.store.one_statement import plan_of
 from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.operations import Claim, Create, Created, FlowEnd, Lease, NewStep, Release, Settle, Settled
-from mbactor.foreman.store.postgres import PostgresDb, PostgresStore
+from mbactor.foreman.store.postgres import PostgresStore
+from mbactor.foreman.store.postgres_db import PostgresDb
 from mbactor.foreman.store.postgres_text import shown_url, text_of, update_of
 from mbactor.foreman.store.rows import FlowFilter
 from mbactor.foreman.store.settle import _COMPLETE, _SETTLE

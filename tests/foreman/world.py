@@ -16,7 +16,8 @@ from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import FlowOutcome
 from mbactor.foreman.store.open import open_store
-from mbactor.foreman.store.postgres import PostgresDb, PostgresStore
+from mbactor.foreman.store.postgres import PostgresStore
+from mbactor.foreman.store.postgres_db import PostgresDb
 from mbactor.foreman.store.sql import SqlStore
 from mbactor.foreman.store.sqlite import SqliteStore, run_in_driver
 

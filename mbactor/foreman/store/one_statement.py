@@ -27,7 +27,17 @@ import msgspec
 from mbactor.foreman.store import schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
-from mbactor.foreman.store.operations import Committed, Create, Created, Operation, Result, Settle, Settled, Stopped
+from mbactor.foreman.store.operations import (
+    Committed,
+    Create,
+    Created,
+    Inserted,
+    Operation,
+    Result,
+    Settle,
+    Settled,
+    Stopped,
+)
 from mbactor.foreman.store.postgres_text import TREE, given_of, given_rows, text_of
 from mbactor.foreman.store.transaction import BANDS, best_of
 
@@ -244,7 +254,7 @@ def _pending(statement: Insert, rows: Sequence[Row], now: float) -> list[tuple[i
 def _known(result: Result, ids: Sequence[int], now: float) -> Result:
     """The result with the ids and the time that there are by now."""
     if isinstance(result, Settled):
-        inserted = tuple(msgspec.structs.replace(one, step_id=ids[-one.step_id - 1]) for one in result.inserted)
+        inserted = tuple(Inserted(one.step, ids[-one.step_id - 1], one.flow_id) for one in result.inserted)
         return Settled(result.landed, inserted, now)
     assert isinstance(result, Created)
     return msgspec.structs.replace(result, flow_id=ids[-result.flow_id - 1], step_id=ids[-result.step_id - 1], now=now)

@@ -21,25 +21,15 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
-import msgspec
 
 from mbactor import observe, offload
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import listing, reads, roll, schema
 from mbactor.foreman.store.batch import apply_batch
-from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
 from mbactor.foreman.store.one_statement import Written, committed_of, found_of, plan_of
-from mbactor.foreman.store.operations import NAMING, Committed, Created, Extend, Operation, Release
-from mbactor.foreman.store.postgres_text import (
-    EXPECTED,
-    TREE,
-    TYPES,
-    given_rows,
-    insert_of,
-    shown_url,
-    text_of,
-    update_of,
-)
+from mbactor.foreman.store.operations import Committed, Created, Operation
+from mbactor.foreman.store.postgres_db import PostgresDb
+from mbactor.foreman.store.postgres_text import EXPECTED, TYPES, shown_url
 from mbactor.foreman.store.sql import Query, SqlStore
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
 from mbactor.seams import checkpoint
@@ -53,8 +43,6 @@ TRIES_AT_A_DEADLOCK = 5
 TRIES_AT_A_READ = CONNECTIONS + 1
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 _COLLIDED = ("40001", "40P01")
-
-
 _ONE_STATEMENT: frozenset[object] = frozenset(
     {reads.graph, reads.flow, reads.statuses, reads.called, reads.step, reads.steps, reads.latest_of_thread,
      reads.interrupted, reads.keyed, roll.roll, roll.standing, listing.progress, listing.tokens, listing.fingerprint}
@@ -374,59 +362,3 @@ def _told(error: BaseException) -> StoreTrouble | Unstorable:
     if isinstance(error, (OverflowError, ValueError)) or state[:2] in {"22", "23", "54"}:
         return Unstorable(f"the database refuses a value: {name}")
     return StoreTrouble(f"the database is in trouble: {name}: {str(error).splitlines()[0] if str(error) else ''}")
-
-
-# The breakpoints come from the locked rows: what was committed while this waited for the lock is seen.
-_LOCK = f"""WITH tree AS MATERIALIZED ({TREE})
-    SELECT (SELECT count(*) FROM tree), extract(epoch FROM clock_timestamp())::float8,
-        ARRAY(SELECT nextval('mbactor_step_id') FROM generate_series(1, $2::int)),
-        ARRAY(SELECT nextval('mbactor_flow_id') FROM generate_series(1, $3::int)),
-        pg_current_xact_id()::text::bigint,
-        (SELECT json_object_agg(flow.id, convert_from(tree.breakpoints, 'UTF8')::json)::text FROM tree
-            JOIN mbactor_flow AS flow ON flow.id = tree.id OR flow.root_id = tree.id
-            WHERE tree.breakpoints IS NOT NULL)"""  # noqa: S608 - of constants
-
-
-class PostgresDb:
-    """The statements of the store in PostgreSQL, over a connection with an open transaction."""
-
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self.number = 0
-        """The transaction's own, by which the server knows it ever after."""
-
-    async def begin(self, batch: Sequence[Operation], steps: int, flows: int) -> Begun:
-        named = await _flows_of(self, batch)
-        row = await self.connection.fetchrow(_LOCK, sorted(named), steps, flows)
-        _, now, step_ids, flow_ids, self.number, breakpoints = row
-        found = msgspec.json.decode(breakpoints, type=dict[int, msgspec.Raw]) if breakpoints is not None else {}
-        return Begun(now, step_ids, flow_ids, {flow_id: bytes(nodes) for flow_id, nodes in found.items()})
-
-    async def rows(self, query: str, *values: Any) -> list[Row]:
-        return list(map(tuple, await self.connection.fetch(text_of(query), *values)))
-
-    async def count(self, statement: str, *values: Any) -> int:
-        told: str = await self.connection.execute(text_of(statement), *values)
-        return int(told.rpartition(" ")[2])
-
-    async def update(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
-        found = await self.connection.fetch(update_of(statement), given_rows(statement.table, statement.values, rows))
-        return {row[0] - 1: tuple(row)[1:] for row in found}
-
-    async def insert(self, statement: Insert, rows: Sequence[Row]) -> list[Row]:
-        given = given_rows(statement.table, statement.columns, rows)
-        return list(map(tuple, await self.connection.fetch(insert_of(statement), given)))
-
-
-async def _flows_of(db: Db, batch: Sequence[Operation]) -> set[int]:
-    """The flows that the batch names, by themselves or by steps of theirs."""
-    named = {one.flow_id for one in batch if isinstance(one, NAMING)}
-    step_ids = [step_id for one in batch if isinstance(one, Extend) for step_id, _ in one.steps]
-    step_ids += [step_id for one in batch if isinstance(one, Release) for step_id in one.steps or ()]
-    if step_ids:
-        named |= {row[0] for row in await db.rows("SELECT flow_id FROM mbactor_step WHERE id IN (<ids>)", step_ids)}
-    workers = [one.worker for one in batch if isinstance(one, Release) and one.steps is None]
-    if workers:
-        query = "SELECT flow_id FROM mbactor_step WHERE status = 'running' AND worker IN (<texts>)"
-        named |= {row[0] for row in await db.rows(query, workers)}
-    return named
