@@ -20,6 +20,8 @@ FLOOR_GROUPS = {
     "messages": "Beside bare asyncio, doing the same",
     "features": "With a feature, beside the same message without it",
     "restarts": "Restarts, beside bare tasks that raise and are created anew",
+    "SQLite": "SQLite",
+    "PostgreSQL": "PostgreSQL",
     "trees": "Trees, beside as many bare tasks that are created and cancelled",
 }
 """The groups whose ratios are shares of a speed, and their headings."""

