@@ -215,7 +215,8 @@ def committed_of(written: Written, row: Sequence[Any]) -> Committed:
             pending += _pending(statement, rows, now)
     results = [_known(result, ids, now) for result in written.expected.results]
     stopped = tuple(_told(one, ended[one.flow_id]) for one in written.expected.stopped)
-    return Committed(results, stopped, best_of(sorted(pending), now))
+    best = best_of(sorted(pending), now)
+    return msgspec.structs.replace(written.expected, results=results, stopped=stopped, best_due=best)
 
 
 async def found_of(db: Db, batch: Sequence[Operation], newest: int) -> Committed | None:
