@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 LONG = 0.25
 """A wait is cut from this part of all work on."""
-SHOWN = 0.06
+SHOWN = 0.08
 """How much of all work a cut is as wide as."""
 FEWEST_WIDE = 1.0
 """The work of a history in which none has a length."""

@@ -44,10 +44,14 @@ def timeline(steps: Sequence[StepRecord], ids: Mapping[str, str], now: dt.dateti
 
 
 def _work(step: StepRecord, now: float) -> Iterator[tuple[float, float]]:
-    """When it ran; the moment of its creation, where that is all there is."""
+    """When it ran. Of one that waits for an answer, or waited for a flow that it called, only where it began and ended:
+    a scale that shows these in full would hide all else.
+    """
     if step.started_at is not None:
         begin = step.started_at.timestamp()
-        yield begin, max(begin, _end(step, now))
+        end = max(begin, _end(step, now))
+        waits = step.status == "interrupted" or (step.subflow is not None and bool(step.subflow.steps))
+        yield from ((begin, begin), (end, end)) if waits else ((begin, end),)
     elif step.created_at is not None:
         yield step.created_at.timestamp(), step.created_at.timestamp()
 
