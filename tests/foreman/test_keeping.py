@@ -253,6 +253,26 @@ async def test_of_a_resume_and_a_purge_at_once_one_wins_and_the_other_knows(shar
         assert 0 <= resumed <= 12
 
 
+async def test_a_fork_of_a_flow_that_is_purged_meanwhile_is_whole_or_refused(shared_database: str) -> None:
+    async with a_world(shared_database) as world, a_world(shared_database, workers=0) as other:
+        await world.graph(line("line", "start", "more"), start=ok, more=ok)
+        for _ in range(8):
+            key = await at_rest(world, "line")
+            step = (await world.engine.history(key))[1].step_key
+            purged, forked = await asyncio.gather(
+                other.engine.committer.commit(Purge(FlowFilter(status="completed", limit=1))),
+                world.engine.recovery.fork(step),
+                return_exceptions=True,
+            )
+            await keep(other.engine)
+            assert purged or isinstance(forked, str)
+            if isinstance(forked, str):
+                assert (await world.engine.wait(forked)).status == "completed"
+                await world.engine.delete(forked)
+            else:
+                assert isinstance(forked, FlowConflict)
+
+
 # --- fingerprint ------------------------------------------------------------------------------------------------
 
 
