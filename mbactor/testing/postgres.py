@@ -57,9 +57,11 @@ class PostgresServer:
             " AND pid <> pg_backend_pid()"
         )
 
-    def restart(self) -> None:
-        """Crash the server and start it again: connections break, what was committed is there."""
-        self._control("stop", "-m", "immediate")
+    def restart(self, mode: str = "immediate") -> None:
+        """Stop the server and start it again: connections break, what was committed is there. As a crash, or in the
+        mode "fast" in order.
+        """
+        self._control("stop", "-m", mode)
         self._server.ensure_postgres_running()
 
     def close(self) -> None:
