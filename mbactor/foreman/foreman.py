@@ -89,7 +89,7 @@ class Foreman(Supervisor):
         self._schedules = tuple(schedules)
         self.shards = Shards()
         self._roll: Roll | None = None
-        self._herald: Herald | None = None
+        self._heralds: dict[int, Herald] = {}
         self._node: Node | None = None
 
     def bind(self, node: Node, path: str, *, build: Build = build_child) -> None:
@@ -98,7 +98,6 @@ class Foreman(Supervisor):
 
     async def on_start(self) -> None:
         shards = self.shards = Shards()
-        self._herald = Herald(self._publish)
         schedules = Schedules(shards)
         roll = self._roll = Roll(shards, self._database, self._lease / 4, self._begin, self._end)
         await roll.open(self._count)
@@ -115,8 +114,8 @@ class Foreman(Supervisor):
         ]
 
     async def on_stop(self, exit: Exit) -> None:  # noqa: ARG002
-        if self._herald is not None:
-            await self._herald.close()
+        for herald in self._heralds.values():
+            await herald.close()
         if self._roll is not None:
             await self._roll.close()
 
@@ -132,7 +131,6 @@ class Foreman(Supervisor):
 
     def _engine(self, store: Store) -> Engine:
         assert self._node is not None
-        assert self._herald is not None
         engine = Engine(
             store,
             ActorHost(self._node),
@@ -142,7 +140,8 @@ class Foreman(Supervisor):
             retention=self._retention,
             poll_interval=self._poll_interval,
         )
-        engine.news.heralds.append(self._herald.tell)
+        herald = self._heralds[store.shard] = Herald(self._publish)
+        engine.news.heralds.append(herald.tell)
         return engine
 
     async def _publish(self, news: News) -> None:

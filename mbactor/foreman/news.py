@@ -80,7 +80,7 @@ class Exchange:
 
 
 class Herald:
-    """Sends news, the first at once and never more than one message in `GAP` seconds."""
+    """Sends news of one engine, the first at once and never more than one message in `GAP` seconds."""
 
     def __init__(self, send: Callable[[News], Awaitable[None]]) -> None:
         self._send = send

@@ -49,9 +49,8 @@ class Roll:
         """
         try:
             first = await self._open(1)
-            states = dict.fromkeys(range(1, count + 1), "active")
-            if not isinstance(first, LateStore):
-                states |= await first.roll()
+            known = {} if isinstance(first, LateStore) else await first.roll()
+            states = {**dict.fromkeys(range(1, count + 1), "active"), **known}
             wanted = [number for number, state in states.items() if number > 1 and state != "removed"]
             stores = [first, *await asyncio.gather(*map(self._open, wanted), return_exceptions=True)]
             for store in stores:
@@ -65,6 +64,8 @@ class Roll:
             raise
         for member in self._members.values():
             member.state = cast("ShardState", states[member.number])
+            if known and member.number not in known:
+                self._delay(member)
 
     async def _open(self, number: int) -> Store | LateStore:
         member = self._members[number] = Member(number, url_of_shard(self._database, number))
@@ -156,8 +157,7 @@ class Roll:
     async def _follow_one(self, number: int, member: Member | None, state: ShardState) -> None:
         if member is None:
             member = self._members[number] = Member(number, url_of_shard(self._database, number))
-            # By then every Foreman knows where to look for a key of it.
-            member.placed_from = asyncio.get_running_loop().time() + 2 * self._interval
+            self._delay(member)
         member.state = state
         if not member.begun:
             try:
@@ -165,6 +165,10 @@ class Roll:
             except MbactorError as error:
                 member.error = str(error)
                 observe.emit("foreman.trouble", error=f"shard {number}: {error}")
+
+    def _delay(self, member: Member) -> None:
+        """Put no flows on a new shard before every Foreman knows where to look for them."""
+        member.placed_from = asyncio.get_running_loop().time() + 2 * self._interval
 
     async def _check_gone(self, number: int) -> None:
         """A Foreman that had not learnt of the cordon may have put a flow on it: then it is cordoned again."""

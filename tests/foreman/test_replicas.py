@@ -48,7 +48,8 @@ async def test_without_a_bus_two_processes_hand_work_and_stops_to_each_other_by_
 
 async def test_over_a_bus_every_operation_may_go_to_any_of_the_foremen(nats: NatsServer, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
-        "database": f"sqlite:///{tmp_path}/flows.db", "workers": 1, "slots": 1, "poll_interval": "1h", "lease": "1h",
+        "database": f"sqlite:///{tmp_path}/flows-%d.db", "shards": 2, "workers": 1, "slots": 1, "poll_interval": "1h",
+        "lease": "1h",
     }  # fmt: skip
     async with (
         replica(nats.url, **settings) as one,

@@ -22,6 +22,8 @@ from mbactor.seams import armed
 from mbactor.supervisor.topology import load
 from mbactor.testing.postgres import PostgresServer
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "credit_approval"
+
 
 class Desk(Actor):
     host = "desk.example"
@@ -269,8 +271,14 @@ supervisor:
 """
 
 
-@pytest.mark.anyio
-async def test_a_file_with_more_shards_is_applied_to_the_running_system(tmp_path: Path) -> None:
+def test_the_example_has_an_overlay_with_shards() -> None:
+    topology = load(EXAMPLE / "topology.yaml", {}, [EXAMPLE / "shards.yaml"])
+    (foreman,) = [child for child in topology.supervisor.children if child.target is Foreman]
+    assert foreman.args == {"database": "sqlite:///credit_flows-%d.db", "workers": 2, "shards": 2}
+    Foreman(**foreman.args)
+
+
+async def test_a_file_with_more_shards_is_applied_to_the_running_system(mbactor_loop: object, tmp_path: Path) -> None:
     file = tmp_path / "office.yaml"
     file.write_text(TOPOLOGY.format(folder=tmp_path, shards=2))
     async with ActorSystem("office", tree=load(file, {}).supervisor) as system:
@@ -279,6 +287,9 @@ async def test_a_file_with_more_shards_is_applied_to_the_running_system(tmp_path
         file.write_text(TOPOLOGY.format(folder=tmp_path, shards=4))
         await system.apply(load(file, {}))
         assert [one.shard for one in await flows.shards()] == [1, 2, 3, 4]
+        # As with any new shard, first every Foreman has to learn of it.
+        assert {shard_of(await flows.create(Desk.stamping)) for _ in range(60)} == {1, 2}
+        await asyncio.sleep(6)
         assert {shard_of(await flows.create(Desk.stamping)) for _ in range(60)} == {1, 2, 3, 4}
         await flows.wait(key)
         await flows.resume(key, "Ada")
