@@ -329,6 +329,13 @@ class Engine:
         if runner is not None and runner.free > 0:
             runner.ring()
 
+    def _ring_for_others(self) -> None:
+        """Another engine has made work due. A runner that just claims has no room, and may have looked before that."""
+        for runner in self._runners:
+            if runner.free <= 0:
+                runner.ring()
+        self.ring()
+
     def ring_after(self, delay: float) -> None:
         """There will be work after a delay. Longer ones are found by the poll, which knows when the next is due."""
         if 0 < delay <= self.poll_interval:
@@ -367,7 +374,7 @@ class Engine:
         if news.engine == self.name or news.shard != self.store.shard:
             return
         if news.due:
-            self.ring()
+            self._ring_for_others()
         if news.cancelled:
             for runner in self._runners:
                 runner.doubt(news.cancelled)
@@ -381,7 +388,7 @@ class Engine:
     def missed(self) -> None:
         """Another engine may have told something that was not heard."""
         self._fresh.clear()
-        self.ring()
+        self._ring_for_others()
         self._waiters.look()
 
     # --- checks ------------------------------------------------------------------------------------------------

@@ -78,6 +78,10 @@ class Exchange:
             for tell in self.heralds:
                 tell(news)
 
+    def anything(self) -> News:
+        """What to tell where nothing could be told for a while."""
+        return News(self._engine, self._shard, due=True, many=True)
+
 
 class Herald:
     """Sends news of one engine, the first at once and never more than one message in `GAP` seconds."""
@@ -114,8 +118,8 @@ class Herald:
 async def exchange(store: Store, news: Exchange, heard: Callable[[News], None], missed: Callable[[], None]) -> None:
     """Tell and hear news by way of the database, until cancelled: PostgreSQL passes them on (LISTEN, NOTIFY).
 
-    A connection of its own hears them. While it is broken nothing is told or heard, and what there may have been
-    meanwhile is `missed`.
+    A connection of its own hears them. While it is broken nothing is told or heard: when it is there, all look for what
+    there may have been meanwhile (`missed`).
     """
 
     def hear(text: str) -> None:
@@ -133,6 +137,7 @@ async def exchange(store: Store, news: Exchange, heard: Callable[[News], None], 
                     await line.notify(msgspec.json.encode(one).decode())
 
                 herald = Herald(send)
+                herald.tell(news.anything())
                 news.heralds.append(herald.tell)
                 try:
                     await line.lost.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.news import MOST_TOLD, Exchange, Herald, News, both, exchange
-from mbactor.foreman.store.operations import Committed, Stopped
+from mbactor.foreman.store.operations import Claim, Committed, Operation, Stopped
 from mbactor.foreman.store.store import StoreTrouble
+from mbactor.seams import armed
 from mbactor.testing.postgres import PostgresServer
 from tests.foreman.world import World, a_world, ok
 
@@ -128,6 +129,27 @@ async def test_a_connection_that_breaks_is_replaced_and_what_was_missed_is_found
         assert (await soon(here.run("task"))).status == "completed"
 
 
+async def test_news_that_comes_while_a_claim_is_being_written_is_not_lost(url: str) -> None:
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(operations: Sequence[Operation]) -> None:
+        if any(isinstance(one, Claim) for one in operations) and not held.is_set():
+            held.set()
+            await go_on.wait()
+
+    async with a_world(url, workers=0) as here, a_world(url, workers=0, poll_interval=HOUR) as there:
+        for world in (here, there):
+            await world.graph(one("task"), task=ok)
+        with armed("foreman.write.after", hold):
+            there.work(slots=1)
+            await soon(held.wait())
+            # The claim has found nothing, and its worker does not know that yet.
+            key = await here.engine.create("task")
+            there.engine.heard(News("another", 1, due=True))
+            go_on.set()
+            assert (await soon(here.engine.wait(key))).status == "completed"
+
+
 async def test_where_nothing_is_heard_the_poll_alone_is_enough(url: str) -> None:
     async with a_world(url, workers=0, poll_interval=0.02) as here, a_world(url, poll_interval=0.02) as there:
         for world in (here, there):
@@ -146,8 +168,8 @@ async def test_what_is_no_news_is_not_heard(url: str) -> None:
         async with world.store.listening(lambda _: None) as line:
             for text in ("", "hello", '{"engine":1}', '["e",1,true,[],false,[]]'):
                 await line.notify(text)
-            await until(lambda: bool(heard))
-        assert heard == [News("e", 1, due=True)]
+            await until(lambda: len(heard) == 2)
+        assert heard == [world.engine.news.anything(), News("e", 1, due=True)]
         listening.cancel()
 
 
