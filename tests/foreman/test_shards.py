@@ -408,35 +408,36 @@ async def test_a_shard_that_is_down_at_the_start_takes_nothing_from_the_others(
         outage.begin(shard)
     with pytest.raises(MbactorError, match="does not answer"):
         await mbactor.spawn(Foreman, database=three_databases, shards=3, workers=1)
-    outage.end(1)
+    outage.end(2)
     outage.end(3)
     await mbactor.spawn(Desk)
     await mbactor.spawn(Foreman, database=three_databases, shards=3, workers=1)
     flows = Flows(mbactor)
     keys = [(await flows.run(Desk.stamping)).flow_key for _ in range(20)]
-    assert {shard_of(key) for key in keys} == {1, 3}
+    assert {shard_of(key) for key in keys} == {2, 3}
 
     async def is_told() -> bool:
         page = await flows.list()
-        return [note.partition(":")[0] for note in page.notes] == ["shard 2 is not in this list"]
+        return [note.partition(":")[0] for note in page.notes] == ["shard 1 is not in this list"]
 
     await until(is_told)
     assert len((await flows.list()).flows) == 20
-    assert "does not answer" in str((await flows.shards())[1].error)
+    assert "does not answer" in str((await flows.shards())[0].error)
 
     async def is_down() -> bool:
-        return "shard 2 is down: " in await refused(flows.snapshot("2-1-" + "0" * 16), 503)
+        return "shard 1 is down: " in await refused(flows.snapshot("1-1-" + "0" * 16), 503)
 
     await until(is_down)
-    outage.end(2)
+    assert "shard 1 is down: " in await refused(flows.cordon(2), 503)
+    outage.end(1)
 
     async def is_back() -> bool:
-        return (await flows.shards())[1].error is None
+        return (await flows.shards())[0].error is None
 
     await until(is_back)
 
     async def gets_flows() -> bool:
-        return shard_of((await flows.run(Desk.stamping)).flow_key) == 2
+        return shard_of((await flows.run(Desk.stamping)).flow_key) == 1
 
     await until(gets_flows)
 
