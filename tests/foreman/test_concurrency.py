@@ -12,6 +12,7 @@ from mbactor.errors import BadRequest, FlowConflict
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.model.state import overrides_of
 from mbactor.foreman.sweep import sweep
 from tests.foreman.world import World, a_world
 
@@ -151,3 +152,35 @@ async def test_under_load_from_several_processes_the_limit_holds_and_all_get_thr
 async def test_what_cannot_be_is_said(options: dict[str, Any], text: str) -> None:
     with pytest.raises(BadRequest, match=text):
         FlowOptions(**options)
+
+
+async def test_what_runs_again_waits_for_its_place(database: str) -> None:
+    """A flow that ended has given up its place: it gets one again as a new flow does, with what it called."""
+    async with a_world(database) as world:
+        gauge = Gauge()
+        graph = Graph("calls")
+        graph.add_subgraph("call", await workflow_of(world, gauge))
+        graph.add_transition("call", END)
+        workflow = await world.graph(graph)
+        gauge.go_on.set()
+        done = [await world.engine.create(workflow, {"n": n}, keyed(1)) for n in range(3)]
+        failed = await world.engine.create(workflow, {"n": 3, "fails": True}, keyed(1))
+        assert [(await world.engine.wait(key)).status for key in [*done, failed]] == ["completed"] * 3 + ["failed"]
+        gauge.go_on.clear()
+        last = await world.engine.create(workflow, {"n": 4}, keyed(1))
+        inner = await world.sql("SELECT id, token FROM mbactor_step WHERE node = 't' ORDER BY id")
+        step_keys = [f"1-{id}-{token}" for id, token in inner]
+        recovery = world.engine.recovery
+        await recovery.restart(done[0])
+        await recovery.restart_from(step_keys[1])
+        await recovery.recover(failed, overrides_of({"fails": None}))
+        with pytest.raises(FlowConflict, match="is created, so it cannot recover"):
+            await recovery.recover(failed)
+        fork = await recovery.fork(step_keys[2])
+        turn = await recovery.continue_thread(done[2])
+        again = [done[0], done[1], failed, fork, turn]
+        assert await statuses(world, [last, *again]) == ["running", *["created"] * 5]
+        gauge.go_on.set()
+        for key in [last, *again]:
+            assert (await world.engine.wait(key)).status == "completed"
+        assert gauge.most == 1

@@ -66,6 +66,11 @@ class Rewound(msgspec.Struct, frozen=True):
     statuses: dict[int, str]
     """Flow that goes on -> its status."""
 
+    def as_queued(self) -> Rewound:
+        """The same where nothing is to begin yet: the flows wait for a place of their concurrency key."""
+        statuses = dict.fromkeys(self.statuses, "created")
+        return msgspec.structs.replace(self, queued=frozenset(self.again), statuses=statuses)
+
     def status_of(self, step_id: int) -> str:
         """That of a step which runs again."""
         return "created" if step_id in self.queued else "pending"

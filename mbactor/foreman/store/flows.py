@@ -148,7 +148,7 @@ async def start(tx: Transaction, one: Start) -> Changed:
         return Changed(True, "created", flows)
     query = "UPDATE mbactor_flow SET status = 'running', started_at = ?, updated_at = ? WHERE id = ?"
     await tx.db.count(query, tx.now, tx.now, one.flow_id)
-    await tx.db.count(START_STEPS, tx.now, tx.now, [one.flow_id])
+    await tx.db.count(START_STEPS, tx.now, tx.now, [one.flow_id], [one.flow_id])
     return Changed(True, "running", flows)
 
 

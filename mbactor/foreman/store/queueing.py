@@ -22,10 +22,12 @@ _BEGUN = "SELECT count(*) FROM mbactor_flow WHERE concurrency_key = ? AND status
 _QUEUED = """SELECT id, concurrency_limit FROM mbactor_flow WHERE concurrency_key = ? AND status = 'created'
     AND queued = 1 ORDER BY id LIMIT ? <skip locked>"""
 
-_START = "UPDATE mbactor_flow SET status = 'running', queued = 0, started_at = ?, updated_at = ? WHERE id IN (<ids>)"
+# A flow of which steps run again may have called others, which wait with it.
+_START = """UPDATE mbactor_flow SET status = 'running', queued = 0, started_at = ?, updated_at = ?
+    WHERE status = 'created' AND (id IN (<ids>) OR root_id IN (<ids>))"""
 
 START_STEPS = """UPDATE mbactor_step SET status = 'pending', not_before = <greatest>(not_before, ?), updated_at = ?
-    WHERE flow_id IN (<ids>) AND status = 'created'"""
+    WHERE status = 'created' AND flow_id IN (SELECT id FROM mbactor_flow WHERE id IN (<ids>) OR root_id IN (<ids>))"""
 
 _JOIN = "UPDATE mbactor_flow SET concurrency_key = ?, concurrency_limit = ?, queued = ? WHERE id = ?"
 
@@ -45,8 +47,8 @@ async def admit(tx: Transaction, keys: Iterable[str]) -> None:
         await tx.db.count(_HOLD, key)
         ((begun,),) = await tx.db.rows(_BEGUN, key)
         while started := _fitting(await tx.db.rows(_QUEUED, key, AT_ONCE), begun):
-            await tx.db.count(_START, tx.now, tx.now, started)
-            await tx.db.count(START_STEPS, tx.now, tx.now, started)
+            await tx.db.count(_START, tx.now, tx.now, started, started)
+            await tx.db.count(START_STEPS, tx.now, tx.now, started, started)
             begun += len(started)
 
 

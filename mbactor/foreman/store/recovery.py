@@ -22,7 +22,8 @@ from mbactor.foreman.store.rows import FlowRow, Json, StepRow
 from mbactor.foreman.store.schema import FLOW_COLUMNS, STEP_COLUMNS
 from mbactor.foreman.store.transaction import Transaction
 
-_FLOWS = """SELECT id, status, caller_id, token, root_id, delete_at, delete_on_completion FROM mbactor_flow
+_FLOWS = """SELECT id, status, caller_id, token, root_id, delete_at, delete_on_completion, concurrency_key
+    FROM mbactor_flow
     WHERE id = ? OR root_id = ? ORDER BY id"""
 
 _ROOT = "SELECT coalesce(root_id, id) FROM mbactor_flow WHERE id = ?"
@@ -72,10 +73,12 @@ _INSERT_FLOWS = Insert("mbactor_flow", FLOW_COLUMNS)
 
 # A turn of a thread lives by the policy of the one before.
 _INSERT_TURN = """INSERT INTO mbactor_flow (id, token, status, workflow, name, graph, thread_id, baggage, priority,
-    fairness_key, fairness_weight, time_budget, trace_parent, delete_on_completion, notify_on_stop, created_at,
-    started_at, updated_at)
-    SELECT ?, ?, 'running', workflow, name, graph, ?, baggage, priority, fairness_key, fairness_weight, time_budget, ?,
-    0, notify_on_stop, ?, ?, ? FROM mbactor_flow WHERE id = ?"""
+    fairness_key, fairness_weight, time_budget, trace_parent, delete_on_completion, notify_on_stop, concurrency_key,
+    concurrency_limit, queued, created_at, started_at, updated_at)
+    SELECT ?, ?, CASE WHEN concurrency_key IS NULL THEN 'running' ELSE 'created' END, workflow, name, graph, ?, baggage,
+    priority, fairness_key, fairness_weight, time_budget, ?, 0, notify_on_stop, concurrency_key, concurrency_limit,
+    CASE WHEN concurrency_key IS NULL THEN 0 ELSE 1 END, ?, ?, ? FROM mbactor_flow WHERE id = ?
+    RETURNING concurrency_key"""
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 
@@ -103,6 +106,7 @@ class _Head(msgspec.Struct, frozen=True, gc=False):
     root_id: int | None
     delete_at: float | None
     delete_on_completion: int
+    concurrency_key: str | None
 
 
 class _Tree(msgspec.Struct, frozen=True):
@@ -120,9 +124,15 @@ class _Tree(msgspec.Struct, frozen=True):
         """Whether its users have been told that it is not there any more."""
         return bool(self.root.delete_on_completion) and self.root.status == "completed"
 
+    @property
+    def queue(self) -> str | None:
+        """The concurrency key in whose queue the tree has to wait before it goes on: it has given up its place."""
+        return self.root.concurrency_key if self.root.status in ENDED else None
+
     def rewound(self, step_ids: Collection[int]) -> Rewound:
         flows = [FlowPlace(one.id, one.status, one.caller_id) for one in self.heads]
-        return rewind(flows, self.steps.values(), step_ids)
+        found = rewind(flows, self.steps.values(), step_ids)
+        return found if self.queue is None else found.as_queued()
 
     def above(self, flow_id: int) -> list[_Head]:
         """The flow, its caller, that one's, up to the root."""
@@ -162,6 +172,9 @@ async def rewind_flow(tx: Transaction, one: Rewind) -> Changed:
     if parks is None:
         return Changed(False, tree.root.status, (), _CALLED_ANOTHER)
     await _write(tx, rewound, one.inputs, parks)
+    if tree.queue is not None:
+        await tx.db.count("UPDATE mbactor_flow SET queued = 1 WHERE id = ?", tree.root.id)
+        tx.keys.add(tree.queue)
     if one.how == "restart":
         await tx.db.count(_ANEW, tx.now, tx.now, tree.root.id)
     return Changed(True, rewound.statuses[tree.root.id], tuple(flow.id for flow in tree.heads))
@@ -284,6 +297,8 @@ async def fork(tx: Transaction, one: Fork) -> Created | Changed:
     copy.number(flows, steps)
     await tx.db.insert(_INSERT_FLOWS, [msgspec.structs.astuple(copy.flow(row)) for row in flows])
     await tx.db.insert(_INSERT_STEPS, [msgspec.structs.astuple(copy.step(row)) for row in steps])
+    if tree.queue is not None:
+        tx.keys.add(tree.queue)
     root = copy.flow(flows[0])
     return Created(root.id, root.token, copy.steps[one.step_id], workflow=root.workflow, now=tx.now)
 
@@ -308,11 +323,11 @@ class _Copy:
 
     def flow(self, row: FlowRow) -> FlowRow:
         own = {"id": self._flows[row.id], "token": self._tokens[row.id], "idempotency_key": None, "breakpoints": None}
-        own |= {"queued": 0}
         own |= {"delete_on_completion": 0, "delete_at": None}
         if row.root_id is None:
             own |= {"thread_id": row.thread_id or row.id, "forked_from": self._one.step_id}
             own |= {"created_at": self._tx.now, "started_at": self._tx.now, "trace_parent": self._one.trace_parent}
+            own |= {"queued": int(row.concurrency_key is not None)}
         else:
             assert row.caller_id is not None
             own |= {"root_id": self._flows[row.root_id], "caller_id": self.steps[row.caller_id]}
@@ -364,6 +379,9 @@ async def continue_thread(tx: Transaction, one: ContinueThread) -> Created | Cha
     if latest_id != one.flow_id or status != "completed":
         return Changed(False, status, (), "the latest flow of its thread has to complete first")
     flow_id, now = tx.flow_id(), tx.now
-    await tx.db.count(_INSERT_TURN, flow_id, one.token, one.anchor_id, one.trace_parent, now, now, now, latest_id)
-    entry = tx.insert(one.entry, flow_id, None)
+    values = (flow_id, one.token, one.anchor_id, one.trace_parent, now, now, now, latest_id)
+    ((key,),) = await tx.db.rows(_INSERT_TURN, *values)
+    if key is not None:
+        tx.keys.add(key)
+    entry = tx.insert(one.entry, flow_id, None, "pending" if key is None else "created")
     return Created(flow_id, one.token, entry.step_id, now=now)
