@@ -170,7 +170,8 @@ class Reader:
             return {}
 
     def _writes(self, steps: list[StepRow], spawn_id: int) -> Iterator[tuple[int, str, Fields]]:
-        for branch, step in fold_order(steps, spawn_id):
+        waits_for_all = all(one.cohort_needed == 0 for one in steps if one.id == spawn_id)
+        for branch, step in fold_order(steps, spawn_id, arrived_only=not waits_for_all):
             if step.changes is not None:
                 yield branch, self._step_key(step), decode_fields(step.changes)
 

@@ -123,12 +123,13 @@ class Row:
     status: str = "completed"
     successor_id: int | None = None
     cohort_id: int | None = None
+    cohort_needed: int = 0
 
 
 def test_only_branches_that_arrived_are_folded_into_a_fan_in() -> None:
     rows = [
         Row(2, 1, 0, 2, successor_id=4), Row(3, 1, 1, 2), Row(4, 1, 0, 3, "cancelled"),
-        Row(5, 1, 2, 2, successor_id=6), Row(6, 5, 0, 3), Row(7, 5, 1, 3, "cancelled"), Row(8, 1, 2, 4, cohort_id=5),
+        Row(5, 1, 2, 2, successor_id=6, cohort_needed=1), Row(6, 5, 0, 3), Row(7, 5, 1, 3, "cancelled"), Row(8, 1, 2, 4, cohort_id=5),
     ]  # fmt: skip
-    assert [row.id for _, row in fold_order(rows, 1)] == [3, 5, 6, 8]
-    assert [row.id for _, row in fold_order(rows, 1, joined=False)] == [2, 3, 5, 6, 8]
+    assert [row.id for _, row in fold_order(rows, 1, arrived_only=True)] == [3, 5, 6, 8]
+    assert [row.id for _, row in fold_order(rows, 1)] == [2, 3, 5, 6, 8]

@@ -33,32 +33,38 @@ class Member(Protocol):
     @property
     def cohort_id(self) -> int | None: ...
 
+    @property
+    def cohort_needed(self) -> int: ...
+
 
 M = TypeVar("M", bound=Member)
 
 
-def fold_order(steps: Iterable[M], spawn_id: int, *, joined: bool = True) -> Iterator[tuple[int, M]]:
+def fold_order(steps: Iterable[M], spawn_id: int, *, arrived_only: bool = False) -> Iterator[tuple[int, M]]:
     """The completed steps of a cohort with the number of their branch: by (ordinal, depth, id), and what a nested
     cohort did after the step that spawned it. Steps of other cohorts may be among those given.
 
-    Of a cohort that has `joined`, its fan-in being there, only branches that arrived count; of one that has not, or
-    that failed, all that its branches completed.
+    With `arrived_only` those of branches that have come to their fan-in, for a fan-in that does not wait for all; of
+    a nested cohort that has such a fan-in they are the only ones in any case.
     """
     members: dict[int, list[M]] = {}
     arrived: set[tuple[int, int]] = set()
-    met = {spawn_id} if joined else set()
+    met: set[int | None] = set()
+    choosy: set[int] = set()
     for step in steps:
-        if step.cohort_id is not None and step.cohort_id != spawn_id:
-            met.add(step.cohort_id)
+        met.add(step.cohort_id)
+        if step.cohort_needed:
+            choosy.add(step.id)
         if step.spawn_id is not None and step.status == "completed":
             members.setdefault(step.spawn_id, []).append(step)
             if step.successor_id is None:
                 # What ends a branch has completed and has none after it: the fan-in is inserted by the last to arrive.
                 arrived.add((step.spawn_id, step.ordinal))
+    picking = (choosy & met) - {spawn_id} | ({spawn_id} if arrived_only else set())
 
     def below(spawn_id: int, branch: int | None) -> Iterator[tuple[int, M]]:
         for step in sorted(members.get(spawn_id, ()), key=lambda step: (step.ordinal, step.depth, step.id)):
-            if spawn_id in met and (spawn_id, step.ordinal) not in arrived:
+            if spawn_id in picking and (spawn_id, step.ordinal) not in arrived:
                 continue
             own = step.ordinal if branch is None else branch
             yield own, step

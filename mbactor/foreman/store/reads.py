@@ -34,7 +34,7 @@ _MEMBERS = """WITH RECURSIVE member (id, origin) AS (
     UNION ALL
     SELECT step.id, member.origin FROM member JOIN mbactor_step AS step ON step.spawn_id = member.id)
     SELECT member.origin, step.id, step.spawn_id, step.ordinal, step.depth, step.status, step.successor_id,
-        step.cohort_id, step.changes
+        step.cohort_id, step.cohort_needed, step.changes
     FROM member JOIN mbactor_step AS step ON step.id = member.id"""
 
 
@@ -48,6 +48,7 @@ class _Member(NamedTuple):
     status: str
     successor_id: int | None
     cohort_id: int | None
+    cohort_needed: int
     changes: Json | None
 
 
@@ -128,22 +129,26 @@ async def cohorts(db: Db, spawn_ids: set[int], *, joined: bool = True) -> dict[i
     """The same for each of several."""
     wanted = sorted(spawn_ids)
     inputs = await materials(db, wanted)
-    query = "SELECT id, changes FROM mbactor_step WHERE id IN (<ids>)"
-    own = {row[0]: row[1] for row in await db.rows(query, wanted)}
+    query = "SELECT id, changes, cohort_needed FROM mbactor_step WHERE id IN (<ids>)"
+    own = {row[0]: row[1:] for row in await db.rows(query, wanted)}
     members: defaultdict[int, list[_Member]] = defaultdict(list)
     for origin, *row in await db.rows(_MEMBERS, wanted):
         members[origin].append(_Member(*row))
     return {
         spawn_id: msgspec.structs.replace(
             material,
-            cohort=_written([own[spawn_id], *_folded(members[spawn_id], spawn_id, joined=joined)]),
+            cohort=_written(_folded(members[spawn_id], spawn_id, *own[spawn_id], joined=joined)),
         )
         for spawn_id, material in inputs.items()
     }
 
 
-def _folded(members: list[_Member], spawn_id: int, *, joined: bool) -> Iterator[Json | None]:
-    return (one.changes for _, one in fold_order(members, spawn_id, joined=joined))
+def _folded(
+    members: list[_Member], spawn_id: int, changes: Json | None, needed: int, *, joined: bool
+) -> Iterator[Json | None]:
+    yield changes
+    for _, one in fold_order(members, spawn_id, arrived_only=joined and needed > 0):
+        yield one.changes
 
 
 def _along(rows: list[Row]) -> Material:
