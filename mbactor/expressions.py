@@ -437,7 +437,7 @@ def _matches(left: Any, right: Any) -> bool | None:
     if not isinstance(left, str) or not isinstance(right, str):
         return None
     try:
-        return patterns.compiled(right).search(left) is not None
+        return patterns.compiled(right).search(left)
     except ValueError as error:
         raise InvalidExpression(f"{right!r} is not a regular expression: {error}", position=0) from None
 

@@ -105,7 +105,7 @@ class Rule:
     """One rule. `read` gives the value that a text, or a value of Python, stands for."""
 
     kind: Kind
-    pattern: re.Pattern[str] | None = None
+    pattern: patterns.Pattern | None = None
     """What is looked for in a text."""
     written: str = field(default="", compare=False)
     """The pattern as its author wrote it."""
@@ -197,7 +197,7 @@ def _choices(text: str) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compiled(pattern: str) -> patterns.Pattern:
     try:
         return patterns.compiled(pattern)
     except ValueError as error:

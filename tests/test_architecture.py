@@ -39,6 +39,7 @@ DRIVERS = {
     "starlette": {"services/gateway.py"},
     "uvicorn": {"services/gateway.py"},
     "opentelemetry": {"telemetry.py"},
+    "re2": {"patterns.py"},
     "structlog": {"observers.py"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))
