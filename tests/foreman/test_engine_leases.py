@@ -50,8 +50,10 @@ async def expire(world: World) -> None:
 
 
 @pytest.mark.parametrize("zombie_first", [True, False])
-async def test_a_step_whose_lease_is_over_runs_elsewhere_and_the_late_result_is_refused(zombie_first: bool) -> None:
-    async with a_world(workers=0, poll_interval=0.02) as world:
+async def test_a_step_whose_lease_is_over_runs_elsewhere_and_the_late_result_is_refused(
+    database: str, zombie_first: bool
+) -> None:
+    async with a_world(database, workers=0, poll_interval=0.02) as world:
         runs: list[str] = []
 
         async def task(flow: Flow) -> None:
@@ -61,7 +63,7 @@ async def test_a_step_whose_lease_is_over_runs_elsewhere_and_the_late_result_is_
         await world.graph(line("task", "after"), task=task, after=ok)
         zombie = Gate("zombie")
         heir = Gate("heir")
-        world.work("zombie", slots=4)
+        world.work("zombie", slots=1)
         await asyncio.sleep(0)
 
         async def stop_there(**fields: Any) -> None:
@@ -100,8 +102,8 @@ async def _idle(dispatcher: Any) -> bool:
     return bool(dispatcher.running == 0)
 
 
-async def test_a_result_that_comes_between_recovery_and_the_next_claim_is_refused() -> None:
-    async with a_world(workers=0) as world:
+async def test_a_result_that_comes_between_recovery_and_the_next_claim_is_refused(database: str) -> None:
+    async with a_world(database, workers=0) as world:
         await world.graph(line("task"), task=ok)
         zombie = Gate("zombie")
         world.work("zombie", slots=1)
@@ -122,8 +124,8 @@ async def test_a_result_that_comes_between_recovery_and_the_next_claim_is_refuse
     assert landed == [False, True]
 
 
-async def test_leases_that_hold_are_left_alone_by_a_sweep() -> None:
-    async with a_world() as world:
+async def test_leases_that_hold_are_left_alone_by_a_sweep(database: str) -> None:
+    async with a_world(database) as world:
         entered, go = asyncio.Event(), asyncio.Event()
 
         async def task(_: Flow) -> None:
@@ -138,8 +140,8 @@ async def test_leases_that_hold_are_left_alone_by_a_sweep() -> None:
         assert (await world.engine.wait(key)).status == "completed"
 
 
-async def test_a_long_task_keeps_its_lease_by_the_heartbeat_of_its_worker() -> None:
-    async with a_world(lease=0.15) as world:
+async def test_a_long_task_keeps_its_lease_by_the_heartbeat_of_its_worker(database: str) -> None:
+    async with a_world(database, lease=0.15) as world:
         recovered: list[int] = []
 
         class Listener:
@@ -159,8 +161,8 @@ async def test_a_long_task_keeps_its_lease_by_the_heartbeat_of_its_worker() -> N
         assert world.host.ran == ["task"]
 
 
-async def test_a_worker_that_lost_its_step_ends_the_task() -> None:
-    async with a_world(workers=0, lease=0.15, poll_interval=5) as world:
+async def test_a_worker_that_lost_its_step_ends_the_task(database: str) -> None:
+    async with a_world(database, workers=0, lease=0.15, poll_interval=5) as world:
         entered, cancelled = asyncio.Event(), asyncio.Event()
 
         async def task(_: Flow) -> None:
@@ -183,8 +185,8 @@ async def test_a_worker_that_lost_its_step_ends_the_task() -> None:
         assert (await world.engine.snapshot(key)).status == "cancelled"
 
 
-async def test_release_gives_back_at_once_what_a_crashed_worker_held() -> None:
-    async with a_world(workers=0) as world:
+async def test_release_gives_back_at_once_what_a_crashed_worker_held(database: str) -> None:
+    async with a_world(database, workers=0) as world:
         entered = asyncio.Event()
 
         async def task(_: Flow) -> None:
@@ -205,8 +207,8 @@ async def test_release_gives_back_at_once_what_a_crashed_worker_held() -> None:
         assert (await world.engine.wait(key)).status == "completed"
 
 
-async def test_a_worker_begins_by_giving_back_what_its_predecessor_of_that_name_held() -> None:
-    async with a_world(workers=0) as world:
+async def test_a_worker_begins_by_giving_back_what_its_predecessor_of_that_name_held(database: str) -> None:
+    async with a_world(database, workers=0) as world:
         entered = asyncio.Event()
 
         async def task(_: Flow) -> None:
@@ -225,8 +227,8 @@ async def test_a_worker_begins_by_giving_back_what_its_predecessor_of_that_name_
         assert (await world.engine.wait(key)).status == "completed"
 
 
-async def test_drain_lets_running_tasks_end_and_gives_back_the_rest() -> None:
-    async with a_world(workers=0) as world:
+async def test_drain_lets_running_tasks_end_and_gives_back_the_rest(database: str) -> None:
+    async with a_world(database, workers=0) as world:
         entered, go = asyncio.Event(), asyncio.Event()
 
         async def task(_: Flow) -> None:
@@ -247,8 +249,8 @@ async def test_drain_lets_running_tasks_end_and_gives_back_the_rest() -> None:
         assert one.free == 0
 
 
-async def test_drain_gives_back_what_a_claim_on_its_way_brings_in() -> None:
-    async with a_world(workers=0, poll_interval=0.01) as world:
+async def test_drain_gives_back_what_a_claim_on_its_way_brings_in(database: str) -> None:
+    async with a_world(database, workers=0, poll_interval=0.01) as world:
         await world.graph(line("task"), task=ok)
         keys = [await world.engine.create("line") for _ in range(20)]
         one = world.work("one")
@@ -264,8 +266,8 @@ async def test_drain_gives_back_what_a_claim_on_its_way_brings_in() -> None:
         assert world.host.ran == ["task"] * 20
 
 
-async def test_drain_ends_what_overruns_its_limit_and_gives_it_back() -> None:
-    async with a_world(workers=0) as world:
+async def test_drain_ends_what_overruns_its_limit_and_gives_it_back(database: str) -> None:
+    async with a_world(database, workers=0) as world:
         entered = asyncio.Event()
 
         async def task(_: Flow) -> None:
