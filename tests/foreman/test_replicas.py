@@ -82,8 +82,12 @@ async def test_a_dead_processs_steps_are_taken_over_within_its_lease_and_a_quart
         await system.spawn(Foreman, **settings)
         flows = Flows(system)
         assert {(await flows.snapshot(key)).status for key in keys} == {"running"}
+        begun = time.monotonic()
+        await asyncio.gather(*(flows.run(Clerk.noting) for _ in keys))
+        usual = time.monotonic() - begun
         other.process.kill()
         died = time.monotonic()
         outcomes = [await flows.wait(key) for key in keys]
-        assert time.monotonic() - died < lease * 15 / 10
+        # A busy machine is no fault: it takes its time for the same without a death, too.
+        assert time.monotonic() - died < lease * 15 / 10 + 5 * usual
         assert {outcome.state["process"] for outcome in outcomes} == {os.getpid()}
