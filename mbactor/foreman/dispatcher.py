@@ -23,7 +23,7 @@ from mbactor.foreman.keys import new_token
 from mbactor.foreman.model.flow import Flow, finish
 from mbactor.foreman.plan import Plan, Run, decide, fail
 from mbactor.foreman.settlement import HandOff, failed, postponed, settlement, successors, unreadable
-from mbactor.foreman.step import UNREADABLE, Head, Held, budget_of, carrier, execute, load, was_refused
+from mbactor.foreman.step import UNREADABLE, Head, Held, budget_of, carrier, execute, load, rate_of, was_refused
 from mbactor.foreman.store.operations import Child, Claim, Claimed, Extend, Lease, NewStep, Release, Settle
 from mbactor.foreman.store.rows import FlowRow, Material
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
@@ -31,8 +31,8 @@ from mbactor.seams import checkpoint
 
 T = TypeVar("T")
 
-MOST_IN_A_ROW = 64
-"""So many steps one flow may be handed on while others of its priority wait."""
+MOST_IN_A_ROW, LONGEST_TURN = 64, 0.1
+"""So many steps, and for so many seconds, one flow may be handed on while others of its priority wait."""
 LARGEST_CLAIM = 256
 READ_PAUSE = 0.2
 CANCEL_GRACE = 1.0
@@ -202,7 +202,7 @@ class Dispatcher:
         self._claiming = True
         self._quiet.clear()
         try:
-            claimed = await self._engine.committer.commit(Claim(self.lease, room))
+            claimed = await self._engine.committer.commit(Claim(self.lease, room, self._engine.ageing))
             if self._draining:
                 steps = tuple(step.id for step in claimed.steps)
                 await self._engine.committer.commit(Release(self.lease.worker, steps))
@@ -354,7 +354,11 @@ class Dispatcher:
         workflow = plan.park.workflow or ""
         frozen = await self._engine.graphs.load(workflow, held.head.baggage)
         state = bytes(plan.park.payload)
-        entry = NewStep(frozen.graph.entry_point, new_token(), held.depth + 1, held.head.priority, state=state)
+        first = frozen.graph.entry_point
+        entry = NewStep(
+            first, new_token(), held.depth + 1, held.head.priority, state=state, fairness_key=held.head.fairness_key,
+            rate=rate_of(frozen.graph, first),
+        )  # fmt: skip
         return Child(new_token(), workflow, frozen.graph.name, frozen.hash, frozen.json, entry)
 
     def _decide(self, held: Held, flow: Flow, error: BaseException | None) -> Plan:
@@ -391,12 +395,22 @@ class Dispatcher:
             return []
         return successors(held, plan, settled.inserted, self._engine.store.shard, settled.now)
 
+    def _competes(self, best: int, priority: int) -> bool:
+        """Whether what waits may come before this, though it is not more urgent."""
+        return best == priority or self._engine.ageing is not None
+
+    def _had_its_turn(self, held: Held) -> bool:
+        now = asyncio.get_running_loop().time()
+        if held.claimed_at is None:
+            held.claimed_at = now
+        return held.streak >= MOST_IN_A_ROW or now - held.claimed_at >= LONGEST_TURN
+
     def _kept(self, held: Held, plan: Plan) -> int:
         """How many of the steps that follow this worker keeps. Its own place is one of them."""
         best, priority = self._engine.committer.best_due, held.head.priority
         if self._draining or plan.delay or plan.kind in {"complete", "fail", "retry", "park"}:
             return 0
-        if best is not None and (best < priority or (best == priority and held.streak >= MOST_IN_A_ROW)):
+        if best is not None and (best < priority or (self._competes(best, priority) and self._had_its_turn(held))):
             return 0
         if plan.kind != "fan_out":
             return 1

@@ -36,7 +36,7 @@ from mbactor.foreman.model.status import FlowStatus
 from mbactor.foreman.news import Exchange, News
 from mbactor.foreman.reader import Reader
 from mbactor.foreman.recovery import Recovery
-from mbactor.foreman.step import Head, Held
+from mbactor.foreman.step import Head, Held, rate_of
 from mbactor.foreman.store.operations import (
     Cancel,
     Changed,
@@ -97,12 +97,14 @@ class Engine:
         poll_interval: float = 0.5,
         commit_each: bool = False,
         retention: float = 0.0,
+        ageing: float | None = None,
         stopped: Callable[[Stopped], None] | None = None,
     ) -> None:
         self.store = store
         self.host = host
         self.lease = lease
         self.retention = retention
+        self.ageing = ageing
         self.poll_interval = poll_interval
         self.default_time_budget = default_time_budget
         self.name = secrets.token_hex(4)
@@ -140,7 +142,8 @@ class Engine:
         fields, baggage, frozen = await self._looked_at(workflow, state, options)
         thread_id = await self._thread(options.thread_key)
         begins = start and options.start_at is None and options.concurrency_key is None
-        runner = self._runner_for(options.priority) if begins else None
+        limited = bool(rate_of(frozen.graph, frozen.graph.entry_point))
+        runner = self._runner_for(options.priority) if begins and not limited else None
         new = self._create(workflow, fields, options, frozen, baggage, thread_id, start, runner)
         await checkpoint("foreman.create.before", workflow=workflow)
         try:
@@ -196,6 +199,7 @@ class Engine:
         entry = NewStep(
             frozen.graph.entry_point, new_token(), 1, options.priority, state=encode_fields(fields),
             delay=delay, due_at=due_at, lease=runner.lease if runner is not None else None,
+            fairness_key=options.fairness_key, rate=rate_of(frozen.graph, frozen.graph.entry_point),
         )  # fmt: skip
         return Create(
             new_token(), workflow, frozen.graph.name, frozen.hash, frozen.json, entry, start, baggage, options.priority,

@@ -27,6 +27,7 @@ from mbactor.errors import BadRequest, DeclarationError, MbactorError
 from mbactor.foreman.model.annotations import fields_of
 from mbactor.foreman.model.flow import Flow, Parked, finish
 from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.model.rate import Rate
 from mbactor.foreman.model.state import decode_fields, decode_value, encode_value
 from mbactor.kernel.context import Call
 from mbactor.kernel.feature import Feature, Invoke, begin_budget, host_of
@@ -71,6 +72,12 @@ class TaskReference(Reference):
         return self.feature.name
 
     @property
+    def rate(self) -> str:
+        """How often it may be started; empty: as often as it comes."""
+        rate: str = getattr(self.feature, "rate", "")
+        return rate
+
+    @property
     def result_fields(self) -> Mapping[str, Any]:
         """The fields that the task writes and their annotations, where its result says which."""
         try:
@@ -92,9 +99,15 @@ class Task(Feature):
     aside = True
 
     def __init__(
-        self, function: Callable[..., Any], *, serial: bool = False, local_names: dict[str, Any] | None
+        self,
+        function: Callable[..., Any],
+        *,
+        serial: bool = False,
+        rate: str = "",
+        local_names: dict[str, Any] | None,
     ) -> None:
         super().__init__(function, method="POST", local_names=local_names)
+        self.rate = rate
         self.aside = not serial
         self.begins_late = not inspect.iscoroutinefunction(function)
 
@@ -192,18 +205,19 @@ class Workflow(Feature):
 
 
 class _TaskDecorator:
-    def __init__(self, *, serial: bool) -> None:
+    def __init__(self, *, serial: bool, rate: str) -> None:
         self._serial = serial
+        self._rate = rate
 
     def __call__(self, function: Callable[..., Any], /) -> Task:
-        return Task(function, serial=self._serial, local_names=locals_where_defined(2))
+        return Task(function, serial=self._serial, rate=self._rate, local_names=locals_where_defined(2))
 
 
 @overload
 def task(function: Callable[..., Any], /) -> Task: ...
 @overload
-def task(*, serial: bool = False) -> _TaskDecorator: ...
-def task(function: Callable[..., Any] | None = None, /, *, serial: bool = False) -> Any:
+def task(*, serial: bool = False, rate: str = "") -> _TaskDecorator: ...
+def task(function: Callable[..., Any] | None = None, /, *, serial: bool = False, rate: str = "") -> Any:
     """Declare a task: one node's work in workflows.
 
         @task
@@ -211,11 +225,17 @@ def task(function: Callable[..., Any] | None = None, /, *, serial: bool = False)
 
     Its work is done at least once and its outcome recorded at most once; `flow.step_key` is the same over all
     runs of one step. An exception fails the step (or takes its on_error transition); the actor goes on.
-    `serial=True` makes it queue with the actor's endpoints.
+    `serial=True` makes it queue with the actor's endpoints. `rate` ("100/s", "10/m", "1000/h", "5/d") is how often it
+    is started at most, over all Foremen of a database; what comes sooner waits, which costs no attempt.
     """
+    if rate:
+        try:
+            Rate.parse(rate)
+        except ValueError as error:
+            raise DeclarationError(f"@task(rate=...): {error}") from None
     if function is not None:
         return Task(function, local_names=locals_where_defined(2))
-    return _TaskDecorator(serial=serial)
+    return _TaskDecorator(serial=serial, rate=rate)
 
 
 def workflow(function: Callable[..., Any], /) -> Workflow:

@@ -51,7 +51,8 @@ class Foreman(Supervisor):
     dead process's steps stay unclaimed; `retention_days` for how many days flows that have ended are kept, 0 for ever.
     Foremen of one database tell each other of work and of stops at once, by the bus, or by PostgreSQL where there is
     none; what is lost of that each finds within `poll_interval`. `schedules` are made, or changed, when it
-    starts. `commit_each` commits every outcome on its own, for debugging.
+    starts. With `ageing` a step that has waited so long counts as one priority better, and so on: so nothing waits for
+    ever behind what is more urgent. `commit_each` commits every outcome on its own, for debugging.
 
     A shard whose database does not answer, at the start or later, takes nothing from the others: new flows go to those,
     lists say that it is missing, and what names a flow of it gets Unavailable (503) until it is back.
@@ -69,6 +70,7 @@ class Foreman(Supervisor):
         shards: int = 1,
         poll_interval: Duration = 0.5,
         schedules: Sequence[Schedule] = (),
+        ageing: Duration | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("workers", workers), ("slots", slots), ("shards", shards)):
@@ -87,6 +89,7 @@ class Foreman(Supervisor):
         self._commit_each = commit_each
         self._retention = _checked_days(retention_days) * 86400.0
         self._schedules = tuple(schedules)
+        self._ageing = None if ageing is None else checked_duration("foreman: ageing", ageing, above_0=True)
         self.shards = Shards()
         self._roll: Roll | None = None
         self._heralds: dict[int, Herald] = {}
@@ -139,6 +142,7 @@ class Foreman(Supervisor):
             commit_each=self._commit_each,
             retention=self._retention,
             poll_interval=self._poll_interval,
+            ageing=self._ageing,
         )
         herald = self._heralds[store.shard] = Herald(self._publish)
         engine.news.heralds.append(herald.tell)

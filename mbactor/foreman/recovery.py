@@ -20,7 +20,7 @@ from mbactor.foreman.model.reducers import fold
 from mbactor.foreman.model.rewinding import StepPlace, open_failures
 from mbactor.foreman.model.state import Fields, apply, encode_fields
 from mbactor.foreman.reader import Reader
-from mbactor.foreman.step import fold_material
+from mbactor.foreman.step import fold_material, rate_of
 from mbactor.foreman.store.operations import (
     BreakBefore,
     Changed,
@@ -136,7 +136,11 @@ class Recovery:
             )
         graph = await self._graphs.get(latest.graph)
         state = fold(await self._reader.final_state(latest), [overrides] if overrides else [], graph)
-        entry = NewStep(graph.entry_point, new_token(), 1, latest.priority, state=encode_fields(state))
+        first = graph.entry_point
+        entry = NewStep(
+            first, new_token(), 1, latest.priority, state=encode_fields(state), fairness_key=latest.fairness_key,
+            rate=rate_of(graph, first),
+        )  # fmt: skip
         one = ContinueThread(latest.id, anchor, new_token(), entry, observe.traceparent())
         made = await self._committer.commit(one)
         if isinstance(made, Changed):

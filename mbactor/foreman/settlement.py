@@ -17,7 +17,7 @@ from mbactor.foreman.model.advice import hint
 from mbactor.foreman.model.state import Fields, apply, encode_fields
 from mbactor.foreman.parks import decode_parks, parks_waiting, payloads_with
 from mbactor.foreman.plan import Plan
-from mbactor.foreman.step import Held, budget_of
+from mbactor.foreman.step import Held, budget_of, rate_of
 from mbactor.foreman.store.operations import Arrival, Child, FlowEnd, Inserted, Lease, NewStep, Settle
 from mbactor.foreman.store.rows import Json, StepRow
 
@@ -179,6 +179,8 @@ def _new(
         chain=below if chain is None else chain,
         spawn_id=held.spawn_id if spawn_id is None else spawn_id,
         ordinal=held.ordinal if ordinal is None else ordinal,
+        fairness_key=held.head.fairness_key,
+        rate=rate_of(held.head.graph, node),
         **fields,
     )
 
@@ -218,7 +220,7 @@ def successors(held: Held, plan: Plan, inserted: Sequence[Inserted], shard: int,
         key = str(Key(shard, step_id, new.token))
         one = Held(held.head, key, step_id, new, state, now)
         one.weight = 0 if new.chain <= 1 else held.weight + _weight(plan.changes)
-        one.streak = held.streak + 1
+        one.streak, one.claimed_at = held.streak + 1, held.claimed_at
         following.append(one)
     return following
 

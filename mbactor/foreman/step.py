@@ -36,6 +36,7 @@ class Head:
         "baggage",
         "correlation_id",
         "delete_on_completion",
+        "fairness_key",
         "graph",
         "id",
         "key",
@@ -52,6 +53,7 @@ class Head:
         self.graph = graph
         self.baggage: Mapping[str, Any] = msgspec.json.decode(row.baggage) if row.baggage else {}
         self.priority = row.priority
+        self.fairness_key = row.fairness_key
         self.time_budget = row.time_budget
         self.trace_parent = row.trace_parent
         self.delete_on_completion = bool(row.delete_on_completion)
@@ -61,9 +63,9 @@ class Held:
     """A step that this worker has leased. `state` is its input; None until it has been loaded."""
 
     __slots__ = (
-        "attempt", "before", "cancelled", "chain", "cohort_id", "created_at", "depth", "executing", "flow_ended",
-        "given_up", "head", "key", "lease_number", "material", "node", "ordinal", "parks", "payloads", "refused_for",
-        "spawn_id", "state", "step_id", "streak", "weight",
+        "attempt", "before", "cancelled", "chain", "claimed_at", "cohort_id", "created_at", "depth", "executing",
+        "flow_ended", "given_up", "head", "key", "lease_number", "material", "node", "ordinal", "parks", "payloads",
+        "refused_for", "spawn_id", "state", "step_id", "streak", "weight",
     )  # fmt: skip
 
     def __init__(self, head: Head, key: str, step_id: int, new: NewStep, state: Fields | None, now: float) -> None:
@@ -89,6 +91,8 @@ class Held:
         self.created_at = now
         self.streak = 0
         """How many steps in a row were handed on without a claim."""
+        self.claimed_at: float | None = None
+        """When the first of these was taken, by the loop's clock, as far as anybody asked."""
         self.executing: asyncio.Task[Any] | None = None
         self.cancelled = False
         self.flow_ended = False
@@ -201,6 +205,12 @@ def call_workflow(node: Node, flow: Flow) -> None:
 def was_refused(error: BaseException | None) -> bool:
     """Whether the task was certainly not taken, so that offering it again repeats nothing."""
     return isinstance(error, (NoSuchActor, Unavailable, ActorStopped)) and error.taken == "no"
+
+
+def rate_of(graph: Graph, node: str) -> str:
+    """What limits how often the task of a node is started, as a row has it; empty where nothing does."""
+    found = graph.node(node)
+    return f"{found.rate} {found.url}" if found.rate else ""
 
 
 def budget_of(held: Held) -> float:

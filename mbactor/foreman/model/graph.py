@@ -213,7 +213,7 @@ class Graph:
         url = name if isinstance(node, str) else node.url
         known = self._nodes.get(name)
         if known is None or (known.url == name and name not in self._explicit):
-            self._nodes[name] = Node(name, url)
+            self._nodes[name] = Node(name, url, rate=getattr(node, "rate", ""))
         elif url not in {known.url, name} and name not in self._explicit:
             self._build_problems.append(
                 f"node {name!r} stands for two tasks, {known.url} and {url}; "

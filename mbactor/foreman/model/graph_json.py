@@ -36,6 +36,7 @@ class _Task(msgspec.Struct, rename="camel", omit_defaults=True):
     workflow: bool = False
     inputs: tuple[str, ...] | None = None
     outputs: tuple[str, ...] | None = None
+    rate: str = ""
 
 
 class _Edge(msgspec.Struct, omit_defaults=True):
@@ -197,7 +198,7 @@ def _edge_of(transition: Transition) -> _Edge:
 def _node_of(task: _Task) -> Node:
     return Node(
         task.name, task.url or task.name, task.fan_in, task.time_budget, task.workflow, task.inputs, task.outputs,
-        _join_of(task),
+        _join_of(task), task.rate,
     )  # fmt: skip
 
 
@@ -218,4 +219,5 @@ def _task_of(node: Node) -> _Task:
         workflow=node.subgraph,
         inputs=node.inputs,
         outputs=node.outputs,
+        rate=node.rate,
     )

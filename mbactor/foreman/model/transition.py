@@ -30,6 +30,8 @@ class Node:
     """The fields that come back from it; None: all."""
     join: Join = Join.ALL
     """At a fan-in: which branches it waits for."""
+    rate: str = ""
+    """How often its task may be started, as `100/s`; empty: as often as it comes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,21 +4,45 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+
+from mbactor.foreman.model.shares import Waiting, shares
 from mbactor.foreman.store.breakpoints import pause
-from mbactor.foreman.store.dialect import Update
+from mbactor.foreman.store.dialect import Row, Update
 from mbactor.foreman.store.operations import Claim, Claimed, Extend, Recover, Release
 from mbactor.foreman.store.queueing import wanted
+from mbactor.foreman.store.rates import too_soon
 from mbactor.foreman.store.rows import FlowRow, StepRow
 from mbactor.foreman.store.schema import FLOW_COLUMNS, STEP_COLUMNS
 from mbactor.foreman.store.settle import FENCE
 from mbactor.foreman.store.transaction import Transaction
 
 # Within a band the oldest first; a step is as old as the moment from which it was due.
-_CLAIM = f"""WITH due AS MATERIALIZED (SELECT id FROM mbactor_step WHERE status = 'pending' AND priority = ?
-        AND not_before <= ? ORDER BY not_before, id LIMIT ? <skip locked>)
+_DUE = """SELECT id FROM mbactor_step WHERE status = 'pending' AND priority = ?{more} AND not_before <= ?
+    ORDER BY not_before, id LIMIT ? <skip locked>"""
+_TAKE = f"""WITH due AS MATERIALIZED ({{due}})
     UPDATE mbactor_step SET status = 'running', worker = ?, lease_expires = ?, lease_number = lease_number + 1,
     started_at = coalesce(started_at, ?), updated_at = ?
     WHERE id IN (SELECT id FROM due) RETURNING {", ".join(STEP_COLUMNS)}"""
+_CLAIM = _TAKE.format(due=_DUE.format(more=""))
+_CLAIM_OF_KEY = _TAKE.format(due=_DUE.format(more=" AND fairness_key = ?"))
+
+# A seek in an index for each key of a band, however many steps wait.
+_KEYS = """WITH RECURSIVE waiting (key, number) AS (
+    SELECT (SELECT min(step.fairness_key) FROM mbactor_step AS step
+        WHERE step.status = 'pending' AND step.priority = ? AND step.fairness_key >= ?), 1
+    UNION ALL
+    SELECT (SELECT min(step.fairness_key) FROM mbactor_step AS step
+        WHERE step.status = 'pending' AND step.priority = ? AND step.fairness_key > waiting.key), number + 1
+    FROM waiting WHERE waiting.key IS NOT NULL AND number < ?)
+    SELECT key, (SELECT flow.fairness_weight FROM mbactor_flow AS flow WHERE flow.id =
+        (SELECT step.flow_id FROM mbactor_step AS step WHERE step.status = 'pending' AND step.priority = ?
+            AND step.fairness_key = waiting.key AND step.not_before <= ? ORDER BY step.not_before, step.id LIMIT 1))
+    FROM waiting WHERE key IS NOT NULL"""
+
+MOST_LOOKED_AT = 256
+"""So many keys of a band a claim looks at; where there are more, it begins at one by chance."""
 
 _EXTEND = Update(
     "mbactor_step",
@@ -45,17 +69,45 @@ async def claim(tx: Transaction, one: Claim) -> Claimed:
     """Lease due steps to the worker, band by band."""
     steps: list[StepRow] = []
     expires = tx.now + one.lease.seconds
-    for band, earliest in await tx.bands() if one.limit > 0 else ():
+    rest = (one.lease.worker, expires, tx.now, tx.now)
+    bands = await tx.bands() if one.limit > 0 else []
+    if one.ageing is not None:
+        bands = aged(bands, tx.now, one.ageing)
+    for band, earliest in bands:
         if earliest <= tx.now:
-            values = (band, tx.now, one.limit - len(steps), one.lease.worker, expires, tx.now, tx.now)
-            rows = [StepRow(*row) for row in await tx.db.rows(_CLAIM, *values)]
-            steps.extend(sorted(rows, key=lambda row: (row.not_before, row.id)))
+            rows: list[Row] = []
+            for key, count in (await _shares(tx, band, one.limit - len(steps))).items():
+                rows += await tx.db.rows(_CLAIM_OF_KEY, band, key, tx.now, count, *rest)
+            if len(rows) + len(steps) < one.limit:
+                # There is one key only, or some had less waiting than their share.
+                rows += await tx.db.rows(_CLAIM, band, tx.now, one.limit - len(steps) - len(rows), *rest)
+            steps.extend(sorted((StepRow(*row) for row in rows), key=lambda row: (row.not_before, row.id)))
         if len(steps) >= one.limit:
             break
     flow_ids = sorted({step.flow_id for step in steps})
     flows = {row[0]: FlowRow(*row) for row in await tx.db.rows(_FLOWS, flow_ids)} if steps else {}
-    paused = await pause(tx, steps, flows)
-    return Claimed(tuple(step for step in steps if step.id not in paused), flows, await _next_due(tx), tx.now)
+    held = await pause(tx, steps, flows)
+    held |= await too_soon(tx, [step for step in steps if step.id not in held])
+    return Claimed(tuple(step for step in steps if step.id not in held), flows, await _next_due(tx), tx.now)
+
+
+def aged(bands: Sequence[tuple[int, float]], now: float, ageing: float) -> list[tuple[int, float]]:
+    """The bands with what has waited long moved forward: by 1 for each `ageing` seconds of its oldest step."""
+    return sorted(bands, key=lambda band: (band[0] - max(0.0, now - band[1]) // ageing, band[0]))
+
+
+async def _shares(tx: Transaction, band: int, places: int) -> dict[str, int]:
+    """How many steps of each fairness key are to be claimed first; nothing where only one waits."""
+    found = await _waiting(tx, band, "")
+    if len(found) == MOST_LOOKED_AT:
+        begin = random.choice(found).key if random.random() < 0.5 else chr(random.randrange(0x21, 0x250))
+        found = await _waiting(tx, band, begin) or found
+    return shares(found, places, random.random()) if len(found) > 1 else {}
+
+
+async def _waiting(tx: Transaction, band: int, begin: str) -> list[Waiting]:
+    rows = await tx.db.rows(_KEYS, band, begin, band, MOST_LOOKED_AT, band, tx.now)
+    return [Waiting(key, weight) for key, weight in rows if weight is not None]
 
 
 async def _next_due(tx: Transaction) -> float | None:

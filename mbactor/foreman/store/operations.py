@@ -43,6 +43,9 @@ class NewStep(msgspec.Struct, frozen=True, gc=False):
     """With a lease it is inserted running (handed off); without, pending."""
     waits: bool = False
     """It is inserted created: a branch that arrives releases it."""
+    fairness_key: str = ""
+    rate: str = ""
+    """How often its task may be started, and its URL, as `100/s https://...`; empty: as often as it comes."""
 
 
 class Create(msgspec.Struct, frozen=True, gc=False):
@@ -128,10 +131,12 @@ class Settle(msgspec.Struct, frozen=True, gc=False):
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """Lease up to `limit` due steps, best priority first, oldest first. The result is a `Claimed`."""
+    """Lease up to `limit` due steps: best priority first, shared by fairness keys, oldest first. A `Claimed`."""
 
     lease: Lease
     limit: int
+    ageing: float | None = None
+    """Seconds of waiting that count as much as a priority better by 1."""
 
 
 class Extend(msgspec.Struct, frozen=True, gc=False):

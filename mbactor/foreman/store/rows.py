@@ -75,6 +75,9 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     worker: str | None
     created_at: float
     started_at: float | None
+    fairness_key: str
+    rate: str
+    slot: float | None
     at_breakpoint: int
     cancel_reason: str | None
     successor_id: int | None

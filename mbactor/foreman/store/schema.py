@@ -14,6 +14,8 @@
 * `mbactor_schedule`: what creates flows by itself; ticks up to `last_tick` are dealt with. Shard 1 has it.
 * `mbactor_concurrency`: a row for each concurrency key, which is held while flows of the key are started. A created
   flow that is `queued` waits until fewer than its `concurrency_limit` flows of its key have begun.
+* `mbactor_rate`: a row for each task with a rate; starts have been given out up to `free_from`. A step that waits for
+  its own has it in `slot`.
 * `mbactor_flow_view`, `mbactor_step_view`: the same rows with JSON as text and times as dates.
 
 A step row holds what its task changed (`changes`), not what it read: its input is the nearest `state` up the
@@ -104,6 +106,9 @@ _STEP = {
     "worker": "text",
     "created_at": "float NOT NULL",
     "started_at": "float",
+    "fairness_key": "text NOT NULL DEFAULT ''",
+    "rate": "text NOT NULL DEFAULT ''",
+    "slot": "float",
     "at_breakpoint": "small NOT NULL DEFAULT 0",
     "cancel_reason": "text",
     # What the end of a step changes comes last, and next to its old version (on PostgreSQL): so little is logged.
@@ -118,6 +123,7 @@ TABLES: dict[str, dict[str, str]] = {
     "mbactor_shard": {"shard": "int PRIMARY KEY", "state": "text NOT NULL"},
     "mbactor_graph": {"hash": "text PRIMARY KEY", "graph": "json NOT NULL"},
     "mbactor_concurrency": {"name": "text PRIMARY KEY", "held": "int NOT NULL"},
+    "mbactor_rate": {"name": "text PRIMARY KEY", "free_from": "float NOT NULL"},
     "mbactor_schedule": {
         "name": "text PRIMARY KEY",
         "spec": "json NOT NULL",
@@ -149,6 +155,7 @@ CREATE INDEX mbactor_flow_queued ON mbactor_flow (concurrency_key) WHERE status 
 CREATE INDEX mbactor_flow_breakpoints ON mbactor_flow (id) WHERE breakpoints IS NOT NULL;
 CREATE INDEX mbactor_step_flow ON mbactor_step (flow_id);
 CREATE INDEX mbactor_step_pending ON mbactor_step (priority, not_before, id) WHERE status = 'pending';
+CREATE INDEX mbactor_step_fair ON mbactor_step (priority, fairness_key, not_before, id) WHERE status = 'pending';
 CREATE INDEX mbactor_step_lease ON mbactor_step (lease_expires) WHERE status = 'running';
 CREATE INDEX mbactor_step_spawn ON mbactor_step (spawn_id) WHERE spawn_id IS NOT NULL;
 

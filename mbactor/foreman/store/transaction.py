@@ -15,7 +15,7 @@ _INSERT = Insert(
     "mbactor_step",
     ("id", "token", "flow_id", "node", "depth", "status", "state", "added", "chain", "predecessor_id", "spawn_id",
      "ordinal", "cohort_id", "priority", "not_before", "lease_expires", "lease_number", "worker", "created_at",
-     "started_at", "updated_at"),
+     "started_at", "updated_at", "fairness_key", "rate"),
 )  # fmt: skip
 
 _STOP = Update(
@@ -83,9 +83,9 @@ class Transaction:
     ) -> Inserted:
         """Put a step on the list of inserts; running and leased at once where it is handed off.
 
-        Before a breakpoint nothing is handed off: who claims the step makes it wait.
+        Before a breakpoint, and where a rate limits the task, nothing is handed off: a claim looks at these.
         """
-        if new.lease is not None and self._breakpoints and new.node in self._breakpoints.get(flow_id, ()):
+        if new.lease is not None and (new.rate or self._is_watched(flow_id, new.node)):
             new = msgspec.structs.replace(new, lease=None)
         now, lease = self.now, new.lease
         if step_id is None:
@@ -98,9 +98,13 @@ class Transaction:
             status, expires, number, worker, started = "running", now + lease.seconds, 1, lease.worker, now
         self._rows.append(
             (step_id, new.token, flow_id, new.node, new.depth, status, new.state, new.added, new.chain, predecessor_id,
-             new.spawn_id, new.ordinal, new.cohort_id, new.priority, due, expires, number, worker, now, started, now)
+             new.spawn_id, new.ordinal, new.cohort_id, new.priority, due, expires, number, worker, now, started, now,
+             new.fairness_key, new.rate)
         )  # fmt: skip
         return Inserted(new, step_id, flow_id)
+
+    def _is_watched(self, flow_id: int, node: str) -> bool:
+        return bool(self._breakpoints) and node in self._breakpoints.get(flow_id, ())
 
     async def flush(self) -> None:
         """Write the inserts gathered so far."""

@@ -1,0 +1,44 @@
+"""Rates of tasks, in SQL: a claimed step whose time has not come goes back until it has.
+
+The row of a task says up to when starts have been given out, over all Foremen of the database. A step is given the next
+time when it is first claimed, and is claimed again then; one that comes late, after an outage, gets another, so that
+what has gathered meanwhile is not started all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mbactor.foreman.model.rate import AHEAD, Rate, may_start, reserve
+from mbactor.foreman.store.dialect import Update
+from mbactor.foreman.store.rows import StepRow
+from mbactor.foreman.store.transaction import Transaction
+
+_HOLD = """INSERT INTO mbactor_rate (name, free_from) VALUES (?, 0)
+    ON CONFLICT (name) DO UPDATE SET free_from = mbactor_rate.free_from RETURNING free_from"""
+_GIVE_OUT = "UPDATE mbactor_rate SET free_from = ? WHERE name = ?"
+_WAIT = Update(
+    "mbactor_step",
+    """status = 'pending', slot = :slot, not_before = :slot, lease_expires = NULL, worker = NULL,
+    started_at = CASE WHEN attempt = 0 AND parks IS NULL THEN NULL ELSE started_at END, updated_at = :updated_at""",
+    "id = :id",
+    ("slot", "updated_at", "id"),
+)
+
+
+async def too_soon(tx: Transaction, steps: Sequence[StepRow]) -> set[int]:
+    """Give back those of the claimed steps that are to be started later; their ids."""
+    by_task: dict[str, list[StepRow]] = {}
+    for step in steps:
+        if step.rate and not may_start(step.slot, tx.now):
+            by_task.setdefault(step.rate, []).append(step)
+    later: dict[int, float] = {}
+    for name in sorted(by_task):
+        ((free_from,),) = await tx.db.rows(_HOLD, name)
+        rate = Rate.parse(name.partition(" ")[0])
+        times, free_from = reserve(free_from, tx.now, len(by_task[name]), rate.per_second)
+        await tx.db.count(_GIVE_OUT, free_from, name)
+        later |= {step.id: time for step, time in zip(by_task[name], times, strict=True) if time > tx.now + AHEAD}
+    if later:
+        await tx.db.update(_WAIT, [(time, tx.now, step_id) for step_id, time in sorted(later.items())])
+    return set(later)

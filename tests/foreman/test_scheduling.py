@@ -1,0 +1,255 @@
+"""Who is claimed next: fairness by key, turns, rates of tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from itertools import pairwise
+from time import perf_counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mbactor import Actor
+from mbactor.errors import DeclarationError
+from mbactor.foreman import END, Graph, task
+from mbactor.foreman.model.flow import Flow
+from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.model.rate import AHEAD, STALE, Rate, may_start, reserve
+from mbactor.foreman.model.shares import MOST_KEYS, Waiting, shares
+from mbactor.foreman.store.leases import aged
+from mbactor.foreman.store.operations import Claim, Create, Lease, NewStep
+from tests.foreman.world import World, a_world, ok
+
+# --- shares, by themselves ---------------------------------------------------------------------------------
+
+weights = st.lists(st.floats(0.01, 1_000.0), min_size=1, max_size=MOST_KEYS)
+
+
+@given(weights, st.integers(1, 300), st.floats(0.0, 0.999))
+def test_all_places_are_given_and_each_key_gets_its_part_up_to_one(
+    parts: list[float], places: int, start: float
+) -> None:
+    found = shares([Waiting(str(n), weight) for n, weight in enumerate(parts)], places, start)
+    assert sum(found.values()) in {places, places - 1}
+    for number, weight in enumerate(parts):
+        exact = weight / sum(parts) * places
+        assert exact - 1 - 1e-6 < found.get(str(number), 0) < exact + 1 + 1e-6
+
+
+@given(weights, st.integers(1, 40))
+def test_over_many_claims_the_parts_are_exact(parts: list[float], places: int) -> None:
+    waiting = [Waiting(str(n), weight) for n, weight in enumerate(parts)]
+    total: Counter[str] = Counter()
+    for draw in range(400):
+        total.update(shares(waiting, places, (draw + 0.5) / 400))
+    for one in waiting:
+        expected = one.weight / sum(parts) * places * 400
+        assert abs(total[one.key] - expected) <= 0.01 * places * 400 + 2
+
+
+def test_of_very_many_keys_few_get_places_at_a_time() -> None:
+    waiting = [Waiting(str(n)) for n in range(200)]
+    found = shares(waiting, 256, 0.3)
+    assert len(found) <= MOST_KEYS
+    assert sum(found.values()) in {256, 248}
+
+
+# --- rates, by themselves ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "rate"), [("100/s", 100.0), ("30/m", 0.5), ("7200/h", 2.0), ("0.5/s", 0.5)])
+def test_a_rate_is_read(text: str, rate: float) -> None:
+    assert Rate.parse(text).per_second == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("text", ["", "100", "100/w", "0/s", "-1/s", "1e3/s", "fast"])
+def test_what_is_no_rate_is_refused_where_it_is_declared(text: str) -> None:
+    with pytest.raises(ValueError, match="a rate expected such as '100/s'"):
+        Rate.parse(text)
+    if text:
+        with pytest.raises(DeclarationError, match=r"@task\(rate=...\): '.*' given, a rate expected"):
+
+            class Wrong(Actor):
+                @task(rate=text)
+                async def t(self) -> None: ...
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.floats(0.0, 5.0)), min_size=1, max_size=20), st.floats(0.5, 500.0))
+def test_never_more_starts_in_a_second_than_the_rate(claims: list[tuple[int, float]], per_second: float) -> None:
+    now, free_from, starts = 100.0, 0.0, []
+    for count, pause in claims:
+        times, free_from = reserve(free_from, now, count, per_second)
+        starts += times
+        now += pause
+    assert starts == sorted(starts)
+    for first, later in pairwise(starts):
+        assert later - first >= 1 / per_second - 1e-6
+
+
+def test_a_start_is_made_at_its_time_and_loses_it_after_an_outage() -> None:
+    assert may_start(10.0, 10.0)
+    assert may_start(10.0, 10.0 - AHEAD)
+    assert not may_start(10.0, 9.0)
+    assert not may_start(10.0, 10.0 + STALE + 0.01)
+    assert not may_start(None, 10.0)
+
+
+# --- claims ------------------------------------------------------------------------------------------------
+
+
+def entry(key: str, weight: float = 1.0, priority: int = 100) -> Create:
+    step = NewStep("start", "0" * 16, 1, priority, state=b"{}", fairness_key=key)
+    return Create("f" * 16, "url", "n", "h", b"{}", step, priority=priority, fairness_key=key, fairness_weight=weight)
+
+
+async def claimed(world: World, limit: int) -> Counter[str]:
+    (result,) = (await world.store.commit([Claim(Lease("w", 60.0), limit)])).results
+    keys = {flow.id: flow.fairness_key for flow in result.flows.values()}  # type: ignore[union-attr]
+    return Counter(keys[step.flow_id] for step in result.steps)  # type: ignore[union-attr]
+
+
+@pytest.mark.anyio
+async def test_keys_share_by_their_weights_whatever_they_have_waiting(database: str) -> None:
+    async with a_world(database, workers=0) as world:
+        await world.store.commit([entry("large") for _ in range(300)])
+        await world.store.commit([entry("small", 3.0) for _ in range(40)])
+        found = await claimed(world, 40)
+        assert found["large"] in {10, 11}
+        assert found["small"] in {29, 30}
+        assert (await claimed(world, 30)).total() == 30
+        await world.store.commit([entry("urgent", 0.1, priority=1)])
+        assert (await claimed(world, 5))["urgent"] == 1
+        for row in await world.sql("SELECT token, id FROM mbactor_flow"):
+            await world.engine.cancel(f"1-{row[1]}-{row[0]}")
+
+
+@pytest.mark.anyio
+async def test_what_one_key_has_too_little_for_goes_to_the_others(database: str) -> None:
+    async with a_world(database, workers=0) as world:
+        await world.store.commit([entry("a") for _ in range(30)])
+        await world.store.commit([entry("b") for _ in range(2)])
+        await world.store.commit([entry(f"c{n}") for n in range(50)])
+        assert (await claimed(world, 60)).total() == 60
+        assert (await claimed(world, 60)).total() == 22
+        for row in await world.sql("SELECT token, id FROM mbactor_flow"):
+            await world.engine.cancel(f"1-{row[1]}-{row[0]}")
+
+
+def test_what_has_waited_long_comes_before_what_is_a_little_more_urgent() -> None:
+    bands = [(10, 95.0), (12, 70.0), (100, 0.0)]
+    assert [band for band, _ in aged(bands, 100.0, 10.0)] == [12, 10, 100]
+    assert [band for band, _ in aged(bands, 100.0, 1_000.0)] == [10, 12, 100]
+    assert next(band for band, _ in aged(bands, 100.0, 0.5)) == 100
+
+
+@pytest.mark.anyio
+async def test_a_claim_of_a_fair_share_costs_little_however_many_wait(database: str) -> None:
+    # Each statement is a seek in an index: one that reads all 20,000 takes forty times as long as among 500.
+    async with a_world(database, workers=0) as world:
+        await world.store.commit([entry("a") for _ in range(250)] + [entry("b") for _ in range(250)])
+        few = await _work_of(world)
+        for _ in range(20):
+            await world.store.commit([entry("a") for _ in range(1_000)])
+        many = await _work_of(world)
+        assert many < 20 * few
+        await world.sql("DELETE FROM mbactor_step RETURNING id")
+        await world.sql("DELETE FROM mbactor_flow RETURNING id")
+
+
+async def _work_of(world: World) -> float:
+    """The shortest of some claims that find the same."""
+    least = 1e9
+    for _ in range(5):
+        begin = perf_counter()
+        assert (await claimed(world, 20)).total() == 20
+        least = min(least, perf_counter() - begin)
+    return least
+
+
+@pytest.mark.anyio
+async def test_an_urgent_flow_is_done_within_a_dozen_batches_behind_512_long_ones() -> None:
+    async with a_world(workers=0) as world:
+        long = Graph("long")
+        long.add_transition_goto("a", "a")
+        long.add_transition("a", END)
+
+        async def again(flow: Flow) -> None:
+            await asyncio.sleep(0)
+            flow.goto("a")
+
+        await world.graph(long, a=again)
+        urgent = Graph("urgent")
+        names = [f"u{n}" for n in range(10)]
+        urgent.add_transition_chain(*names, END)
+        await world.graph(urgent, **dict.fromkeys(names, ok))
+        keys = await asyncio.gather(*(world.engine.create("long") for _ in range(512)))
+        world.work(slots=512)
+
+        async def all_are_at_work() -> bool:
+            return world.dispatchers[0].running == 512
+
+        await world.until(all_are_at_work)
+        before = world.engine.committer.batches
+        key = await world.engine.create("urgent", None, FlowOptions(priority=1))
+        assert (await world.engine.wait(key)).status == "completed"
+        assert world.engine.committer.batches - before <= 24  # each step is a batch, and so is each claim
+        world.kill()
+        await asyncio.gather(*(world.engine.cancel(one) for one in keys))
+
+
+# --- rates ---------------------------------------------------------------------------------------------------
+
+
+def rated(rate: str) -> Graph:
+    class Slow(Actor):
+        host = "slow.example"
+
+        @task(rate=rate)
+        async def send(self) -> None: ...
+
+    graph = Graph("rated")
+    graph.add_transition("first", Slow.send)
+    graph.add_transition(Slow.send, END)
+    assert Graph.from_json(graph.to_json()).node("send").rate == rate
+    return graph
+
+
+@pytest.mark.anyio
+async def test_a_task_is_not_started_more_often_than_its_rate_over_several_workers(shared_database: str) -> None:
+    started: list[float] = []
+
+    def send(_: Flow) -> None:
+        started.append(asyncio.get_running_loop().time())
+
+    graph = rated("20/s")
+    tasks: dict[str, Any] = {"first": ok, graph.node("send").url: send}
+    async with a_world(shared_database, workers=2, poll_interval=0.05) as one, a_world(shared_database) as two:
+        for world in (one, two):
+            await world.graph(graph, **tasks)
+        keys = await asyncio.gather(*(one.engine.create("rated") for _ in range(20)))
+        for key in keys:
+            outcome = await one.engine.wait(key)
+            assert outcome.status == "completed"
+        histories = [await one.engine.history(key) for key in keys]
+        assert all(step.attempt == 0 for history in histories for step in history)
+    assert len(started) == 20
+    # 20 starts, the first at once, take 19 twentieths of a second: less what may come ahead of its time.
+    assert max(started) - min(started) >= 19 / 20 - 2 * AHEAD
+    for begin in started:
+        assert sum(begin <= other < begin + 0.5 for other in started) <= 10 + 20 * 2 * AHEAD + 1
+
+
+@pytest.mark.anyio
+async def test_after_an_outage_what_has_gathered_is_not_started_at_once(database: str) -> None:
+    async with a_world(database, workers=0) as world:
+        step = NewStep("send", "0" * 16, 1, 100, state=b"{}", rate="10/s https://x")
+        await world.store.commit([Create("f" * 16, "url", "n", "h", b"{}", step) for _ in range(30)])
+        assert (await claimed(world, 30)).total() == 1
+        await world.sql("UPDATE mbactor_step SET slot = slot - 60, not_before = not_before - 60 RETURNING id")
+        await world.sql("UPDATE mbactor_rate SET free_from = free_from - 60 RETURNING name")
+        assert (await claimed(world, 30)).total() == 1
+        for row in await world.sql("SELECT token, id FROM mbactor_flow"):
+            await world.engine.cancel(f"1-{row[1]}-{row[0]}")
