@@ -19,6 +19,7 @@ from typing import Any
 from mbactor.foreman.store import (
     breakpoints,
     flows,
+    forks,
     keeping,
     leases,
     recovery,
@@ -63,8 +64,8 @@ _ONE_BY_ONE: tuple[tuple[type[Operation], Callable[[Transaction, Any], Awaitable
     (Cancel, flows.cancel),
     (Delete, keeping.delete),
     (Rewind, recovery.rewind_flow),
-    (Fork, recovery.fork),
-    (ContinueThread, recovery.continue_thread),
+    (Fork, forks.fork),
+    (ContinueThread, forks.continue_thread),
     (BreakBefore, breakpoints.break_before),
     (ResumeBreak, breakpoints.resume_break),
     (Purge, keeping.purge),
