@@ -18,8 +18,10 @@ from mbactor.errors import ActorStopped, MessageTooLarge, NodeLeaving, Unavailab
 from mbactor.kernel.client import BytesCall
 from mbactor.kernel.feature import EVERY
 from mbactor.transport.bus import Bus
+from mbactor.transport.codec import packed
 from mbactor.transport.headers import passed_on
-from mbactor.transport.message import JSON, Envelope, Message, Op
+from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, Op
+from mbactor.transport.outbox import Outbox
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
@@ -27,13 +29,16 @@ if TYPE_CHECKING:
 
 ACCEPTED = 202
 """The status of an acknowledgement."""
+SMALL = 16 * 1024
+"""Bytes of a result above which it may have to travel alone, or in fragments."""
 
 
 class Answers:
     """The asks of other nodes that this one has taken; with `window`, those not answered soon are acknowledged."""
 
-    def __init__(self, bus: Bus, window: float, publish: Callable[[str, Message], None]) -> None:
+    def __init__(self, bus: Bus, window: float, publish: Callable[[str, Message], None], outbox: Outbox) -> None:
         self._bus = bus
+        self._outbox = outbox
         self._publish = publish
         self._after = window / 8
         self._open: dict[Answer, float] = {}
@@ -60,6 +65,21 @@ class Answers:
         with suppress(Unavailable):  # the bus was closed, or cut off, meanwhile
             self._publish(answer.reply, message)
 
+    def reply(self, answer: Answer, body: bytes) -> bool:
+        """Give a result in msgpack; False where that has to be done by `give`."""
+        if answer.queue or len(body) >= SMALL:
+            return False
+        part = answer.cell.replying.part(answer.request, body)
+        try:
+            self._outbox.put(answer.inbox, answer.inbox, answer.reply, None, "", part)
+        except MessageTooLarge:
+            return False
+        except Unavailable:
+            pass  # the bus was closed, or cut off, meanwhile
+        self._open.pop(answer, None)
+        answer.given = True
+        return True
+
     def _acknowledge(self, answer: Answer) -> None:
         self.give(answer, Message(answer.envelope("ack", JSON, ACCEPTED), b""))
 
@@ -75,28 +95,25 @@ class Answers:
         self._timer = loop.call_later(self._after, self._sweep) if self._open else None
 
 
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """Stands where the future of a local ask would: what it is set to is published, to the asker's inbox."""
 
-    __slots__ = ("_answers", "_cell", "_given", "at_once", "queue", "reply", "request")
-
-    def __init__(
-        self, answers: Answers, reply: str, request: str, cell: Cell, *, at_once: bool, queue: str = ""
-    ) -> None:
-        self._answers = answers
-        self._cell = cell
-        self._given = False
-        self.reply = reply
-        self.request = request
-        """The id that the answer has to have."""
-        self.queue = queue
-        """The one that it was taken from, where it is a request to all."""
-        self.at_once = at_once
-        """Whether the asker goes by the acknowledgement."""
+    answers: Answers
+    reply: str
+    inbox: str
+    """What the reply subjects of an asker have in common: answers that leave together may take any of them."""
+    request: str
+    """The id that the answer has to have."""
+    cell: Cell
+    at_once: bool = False
+    """Whether the asker goes by the acknowledgement."""
+    queue: str = ""
+    """The one that it was taken from, where it is a request to all."""
+    given: bool = False
 
     def envelope(self, op: Op, content_type: str, status: int = 200) -> Envelope:
         """That of a message to whoever asked."""
-        cell = self._cell
+        cell = self.cell
         return Envelope(
             op, self.request, status=status, content_type=content_type, replica=cell.replica, queue=self.queue,
             locality=cell.node.locality, host=(cell.cls.host or "") if self.queue else "",
@@ -108,25 +125,37 @@ class Answer:
         return Message(self.envelope("error", JSON, wire["statusCode"]), msgspec.json.encode(wire))
 
     def done(self) -> bool:
-        return self._given
+        return self.given
 
     def set_result(self, message: Message) -> None:
-        self._answers.give(self, message)
-        self._given = True
+        self.answers.give(self, message)
+        self.given = True
 
 
 class BusCall(BytesCall, eq=False, kw_only=True):
     """A call that came over the bus; the answer is published to the asker's inbox, with the request's id."""
 
     @classmethod
-    def of(cls, route: Route, cell: Cell, message: Message, now: float, deadline: float) -> BusCall:
-        """The call that a message makes: a tell, unless an answer is owed."""
-        envelope = message.envelope
+    def of(cls, route: Route | None, cell: Cell, message: Message, now: float, deadline: float) -> BusCall:
+        """The call that a message makes: a tell, unless an answer is owed. Its route may have to be found yet."""
+        envelope, direct = message.envelope, None if route is None else route.direct
+        found: Any = route
         return cls(
-            route, None, cell, now, None, None, deadline, None, None, None, envelope.trace, envelope.baggage or None,
-            body=message.body, content_type=envelope.content_type, query=envelope.query, token=envelope.identity,
-            passed=passed_on(envelope.headers) if envelope.headers else None,
+            found, None, cell, now, None, None, deadline, None, direct, None, envelope.trace,
+            envelope.baggage or None, body=message.body, content_type=envelope.content_type, query=envelope.query,
+            token=envelope.identity, passed=passed_on(envelope.headers) if envelope.headers else None,
         )  # fmt: skip
+
+    def answer(self, value: Any) -> bool:
+        owed: Any = self.future
+        if owed is None or owed.given or type(value) not in self.route.returns or self.content_type != MSGPACK:
+            return super().answer(value)
+        # As above, for nearly all there are.
+        try:
+            body = packed(value)
+        except Exception:  # noqa: BLE001 - what is wrong, or goes as another content type, the long way says
+            return super().answer(value)
+        return owed.answers.reply(owed, body) or super().answer(value)
 
     def _result(self, body: bytes, content_type: str) -> Any:
         return Message(self._owed.envelope("reply", content_type), body)
@@ -147,6 +176,11 @@ class BusCall(BytesCall, eq=False, kw_only=True):
 
     def _error(self, error: BaseException) -> Any:
         return self._owed.error(error)
+
+
+def inbox_of(reply: str) -> str:
+    """A reply subject without its last token, which differs by request."""
+    return reply.rpartition(".")[0]
 
 
 def queue_of(route: Route, cell: Cell) -> str:

@@ -198,15 +198,17 @@ class Node:
         replica: str | None = None,
     ) -> Any:
         """Send to any replica of a host, or to the one that is named; the future of the answer."""
-        check_operation(operation)
+        if type(operation) is not Operation:
+            check_operation(operation)
         try:
-            self.check_running()
+            if self.loop is not asyncio.get_running_loop():
+                self.check_running()
             host = host or host_of(operation.owner)
         except (DeclarationError, Unavailable) as error:
             return failed_already(error)
         except RuntimeError:
             return from_thread(self, lambda: self.ask(operation, args, kwargs, host, replica))
-        cell = self._here(host, replica, operation)
+        cell = self._here(host, replica, operation) if host in self.served else None
         if cell is not None:
             return ask(cell, operation, args, kwargs)
         return self.remote.ask(host, replica, operation, args, kwargs)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
 from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, MbactorError
-from mbactor.kernel.answers import Answer, Answers, BusCall, queue_of
+from mbactor.kernel.answers import Answer, Answers, BusCall, inbox_of, queue_of
 from mbactor.kernel.budget import deadline_of_ask, granted
 from mbactor.kernel.client import Response
 from mbactor.kernel.context import MAX_DEPTH, Call, check_not_fenced, current
@@ -21,10 +20,10 @@ from mbactor.kernel.sending import failed_already
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery
-from mbactor.transport.codec import decode
+from mbactor.transport.codec import packed, reader
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.headers import with_passed
-from mbactor.transport.message import JSON, Envelope, Message, messages_of
+from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, ask_part, messages_of
 from mbactor.transport.outbox import Outbox
 from mbactor.transport.reassembly import Bounds
 from mbactor.transport.requester import Line, Requester
@@ -58,7 +57,7 @@ class WayOut:
     def __init__(self, route: Route, line: Line) -> None:
         self.route = route
         self.line = line
-        self.read = partial(_result_in, route)
+        self.read = _reader(route)
 
 
 class Remote:
@@ -73,7 +72,7 @@ class Remote:
         self._replies = Outbox(bus, gather=coalesce and not bus.tells_all, sent=_nothing, unsent=_nothing)
         self._ways: dict[Any, WayOut] = {}
         self.parts = Parts(self, transfers, self._replies)
-        self._answers = Answers(bus, ack_window, self.parts.answer)
+        self._answers = Answers(bus, ack_window, self.parts.answer, self._replies)
         self.to_all = ToAll(node, self, self._requester)
 
     async def open(self) -> None:
@@ -122,15 +121,24 @@ class Remote:
         try:
             if caller is not None:
                 check_not_fenced(caller)
-            way = self._way(host, replica, operation, self.source(caller))
+            source = self._node.name if caller is None else self.source(caller)
+            way = self._ways.get((operation, host, replica, source)) or self._way(host, replica, operation, source)
             deadline = deadline_of_ask(caller, now, self._node.loop)
             budget = deadline - now - self.bus.round_trip
             if budget <= 0:
                 raise _spent(way.route)
-            signature = way.route.signature
-            body, content_type = signature.encode(signature.bind(args, kwargs))
-            message = Message(self._ask_envelope(caller, budget, content_type), body)
-            answer = self._requester.ask(way.line, message, deadline, way.read, now)
+            bound, part = way.route.bind(args, kwargs), None
+            try:
+                body, content_type = packed(bound), MSGPACK
+            except Exception:  # noqa: BLE001 - what is wrong, or goes as another content type, the long way says
+                body, content_type = way.route.signature.encode(bound)
+            if caller is not None or observe.tracers or content_type is not MSGPACK:
+                envelope = self.envelope("ask", budget, content_type)
+            else:
+                id = self._requester.new_id()
+                envelope = Envelope("ask", id, budget, (), None, None, _EMPTY, 200, WHOLE, MSGPACK, "", _EMPTY)
+                part = ask_part(id, budget, body)
+            answer = self._requester.ask(way.line, Message(envelope, body), deadline, way.read, now, part)
         except MbactorError as error:
             return failed_already(error)
         if caller is not None:
@@ -138,19 +146,12 @@ class Remote:
         return answer
 
     def _way(self, host: str, replica: str | None, operation: Operation[Any, ..., Any], source: str) -> WayOut:
-        way = self._ways.get((operation, host, replica, source))
-        if way is None:
-            if len(self._ways) >= _WAYS:
-                self._ways.clear()
-            route = routes_of(operation.owner).by_name[operation.feature.name]
-            line = self._requester.line(source, _address(operation, host, replica))
-            way = self._ways[operation, host, replica, source] = WayOut(route, line)
+        if len(self._ways) >= _WAYS:
+            self._ways.clear()
+        route = routes_of(operation.owner).by_name[operation.feature.name]
+        line = self._requester.line(source, _address(operation, host, replica))
+        way = self._ways[operation, host, replica, source] = WayOut(route, line)
         return way
-
-    def _ask_envelope(self, caller: Call | None, budget: float, content_type: str) -> Envelope:
-        if caller is not None or observe.tracers:
-            return self.envelope("ask", budget, content_type)
-        return Envelope("ask", self._requester.new_id(), budget, (), None, None, _EMPTY, 200, WHOLE, content_type)
 
     def tell(
         self,
@@ -228,9 +229,26 @@ class Remote:
         if delivery.reply is not None and not subjects.is_own_inbox(delivery.subject, delivery.reply):
             # A responder answers only to the verified source's own inbox.
             delivery = Delivery(delivery.subject, delivery.data)
-        now = self._node.time()
+        now, reply = self._node.time(), delivery.reply
+        plain = route is not None and reply is not None
+        inbox = inbox_of(reply or "")
         for message in messages:
             envelope = message.envelope
+            budget = envelope.budget
+            if (
+                plain
+                and envelope.op == "ask"
+                and envelope.fragment == WHOLE
+                and budget is not None
+                and not (envelope.path or envelope.multi)
+            ):
+                # As `take`, for nearly all there are: asks by no other call, for the method of this subscription.
+                answer: Any = Answer(self._answers, reply or "", inbox, envelope.id, cell)
+                self._answers.owe(answer, now)
+                call = BusCall.of(route, cell, message, now, now + granted(budget, asked=True))
+                call.future = answer
+                cell.accept(call)
+                continue
             deadline = now + granted(envelope.budget, asked=envelope.op == "ask")
             if envelope.fragment != WHOLE or envelope.op == "ack":
                 self.parts.take(cell, route, delivery, message, deadline)
@@ -243,7 +261,7 @@ class Remote:
         if envelope.op == "probe":
             return
         now = self._node.time()
-        call = BusCall.of(route or _ANY, cell, message, now, deadline)
+        call = BusCall.of(route, cell, message, now, deadline)
         if envelope.op == "ask" and delivery.reply is not None:
             answer: Any = self.owed(cell, route, delivery, envelope)
             self._answers.owe(answer, now)
@@ -270,7 +288,7 @@ class Remote:
         """What a request is answered with."""
         queue = queue_of(route, cell) if envelope.multi and route is not None else ""
         reply, at_once = delivery.reply or "", envelope.multi
-        return Answer(self._answers, reply, envelope.id, cell, at_once=at_once, queue=queue)
+        return Answer(self._answers, reply, inbox_of(reply), envelope.id, cell, at_once=at_once, queue=queue)
 
     def _known(self, step: str) -> Any:
         """A step of a call path that this process made, as the running call it stands for."""
@@ -282,7 +300,6 @@ class Remote:
         return step
 
 
-_ANY: Any = None
 _WAYS = 4096
 _REQUESTS = ("ask", "tell", "publish")
 _LONGEST = 20
@@ -304,14 +321,19 @@ def _address(operation: Operation[Any, ..., Any], host: str, replica: str | None
     return address if replica is None else Address(host, address.path, address.method, address.port, replica)
 
 
-def _result_in(route: Route, message: Message) -> Any:
-    """The result of a method, as its annotation has it."""
-    if not message.body:
-        return None
-    try:
-        return decode(message.body, message.envelope.content_type, route.signature.returns)
-    except BadRequest as error:
-        raise MbactorError(f"{route.name} answered what does not fit its annotation: {error}") from None
+def _reader(route: Route) -> Callable[[Message], Any]:
+    """Reads the result of a method, as its annotation has it."""
+    read = reader(route.signature.returns)
+
+    def result_in(message: Message) -> Any:
+        if not message.body:
+            return None
+        try:
+            return read(message.body, message.envelope.content_type)
+        except BadRequest as error:
+            raise MbactorError(f"{route.name} answered what does not fit its annotation: {error}") from None
+
+    return result_in
 
 
 def _response_in(message: Message) -> Response:

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from mbactor.errors import BadRequest, DeclarationError, MbactorError
-from mbactor.transport.codec import decode, encode, is_extended, travel
+from mbactor.transport.codec import encode, is_extended, reader, travel
 from mbactor.transport.message import JSON, MSGPACK
 
 _SCALARS: frozenset[Any] = frozenset(
@@ -45,7 +45,9 @@ class Parameter:
 class Signature:
     """Binds the arguments of one method. Made once, at the first spawn or check of its class."""
 
-    __slots__ = ("_body", "_required", "exact", "given", "name", "names", "parameters", "returns", "returns_exact")
+    __slots__ = (
+        "_body", "_read", "_required", "exact", "given", "name", "names", "parameters", "returns", "returns_exact",
+    )  # fmt: skip
 
     def __init__(self, name: str, parameters: list[Parameter], returns: Any, given: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -56,13 +58,18 @@ class Signature:
         self.returns_exact = _exact(returns)
         self.exact = {p.name: p.exact for p in parameters}
         self._required = frozenset(p.name for p in parameters if p.required)
-        fields = [(p.name, p.type | msgspec.UnsetType, msgspec.UNSET) for p in map(_unionable, parameters)]
-        self._body = msgspec.defstruct("Arguments", fields, kw_only=True, gc=False)
+        # A mapping, so that what comes is at once what the method is called with.
+        mapping: Any = typing.TypedDict  # to type checkers it has to be written out
+        self._body = mapping("Arguments", {p.name: p.type for p in parameters}, total=False)
+        self._read: Callable[[bytes, str], dict[str, Any]] | None = None
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The keyword arguments the method gets. BadRequest names the argument that does not fit."""
         if args:
-            kwargs = self._named(args, kwargs)
+            if kwargs or len(args) > len(self.names):
+                kwargs = self._named(args, kwargs)
+            else:
+                kwargs = dict(zip(self.names, args, strict=False))
         exact = self.exact
         try:
             for name, value in kwargs.items():
@@ -79,15 +86,14 @@ class Signature:
         """The keyword arguments in a body (an object) and a query string; the body wins."""
         arguments = self._from_query(query) if query else {}
         if body:
+            read = self._read = self._read or reader(self._body)
             try:
-                given = decode(body, content_type, self._body)
+                given = read(body, content_type)
             except BadRequest as error:
                 raise BadRequest(f"{self.name}: {error}") from None
-            for name in self.names:
-                value = getattr(given, name)
-                if value is not msgspec.UNSET:
-                    arguments[name] = value
-        self._check_required(arguments)
+            arguments = {**arguments, **given} if arguments else given
+        if len(arguments) < len(self.exact):
+            self._check_required(arguments)
         return arguments
 
     def encode(self, kwargs: Mapping[str, Any], content_type: str = MSGPACK) -> tuple[bytes, str]:
@@ -132,8 +138,6 @@ class Signature:
         if len(args) > len(self.names):
             raise BadRequest(f"{self.name} takes {len(self.names)} arguments, {len(args)} were given")
         named = dict(zip(self.names, args, strict=False))
-        if not kwargs:
-            return named
         twice = named.keys() & kwargs.keys()
         if twice:
             raise BadRequest(f"{self.name} got argument {min(twice)!r} twice")
@@ -247,13 +251,6 @@ def _exact(type_: Any) -> frozenset[type]:
     )
     plain = {type(None) if option is None else typing.get_origin(option) or option for option in options}
     return frozenset(plain) if all(one in _SCALARS or is_extended(one) for one in plain) else frozenset()
-
-
-def _unionable(parameter: Parameter) -> Parameter:
-    """A union with Any is no type to msgspec; `object` means the same to it."""
-    if parameter.type is Any:
-        return Parameter(parameter.name, object, parameter.required, parameter.exact)
-    return parameter
 
 
 def _shown(type_: Any) -> str:

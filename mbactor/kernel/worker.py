@@ -191,7 +191,8 @@ class Worker:
                 if observe.tracers:
                     value = await route.observed(actor, call)
                 elif call.direct is not None:
-                    value = await call.direct(actor, **call.kwargs)
+                    kwargs = call.kwargs
+                    value = await call.direct(actor, **(call.arguments() if kwargs is None else kwargs))
                 else:
                     value = await route.plain(actor, call)
             except BaseException as error:

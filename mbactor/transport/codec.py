@@ -56,6 +56,21 @@ def decode(body: bytes | memoryview, content_type: str, type_: Any = Any) -> Any
         raise BadRequest(f"no value can be made of the body: {error_told(error)}") from error
 
 
+def reader(type_: Any) -> Callable[[bytes, str], Any]:
+    """`decode` for one type, made ready once: for what is read with every message."""
+    unpack = msgspec.msgpack.Decoder(type_, dec_hook=_from_plain).decode
+
+    def read(body: bytes, content_type: str) -> Any:
+        if content_type == MSGPACK:
+            try:
+                return unpack(body)
+            except Exception:  # noqa: BLE001 - what is wrong, the long way says
+                return decode(body, content_type, type_)
+        return decode(body, content_type, type_)
+
+    return read
+
+
 def travel(value: Any, type_: Any) -> Any:
     """The value as the other side would get it. BadRequest where it does not fit `type_`."""
     return decode(*encode(value), type_)
@@ -83,5 +98,7 @@ def _from_plain(type_: Any, value: Any) -> Any:
 
 _msgpack = msgspec.msgpack.Encoder(enc_hook=_to_plain)
 _json = msgspec.json.Encoder(enc_hook=_to_plain)
+packed = _msgpack.encode
+"""`encode` to msgpack, or whatever error that meets: for what is sent with every message."""
 
 extend(Secret, to_plain=str, from_plain=Secret)  # whoever it is sent to is to have it

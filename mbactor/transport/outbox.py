@@ -23,10 +23,11 @@ AT_ONCE = 16 * 1024
 class Batch:
     """Messages for one subject; `ids` are those of their envelopes."""
 
-    __slots__ = ("ids", "most", "parts", "reply", "same", "size", "subject")
+    __slots__ = ("ids", "most", "parts", "reply", "room", "same", "size", "subject")
 
-    def __init__(self, same: str, subject: str, reply: str | None, id: str, part: bytes, most: int) -> None:
+    def __init__(self, same: str, subject: str, reply: str | None, id: str, part: bytes, most: int, room: int) -> None:
         self.most = most
+        self.room = room
         self.same = same
         self.subject = subject
         self.reply = reply
@@ -92,14 +93,15 @@ class Outbox:
         batch = self._open.get(key)
         if batch is not None and batch.same == same:
             size = batch.size + len(part)
-            if size <= BYTES and len(batch.parts) < batch.most:
+            if size <= batch.room and len(batch.parts) < batch.most:
                 batch.size = size
                 batch.parts.append(part)
                 batch.ids.append(id)
                 return
-        if len(part) >= self._bus.max_payload:
-            raise MessageTooLarge(len(part) + 1, self._bus.max_payload)
-        batch = Batch(same, subject, reply, id, part, self._most(key))
+        limit = self._bus.max_payload
+        if len(part) >= limit:
+            raise MessageTooLarge(len(part) + 1, limit)
+        batch = Batch(same, subject, reply, id, part, self._most(key), min(BYTES, limit - 1))
         if not self._gather:
             self._bus.publish(subject, payload_of(batch.parts), reply=reply)
             return

@@ -128,9 +128,17 @@ class Requester:
         return self.ask(self.line(source, address), message, deadline, read, asyncio.get_running_loop().time())
 
     def ask(
-        self, line: Line, message: Message, deadline: float, read: Callable[[Message], Any], now: float
+        self,
+        line: Line,
+        message: Message,
+        deadline: float,
+        read: Callable[[Message], Any],
+        now: float,
+        part: bytes | None = None,
     ) -> asyncio.Future[Any]:
-        """As `request`, on a line that is there already, at this time."""
+        """As `request`, on a line that is there already, at this time; of a message whose share of a payload may have
+        been made.
+        """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         id, address, source = message.envelope.id, line.address, line.source
         again, patience, nearest = self._again, self._patience, self._nearest
@@ -143,7 +151,10 @@ class Requester:
                 plain=address, nearest=nearest, publish=self._publish, ticks=patience,
             )  # fmt: skip
             line = self.line(source, place)
-        self._put(line, message, ask)
+        if part is not None and len(part) <= self._small:
+            self._outbox.put(line.address.host, line.subject, line.subject, line.inbox + id, id, part)
+        else:
+            self._put(line, message, ask)
         self._waiting.add(ask, now)
         return future
 
@@ -295,8 +306,24 @@ class Requester:
             except MbactorError as error:
                 self._unreadable(delivery.subject.rpartition(".")[2], by, error)
                 return
+            waiting = self._waiting
             for message in messages:
-                self._take(delivery, by, message)
+                envelope = message.envelope
+                waiter = waiting.find(envelope.id)
+                if (
+                    type(waiter) is Ask
+                    and envelope.op == "reply"
+                    and envelope.fragment == WHOLE
+                    and by == subjects.host_token(host := waiter.address.host)
+                    and not waiter.future.done()
+                ):
+                    # As `_take`, for nearly all there are: the result of an ask that waits for it.
+                    if envelope.replica:
+                        self._replicas.saw(host, envelope.replica)
+                    waiter.answered(message)
+                    waiting.remove(envelope.id)
+                else:
+                    self._take(delivery, by, message)
             return
         # The last token of the reply subject serves this alone; messages are known by their envelopes.
         first = delivery.subject.rpartition(".")[2]

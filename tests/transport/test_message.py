@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mbactor.errors import ActorCrashed, BadRequest, MailboxFull, MbactorError, from_wire, to_wire
 from mbactor.transport.codec import decode, encode, travel
-from mbactor.transport.message import JSON, Envelope, Message, messages_of, payload_of
+from mbactor.transport.message import JSON, Envelope, Message, Template, ask_part, messages_of, payload_of
 
 envelopes = st.builds(
     Envelope,
@@ -26,6 +26,19 @@ envelopes = st.builds(
 def test_messages_survive_their_bytes(messages: list[Message]) -> None:
     assert messages_of(payload_of(message.part() for message in messages)) == messages
     assert messages_of(messages[0].to_bytes()) == messages[:1]
+
+
+@given(envelopes, st.text(), st.binary())
+def test_what_is_made_of_a_template_reads_as_what_it_stands_for(envelope: Envelope, id: str, body: bytes) -> None:
+    part = Template(envelope).part(id, body)
+    message = Message(msgspec.structs.replace(envelope, id=id), body)
+    assert messages_of(payload_of([part])) == [message]
+    assert len(part) <= len(message.part())
+
+
+@given(st.text(), st.floats(0, 1e6), st.binary())
+def test_an_ask_of_nothing_but_a_budget_reads_as_its_whole_envelope(id: str, budget: float, body: bytes) -> None:
+    assert messages_of(payload_of([ask_part(id, budget, body)])) == [Message(Envelope("ask", id, budget), body)]
 
 
 def test_golden_bytes() -> None:
