@@ -36,7 +36,7 @@ SILENT = 2
 """Questions in a row that may stay without answer: then the connection counts as lost."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds up to which is waited before the first try to connect again, and before each later one."""
-BURST = 1024 * 1024
+BURST = 8 * 1024
 """Bytes that are kept until the end of a turn of the loop; more are written at once, and count as waiting."""
 
 

@@ -99,6 +99,8 @@ class Wire(asyncio.Protocol):
     def take(self, feed: Feed) -> None:
         """Hand over what is read, beginning with what was read and is no line that somebody asked for."""
         self._feed = feed
+        # What is written leaves at once: uvloop would keep it until the end of the turn, while the other side waits.
+        self.transport.set_write_buffer_limits(high=0)
         early = bytes(self._early)
         self._early.clear()
         if early:

@@ -4,6 +4,7 @@ Each message that a broker carries costs it, its sender and its receiver more th
 turn are gathered to payloads of at most `MOST` messages and `BYTES` bytes. A payload goes to one replica, which is why
 it is not larger: others shall have their share. The messages for one key (a host) leave in the order in which they
 came: a message for another subject of the host begins a new payload, and so does the next one for the first subject.
+In a long turn `SOON` messages leave without waiting for its end, so that both sides work at the same time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from mbactor.transport.bus import Bus
 from mbactor.transport.message import payload_of
 
 MOST, BYTES = 64, 64 * 1024
+SOON = 128
+"""Messages that leave before the end of the turn: others work on them while the rest is made."""
 AT_ONCE = 16 * 1024
 """Payloads of which it is remembered what travelled in them."""
 
@@ -84,12 +87,15 @@ class Outbox:
         self._unsent = unsent
         self._open: dict[str, Batch] = {}
         self._batches: list[Batch] = []
+        self._gathered = 0
 
     def put(self, key: str, same: str, subject: str, reply: str | None, id: str, part: bytes) -> None:
         """Send a message at the end of this turn, together with others that have the `same`.
 
         MessageTooLarge at once; what else is wrong is told `unsent`, or raised where it is sent at once.
         """
+        if self._gathered >= SOON:
+            self.flush()  # before this one, of which whoever sends it does not know yet that it has left
         batch = self._open.get(key)
         if batch is not None and batch.same == same:
             size = batch.size + len(part)
@@ -97,6 +103,7 @@ class Outbox:
                 batch.size = size
                 batch.parts.append(part)
                 batch.ids.append(id)
+                self._gathered += 1
                 return
         limit = self._bus.max_payload
         if len(part) >= limit:
@@ -109,12 +116,13 @@ class Outbox:
             asyncio.get_running_loop().call_soon(self.flush)
         self._open[key] = batch
         self._batches.append(batch)
+        self._gathered += 1
 
     def flush(self) -> None:
         """Let go of what is here."""
         if not self._batches:
             return
-        batches, self._batches, self._open = self._batches, [], {}
+        batches, self._batches, self._open, self._gathered = self._batches, [], {}, 0
         for batch in batches:
             self._send(batch)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mbactor.errors import MbactorError, MessageTooLarge, NoSuchActor, Unavailable
 from mbactor.transport import Address, Delivery, Envelope, LocalBus, Message, Requester, messages_of
 from mbactor.transport.nats import NatsBus
-from mbactor.transport.outbox import AT_ONCE, BYTES, MOST, Outbox, Together
+from mbactor.transport.outbox import AT_ONCE, BYTES, MOST, SOON, Outbox, Together
 from tests.loops import run
 from tests.nats import NatsServer, nats_server
 
@@ -73,8 +73,36 @@ def test_what_cannot_leave_is_told_of_each_and_what_is_too_large_at_once() -> No
             outbox.put("a", "a.x", "a.x", None, id, part)
         await bus.close()
         await asyncio.sleep(0)
-        [(ids, error)] = told
-        assert (ids, type(error)) == (["1", "2", "3"], Unavailable)
+        assert [id for ids, _ in told for id in ids] == ["1", "2", "3"]
+        assert {type(error) for _, error in told} == {Unavailable}
+
+    run(work())
+
+
+def test_a_payload_is_no_larger_than_the_bus_takes_and_many_leave_before_the_end_of_the_turn() -> None:
+    async def work() -> None:
+        bus = LocalBus()
+        await bus.connect()
+        ids = [f"{number:03}" for number in range(2 * SOON)]
+        got: list[str] = []
+        sizes: set[int] = set()
+
+        def receive(delivery: Delivery) -> None:
+            got.extend(one.envelope.id for one in messages_of(delivery.data))
+            sizes.add(len(delivery.data))
+
+        bus.subscribe("a.x", receive)
+        left: list[str] = []
+        outbox = Outbox(bus, gather=True, sent=left.extend, unsent=lambda *_: pytest.fail("unsent"))
+        parts = [Message(Envelope("ask", id), b"").part() for id in ids]
+        bus.max_payload = 1 + 2 * len(parts[0])
+        for id, part in zip(ids, parts, strict=True):
+            outbox.put("a", "a.x", "a.x", None, id, part)
+        assert left == ids[:SOON]
+        outbox.flush()
+        await bus.flush()
+        assert (got, sizes) == (ids, {bus.max_payload})
+        await bus.close()
 
     run(work())
 
