@@ -18,6 +18,8 @@ Fencing
 * a result between recovery and the next claim: `test_engine_leases.py`
 * a lease on what waits: swept after every test (`world.MUST_BE_EMPTY`)
 * a worker that meets its own lost step: `test_a_worker_that_hangs_takes_its_own_step_over`
+* a process that stands still with rows locked:
+  `test_who_stands_still_within_a_batch_keeps_others_waiting_for_a_bounded_time`
 Fan-out
 * an arrival counted twice, or one too few: `test_branches_that_arrive_at_the_same_moment_are_joined_once`
 * a retry that counts: `tests/faults/busy.py` retries in a branch
@@ -54,6 +56,7 @@ from mbactor import seams
 from mbactor.errors import FlowConflict, FlowNotFound, MbactorError, Unavailable
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.store import postgres
 from mbactor.foreman.store.operations import Operation
 from mbactor.foreman.store.store import StoreTrouble
 from mbactor.foreman.sweep import sweep
@@ -391,6 +394,23 @@ async def test_a_worker_that_hangs_takes_its_own_step_over(world: World, first_e
     assert outcome.state == {"runs": 1}
     assert [step.node for step in await world.engine.history(key)] == ["task", "next"]
     assert world.host.ran == ["task", "task", "next"]
+
+
+async def test_who_stands_still_within_a_batch_keeps_others_waiting_for_a_bounded_time(
+    mbactor_postgres_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(postgres._SETTINGS, "idle_in_transaction_session_timeout", "300ms")
+    url = mbactor_postgres_server.fresh()
+    async with a_world(url, workers=0) as still, a_world(url, workers=0) as other:
+        await still.graph(line("task"), task=ok)
+        key = await still.engine.create("line")
+        with faults.holding("foreman.commit.before") as held:
+            cancelling = asyncio.create_task(still.engine.cancel(key, "by who stands still"))
+            await held.reached()
+            await asyncio.wait_for(other.engine.cancel(key, "by the other"), 10)
+        with pytest.raises(FlowConflict, match="cancelled"):
+            await asyncio.wait_for(cancelling, 10)
+        assert (await other.engine.snapshot(key)).cancel_reason == "by the other"
 
 
 # --- calls and interrupts -----------------------------------------------------------------------------------

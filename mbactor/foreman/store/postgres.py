@@ -62,6 +62,9 @@ _SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    # A process that stands still in the middle of a batch (SIGSTOP, a paused machine) has others wait for what it has
+    # locked. Statements of a batch follow one another within milliseconds.
+    "idle_in_transaction_session_timeout": "10s",
 }
 _CHANNEL = "mbactor"
 _SCHEMA_LOCK = 0x6D626163746F72
