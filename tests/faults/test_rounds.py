@@ -26,7 +26,7 @@ from mbactor.foreman.store.sql import SqlStore
 from mbactor.testing.postgres import PostgresServer
 from tests.faults.rounds_work import NODES
 from tests.foreman.conftest import url_of
-from tests.foreman.world import MUST_BE_EMPTY, sql_of
+from tests.foreman.world import broken_invariants, sql_of
 from tests.long import LONG, usual_or_long
 from tests.process import PATIENCE, Served, pause, serving
 
@@ -254,8 +254,7 @@ async def _rows(url: str) -> list[Any]:
     try:
         while await sql_of(store, "SELECT id FROM mbactor_flow WHERE status = 'running' LIMIT 1"):
             await asyncio.sleep(0.05)
-        for what, query in MUST_BE_EMPTY.items():
-            assert await sql_of(store, query) == [], what
+        assert await broken_invariants(store) == []
         return await sql_of(store, "SELECT flow_id, node, status, id, token FROM mbactor_step")
     finally:
         await store.close()

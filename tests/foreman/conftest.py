@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
+
+from mbactor.foreman.engine import Engine
+from mbactor.foreman.store.sql import SqlStore
+from mbactor.foreman.store.store import StoreTrouble
+from tests.foreman.world import broken_invariants
 
 
 def url_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
@@ -31,3 +38,20 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def shared_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database that several processes may use."""
     return url_of(request.param, tmp_path, request)
+
+
+@pytest.fixture(autouse=True)
+def swept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The invariants hold in whatever database an engine of the test has written to, when it is closed."""
+    broken: list[str] = []
+    close = Engine.close
+
+    async def close_and_look(engine: Engine) -> None:
+        await close(engine)
+        if isinstance(engine.store, SqlStore):
+            with contextlib.suppress(StoreTrouble, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                broken.extend(await broken_invariants(engine.store))
+
+    monkeypatch.setattr(Engine, "close", close_and_look)
+    yield
+    assert broken == []

@@ -38,6 +38,11 @@ MUST_BE_EMPTY = {
         ON n.id IN (s.predecessor_id, s.successor_id) WHERE n.flow_id <> s.flow_id""",
     "a step has no flow": "SELECT id FROM mbactor_step WHERE flow_id NOT IN (SELECT id FROM mbactor_flow)",
     "a pending step has an owner": "SELECT id FROM mbactor_step WHERE status = 'pending' AND worker IS NOT NULL",
+    "a pending step has a lease": "SELECT id FROM mbactor_step WHERE status = 'pending' AND lease_expires IS NOT NULL",
+    "a caller waits for nobody": """SELECT s.id FROM mbactor_step s WHERE s.status = 'running' AND s.lease_expires IS NULL
+        AND NOT EXISTS (SELECT 1 FROM mbactor_flow f WHERE f.caller_id = s.id AND f.status IN ('running', 'interrupted'))""",
+    "a flow with a question runs": """SELECT s.id FROM mbactor_step s JOIN mbactor_flow f ON f.id = s.flow_id
+        WHERE s.status = 'interrupted' AND f.status <> 'interrupted'""",
     "a cohort was joined twice": """SELECT cohort_id FROM mbactor_step WHERE cohort_id IS NOT NULL
         GROUP BY cohort_id HAVING count(*) > 1""",
 }
@@ -112,8 +117,7 @@ class World:
                 await asyncio.sleep(0.002)
 
     async def check(self) -> None:
-        for what, query in MUST_BE_EMPTY.items():
-            assert await self.sql(query) == [], what
+        assert await broken_invariants(self.store) == []
 
     async def close(self) -> None:
         for running in self._running:
@@ -138,6 +142,12 @@ async def sql_of(store: SqlStore, query: str, *values: Any) -> list[Any]:
             return await PostgresDb(connection).rows(query, *values)
     assert isinstance(store, SqliteStore)
     return await run_in_driver(store._writer, read)
+
+
+async def broken_invariants(store: SqlStore) -> list[str]:
+    """What must never be, whatever is running."""
+    found = [(what, await sql_of(store, query)) for what, query in MUST_BE_EMPTY.items()]
+    return [f"{what}: {rows}" for what, rows in found if rows]
 
 
 @asynccontextmanager
