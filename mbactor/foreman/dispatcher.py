@@ -58,6 +58,8 @@ class Dispatcher:
         self._doubt = asyncio.Event()
         self._draining = False
         self._claiming = False
+        self._after = ""
+        """The fairness key behind which the next claim begins to look."""
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._group: asyncio.TaskGroup | None = None
@@ -202,7 +204,8 @@ class Dispatcher:
         self._claiming = True
         self._quiet.clear()
         try:
-            claimed = await self._engine.committer.commit(Claim(self.lease, room, self._engine.ageing))
+            claimed = await self._engine.committer.commit(Claim(self.lease, room, self._engine.ageing, self._after))
+            self._after = claimed.after
             if self._draining:
                 steps = tuple(step.id for step in claimed.steps)
                 await self._engine.committer.commit(Release(self.lease.worker, steps))

@@ -190,7 +190,7 @@ class ActorHost:
         handed = self._node.hand_over(address, {"flow": flow}, time_budget)
         if handed is None:
             with anyio.fail_after(time_budget):
-                response = await self._node.request("POST", task_url, flow.to_wire())
+                response = await self._node.request("POST", task_url, flow.to_wire(), call_off=True)
             flow.apply_result(response.body)
             return
         try:

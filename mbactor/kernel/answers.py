@@ -80,6 +80,11 @@ class Answers:
         answer.given = True
         return True
 
+    def forget(self, answer: Answer) -> None:
+        """Whoever asked does not wait any more."""
+        self._open.pop(answer, None)
+        answer.given = True
+
     def _acknowledge(self, answer: Answer) -> None:
         self.give(answer, Message(answer.envelope("ack", JSON, ACCEPTED), b""))
 

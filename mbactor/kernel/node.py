@@ -271,9 +271,19 @@ class Node:
     # --- asking by address --------------------------------------------------------------------------------
 
     def request(
-        self, method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None, query: str = ""
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        query: str = "",
+        *,
+        call_off: bool = False,
     ) -> asyncio.Future[Response]:
-        """Send bytes to an address. NoSuchActor where neither this process nor the bus serves it."""
+        """Send bytes to an address. NoSuchActor where neither this process nor the bus serves it.
+
+        With `call_off` cancelling the future cancels the method, in another process too where that hears of it.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Response] = loop.create_future()
         caller, now = current.get(), loop.time()
@@ -286,7 +296,7 @@ class Node:
             deadline = deadline_of_ask(caller, now, loop)
             cell, route = self._find(address)
             if cell is None or route is None:
-                return self.remote.request(address, body, query or found, headers or {}, deadline)
+                return self.remote.request(address, body, query or found, headers or {}, deadline, call_off=call_off)
         except MbactorError as error:
             future.set_exception(error)
             return future
@@ -301,6 +311,8 @@ class Node:
         if headers or call.passed:
             call.passed = passed_on(with_passed(headers or {}, call.passed))
         call.trace = observe.traceparent() or call.trace
+        if call_off:
+            future.add_done_callback(lambda done: cell.call_off(call) if done.cancelled() else None)
         cell.accept(call)
         return future
 

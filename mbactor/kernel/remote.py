@@ -178,13 +178,23 @@ class Remote:
         return True
 
     def request(
-        self, address: Address, body: bytes, query: str, headers: Mapping[str, str], deadline: float
+        self,
+        address: Address,
+        body: bytes,
+        query: str,
+        headers: Mapping[str, str],
+        deadline: float,
+        *,
+        call_off: bool = False,
     ) -> asyncio.Future[Response]:
         budget = deadline - asyncio.get_running_loop().time() - self.bus.round_trip
         envelope = self.envelope("ask", budget, JSON, query=query, headers=headers)
-        return self._requester.request(
+        sent = self._requester.request(
             self.source(current.get()), address, Message(envelope, body), deadline, _response_in
         )
+        if call_off:
+            sent.add_done_callback(lambda done: self._requester.call_off(done) if done.cancelled() else None)
+        return sent
 
     def envelope(
         self, op: Any, budget: float | None, content_type: str, headers: Mapping[str, str] = _EMPTY, **more: Any
@@ -260,6 +270,9 @@ class Remote:
         envelope = message.envelope
         if envelope.op == "probe":
             return
+        if envelope.op == "cancel":
+            self._cancel(cell, inbox_of(delivery.reply or ""), envelope.id)
+            return
         now = self._node.time()
         call = BusCall.of(route, cell, message, now, deadline)
         if envelope.op == "ask" and delivery.reply is not None:
@@ -283,6 +296,18 @@ class Remote:
             call.depth = len(path)
             call.via = tuple(self._known(step) for step in path)
         cell.accept(call)
+
+    def _cancel(self, cell: Cell, inbox: str, id: str) -> None:
+        """Whoever asked has called it off."""
+        for gate in cell.gates():
+            running = (worker.call for worker in (*gate.workers, *gate.leaving))
+            for call in [*gate.queue.items(), *running]:
+                if call is None:
+                    continue
+                answer: Any = call.future
+                if isinstance(answer, Answer) and (answer.inbox, answer.request) == (inbox, id):
+                    self._answers.forget(answer)
+                    cell.call_off(call)
 
     def owed(self, cell: Cell, route: Route | None, delivery: Delivery, envelope: Envelope) -> Answer:
         """What a request is answered with."""

@@ -20,8 +20,10 @@ from msgspec import structs
 
 from mbactor.errors import BadRequest
 
-Op = Literal["ask", "tell", "publish", "reply", "error", "ack", "probe"]
-"""What a message is; a probe is for nobody: it only shows whether anybody is at an address."""
+Op = Literal["ask", "tell", "publish", "reply", "error", "ack", "probe", "cancel"]
+"""What a message is. A probe is for nobody: it only shows whether anybody is at an address. A cancel has the id of an
+ask of the same asker, who does not want it done any more.
+"""
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 

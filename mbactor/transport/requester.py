@@ -34,6 +34,7 @@ from mbactor.transport.waiting import Waiter, Waiting
 ACK_WINDOW = 1.0
 """Seconds within which a request is answered or acknowledged, where nothing else is set."""
 _LINES = 4096
+_CALLED_OFF = 1024
 _FEW = 8
 """Messages that travel together at least, however many replicas there are."""
 _NOBODY_WITHIN = 2.0
@@ -80,6 +81,8 @@ class Requester:
         gather = coalesce and not bus.tells_all
         self._outbox = Outbox(bus, gather=gather, sent=self._together.left, unsent=self._unsent, most=self._most)
         self._lines: dict[tuple[str, Address], Line] = {}
+        self._called_off: dict[str, Ask] = {}
+        """Asks by id that nobody wants answered, and of which nobody knows who has them; the oldest first."""
         self._small = 0
         """Bytes of a message that may travel together with others."""
         self._plane = plane
@@ -171,6 +174,29 @@ class Requester:
         """Publish a request at once, of whose envelope the waiter has the id, and tell the waiter what comes of it."""
         self._put_now(self.line(source, waiter.address), message, waiter)
         self._waiting.add(waiter, asyncio.get_running_loop().time())
+
+    def call_off(self, future: asyncio.Future[Any]) -> None:
+        """Have whoever took the request that `future` waits for cancel it.
+
+        Where nobody has acknowledged it, that goes to whoever may have it, and once more to who acknowledges it later.
+        It is a hint: what is lost of it is not repeated.
+        """
+        found = (one for one in self._waiting.everyone() if isinstance(one, Ask) and one.future is future)
+        ask = next(found, None)
+        if ask is None:
+            return
+        self._waiting.remove(ask.id)
+        if not ask.holder:
+            while len(self._called_off) >= _CALLED_OFF:
+                del self._called_off[next(iter(self._called_off))]
+            self._called_off[ask.id] = ask
+        self._cancel(ask, ask.holder)
+
+    def _cancel(self, ask: Ask, holder: str) -> None:
+        known = holder not in {"", "?"}
+        address = replace(ask.address, replica=holder) if known else ask.address
+        with suppress(MbactorError):  # cut off; or nobody can be called so
+            self._put_now(self.line(ask.source, address), Message(Envelope("cancel", ask.id), b""), ask)
 
     def flush(self) -> None:
         """Let go of what is gathered in this turn of the loop: what is published next comes after it."""
@@ -341,6 +367,10 @@ class Requester:
         if waiter is not None and by != subjects.host_token(waiter.address.host):
             return
         if waiter is None or waiter.done():
+            called_off = self._called_off.pop(envelope.id, None)
+            if called_off is not None and envelope.op == "ack" and by == subjects.host_token(called_off.address.host):
+                self._cancel(called_off, envelope.replica)
+                return
             if envelope.op == "ack" and envelope.fragment != WHOLE:
                 self._large.pulled(envelope)
             self._late(delivery, message)

@@ -31,7 +31,7 @@ _CLAIM_OF_KEY = _TAKE.format(due=_DUE.format(more=" AND fairness_key = ?"))
 # A seek in an index for each key of a band, however many steps wait.
 _KEYS = """WITH RECURSIVE waiting (key, number) AS (
     SELECT (SELECT min(step.fairness_key) FROM mbactor_step AS step
-        WHERE step.status = 'pending' AND step.priority = ? AND step.fairness_key >= ?), 1
+        WHERE step.status = 'pending' AND step.priority = ?{more}), 1
     UNION ALL
     SELECT (SELECT min(step.fairness_key) FROM mbactor_step AS step
         WHERE step.status = 'pending' AND step.priority = ? AND step.fairness_key > waiting.key), number + 1
@@ -40,9 +40,11 @@ _KEYS = """WITH RECURSIVE waiting (key, number) AS (
         (SELECT step.flow_id FROM mbactor_step AS step WHERE step.status = 'pending' AND step.priority = ?
             AND step.fairness_key = waiting.key AND step.not_before <= ? ORDER BY step.not_before, step.id LIMIT 1))
     FROM waiting WHERE key IS NOT NULL"""
+_ALL_KEYS = _KEYS.format(more="")
+_KEYS_AFTER = _KEYS.format(more=" AND step.fairness_key > ?")
 
 MOST_LOOKED_AT = 256
-"""So many keys of a band a claim looks at; where there are more, it begins at one by chance."""
+"""So many keys of a band a claim looks at; where there are more, the next claim goes on behind the last of them."""
 
 _EXTEND = Update(
     "mbactor_step",
@@ -70,13 +72,15 @@ async def claim(tx: Transaction, one: Claim) -> Claimed:
     steps: list[StepRow] = []
     expires = tx.now + one.lease.seconds
     rest = (one.lease.worker, expires, tx.now, tx.now)
+    after = one.after
     bands = await tx.bands() if one.limit > 0 else []
     if one.ageing is not None:
         bands = aged(bands, tx.now, one.ageing)
     for band, earliest in bands:
         if earliest <= tx.now:
             rows: list[Row] = []
-            for key, count in (await _shares(tx, band, one.limit - len(steps))).items():
+            parts, after = await _shares(tx, band, one.limit - len(steps), after)
+            for key, count in parts.items():
                 rows += await tx.db.rows(_CLAIM_OF_KEY, band, key, tx.now, count, *rest)
             if len(rows) + len(steps) < one.limit:
                 # There is one key only, or some had less waiting than their share.
@@ -88,7 +92,7 @@ async def claim(tx: Transaction, one: Claim) -> Claimed:
     flows = {row[0]: FlowRow(*row) for row in await tx.db.rows(_FLOWS, flow_ids)} if steps else {}
     held = await pause(tx, steps, flows)
     held |= await too_soon(tx, [step for step in steps if step.id not in held])
-    return Claimed(tuple(step for step in steps if step.id not in held), flows, await _next_due(tx), tx.now)
+    return Claimed(tuple(step for step in steps if step.id not in held), flows, await _next_due(tx), tx.now, after)
 
 
 def aged(bands: Sequence[tuple[int, float]], now: float, ageing: float) -> list[tuple[int, float]]:
@@ -96,18 +100,24 @@ def aged(bands: Sequence[tuple[int, float]], now: float, ageing: float) -> list[
     return sorted(bands, key=lambda band: (band[0] - max(0.0, now - band[1]) // ageing, band[0]))
 
 
-async def _shares(tx: Transaction, band: int, places: int) -> dict[str, int]:
-    """How many steps of each fairness key are to be claimed first; nothing where only one waits."""
-    found = await _waiting(tx, band, "")
-    if len(found) == MOST_LOOKED_AT:
-        begin = random.choice(found).key if random.random() < 0.5 else chr(random.randrange(0x21, 0x250))
-        found = await _waiting(tx, band, begin) or found
-    return shares(found, places, random.random()) if len(found) > 1 else {}
+async def _shares(tx: Transaction, band: int, places: int, after: str) -> tuple[dict[str, int], str]:
+    """How many steps of each fairness key are to be claimed first, nothing where only one waits; and where the next
+    claim begins to look.
+    """
+    keys = await _keys(tx, band, after)
+    if after and len(keys) < MOST_LOOKED_AT:
+        # Once around, from the first key.
+        seen = {key for key, _ in keys}
+        keys += [row for row in await _keys(tx, band, "") if row[0] not in seen][: MOST_LOOKED_AT - len(keys)]
+    found = [Waiting(key, weight) for key, weight in keys if weight is not None]
+    following = keys[-1][0] if len(keys) == MOST_LOOKED_AT else ""
+    return (shares(found, places, random.random()) if len(found) > 1 else {}), following
 
 
-async def _waiting(tx: Transaction, band: int, begin: str) -> list[Waiting]:
-    rows = await tx.db.rows(_KEYS, band, begin, band, MOST_LOOKED_AT, band, tx.now)
-    return [Waiting(key, weight) for key, weight in rows if weight is not None]
+async def _keys(tx: Transaction, band: int, after: str) -> list[Row]:
+    if after:
+        return await tx.db.rows(_KEYS_AFTER, band, after, band, MOST_LOOKED_AT, band, tx.now)
+    return await tx.db.rows(_ALL_KEYS, band, band, MOST_LOOKED_AT, band, tx.now)
 
 
 async def _next_due(tx: Transaction) -> float | None:

@@ -137,6 +137,8 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     limit: int
     ageing: float | None = None
     """Seconds of waiting that count as much as a priority better by 1."""
+    after: str = ""
+    """The fairness key behind which to begin, where there are very many."""
 
 
 class Extend(msgspec.Struct, frozen=True, gc=False):
@@ -356,6 +358,8 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     flows: dict[int, FlowRow]
     next_due: float | None
     now: float
+    after: str = ""
+    """For the next claim: the last fairness key that was looked at, where not all were."""
 
 
 class Changed(msgspec.Struct, frozen=True, gc=False):
