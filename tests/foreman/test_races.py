@@ -2,7 +2,7 @@
 
 What an engine of this kind gets wrong (a list from the history of others), and the test here, or the file, that forces
 it. Fork, continue, restart and recover have theirs in `test_recovery_races.py`, scheduling in `test_scheduling.py`,
-joins other than `all` in `test_joins.py`.
+joins other than `all` in `test_engine_joins.py`.
 
 State and crashes
 * a completion without its successor: `tests/faults/test_seams.py`
