@@ -37,6 +37,9 @@ from mbactor.foreman.store.store import Store
 
 AT_BREAKPOINT = 1
 
+NOT_THERE_YET: dict[int, Json] = {0: b"{}"}
+"""The inputs where no step is to run again yet: what comes to be until it is written is not to run without them."""
+
 
 class Recovery:
     """The operations of recovery on the flows of one shard.
@@ -79,7 +82,7 @@ class Recovery:
         inputs: dict[int, Json] = {}
         if overrides:
             row = await self._reader.flow(key)
-            inputs = await self._inputs(row, _meant(how, await self._store.steps(row.id)), overrides)
+            inputs = await self._inputs(row, _meant(how, await self._store.steps(row.id)), overrides) or NOT_THERE_YET
         one = Rewind(how, key.id, key.token, inputs=inputs)
         self._judge(key, how, await self._committer.commit(one))
         observe.emit("flow.rewound", flow=key.correlation_id, how=how)
@@ -104,7 +107,9 @@ class Recovery:
         size = await self._store.fingerprint(row.root_id or row.id)
         if size is None:
             raise not_found("step", key)
-        given = (await self._inputs(row, [step], overrides))[step.id] if overrides else None
+        given = (await self._inputs(row, [step], overrides)).get(step.id) if overrides else None
+        if overrides and given is None:
+            raise not_found("step", key)  # it ran again meanwhile, or one before it did
         one = Fork(row.id, key.id, key.token, size.steps, size.flows, given, observe.traceparent())
         flow_key = Key(key.shard, row.id, row.token)
         made = await self._committer.commit(one)
@@ -173,7 +178,7 @@ class Recovery:
         given = None
         if waiting and overrides:
             own = await self._store.flow(waiting[0].flow_id)
-            given = (await self._inputs(own or row, waiting[:1], overrides))[waiting[0].id]
+            given = (await self._inputs(own or row, waiting[:1], overrides)).get(waiting[0].id)
         one = ResumeBreak(key.id, key.token, waiting[0].id if waiting else 0, given)
         self._judge(key, "resume_break", await self._committer.commit(one))
 

@@ -11,6 +11,7 @@ import pytest
 from mbactor.errors import BadRequest, FlowConflict
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.outcome import FlowOptions
 from mbactor.foreman.model.state import overrides_of
 from mbactor.foreman.sweep import sweep
@@ -184,3 +185,37 @@ async def test_what_runs_again_waits_for_its_place(database: str) -> None:
         for key in [last, *again]:
             assert (await world.engine.wait(key)).status == "completed"
         assert gauge.most == 1
+
+
+@pytest.mark.parametrize("how", ["recover", "fork"])
+async def test_branches_that_never_began_wait_for_room_also_when_their_flow_had_to_wait(
+    database: str, how: str
+) -> None:
+    async with a_world(database) as world:
+        now, most, broken = 0, 0, True
+
+        async def branch(_: Flow) -> None:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.01)
+            now -= 1
+            if broken:
+                raise ValueError("no")
+
+        graph = Graph("bounded")
+        graph.add_transition_for_each("start", "branch", for_each="items", as_="item", max_parallel=1)
+        graph.add_transition("branch", "join")
+        graph.set_fan_in("join", join=Join.FIRST_ERROR)
+        graph.add_transition("join", END)
+        await world.graph(graph, start=lambda _: None, branch=branch, join=lambda _: None)
+        key = await world.engine.create("bounded", {"items": [0, 1, 2]}, keyed(1))
+        assert (await world.engine.wait(key)).status == "failed"
+        broken = False
+        if how == "recover":
+            await world.engine.recovery.recover(key)
+        else:
+            failed = next(one for one in await world.engine.history(key) if one.status == "failed")
+            key = await world.engine.recovery.fork(failed.step_key)
+        assert (await world.engine.wait(key)).status == "completed"
+        assert most == 1

@@ -12,6 +12,7 @@ from mbactor import seams
 from mbactor.errors import BadRequest, FlowConflict, FlowNotFound, InvalidState
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.outcome import StepRecord
 from mbactor.foreman.model.state import overrides_of
 from tests.foreman.world import World, a_world
@@ -523,3 +524,104 @@ async def test_retry_takes_the_branch_that_failed_last(database: str) -> None:
         await world.engine.recovery.retry(key)
         assert (await world.engine.wait(key)).status == "failed"
         assert (tasks.ran.count("left"), tasks.ran.count("right")) == (2, 1)
+
+
+async def test_a_fork_of_a_cancelled_flow_says_that_a_fan_in_needs_what_was_cancelled(database: str) -> None:
+    async with a_world(database) as world:
+        stuck = asyncio.Event()
+
+        async def waits(_: Flow) -> None:
+            await stuck.wait()
+
+        graph = fan()
+        graph.set_fan_in("join", join=Join.FIRST_ERROR)
+        await world.graph(graph, **Tasks().all("begin", "left", "join"), right=waits)
+        key = await world.engine.create("fan")
+
+        async def left_is_done() -> bool:
+            found = (await steps(world, key)).get("left")
+            return found is not None and found.status == "completed"
+
+        await world.until(left_is_done)
+        await world.engine.cancel(key)
+        fork = await world.engine.recovery.fork((await steps(world, key))["left"].step_key)
+        outcome = await world.engine.wait(fork)
+        assert outcome.status == "failed"
+        assert outcome.error is not None
+        assert "had been cancelled before this flow was forked; fork the step that fans out" in str(outcome.error)
+        with pytest.raises(FlowConflict, match="no step of it has failed; restart it"):
+            await world.engine.recovery.recover(fork)
+
+
+@pytest.mark.parametrize("how", ["restart_from", "fork"])
+async def test_a_caller_that_was_given_up_waits_again_for_the_flow_that_is_gone_back_to(
+    database: str, how: str
+) -> None:
+    async with a_world(database) as world:
+        has_called, stuck = asyncio.Event(), asyncio.Event()
+
+        async def calls(flow: Flow) -> None:
+            flow["right"] = flow.subgraph("inner", {"n": flow["n"]})["q"]
+            has_called.set()
+            await stuck.wait()
+
+        async def left(_: Flow) -> None:
+            await has_called.wait()
+            if stuck.is_set():
+                raise Broken("left")
+
+        graph = fan()
+        graph.set_fan_in("join", join=Join.ANY)
+        await world.graph(chain("p", "q", name="inner"), **Tasks().all("p", "q"))
+        await world.graph(graph, **Tasks().all("begin", "join"), left=left, right=calls)
+        key = await world.engine.create("fan", {"n": 1})
+        assert "right" not in (await world.engine.wait(key)).state
+        called = (await steps(world, key))["right"].subflow
+        assert called is not None
+        stuck.set()
+        operation = getattr(world.engine.recovery, how)
+        key = await operation(called.steps[1].step_key, overrides_of({"n": 5})) or key
+        outcome = await asyncio.wait_for(world.engine.wait(key), 10)
+        assert outcome.status == "completed"
+        assert outcome.state.get("right") in {5, None}  # None: the left branch stands as it was, and may be enough
+        assert (await steps(world, key))["right"].status in {"completed", "cancelled"}
+
+
+@pytest.mark.parametrize("how", ["fork", "restart_from"])
+async def test_a_step_that_goes_while_its_input_is_read_is_not_found(
+    database: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(database) as world:
+        key = await world.engine.create(await world.graph(chain("a", "b"), **Tasks().all("a", "b")), {"n": 1})
+        await world.engine.wait(key)
+        step_key = (await steps(world, key))["b"].step_key
+        materials = world.store.materials
+
+        async def after_a_restart(step_ids: Any) -> Any:
+            await world.engine.recovery.restart(key)
+            await world.engine.wait(key)
+            return await materials(step_ids)
+
+        monkeypatch.setattr(world.store, "materials", after_a_restart)
+        with pytest.raises(FlowNotFound):
+            await getattr(world.engine.recovery, how)(step_key, overrides_of({"n": 2}))
+
+
+async def test_what_fails_while_it_is_looked_at_is_not_recovered_without_what_was_corrected(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(database, workers=0) as world:
+        key = await world.engine.create(await world.graph(chain("a"), **Tasks("a").all("a")), {"n": 1})
+        read = world.store.steps
+
+        async def until_it_fails(flow_id: int) -> Any:
+            monkeypatch.setattr(world.store, "steps", read)
+            found = await read(flow_id)
+            world.work()
+            await world.engine.wait(key)
+            return found
+
+        monkeypatch.setattr(world.store, "steps", until_it_fails)
+        with pytest.raises(FlowConflict, match="its steps have changed meanwhile; look at it again"):
+            await world.engine.recovery.recover(key, overrides_of({"n": 2}))
+        assert (await world.engine.snapshot(key)).status == "failed"

@@ -270,3 +270,32 @@ async def test_after_an_outage_what_has_gathered_is_not_started_at_once(database
         assert (await claimed(world, 30)).total() == 1
         for row in await world.sql("SELECT token, id FROM mbactor_flow"):
             await world.engine.cancel(f"1-{row[1]}-{row[0]}")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["retry", "resume", "restart", "fork"])
+async def test_a_step_that_runs_again_waits_for_its_rate_again(database: str, how: str) -> None:
+    started: list[float] = []
+
+    def send(flow: Flow) -> None:
+        started.append(asyncio.get_running_loop().time())
+        if how == "retry" and flow.attempt < 5:
+            flow.retry()
+        for _ in range(5 if how == "resume" else 0):
+            flow.interrupt({})
+
+    graph = rated("20/s")
+    async with a_world(database, poll_interval=0.05) as world:
+        await world.graph(graph, **{"first": ok, graph.node("send").url: send})
+        key = await world.engine.create("rated")
+        while (await world.engine.wait(key)).status != "completed" or len(started) < 6:
+            if how == "resume":
+                await world.engine.resume(key)
+                continue
+            step_key = (await world.engine.history(key))[1].step_key
+            if how == "restart":
+                await world.engine.recovery.restart_from(step_key)
+            elif how == "fork":
+                key = await world.engine.recovery.fork(step_key)
+    assert len(started) == 6
+    assert started[-1] - started[0] >= 5 / 20 - 2 * AHEAD

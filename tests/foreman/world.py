@@ -40,7 +40,8 @@ MUST_BE_EMPTY = {
     "a pending step has an owner": "SELECT id FROM mbactor_step WHERE status = 'pending' AND worker IS NOT NULL",
     "a pending step has a lease": "SELECT id FROM mbactor_step WHERE status = 'pending' AND lease_expires IS NOT NULL",
     "a caller waits for nobody": """SELECT s.id FROM mbactor_step s WHERE s.status = 'running' AND s.lease_expires IS NULL
-        AND NOT EXISTS (SELECT 1 FROM mbactor_flow f WHERE f.caller_id = s.id AND f.status IN ('running', 'interrupted'))""",
+        AND NOT EXISTS (SELECT 1 FROM mbactor_flow f WHERE f.caller_id = s.id
+            AND f.status IN ('created', 'running', 'interrupted'))""",
     "a flow with a question runs": """SELECT s.id FROM mbactor_step s JOIN mbactor_flow f ON f.id = s.flow_id
         WHERE s.status = 'interrupted' AND f.status <> 'interrupted'""",
     "a cohort was joined twice": """SELECT cohort_id FROM mbactor_step WHERE cohort_id IS NOT NULL

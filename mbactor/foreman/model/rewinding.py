@@ -65,15 +65,17 @@ class Rewound(msgspec.Struct, frozen=True):
     """Step that spawned a cohort -> arrivals and failures, where they are others than before."""
     statuses: dict[int, str]
     """Flow that goes on -> its status."""
+    begins: bool = True
+    """False: nothing of it is to begin yet."""
 
     def as_queued(self) -> Rewound:
         """The same where nothing is to begin yet: the flows wait for a place of their concurrency key."""
         statuses = dict.fromkeys(self.statuses, "created")
-        return msgspec.structs.replace(self, queued=frozenset(self.again), statuses=statuses)
+        return msgspec.structs.replace(self, statuses=statuses, begins=False)
 
     def status_of(self, step_id: int) -> str:
         """That of a step which runs again."""
-        return "created" if step_id in self.queued else "pending"
+        return "pending" if self.begins and step_id not in self.queued else "created"
 
 
 class _Tree:
@@ -151,7 +153,7 @@ def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Col
             gone |= tree.below(caller_id)
             later |= {other for other in tree.called[caller_id] if other > flow_id}
     again = set(step_ids) - gone
-    given_up = _given_up(tree, {*again, *waiting}) - gone - again
+    given_up = _given_up(tree, {*again, *waiting}) - gone - again - waiting.keys()
     again |= given_up
     called = [flow_id for step_id in again | gone for flow_id in tree.called[step_id]]
     gone_flows = tree.with_called([*called, *later])

@@ -117,7 +117,7 @@ class _Copy:
                 "payloads": None,
             }
             own |= {"attempt": 0, "at_breakpoint": 0, "created_at": self._tx.now, "started_at": None}
-            own |= {"not_before": self._tx.now, "lease_number": 0}
+            own |= {"not_before": self._tx.now, "lease_number": int(row.id not in self._rewound.queued)}
             if self._one.input is not None and row.id == self._one.step_id:
                 own |= {"state": self._one.input, "chain": 0}
         elif row.id in self._rewound.waiting:
@@ -130,7 +130,7 @@ class _Copy:
     def _forgotten(self, row: StepRow) -> dict[str, object]:
         return {
             "successor_id": None, "cohort_size": 0, "cohort_arrivals": 0, "cohort_failures": 0, "cohort_depth": 0,
-            "cohort_needed": 0, "cancel_reason": None, "error": None, "refused_at": None,
+            "cohort_needed": 0, "cancel_reason": None, "error": None, "refused_at": None, "slot": None,
             "lease_number": row.lease_number + 1, "updated_at": self._tx.now,
         }  # fmt: skip
 

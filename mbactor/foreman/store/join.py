@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.json import encode
 
+from mbactor.errors import FlowConflict, to_wire
 from mbactor.foreman.model.join import ENOUGH, FAILED, NEVER_BEGAN, has_joined
 from mbactor.foreman.store.flows import go_on
 from mbactor.foreman.store.operations import Arrival, FlowEnd, Inserted, NewStep
@@ -101,7 +103,12 @@ async def join_all(tx: Transaction, joining: dict[int, Joining], inserted: Seque
 
 async def _first_error(tx: Transaction, spawn_id: int) -> Json | None:
     rows = await tx.db.rows(_FIRST_ERROR, spawn_id)
-    return rows[0][0] if rows else None
+    return rows[0][0] if rows else encode(to_wire(FlowConflict(CANCELLED)))
+
+
+CANCELLED = (
+    "branches that the fan-in needs had been cancelled before this flow was forked; fork the step that fans out to them"
+)
 
 
 async def _give_up(

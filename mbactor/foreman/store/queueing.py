@@ -26,8 +26,10 @@ _QUEUED = """SELECT id, concurrency_limit FROM mbactor_flow WHERE concurrency_ke
 _START = """UPDATE mbactor_flow SET status = 'running', queued = 0, started_at = ?, updated_at = ?
     WHERE status = 'created' AND (id IN (<ids>) OR root_id IN (<ids>))"""
 
+# Branches that wait for others of their cohort to make room go on waiting: no lease has been given for them yet.
 START_STEPS = """UPDATE mbactor_step SET status = 'pending', not_before = <greatest>(not_before, ?), updated_at = ?
-    WHERE status = 'created' AND flow_id IN (SELECT id FROM mbactor_flow WHERE id IN (<ids>) OR root_id IN (<ids>))"""
+    WHERE status = 'created' AND (spawn_id IS NULL OR lease_number > 0)
+    AND flow_id IN (SELECT id FROM mbactor_flow WHERE id IN (<ids>) OR root_id IN (<ids>))"""
 
 _JOIN = "UPDATE mbactor_flow SET concurrency_key = ?, concurrency_limit = ?, queued = ? WHERE id = ?"
 

@@ -14,23 +14,25 @@ from mbactor.foreman.store.transaction import Transaction
 from mbactor.foreman.store.trees import CALLED_ANOTHER, ENDED, Tree, has_token, reopened, tree_of
 
 _FORGET = """successor_id = NULL, cohort_size = 0, cohort_arrivals = 0, cohort_failures = 0, cohort_depth = 0,
-    cohort_needed = 0, cancel_reason = NULL, error = NULL, refused_at = NULL, lease_expires = NULL,
-    lease_number = lease_number + 1, worker = NULL"""
+    cohort_needed = 0, cancel_reason = NULL, error = NULL, refused_at = NULL, slot = NULL, lease_expires = NULL,
+    worker = NULL"""
 
+# A branch that waits for room as before has never been leased: so it is told from what waits with its flow.
 _AGAIN = Update(
     "mbactor_step",
     f"""status = :status, state = coalesce(:state, state), chain = CASE WHEN :state IS NULL THEN chain ELSE 0 END,
     changes = NULL, parks = NULL, payloads = NULL, attempt = 0, at_breakpoint = 0, not_before = :not_before,
-    created_at = :not_before, started_at = NULL, updated_at = :not_before, {_FORGET}""",
+    created_at = :not_before, started_at = NULL, updated_at = :not_before, lease_number = lease_number + :lease_number,
+    {_FORGET}""",
     "id = :id",
-    ("status", "state", "not_before", "id"),
+    ("status", "state", "not_before", "lease_number", "id"),
 )
 
 # A run that completed changed more than stood there when it called: the next begins at the top and writes it anew.
 _WAIT = Update(
     "mbactor_step",
     f"""status = 'running', parks = :parks, updated_at = :updated_at,
-    changes = CASE WHEN status <> 'completed' THEN changes END, {_FORGET}""",
+    changes = CASE WHEN status <> 'completed' THEN changes END, lease_number = lease_number + 1, {_FORGET}""",
     "id = :id",
     ("parks", "updated_at", "id"),
 )
@@ -67,7 +69,9 @@ async def rewind_flow(tx: Transaction, one: Rewind) -> Changed:
     if refused is not None:
         return refused
     again = _meant(tree, one)
-    if not again or not set(one.inputs) <= set(again) or (one.inputs and set(one.inputs) != set(again)):
+    if not again:
+        return Changed(False, tree.root.status, (), "no step of it has failed; restart it, or fork it from a step")
+    if one.inputs and set(one.inputs) != set(again):
         return Changed(False, tree.root.status, (), "its steps have changed meanwhile; look at it again")
     rewound = tree.rewound(again)
     parks = await reopened(tx, rewound.waiting)
@@ -133,7 +137,10 @@ async def _write(tx: Transaction, rewound: Rewound, inputs: dict[int, Json], par
         await tx.db.count("DELETE FROM mbactor_step WHERE id IN (<ids>)", sorted(rewound.gone_steps))
     if rewound.loose:
         await tx.db.count("UPDATE mbactor_step SET successor_id = NULL WHERE id IN (<ids>)", rewound.loose)
-    rows = [(rewound.status_of(step_id), inputs.get(step_id), tx.now, step_id) for step_id in rewound.again]
+    rows = [
+        (rewound.status_of(step_id), inputs.get(step_id), tx.now, int(step_id not in rewound.queued), step_id)
+        for step_id in rewound.again
+    ]
     await tx.db.update(_AGAIN, rows)
     if parks:
         await tx.db.update(_WAIT, [(data, tx.now, step_id) for step_id, data in sorted(parks.items())])

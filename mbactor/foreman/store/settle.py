@@ -22,6 +22,7 @@ _COMPLETE = Update(
     ("changes", "successor_id", "updated_at", "id", "lease_number"),
 )
 
+# What its rate gave a step is used up by a run, and not by an offer that nobody took.
 _SETTLE = Update(
     "mbactor_step",
     """status = :status, changes = :changes, state = coalesce(:state, state),
@@ -31,7 +32,8 @@ _SETTLE = Update(
     successor_id = :successor_id, cohort_size = :cohort_size, cohort_arrivals = :cohort_arrivals,
     cohort_depth = :cohort_depth, cohort_needed = :cohort_needed,
     lease_expires = NULL, lease_number = lease_number + CASE WHEN :status = 'running' THEN 1 ELSE 0 END,
-    worker = CASE WHEN :status = 'pending' THEN NULL ELSE worker END, updated_at = :updated_at""",
+    worker = CASE WHEN :status = 'pending' THEN NULL ELSE worker END, updated_at = :updated_at,
+    slot = CASE WHEN :refused_at IS NOT NULL THEN slot END""",
     FENCE,
     ("status", "changes", "state", "error", "parks", "payloads", "attempt", "not_before", "refused_at", "successor_id",
      "cohort_size", "cohort_arrivals", "cohort_depth", "cohort_needed", "updated_at", "id", "lease_number"),
