@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -83,15 +84,26 @@ def run(file: Path, overlays: tuple[Path, ...], log_level: str, log_format: str)
 def check(file: Path, overlays: tuple[Path, ...], strict: bool) -> None:
     """Import the classes of FILE and report every mistake, with file, line and column.
 
-    Warnings tell what is allowed and hardly meant, such as restarts that can never be counted together. Nothing is
-    started. Exit code 0 when the file is right, 2 when it is not.
+    Warnings tell what is allowed and hardly meant, such as restarts that can never be counted together. The graphs of
+    the actors' workflows are judged too. Nothing is started. Exit code 0 when the file is right, 2 when it is not.
     """
+    from mbactor.cli.flows.checking import judge_graphs
+
     topology = load(file, overlays)
-    for where, text in topology.warnings:
+    wrong, doubtful = asyncio.run(judge_graphs(topology.classes))
+    found = [*topology.warnings, *((str(file), text) for text in doubtful)]
+    for where, text in found:
         told = f"{click.style('warning:', fg='yellow', bold=True)} {click.style(where, bold=True)}: {text}"
         click.echo(told, err=True)
-    if strict and topology.warnings:
-        click.echo(f"{file}: {_count(len(topology.warnings), 'warning')}, refused by --strict", err=True)
+    for text in wrong:
+        click.echo(
+            f"{click.style('error:', fg='red', bold=True)} {click.style(str(file), bold=True)}: {text}", err=True
+        )
+    if wrong:
+        click.echo(f"{file}: {_count(len(wrong), 'workflow')} cannot run, nothing was started", err=True)
+        sys.exit(2)
+    if strict and found:
+        click.echo(f"{file}: {_count(len(found), 'warning')}, refused by --strict", err=True)
         sys.exit(2)
     click.echo(f"{file}: ok, {topology.name}: {_counted(topology)}")
 

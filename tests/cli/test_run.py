@@ -399,3 +399,32 @@ def test_a_method_that_swallows_its_cancellation_does_not_keep_the_process_alive
         served.signal(signal.SIGTERM)
         assert served.end() == 0, served.told()
         assert "actor.abandoned" in "\n".join(served.errors)
+
+
+def test_check_judges_the_graphs_of_workflows_and_passes_over_those_that_need_an_actor(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from mbactor import Actor\n"
+        "from mbactor.foreman import END, Graph, task, workflow\n\n\n"
+        "class Shop(Actor):\n    host = 'shop.example'\n\n"
+        "    @task\n    async def pay(self) -> None: ...\n\n"
+        "    @task\n    async def ship(self) -> None: ...\n\n"
+        "    @workflow\n    def sell(self) -> Graph:\n"
+        "        graph = Graph('Sell')\n"
+        "        graph.add_transition_when(Shop.pay, Shop.ship, 'paid')\n"
+        "        graph.add_transition_when(Shop.pay, END, '!paid')\n"
+        "        return graph\n\n"
+        "    @workflow\n    def lend(self) -> Graph:\n"
+        "        graph = Graph('Lend')\n"
+        "        graph.add_transition_when(Shop.pay, END, 'paid &&')\n"
+        "        return graph\n\n"
+        "    @workflow\n    def depends(self) -> Graph:\n"
+        "        return self.made_by_the_constructor\n"
+    )
+    topology = tmp_path / "topology.yaml"
+    topology.write_text("version: 1\nsupervisor: {children: [{actor: 'shop:Shop'}]}\n")
+    done = command("check", str(topology), cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"error: {topology}: shop:Shop.sell: graph 'Sell' is invalid:" in done.stderr
+    assert f"error: {topology}: shop:Shop.lend: " in done.stderr
+    assert "2 workflows cannot run" in done.stderr
+    assert "depends" not in done.stderr

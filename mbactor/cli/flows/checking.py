@@ -1,9 +1,13 @@
-"""`mbactor flows check-graph`: could the open flows of a workflow go on under the graph that the code has now?"""
+"""`mbactor flows check-graph`: could the open flows of a workflow go on under the graph that the code has now?
+
+And for `mbactor check`: can that graph run at all?
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator
+import warnings
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +15,11 @@ import click
 import msgspec
 
 from mbactor.cli.flows.database import tell_warning
-from mbactor.errors import BadRequest, error_told
+from mbactor.errors import BadRequest, InvalidExpression, InvalidGraph, error_told
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.features import WorkflowReference
 from mbactor.foreman.model.compatible import differences
-from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.model.graph import Graph, GraphWarning
 from mbactor.foreman.model.outcome import FlowSummary
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.shards import Shards
@@ -63,6 +67,31 @@ async def graph_of(reference: WorkflowReference) -> Graph:
         raise BadRequest(f"{reference!r} returned {type(graph).__name__}; a workflow returns a Graph")
     graph.validate()
     return graph
+
+
+async def judge_graphs(classes: Mapping[str, type]) -> tuple[list[str], list[str]]:
+    """What is wrong, and what is doubtful, with the workflows of classes that a file names.
+
+    One that needs a running actor to tell its graph is passed over: it is judged when a flow is created.
+    """
+    wrong, doubtful = [], []
+    for where, cls in classes.items():
+        for name in dir(cls):
+            found = getattr(cls, name, None)
+            if not isinstance(found, WorkflowReference):
+                continue
+            try:
+                with warnings.catch_warnings(record=True) as doubts:
+                    warnings.simplefilter("always", GraphWarning)
+                    await graph_of(found)
+            except BadRequest as error:
+                if isinstance(error.__cause__, InvalidGraph | InvalidExpression):
+                    wrong.append(f"{where}.{name}: {error.__cause__.message}")
+                continue
+            except InvalidGraph as error:
+                wrong.append(f"{where}.{name}: {error.message}")
+            doubtful += [f"{where}.{name}: {one.message}" for one in doubts if issubclass(one.category, GraphWarning)]
+    return wrong, doubtful
 
 
 async def check_graph(shards: Shards, text: str, *, json: bool) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 
@@ -60,7 +61,7 @@ WHERE = _all_of(_WHERE)
 FILTERS = _all_of(_FILTERS)
 
 
-def _work(given: Options, work: Callable[[Shards], Awaitable[int]]) -> None:
+def _work(given: Options, work: Callable[[Shards], Awaitable[int]]) -> NoReturn:
     from mbactor.cli.flows.database import Where, operate
 
     overlays: tuple[Path, ...] = given["overlays"]
@@ -153,8 +154,11 @@ def show(flow_key: str, is_step: bool, as_json: bool, **given: Any) -> None:
     """
     from mbactor.cli.flows.looking import show_flow, show_step
 
-    one = show_step if is_step else show_flow
-    _work(given, lambda shards: one(shards, flow_key, json=as_json))
+    if is_step:
+        _work(given, lambda shards: show_step(shards, flow_key, json=as_json))
+    named = [("-f", given["file"]), *(("-o", overlay) for overlay in given["overlays"])]
+    where = "".join(f" {option} {shlex.quote(str(path))}" for option, path in named if path is not None)
+    _work(given, lambda shards: show_flow(shards, flow_key, json=as_json, where=where))
 
 
 @flows.command()

@@ -49,14 +49,14 @@ async def list_shards(shards: Shards, *, json: bool) -> int:
     return 1 if any(one.error for one in infos) else 0
 
 
-async def show_flow(shards: Shards, flow_key: str, *, json: bool) -> int:
-    """Print one flow."""
+async def show_flow(shards: Shards, flow_key: str, *, json: bool, where: str = "") -> int:
+    """Print one flow; `where` are the options that name its database, for the commands that it suggests."""
     engine = shards.of(flow_key)
     flow, outcome = await engine.summary(flow_key), await engine.snapshot(flow_key)
     if json:
         _print_json({"flow": flow, "outcome": outcome})
     else:
-        _print(flow_card(flow, outcome, clock.utcnow()))
+        _print(flow_card(flow, outcome, clock.utcnow(), where))
     return 0
 
 

@@ -89,8 +89,8 @@ def shards_table(shards: Sequence[ShardInfo]) -> Table:
 # --- one flow ---------------------------------------------------------------------------------------------------
 
 
-def flow_card(flow: FlowSummary, outcome: FlowOutcome, now: dt.datetime) -> RenderableType:
-    """All that there is to say of a flow, its state last."""
+def flow_card(flow: FlowSummary, outcome: FlowOutcome, now: dt.datetime, where: str = "") -> RenderableType:
+    """All that there is to say of a flow, its state last. `where`: the options that name its database."""
     title = Text(one_line(flow.workflow_name or flow.workflow), style="bold")
     title.append(f"  {flow.status}", style=STYLES[flow.status])
     facts = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
@@ -98,7 +98,7 @@ def flow_card(flow: FlowSummary, outcome: FlowOutcome, now: dt.datetime) -> Rend
     facts.add_column(overflow="fold")
     for name, value in (*_facts(flow, now), *_hint(outcome.error)):
         facts.add_row(name, Text(value))
-    parts: list[RenderableType] = [title, facts, *_questions(flow, outcome)]
+    parts: list[RenderableType] = [title, facts, *_questions(flow, outcome, where)]
     if outcome.state:
         parts += [Text("\nstate", style="dim"), json_text(outcome.state)]
     return Group(*parts)
@@ -135,14 +135,14 @@ def _hint(error: WireError) -> Iterator[tuple[str, str]]:
         yield "hint", str(error["hint"])
 
 
-def _questions(flow: FlowSummary, outcome: FlowOutcome) -> Iterator[RenderableType]:
+def _questions(flow: FlowSummary, outcome: FlowOutcome, where: str) -> Iterator[RenderableType]:
     for step_key, payload in outcome.interrupts:
         if isinstance(payload, dict) and list(payload) == ["breakpoint"]:
             yield Text(f"\nwaits at a breakpoint before {one_line(str(payload['breakpoint']))}", style="yellow")
-            yield Text(f"  mbactor flows resume-break {flow.flow_key}", style="dim")
+            yield Text(f"  mbactor flows resume-break {flow.flow_key}{where}", style="dim")
             continue
         yield Text(f"\nwaits for an answer to {msgspec.json.encode(payload).decode()}", style="yellow")
-        yield Text(f"  mbactor flows resume {flow.flow_key} --step {step_key} --data JSON", style="dim")
+        yield Text(f"  mbactor flows resume {flow.flow_key} --step {step_key}{where} --data JSON", style="dim")
 
 
 def json_text(value: Any) -> Text:

@@ -123,6 +123,9 @@ def _print(console: Console, page: FlowPage, view: View) -> None:
     if view.json:
         print(msgspec.json.encode(page).decode(), flush=True)  # noqa: T201
         return
+    if view.once and not page.flows:
+        print("\n".join([*page.notes, "no flows"]), file=sys.stderr)  # noqa: T201
+        return
     with console.capture() as capture:
         console.print(flows_table(page.flows, clock.utcnow(), bars=False))
     text = "\n".join(line.rstrip() for line in capture.get().splitlines())

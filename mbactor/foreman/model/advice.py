@@ -16,6 +16,7 @@ from mbactor.foreman.model.status import TERMINAL
 _REFUSALS: Mapping[tuple[str, str], str] = {
     ("resume", "created"): "it has not been started; start it first",
     ("resume", "running"): "it asks nothing now; wait until it is interrupted",
+    ("resume", "failed"): "it has failed; recover it, or fork one of its steps to go on from there",
     ("resume", "ended"): "it has ended; fork one of its steps to go on from there",
     ("start", "running"): "it has been started",
     ("start", "interrupted"): "it has been started, and waits for an answer; resume it",
@@ -27,7 +28,8 @@ _REFUSALS: Mapping[tuple[str, str], str] = {
 
 def refusal(verb: str, status: str) -> str:
     """Why a flow of this status does not allow the operation, and what does; empty where there is nothing to add."""
-    return _REFUSALS.get((verb, "ended" if status in TERMINAL else status), "")
+    general = "ended" if status in TERMINAL else status
+    return _REFUSALS.get((verb, status)) or _REFUSALS.get((verb, general), "")
 
 
 def hint(error: BaseException, node: str, budget: float) -> str:
@@ -38,7 +40,7 @@ def hint(error: BaseException, node: str, budget: float) -> str:
         case NoSuchActor():
             return "it was offered until its time budget was spent; run an actor that serves it, on any node"
         case ActorCrashed():
-            return "an exception that is no MbactorError: the history of the flow has its traceback"
+            return "an exception that is no MbactorError: its step in the history has the traceback (show STEP --step)"
         case ReducerError():
             return "what branches wrote does not fit together; set_reducer says how a field is combined"
         case _:
