@@ -65,7 +65,11 @@ def failed(held: Held, plan: Plan) -> Settle:
     """The step failed: so did its branch, or on the trunk its flow."""
     error = encode_error(plan.error, held)
     if held.spawn_id is not None:
-        arrival = Arrival(held.spawn_id, held.depth, failed=True)
+        graph = held.head.graph
+        names = (graph.fan_in_of(name) for name in reversed(graph.open_fan_outs.get(held.node, ())))
+        fan_ins = [_new(held, name, new_token()) for name in names if name is not None]
+        first = fan_ins[0] if fan_ins else None
+        arrival = Arrival(held.spawn_id, held.depth, failed=True, fan_in=first, around=tuple(fan_ins[1:]))
         return _settle(held, "failed", plan.changes, error=error, arrival=arrival, parks=held.parks)
     end = FlowEnd("failed", error=error)
     return _settle(held, "failed", plan.changes, error=error, end=end, parks=held.parks)

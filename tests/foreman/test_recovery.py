@@ -625,3 +625,46 @@ async def test_what_fails_while_it_is_looked_at_is_not_recovered_without_what_wa
         with pytest.raises(FlowConflict, match="its steps have changed meanwhile; look at it again"):
             await world.engine.recovery.recover(key, overrides_of({"n": 2}))
         assert (await world.engine.snapshot(key)).status == "failed"
+
+
+@pytest.mark.parametrize("how", ["restart_from", "fork"])
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_branch_that_fails_when_it_runs_again_leaves_the_fan_in_to_the_one_that_completed(
+    database: str, how: str, nested: bool
+) -> None:
+    async with a_world(database) as world:
+        failing = "inner" if nested else "right"
+
+        async def fails(_: Flow) -> None:
+            if not again:
+                await asyncio.Event().wait()
+            raise Broken(failing)
+
+        async def left(_: Flow) -> None:
+            await world.until(reached)
+
+        async def reached() -> bool:
+            return failing in await steps(world, key)
+
+        again = False
+        graph = Graph("race")
+        graph.add_transition_fan_out("begin", "left", "right")
+        graph.add_transition("left", "join")
+        if nested:
+            graph.add_transition_fan_out("right", "inner", "other")
+            graph.add_transition("inner", "inner-join")
+            graph.add_transition("other", "inner-join")
+            graph.set_fan_in("inner-join")
+        graph.add_transition("inner-join" if nested else "right", "join")
+        graph.set_fan_in("join", join=Join.ANY)
+        graph.add_transition("join", END)
+        names = ("begin", "right", "other", "inner-join", "join")
+        await world.graph(graph, **{**Tasks().all(*names), "left": left, failing: fails})
+        key = await world.engine.create("race")
+        assert (await world.engine.wait(key)).status == "completed"
+        again = True
+        key = await getattr(world.engine.recovery, how)((await steps(world, key))[failing].step_key) or key
+        outcome = await asyncio.wait_for(world.engine.wait(key), 10)
+        assert (outcome.status, outcome.state["join"]) == ("completed", 0)
+        with pytest.raises(FlowConflict, match="is completed, so it cannot recover"):
+            await world.engine.recovery.recover(key)

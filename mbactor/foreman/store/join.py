@@ -56,6 +56,7 @@ class Joining(msgspec.Struct):
     """The index of the outcome that arrived last."""
     predecessor_id: int = 0
     fan_in: NewStep | None = None
+    around: tuple[NewStep, ...] = ()
 
 
 def add_up(joining: dict[int, Joining], arrival: Arrival, index: int, step_id: int) -> None:
@@ -65,8 +66,8 @@ def add_up(joining: dict[int, Joining], arrival: Arrival, index: int, step_id: i
     join.failures += arrival.failed
     join.depth = max(join.depth, arrival.depth)
     if not arrival.failed or join.fan_in is None:
-        join.last, join.predecessor_id = index, step_id
-    join.fan_in = arrival.fan_in or join.fan_in
+        join.last, join.predecessor_id, join.fan_in = index, step_id, arrival.fan_in
+    join.around = arrival.around or join.around
 
 
 async def join_all(tx: Transaction, joining: dict[int, Joining], inserted: Sequence[list[Inserted] | None]) -> None:
@@ -89,7 +90,9 @@ async def join_all(tx: Transaction, joining: dict[int, Joining], inserted: Seque
         if arrivals < size:
             await _give_up(tx, spawn_id, flow_id, ENOUGH if goes_on else FAILED, inserted)
         if not goes_on and outer is not None:
-            add_up(joining, Arrival(outer, depth, failed=True), join.last, join.predecessor_id)
+            first, around = (join.around[0], join.around[1:]) if join.around else (None, ())
+            failed = Arrival(outer, depth, failed=True, fan_in=first, around=around)
+            add_up(joining, failed, join.last, join.predecessor_id)
         elif not goes_on:
             await tx.stop_flows({flow_id: FlowEnd("failed", error=error)})
         elif join.fan_in is not None:

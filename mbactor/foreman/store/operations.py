@@ -84,12 +84,17 @@ class Child(msgspec.Struct, frozen=True, gc=False):
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """A branch reached the end of its fan-out. The last one in inserts `fan_in`, or fails the branch above."""
+    """A branch reached the end of its fan-out. The last one in inserts `fan_in`, or fails the branch above.
+
+    One that failed has a `fan_in` too: where others are enough, since it ran again, nobody else will bring it.
+    """
 
     spawn_id: int
     depth: int
     failed: bool = False
     fan_in: NewStep | None = None
+    around: tuple[NewStep, ...] = ()
+    """Of one that failed, the fan-ins of the cohorts around its own, innermost first."""
 
 
 class FlowEnd(msgspec.Struct, frozen=True, gc=False):
