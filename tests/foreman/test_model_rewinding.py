@@ -211,3 +211,15 @@ def test_nothing_more_goes_the_second_time(tree: tuple[list[FlowPlace], list[Ste
     again = rewind(left_flows, after(steps, first), [target])
     assert (again.gone_steps, again.gone_flows, again.counts) == (frozenset(), frozenset(), {})
     assert again.waiting == first.waiting
+
+
+def test_a_branch_whose_inner_cohort_goes_on_has_not_arrived_though_others_are_enough_there() -> None:
+    for status, failures in (("completed", 0), ("failed", 1)):
+        steps = [
+            step(1, cohort_size=2, cohort_arrivals=2, cohort_failures=failures),
+            step(2, predecessor_id=1, spawn_id=1, cohort_size=2, cohort_arrivals=2, cohort_needed=1 + failures),
+            step(3, predecessor_id=1, spawn_id=1, ordinal=1),
+            step(4, status, predecessor_id=2, spawn_id=2, ordinal=0),
+            step(5, predecessor_id=2, spawn_id=2, ordinal=1),
+        ]
+        assert rewind([ROOT], steps, [5]).counts == {1: (1, 0), 2: (1, failures)}

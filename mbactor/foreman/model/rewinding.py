@@ -223,6 +223,7 @@ def _counts(left: list[StepPlace], flows: Collection[int]) -> dict[int, tuple[in
         if step.spawn_id is not None:
             branches[step.spawn_id][step.ordinal] = step  # a branch is where its youngest step is
             first[step.spawn_id] += step.predecessor_id == step.spawn_id
+    going_on = _going_on(left)
     found: dict[int, tuple[int, int]] = {}
     # An inner cohort has been spawned by a younger step than the one around it.
     for spawn in sorted(left, key=lambda one: -one.id):
@@ -230,6 +231,8 @@ def _counts(left: list[StepPlace], flows: Collection[int]) -> dict[int, tuple[in
             continue
         arrivals, failures = spawn.cohort_size - first[spawn.id], 0
         for end in branches[spawn.id].values():
+            if end.id in going_on:
+                continue  # decided or not, it is decided again by what arrives there
             arrived, failed = _arrival(end, found.get(end.id), hasty=spawn.cohort_needed > 0)
             arrivals += arrived
             failures += failed
@@ -239,6 +242,18 @@ def _counts(left: list[StepPlace], flows: Collection[int]) -> dict[int, tuple[in
         for one in left
         if one.id in found and one.flow_id in flows and found[one.id] != (one.cohort_arrivals, one.cohort_failures)
     }
+
+
+def _going_on(steps: list[StepPlace]) -> set[int]:
+    """The steps that spawned cohorts in which something has not ended."""
+    spawns = {one.id: one.spawn_id for one in steps}
+    found: set[int] = set()
+    for one in steps:
+        spawn_id = one.spawn_id if one.status not in {"completed", "failed", "cancelled"} else None
+        while spawn_id is not None and spawn_id not in found:
+            found.add(spawn_id)
+            spawn_id = spawns[spawn_id]
+    return found
 
 
 def _arrival(end: StepPlace, own: tuple[int, int] | None, *, hasty: bool) -> tuple[bool, bool]:
