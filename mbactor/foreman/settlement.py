@@ -49,7 +49,8 @@ def settlement(held: Held, plan: Plan, hand_off: HandOff, child: Child | None = 
             assert held.spawn_id is not None
             lease = hand_off.lease if hand_off.limit and not plan.delay else None
             fan_in = _new(held, plan.fan_in, new_token(), delay=plan.delay, lease=lease)
-            return _completed(held, plan, arrival=Arrival(held.spawn_id, held.depth, fan_in=fan_in))
+            arrival = Arrival(held.spawn_id, held.depth, fan_in=fan_in, around=_fan_ins(held, 1))
+            return _completed(held, plan, arrival=arrival)
         case "complete":
             final = encode_fields(apply(held.state or {}, plan.changes))
             return _completed(held, plan, end=FlowEnd("completed", final, delete=held.head.delete_on_completion))
@@ -65,14 +66,20 @@ def failed(held: Held, plan: Plan) -> Settle:
     """The step failed: so did its branch, or on the trunk its flow."""
     error = encode_error(plan.error, held)
     if held.spawn_id is not None:
-        graph = held.head.graph
-        names = (graph.fan_in_of(name) for name in reversed(graph.open_fan_outs.get(held.node, ())))
-        fan_ins = [_new(held, name, new_token()) for name in names if name is not None]
+        fan_ins = _fan_ins(held, 0)
         first = fan_ins[0] if fan_ins else None
-        arrival = Arrival(held.spawn_id, held.depth, failed=True, fan_in=first, around=tuple(fan_ins[1:]))
+        arrival = Arrival(held.spawn_id, held.depth, failed=True, fan_in=first, around=fan_ins[1:])
         return _settle(held, "failed", plan.changes, error=error, arrival=arrival, parks=held.parks)
     end = FlowEnd("failed", error=error)
     return _settle(held, "failed", plan.changes, error=error, end=end, parks=held.parks)
+
+
+def _fan_ins(held: Held, skipped: int) -> tuple[NewStep, ...]:
+    """Those of the fan-outs that the step is inside of, innermost first."""
+    graph = held.head.graph
+    open_ones = graph.open_fan_outs.get(held.node, ())
+    names = (graph.fan_in_of(name) for name in open_ones[::-1][skipped:])
+    return tuple(_new(held, name, new_token()) for name in names if name is not None)
 
 
 def unreadable(row: StepRow, shard: int, error: BaseException) -> Settle:

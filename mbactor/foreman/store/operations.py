@@ -94,7 +94,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     failed: bool = False
     fan_in: NewStep | None = None
     around: tuple[NewStep, ...] = ()
-    """Of one that failed, the fan-ins of the cohorts around its own, innermost first."""
+    """The fan-ins of the cohorts around its own, innermost first: where it makes its own fail, it arrives there."""
 
 
 class FlowEnd(msgspec.Struct, frozen=True, gc=False):
