@@ -38,6 +38,13 @@ class Slowed:
     cohort: Any
     interrupted: Any
     called: Any
+    keyed: Any
+    latest_of_thread: Any
+    schedules: Any
+    fingerprint: Any
+    listening: Any
+    roll: Any
+    standing: Any
     close: Any
 
     def __init__(self, store: SqlStore) -> None:

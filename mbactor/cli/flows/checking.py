@@ -80,6 +80,7 @@ async def judge_graphs(classes: Mapping[str, type]) -> tuple[list[str], list[str
             found = getattr(cls, name, None)
             if not isinstance(found, WorkflowReference):
                 continue
+            doubts: list[warnings.WarningMessage] = []
             try:
                 with warnings.catch_warnings(record=True) as doubts:
                     warnings.simplefilter("always", GraphWarning)
