@@ -17,10 +17,11 @@ from mbactor.foreman.committer import Committer
 from mbactor.foreman.graphs import Graphs
 from mbactor.foreman.keys import Key, new_token, not_found, parse_key
 from mbactor.foreman.model.reducers import fold
-from mbactor.foreman.model.rewinding import StepPlace, open_failures
+from mbactor.foreman.model.rewinding import RewindKind, StepPlace, meant
 from mbactor.foreman.model.state import Fields, apply, encode_fields
 from mbactor.foreman.reader import Reader
 from mbactor.foreman.step import fold_material, rate_of
+from mbactor.foreman.store.breakpoints import WAITS
 from mbactor.foreman.store.operations import (
     BreakBefore,
     Changed,
@@ -30,15 +31,9 @@ from mbactor.foreman.store.operations import (
     NewStep,
     ResumeBreak,
     Rewind,
-    RewindKind,
 )
 from mbactor.foreman.store.rows import FlowRow, Json, StepRow
 from mbactor.foreman.store.store import Store
-
-AT_BREAKPOINT = 1
-
-NOT_THERE_YET: dict[int, Json] = {0: b"{}"}
-"""The inputs where no step is to run again yet: what comes to be until it is written is not to run without them."""
 
 
 class Recovery:
@@ -79,10 +74,10 @@ class Recovery:
 
     async def _rewind(self, how: RewindKind, flow_key: str, overrides: Fields | None) -> None:
         key = self._key(flow_key)
-        inputs: dict[int, Json] = {}
+        inputs = None
         if overrides:
             row = await self._reader.flow(key)
-            inputs = await self._inputs(row, _meant(how, await self._store.steps(row.id)), overrides) or NOT_THERE_YET
+            inputs = await self._inputs(row, meant(how, map(_place, await self._store.steps(row.id))), overrides)
         one = Rewind(how, key.id, key.token, inputs=inputs)
         self._judge(key, how, await self._committer.commit(one))
         observe.emit("flow.rewound", flow=key.correlation_id, how=how)
@@ -90,7 +85,7 @@ class Recovery:
     async def restart_from(self, step_key: str, overrides: Fields | None = None) -> None:
         """Run a step that has ended again, in its flow; all that followed from it goes."""
         key, step, row = await self._step(step_key)
-        inputs = await self._inputs(row, [step], overrides) if overrides else {}
+        inputs = await self._inputs(row, [step.id], overrides) if overrides else None
         one = Rewind("restart_from", row.id, step_id=key.id, step_token=key.token, inputs=inputs)
         flow_key = Key(key.shard, row.id, row.token)
         changed = await self._committer.commit(one)
@@ -107,7 +102,7 @@ class Recovery:
         size = await self._store.fingerprint(row.root_id or row.id)
         if size is None:
             raise not_found("step", key)
-        given = (await self._inputs(row, [step], overrides)).get(step.id) if overrides else None
+        given = (await self._inputs(row, [step.id], overrides)).get(step.id) if overrides else None
         if overrides and given is None:
             raise not_found("step", key)  # it ran again meanwhile, or one before it did
         one = Fork(row.id, key.id, key.token, size.steps, size.flows, given, observe.traceparent())
@@ -174,11 +169,11 @@ class Recovery:
         """Let the step go on that waits at a breakpoint; of several, the one that came first."""
         key = self._key(flow_key)
         row = await self._reader.flow(key)
-        waiting = [one for one in await self._store.interrupted(row.id) if one.at_breakpoint == AT_BREAKPOINT]
+        waiting = [one for one in await self._store.interrupted(row.id) if one.at_breakpoint == WAITS]
         given = None
         if waiting and overrides:
             own = await self._store.flow(waiting[0].flow_id)
-            given = (await self._inputs(own or row, waiting[:1], overrides)).get(waiting[0].id)
+            given = (await self._inputs(own or row, [waiting[0].id], overrides)).get(waiting[0].id)
         one = ResumeBreak(key.id, key.token, waiting[0].id if waiting else 0, given)
         self._judge(key, "resume_break", await self._committer.commit(one))
 
@@ -192,23 +187,19 @@ class Recovery:
             raise not_found("step", key)
         return key, step, row
 
-    async def _inputs(self, row: FlowRow, steps: Sequence[StepRow], overrides: Fields) -> dict[int, Json]:
+    async def _inputs(self, row: FlowRow, step_ids: Sequence[int], overrides: Fields) -> dict[int, Json]:
         """The input of each step with the overrides."""
         graph = await self._graphs.get(row.graph)
-        materials = await self._store.materials([step.id for step in steps])
+        materials = await self._store.materials(step_ids)
         return {
             step_id: encode_fields(apply(fold_material(material, graph), overrides))
             for step_id, material in materials.items()
         }
 
 
-def _meant(how: RewindKind, steps: Sequence[StepRow]) -> list[StepRow]:
-    if how == "restart":
-        return [step for step in steps if step.predecessor_id is None]
-    places = [
-        StepPlace(step.id, step.flow_id, step.status, spawn_id=step.spawn_id, cohort_id=step.cohort_id)
-        for step in steps
-    ]
-    open_ones = set(open_failures(places))
-    failed = sorted((step for step in steps if step.id in open_ones), key=lambda step: (step.updated_at, step.id))
-    return failed[-1:] if how == "retry" else failed
+def _place(step: StepRow) -> StepPlace:
+    """As much of a row as says whether it is meant."""
+    return StepPlace(
+        step.id, step.flow_id, step.status, step.predecessor_id, spawn_id=step.spawn_id, cohort_id=step.cohort_id,
+        updated_at=step.updated_at,
+    )  # fmt: skip

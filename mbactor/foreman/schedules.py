@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -30,6 +33,8 @@ KEEPER = 1
 """The shard whose database has the schedules, and their flows."""
 LONGEST_REST = 15.0
 """Seconds after which a schedule that another Foreman has made or changed is seen."""
+
+AFTER_TROUBLE = 1.0
 
 _spec = msgspec.json.Decoder(Schedule)
 
@@ -75,20 +80,24 @@ class Schedules:
 
     # --- what they do --------------------------------------------------------------------------------------------
 
-    async def follow(self) -> None:
-        """Make flows at their ticks until cancelled. Trouble is told and tried again."""
+    async def follow(self, declared: Sequence[Schedule] = ()) -> None:
+        """Make flows at their ticks until cancelled; first make or change the schedules that are declared. Trouble is
+        told and tried again.
+        """
+        to_put = deque(declared)
         while True:
             self._changed.clear()
             try:
+                while to_put:
+                    await self.put(to_put[0])
+                    to_put.popleft()
                 rest = await self.run_due()
             except MbactorError as error:
                 observe.emit("foreman.trouble", error=f"schedules: {error}")
-                rest = 1.0
-            try:
+                rest = AFTER_TROUBLE
+            with suppress(TimeoutError):
                 async with asyncio.timeout(rest):
                     await self._changed.wait()
-            except TimeoutError:
-                continue
 
     async def run_due(self) -> float:
         """Make the flows of all ticks that are due; in how many seconds there may be more to do."""

@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
-from mbactor import observe
-from mbactor.errors import Unavailable
 from mbactor.foreman.api import ForemanApi
 from mbactor.foreman.dispatcher import Dispatcher
 from mbactor.foreman.engine import Engine
@@ -17,7 +14,6 @@ from mbactor.foreman.news import News, exchange
 from mbactor.foreman.roll import Roll
 from mbactor.foreman.schedules import Schedules
 from mbactor.foreman.shards import Shards
-from mbactor.foreman.store.store import StoreTrouble
 from mbactor.foreman.sweep import sweep_regularly
 from mbactor.kernel import sink
 from mbactor.kernel.actor import Actor
@@ -84,18 +80,7 @@ class Scheduler(Actor):
         self._declared = declared
 
     async def on_start(self) -> None:
-        self.spawn_task(self._follow(), name="follow the schedules")
-
-    async def _follow(self) -> None:
-        for schedule in self._declared:
-            while True:
-                try:
-                    await self._schedules.put(schedule)
-                    break
-                except (StoreTrouble, Unavailable) as error:
-                    observe.emit("foreman.trouble", error=f"schedules: {error}")
-                    await asyncio.sleep(1.0)
-        await self._schedules.follow()
+        self.spawn_task(self._schedules.follow(self._declared), name="follow the schedules")
 
 
 class Keeper(Actor):

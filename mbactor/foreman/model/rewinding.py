@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from typing import Literal
 
 import msgspec
 
 from mbactor.foreman.model.join import NEVER_BEGAN, has_joined
+
+RewindKind = Literal["restart", "recover", "retry"]
 
 
 class StepPlace(msgspec.Struct, frozen=True, gc=False):
@@ -184,6 +187,19 @@ def open_failures(steps: Iterable[StepPlace]) -> list[int]:
         for one in tree.steps.values()
         if one.status == "failed" and not any(spawn in tree.fan_ins for spawn in tree.around(one.id))
     ]
+
+
+def meant(how: RewindKind, steps: Iterable[StepPlace]) -> list[int]:
+    """Which steps of a flow run again.
+
+    restart: the entry step. recover: all that failed and that nothing has gone on without. retry: of these the one that
+    failed last.
+    """
+    places = {one.id: one for one in steps}
+    if how == "restart":
+        return [one.id for one in places.values() if one.predecessor_id is None]
+    failed = sorted(open_failures(places.values()), key=lambda step_id: (places[step_id].updated_at, step_id))
+    return failed[-1:] if how == "retry" else failed
 
 
 def _given_up(tree: _Tree, step_ids: Collection[int]) -> set[int]:

@@ -12,9 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from mbactor.foreman.model.rewinding import RewindKind
 from mbactor.foreman.store.rows import FlowFilter, FlowRow, Json, StepRow
-
-RewindKind = Literal["restart", "restart_from", "recover", "retry"]
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -221,15 +220,15 @@ class Enrol(msgspec.Struct, frozen=True, gc=False):
 class Rewind(msgspec.Struct, frozen=True, gc=False):
     """Run steps of a flow again, in place. The result is a `Changed`.
 
-    restart: the entry step. restart_from: the step that is named. recover: all that failed. retry: what failed last.
+    restart_from: the step that is named. The others: see `model.rewinding.meant`.
     """
 
-    how: RewindKind
+    how: RewindKind | Literal["restart_from"]
     flow_id: int
     token: str = ""
     step_id: int = 0
     step_token: str = ""
-    inputs: dict[int, Json] = {}
+    inputs: dict[int, Json] | None = None
     """Step -> its input, where it is to have another than before. Then the steps must still be exactly these."""
 
 

@@ -6,7 +6,7 @@ and a step that runs again has another lease number, so that nothing a former ru
 
 from __future__ import annotations
 
-from mbactor.foreman.model.rewinding import Rewound, open_failures
+from mbactor.foreman.model.rewinding import Rewound, meant
 from mbactor.foreman.store.dialect import Update
 from mbactor.foreman.store.operations import Changed, Rewind
 from mbactor.foreman.store.rows import Json
@@ -68,16 +68,17 @@ async def rewind_flow(tx: Transaction, one: Rewind) -> Changed:
     refused = _refusal(tree, one)
     if refused is not None:
         return refused
-    again = _meant(tree, one)
+    own = [step for step in tree.steps.values() if step.flow_id == tree.root.id]
+    again = [one.step_id] if one.how == "restart_from" else meant(one.how, own)
     if not again:
         return Changed(False, tree.root.status, (), "no step of it has failed; restart it, or fork it from a step")
-    if one.inputs and set(one.inputs) != set(again):
+    if one.inputs is not None and one.inputs.keys() != set(again):
         return Changed(False, tree.root.status, (), "its steps have changed meanwhile; look at it again")
     rewound = tree.rewound(again)
     parks = await reopened(tx, rewound.waiting)
     if parks is None:
         return Changed(False, tree.root.status, (), CALLED_ANOTHER)
-    await _write(tx, rewound, one.inputs, parks)
+    await _write(tx, rewound, one.inputs or {}, parks)
     if tree.queue is not None:
         await tx.db.count("UPDATE mbactor_flow SET queued = 1 WHERE id = ?", tree.root.id)
         tx.keys.add(tree.queue)
@@ -110,22 +111,6 @@ def _refusal(tree: Tree, one: Rewind) -> Changed | None:
     elif tree.root.status not in allowed:
         return Changed(False, tree.root.status, (), advice)
     return None
-
-
-def _meant(tree: Tree, one: Rewind) -> list[int]:
-    """The steps that are to run again."""
-    own = [step for step in tree.steps.values() if step.flow_id == tree.root.id]
-    match one.how:
-        case "restart":
-            return [step.id for step in own if step.predecessor_id is None]
-        case "restart_from":
-            return [one.step_id]
-        case "recover":
-            return open_failures(own)
-        case "retry":
-            failed = open_failures(own)
-            last = max(failed, key=lambda step_id: (tree.steps[step_id].updated_at, step_id), default=None)
-            return [] if last is None else [last]
 
 
 async def _write(tx: Transaction, rewound: Rewound, inputs: dict[int, Json], parks: dict[int, Json]) -> None:
