@@ -12,73 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.faults.work import NODES
 from tests.process import PATIENCE, serving
-
-WORK = """
-import asyncio
-from mbactor import Actor, endpoint
-from mbactor.foreman import END, Flow, FlowOutcome, Flows, Graph, task, workflow
-
-
-class Work(Actor):
-    host = "work.example"
-    concurrency = 64
-
-    @endpoint
-    async def begin(self, number: int) -> str:
-        return await Flows(self).create(Work.chain, {"number": number})
-
-    @endpoint
-    async def outcome(self, flow_key: str) -> FlowOutcome:
-        return await Flows(self).poll(flow_key, "20s")
-
-    @endpoint
-    async def nodes(self, flow_key: str) -> list[tuple[str, str]]:
-        return [(step.node, step.status) for step in await Flows(self).history(flow_key)]
-
-    @endpoint
-    async def count(self) -> int:
-        page, count, flows = None, 0, Flows(self)
-        while page is None or page.next_cursor:
-            page = await flows.list(cursor=page.next_cursor if page else "")
-            count += len(page.flows)
-        return count
-
-    async def _work(self, flow: Flow, name: str) -> None:
-        await asyncio.sleep(0.01)
-        with open("runs.txt", "a") as runs:
-            runs.write(f"{flow.step_key} {name}\\n")
-
-    @task
-    async def first(self, flow: Flow) -> dict[str, int]:
-        await self._work(flow, "first")
-        return {"sumDone": 1}
-
-    @task
-    async def left(self, flow: Flow) -> dict[str, int]:
-        await self._work(flow, "left")
-        return {"sumDone": 1}
-
-    @task
-    async def right(self, flow: Flow) -> dict[str, int]:
-        await self._work(flow, "right")
-        return {"sumDone": 1}
-
-    @task
-    async def last(self, flow: Flow, number: int) -> dict[str, int]:
-        await self._work(flow, "last")
-        return {"result": number * 2}
-
-    @workflow
-    def chain(self) -> Graph:
-        graph = Graph("Chain")
-        graph.add_transition_fan_out(Work.first, Work.left, Work.right)
-        graph.add_transition(Work.left, Work.last)
-        graph.add_transition(Work.right, Work.last)
-        graph.set_fan_in(Work.last)
-        graph.add_transition(Work.last, END)
-        return graph
-"""
 
 TREE = """
 version: 1
@@ -86,7 +21,7 @@ name: work
 supervisor:
   children:
     - foreman: {database: "sqlite:///flows.db", workers: 2, lease: 1s}
-    - actor: work:Work
+    - actor: tests.faults.work:Work
     - gateway: {port: "${PORT}"}
 """
 
@@ -107,7 +42,6 @@ def _begin(client: httpx.Client, url: str, number: int, keys: dict[int, str]) ->
 def test_no_acknowledged_flow_is_lost_and_none_ends_twice(tmp_path: Path, seed: int) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
-    (tmp_path / "work.py").write_text(WORK)
     topology = tmp_path / "topology.yaml"
     topology.write_text(TREE)
     keys: dict[int, str] = {}
@@ -137,16 +71,11 @@ def _check(client: httpx.Client, url: str, keys: dict[int, str], folder: Path) -
 
     def ended(item: tuple[int, str]) -> None:
         number, key = item
-        outcome = ask("outcome", flow_key=key)
+        outcome = ask("end", flow_key=key)
         assert outcome["status"] == "completed", outcome
         assert outcome["state"] == {"number": number, "sumDone": 3, "result": number * 2}, outcome
         nodes = ask("nodes", flow_key=key)
-        assert sorted(nodes) == [
-            ["first", "completed"],
-            ["last", "completed"],
-            ["left", "completed"],
-            ["right", "completed"],
-        ]
+        assert sorted(nodes) == [[node, "completed"] for node in NODES]
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(ended, keys.items()))

@@ -24,7 +24,7 @@ import pytest
 from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.sql import SqlStore
 from mbactor.testing.postgres import PostgresServer
-from tests.faults.rounds_work import NODES
+from tests.faults.work import NODES
 from tests.foreman.conftest import url_of
 from tests.foreman.world import broken_invariants, sql_of
 from tests.long import LONG, usual_or_long
@@ -36,7 +36,7 @@ name: work
 supervisor:
   children:
     - foreman: {{database: "{url}", workers: 2, lease: {lease}s}}
-    - actor: tests.faults.rounds_work:Work
+    - actor: tests.faults.work:Work
     - gateway: {{port: "${{PORT}}"}}
 """
 LEASE = 1.0

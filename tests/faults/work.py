@@ -1,4 +1,4 @@
-"""What the processes of `test_rounds` run: flows with a fan-out, whose tasks write down that they ran, and where."""
+"""What the processes run that are killed: flows with a fan-out, whose tasks write down that they ran, and where."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ class Work(Actor):
     @endpoint
     async def end(self, flow_key: str) -> FlowOutcome:
         return await Flows(self).poll(flow_key, "15s")
+
+    @endpoint
+    async def nodes(self, flow_key: str) -> list[tuple[str, str]]:
+        return [(step.node, step.status) for step in await Flows(self).history(flow_key)]
+
+    @endpoint
+    async def count(self) -> int:
+        page, count, flows = None, 0, Flows(self)
+        while page is None or page.next_cursor:
+            page = await flows.list(cursor=page.next_cursor if page else "")
+            count += len(page.flows)
+        return count
 
     async def _work(self, flow: Flow, name: str) -> None:
         await asyncio.sleep(0.02)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 
 from mbactor import Actor, ActorSystem
 from mbactor.foreman import END, Flow, Flows, Foreman, Graph, task, workflow
+from mbactor.transport.ask import Ask
 from tests.nats import NatsServer, nats_server
 
 pytestmark = pytest.mark.anyio
@@ -45,31 +46,41 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
         yield running
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Within less than the time budget of a task, which ends it too."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def cancel_once(flows: Flows, begun: Callable[[], bool]) -> None:
+    """Cancel a flow whose task has begun, and see that the task ends of it."""
+    flow_key = await flows.create(Slow.slow)
+    await until(lambda: heard == ["begun"] and begun())
+    await flows.cancel(flow_key)
+    await until(lambda: heard == ["begun", "ended"])
+    assert (await flows.wait(flow_key)).status == "cancelled"
+
+
 @pytest.mark.parametrize("replicas", [1, 3])
-@pytest.mark.parametrize("pause", [0.0, 0.4], ids=["before it is acknowledged", "after"])
+@pytest.mark.parametrize("acknowledged", [False, True])
 async def test_a_task_in_another_process_is_cancelled_with_its_flow(
-    nats: NatsServer, pause: float, replicas: int
+    nats: NatsServer, acknowledged: bool, replicas: int
 ) -> None:
     heard.clear()
+    plane = f"p{replicas}{acknowledged}"
     async with AsyncExitStack() as stack:
-        system = await stack.enter_async_context(
-            ActorSystem("foreman", transport=nats.url, plane=f"p{replicas}{pause:.0f}{int(10 * pause)}")
-        )
+        system = await stack.enter_async_context(ActorSystem("foreman", transport=nats.url, plane=plane))
         for number in range(replicas):
-            name = f"tasks-{number}"
-            other = ActorSystem(name, transport=nats.url, plane=f"p{replicas}{pause:.0f}{int(10 * pause)}")
+            other = ActorSystem(f"tasks-{number}", transport=nats.url, plane=plane)
             await (await stack.enter_async_context(other)).spawn(Slow)
         await system.spawn(Foreman)
-        flows = Flows(system)
-        flow_key = await flows.create(Slow.slow)
-        async with asyncio.timeout(20):
-            while heard != ["begun"]:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(pause)
-            await flows.cancel(flow_key)
-            while heard != ["begun", "ended"]:
-                await asyncio.sleep(0.01)
-        assert (await flows.wait(flow_key)).status == "cancelled"
+        waiting = system.node.remote._requester._waiting
+
+        def is_held() -> bool:
+            return any(isinstance(one, Ask) and one.holder for one in waiting.everyone())
+
+        await cancel_once(Flows(system), begun=is_held if acknowledged else lambda: True)
 
 
 async def test_a_task_that_is_handed_over_as_bytes_is_cancelled_with_its_flow() -> None:
@@ -77,11 +88,4 @@ async def test_a_task_that_is_handed_over_as_bytes_is_cancelled_with_its_flow() 
     async with ActorSystem(serialize_local=True) as system:
         await system.spawn(Slow)
         await system.spawn(Foreman)
-        flows = Flows(system)
-        flow_key = await flows.create(Slow.slow)
-        async with asyncio.timeout(20):
-            while heard != ["begun"]:
-                await asyncio.sleep(0.01)
-            await flows.cancel(flow_key)
-            while heard != ["begun", "ended"]:
-                await asyncio.sleep(0.01)
+        await cancel_once(Flows(system), begun=lambda: True)
