@@ -49,7 +49,8 @@ def settlement(held: Held, plan: Plan, hand_off: HandOff, child: Child | None = 
             assert held.spawn_id is not None
             lease = hand_off.lease if hand_off.limit and not plan.delay else None
             fan_in = _new(held, plan.fan_in, new_token(), delay=plan.delay, lease=lease)
-            arrival = Arrival(held.spawn_id, held.depth, fan_in=fan_in, around=_fan_ins(held, 1))
+            around, makes_room = _fan_ins(held, 1), _makes_room(held)
+            arrival = Arrival(held.spawn_id, held.depth, fan_in=fan_in, around=around, makes_room=makes_room)
             return _completed(held, plan, arrival=arrival)
         case "complete":
             final = encode_fields(apply(held.state or {}, plan.changes))
@@ -68,7 +69,8 @@ def failed(held: Held, plan: Plan) -> Settle:
     if held.spawn_id is not None:
         fan_ins = _fan_ins(held, 0)
         first = fan_ins[0] if fan_ins else None
-        arrival = Arrival(held.spawn_id, held.depth, failed=True, fan_in=first, around=fan_ins[1:])
+        around, makes_room = fan_ins[1:], _makes_room(held)
+        arrival = Arrival(held.spawn_id, held.depth, True, first, around, makes_room)
         return _settle(held, "failed", plan.changes, error=error, arrival=arrival, parks=held.parks)
     end = FlowEnd("failed", error=error)
     return _settle(held, "failed", plan.changes, error=error, end=end, parks=held.parks)
@@ -80,6 +82,13 @@ def _fan_ins(held: Held, skipped: int) -> tuple[NewStep, ...]:
     open_ones = graph.open_fan_outs.get(held.node, ())
     names = (graph.fan_in_of(name) for name in open_ones[::-1][skipped:])
     return tuple(_new(held, name, new_token()) for name in names if name is not None)
+
+
+def _makes_room(held: Held) -> bool:
+    """Whether the end of the step's branch may be what another one waits for."""
+    graph = held.head.graph
+    around = graph.open_fan_outs.get(held.node, ())
+    return not around or graph.max_parallel_of(around[-1]) is not None
 
 
 def unreadable(row: StepRow, shard: int, error: BaseException) -> Settle:

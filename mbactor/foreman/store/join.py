@@ -57,6 +57,7 @@ class Joining(msgspec.Struct):
     predecessor_id: int = 0
     fan_in: NewStep | None = None
     around: tuple[NewStep, ...] = ()
+    makes_room: bool = False
 
 
 def add_up(joining: dict[int, Joining], arrival: Arrival, index: int, step_id: int) -> None:
@@ -68,6 +69,7 @@ def add_up(joining: dict[int, Joining], arrival: Arrival, index: int, step_id: i
     if not arrival.failed or join.fan_in is None:
         join.last, join.predecessor_id, join.fan_in = index, step_id, arrival.fan_in
     join.around = arrival.around or join.around
+    join.makes_room |= arrival.makes_room
 
 
 async def join_all(tx: Transaction, joining: dict[int, Joining], inserted: Sequence[list[Inserted] | None]) -> None:
@@ -83,8 +85,9 @@ async def join_all(tx: Transaction, joining: dict[int, Joining], inserted: Seque
         flow_id, size, arrivals, failures, needed, depth, outer, ordinal = rows[0]
         goes_on = has_joined(size, needed, arrivals, failures)
         if goes_on is None:
-            await tx.flush()
-            await tx.db.count(_RELEASE, tx.now, tx.now, spawn_id, join.count)
+            if join.makes_room:
+                await tx.flush()
+                await tx.db.count(_RELEASE, tx.now, tx.now, spawn_id, join.count)
             continue
         error = None if goes_on or outer is not None else await _first_error(tx, spawn_id)
         if arrivals < size:

@@ -94,6 +94,8 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     fan_in: NewStep | None = None
     around: tuple[NewStep, ...] = ()
     """The fan-ins of the cohorts around its own, innermost first: where it makes its own fail, it arrives there."""
+    makes_room: bool = True
+    """Whether branches of its cohort may wait for it to begin."""
 
 
 class FlowEnd(msgspec.Struct, frozen=True, gc=False):

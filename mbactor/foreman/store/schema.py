@@ -156,6 +156,8 @@ CREATE INDEX mbactor_flow_breakpoints ON mbactor_flow (id) WHERE breakpoints IS 
 CREATE INDEX mbactor_step_flow ON mbactor_step (flow_id);
 CREATE INDEX mbactor_step_pending ON mbactor_step (priority, not_before, id) WHERE status = 'pending';
 CREATE INDEX mbactor_step_fair ON mbactor_step (priority, fairness_key, not_before, id) WHERE status = 'pending';
+CREATE INDEX mbactor_step_queued ON mbactor_step (spawn_id, ordinal, id)
+    WHERE status = 'created' AND spawn_id IS NOT NULL;
 CREATE INDEX mbactor_step_lease ON mbactor_step (lease_expires) WHERE status = 'running';
 CREATE INDEX mbactor_step_spawn ON mbactor_step (spawn_id) WHERE spawn_id IS NOT NULL;
 
