@@ -40,6 +40,8 @@ class Filters(TypedDict, total=False):
     task: TaskReference | str
     """The node that a flow is at, or has failed at."""
     fairness_key: str
+    concurrency_key: str
+    """That of their options; an empty one: flows without."""
     priority: int
     older_than: Duration
     """Its status has not changed for so long."""
@@ -340,6 +342,7 @@ def _query(
         thread=filters.get("thread"),
         task=task.node_name if isinstance(task, TaskReference) else task,
         fairness_key=filters.get("fairness_key"),
+        concurrency_key=filters.get("concurrency_key"),
         priority=filters.get("priority"),
         older_than=_age("older_than", filters.get("older_than")),
         newer_than=_age("newer_than", filters.get("newer_than")),

@@ -23,7 +23,7 @@ from mbactor.foreman.model.status import FlowStatus, StepStatus, is_stopped, is_
 from mbactor.foreman.model.winners import winners
 from mbactor.foreman.parks import decode_payloads
 from mbactor.foreman.step import fold_material
-from mbactor.foreman.store.rows import FlowFilter, FlowRow, Json, Progress, StepRow
+from mbactor.foreman.store.rows import FlowFilter, FlowRow, Json, Places, Progress, StepRow
 from mbactor.foreman.store.store import Store
 
 _ELSEWHERE = -1
@@ -195,7 +195,18 @@ class Reader:
         progress = await self._store.progress([row.id for row in rows])
         anchors = {row.thread_id for row in rows if row.thread_id is not None}
         tokens = await self._store.tokens(sorted(anchors)) if anchors else {}
-        return [self._listed(row, progress.get(row.id, Progress("", 0, 0)), tokens) for row in rows]
+        queues = {row.concurrency_key for row in rows if _is_queued(row) and row.concurrency_key is not None}
+        places = await self._store.places(sorted(queues)) if queues else {}
+        found = [self._listed(row, progress.get(row.id, Progress("", 0, 0)), tokens) for row in rows]
+        for row, one in zip(rows, found, strict=True):
+            if one.flow.queued:
+                self._tell_places(one.flow, places.get(row.concurrency_key or ""))
+        return found
+
+    def _tell_places(self, flow: FlowSummary, places: Places | None) -> None:
+        if places is not None:
+            flow.places_taken = places.taken
+            flow.waits_for = [str(Key(self._store.shard, flow_id, token)) for flow_id, token in places.by]
 
     async def filter_of(self, query: FlowQuery) -> FlowFilter | None:
         """What the query means in this shard; None where no flow of it can be meant."""
@@ -204,8 +215,8 @@ class Reader:
             return None
         position = position_of(query.cursor)
         return FlowFilter(
-            query.status, query.workflow, thread_id, query.task, query.fairness_key, query.priority, query.older_than,
-            query.newer_than, query.search, query.include_subflows, query.limit,
+            query.status, query.workflow, thread_id, query.task, query.fairness_key, query.concurrency_key,
+            query.priority, query.older_than, query.newer_than, query.search, query.include_subflows, query.limit,
             None if position is None else bound(position, self._store.shard), self._store.shard,
         )  # fmt: skip
 
@@ -235,6 +246,9 @@ class Reader:
             cancel_reason=row.cancel_reason,
             priority=row.priority,
             fairness_key=row.fairness_key,
+            concurrency_key=row.concurrency_key or "",
+            concurrency_limit=row.concurrency_limit or 1,
+            queued=_is_queued(row),
             subflow=row.caller_id is not None,
             trace_id=(row.trace_parent or "--").split("-")[1],
             created_at=_moment(row.created_at),
@@ -250,6 +264,10 @@ class Reader:
 
     def _step_key(self, row: StepRow) -> str:
         return str(Key(self._store.shard, row.id, row.token))
+
+
+def _is_queued(row: FlowRow) -> bool:
+    return row.status == "created" and bool(row.queued)
 
 
 class _Around:

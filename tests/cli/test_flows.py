@@ -155,6 +155,29 @@ def test_list_prints_whole_keys_newest_first_and_takes_filters(shop: Shop) -> No
     assert shop.run("list", "--search", "nothing").stderr == "no flows\n"
 
 
+def test_a_flow_that_waits_for_a_place_says_for_which_and_who_has_it(shop: Shop) -> None:
+    async def queue() -> list[str]:
+        async with a_world(shop.url, workers=0) as world:
+            options = FlowOptions(concurrency_key="customer-7")
+            graph = world.host.graphs[URL] = Graph("Order")
+            graph.add_transition("question", END)
+            return [await world.engine.create(URL, options=options) for _ in range(2)]
+
+    first, second = asyncio.run(queue())
+    listed = shop.told("list", "--concurrency-key", "customer-7").splitlines()
+    assert re.search(rf"{second} +created +Order +question .* customer-7 +waits for a place: 1 of 1 taken", listed[1])
+    assert re.search(rf"{first} +running +Order +question .* customer-7$", listed[2])
+    assert re.search(rf"{shop.keys['created']} +created .* not started$", shop.told("watch", "--once"), re.MULTILINE)
+    assert "waits for a place: 1 of 1 taken" in shop.run("watch", second, "--once").stdout
+    shown = shop.told("show", second)
+    assert re.search(
+        rf"concurrency key +customer-7, at most 1 at once\nwaits for a place +1 of 1 taken\ntaken by +{first}", shown
+    )
+    assert shop.json("list", "--concurrency-key", "customer-7")["flows"][0]["waits_for"] == [first]
+    assert re.search(r"waits +to be started", shop.told("show", shop.keys["created"]))
+    assert shop.told("purge", "--concurrency-key", "customer-7", "--yes") == "1 flow purged\n"
+
+
 def test_show_tells_questions_errors_and_the_state(shop: Shop) -> None:
     asks = shop.told("show", shop.keys["asks"])
     assert 'waits for an answer to {"question":"pay?"}' in asks
@@ -352,7 +375,8 @@ def test_all_shards_that_the_first_one_knows_of_are_looked_at(tmp_path: Path) ->
             await system.spawn(Foreman, database=url, shards=3)
             await system.spawn(Lone)
             flows = Flows(system)
-            keys = [(await flows.run(Lone.alone)).flow_key for _ in range(12)]
+            options = [FlowOptions(concurrency_key=f"key-{n % 2}") for n in range(12)]
+            keys = [(await flows.run(Lone.alone, options=one)).flow_key for one in options]
             while len((await open_roll(url)).split()) < 3:
                 await asyncio.sleep(0.01)
             return keys
@@ -361,6 +385,7 @@ def test_all_shards_that_the_first_one_knows_of_are_looked_at(tmp_path: Path) ->
     shop = Shop(url, {})
     assert [flow["flow_key"] for flow in shop.json("list")["flows"]] == keys[::-1]
     assert {flow["flow_key"][0] for flow in shop.json("list", "--shard", "2")["flows"]} <= {"2"}
+    assert [flow["flow_key"] for flow in shop.json("list", "--concurrency-key", "key-1")["flows"]] == keys[::-2]
     assert shop.told("show", keys[0]).startswith("Alone  completed")
     assert [(one["shard"], one.get("flows", 0)) for one in shop.json("shards")] == [(1, 0), (2, 0), (3, 0)]
     assert [line.split()[1] for line in shop.told("shards").splitlines()[1:]] == ["active"] * 3

@@ -13,6 +13,7 @@ from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.state import overrides_of
 from mbactor.foreman.sweep import sweep
 from tests.foreman.world import World, a_world
@@ -108,6 +109,41 @@ async def test_a_flow_that_is_started_later_queues_then(database: str) -> None:
         gauge.go_on.set()
         assert [(await world.engine.wait(key)).status for key in (first, later, third)] == ["completed"] * 3
         assert gauge.most == 1
+
+
+async def test_a_list_says_who_has_the_places_that_a_flow_waits_for(database: str) -> None:
+    async with a_world(database) as world:
+        gauge = Gauge()
+        workflow = await workflow_of(world, gauge)
+        keys = [await world.engine.create(workflow, {"n": n}, keyed(2)) for n in range(4)]
+        narrow = await world.engine.create(workflow, options=keyed(1))
+        later = await world.engine.create(workflow, options=keyed(1), start=False)
+        wide = [await world.engine.create(workflow, options=FlowOptions(concurrency_key="w")) for _ in range(2)]
+        page = await world.engine.list(FlowQuery(limit=20))
+        told = {flow.flow_key: (flow.queued, flow.places_taken, flow.waits_for) for flow in page.flows}
+        assert told == {
+            **dict.fromkeys((*keys[:2], later, wide[0]), (False, 0, [])),
+            **dict.fromkeys((*keys[2:], narrow), (True, 2, keys[:2])),
+            wide[1]: (True, 1, wide[:1]),
+        }
+        assert {(flow.concurrency_key, flow.concurrency_limit) for flow in page.flows} == {("k", 2), ("k", 1), ("w", 1)}
+        assert (await world.engine.summary(keys[3])).waits_for == keys[:2]
+        assert await world.engine.purge(FlowQuery(concurrency_key="w", status="created")) == 1
+        assert [flow.flow_key for flow in (await world.engine.list(FlowQuery(concurrency_key="w"))).flows] == wide[:1]
+        gauge.go_on.set()
+        await world.engine.start(later)
+        for key in (*keys, narrow, later, wide[0]):
+            assert (await world.engine.wait(key)).status == "completed"
+        assert not any(flow.queued or flow.waits_for for flow in (await world.engine.list(FlowQuery())).flows)
+
+
+async def test_of_many_that_have_begun_the_first_are_named(database: str) -> None:
+    async with a_world(database) as world:
+        gauge = Gauge()
+        workflow = await workflow_of(world, gauge)
+        begun = [await world.engine.create(workflow, options=keyed(9)) for _ in range(9)]
+        last = await world.engine.summary(await world.engine.create(workflow, options=keyed(9)))
+        assert (last.places_taken, last.waits_for) == (9, begun[:8])
 
 
 async def test_one_that_was_passed_over_is_started_by_the_sweeper(database: str) -> None:

@@ -61,7 +61,7 @@ async def test_every_filter_finds_what_it_says_and_all_together_their_common_par
     failed = await ended(world, "b", {"text": "x"}, priority=7)
     asks = await ended(world, "c", thread_key=done)
     calls = await ended(world, "d", fairness_key="k")
-    created = await world.engine.create("a", start=False)
+    created = await world.engine.create("a", options=FlowOptions(concurrency_key="c"), start=False)
     assert await keys(world) == [created, calls, asks, failed, done]
     for filters, expected in (
         ({"status": "failed"}, [failed]),
@@ -76,6 +76,10 @@ async def test_every_filter_finds_what_it_says_and_all_together_their_common_par
         ({"task": "start"}, [created]),
         ({"fairness_key": "k"}, [calls, done]),
         ({"fairness_key": ""}, [created, asks, failed]),
+        ({"concurrency_key": "c"}, [created]),
+        ({"concurrency_key": "c", "status": "failed"}, []),
+        ({"concurrency_key": "c", "workflow": "a"}, [created]),
+        ({"concurrency_key": ""}, [calls, asks, failed, done]),
         ({"priority": 7}, [failed, done]),
         ({"priority": 100}, [created, calls, asks]),
         ({"older_than": 3600}, []),
@@ -250,6 +254,7 @@ async def test_pages_of_a_shard_are_whole_while_flows_are_created(world: World) 
         ({"status": "failed"}, "flow_status"),
         ({"workflow": "w"}, "flow_workflow"),
         ({"fairness_key": "k"}, "flow_fairness"),
+        ({"concurrency_key": "c3", "status": "completed"}, "flow_concurrency"),
         ({"priority": 3}, "flow_priority"),
         ({"thread_id": 3}, "flow_thread"),
         ({"node": "n", "status": "failed"}, "flow_status"),
@@ -281,6 +286,6 @@ async def test_paging_by_a_filter_goes_by_its_index(filters: dict[str, Any], ind
 
 
 MANY = """INSERT INTO mbactor_flow (id, token, status, workflow, name, graph, priority, fairness_key, fairness_weight,
-    time_budget, delete_on_completion, created_at, updated_at, thread_id) SELECT n, 't',
+    time_budget, delete_on_completion, created_at, updated_at, thread_id, concurrency_key) SELECT n, 't',
     CASE WHEN n % 10 = 0 THEN 'failed' ELSE 'completed' END, 'w' || n % 7, 'w', 'g', 100 + n % 3 * (n % 2), 'k' || n % 5,
-    1, 1, 0, n, n + 1, n - n % 4 FROM generate_series(1, 3000) AS n"""
+    1, 1, 0, n, n + 1, n - n % 4, CASE WHEN n % 2 = 0 THEN 'c' || n % 30 END FROM generate_series(1, 3000) AS n"""

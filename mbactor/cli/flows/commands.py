@@ -40,6 +40,7 @@ _FILTERS = (
     click.option("--thread", metavar="FLOW", help="Flows of the same thread as this one."),
     click.option("--task", metavar="NODE", help="The node that a flow is at, or has failed at."),
     click.option("--fairness-key", metavar="TEXT"),
+    click.option("--concurrency-key", metavar="TEXT"),
     click.option("--priority", type=int),
     click.option("--older-than", metavar="DURATION", help="Unchanged in status for so long, such as 30d."),
     click.option("--newer-than", metavar="DURATION", help="Changed in status within that time."),
@@ -75,7 +76,7 @@ def _query(given: Options, **more: Any) -> FlowQuery:
     from mbactor.errors import MbactorError
     from mbactor.foreman.model.query import FlowQuery
 
-    names = ("status", "workflow", "thread", "task", "fairness_key", "priority", "search", "shard")
+    names = ("status", "workflow", "thread", "task", "fairness_key", "concurrency_key", "priority", "search", "shard")
     filters = {name: given[name] for name in names} | more
     filters |= {name: _duration(name, given[name]) for name in ("older_than", "newer_than")}
     try:

@@ -10,8 +10,9 @@ import msgspec
 from rich.console import Console, RenderableType
 
 from mbactor import clock
+from mbactor.cli.flows.card import flow_card, step_card
 from mbactor.cli.flows.database import tell_warning
-from mbactor.cli.flows.table import flow_card, flows_table, history_table, shards_table, step_card
+from mbactor.cli.flows.table import flows_table, history_table, shards_table
 from mbactor.errors import BadRequest
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.page import history_page

@@ -77,6 +77,14 @@ class FlowSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
     cancel_reason: str | None = None
     priority: int = 100
     fairness_key: str = ""
+    concurrency_key: str = ""
+    concurrency_limit: int = 1
+    queued: bool = False
+    """It has been started, and waits for a place of its concurrency key."""
+    places_taken: int = 0
+    """Where it is queued: how many flows of its key have begun and not ended."""
+    waits_for: list[str] = []
+    """Where it is queued: the keys of those flows, oldest first, at most 8 of them."""
     subflow: bool = False
     trace_id: str = ""
     created_at: dt.datetime | None = None

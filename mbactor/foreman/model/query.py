@@ -20,7 +20,7 @@ MOST_LISTED = 10_000
 MOST_PURGED = 4_096
 LARGEST = 2**63 - 1
 
-_TEXTS = ("workflow", "thread", "task", "fairness_key", "search")
+_TEXTS = ("workflow", "thread", "task", "fairness_key", "concurrency_key", "search")
 
 
 class FlowQuery(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -34,6 +34,8 @@ class FlowQuery(msgspec.Struct, kw_only=True, omit_defaults=True):
     task: str | None = None
     """The node that the flow is at, or has failed at."""
     fairness_key: str | None = None
+    concurrency_key: str | None = None
+    """That of their options; empty: those without one."""
     priority: int | None = None
     older_than: float | None = None
     """Seconds for which its status has not changed."""
@@ -62,8 +64,8 @@ class FlowQuery(msgspec.Struct, kw_only=True, omit_defaults=True):
     @property
     def narrows(self) -> bool:
         """Whether it says anything about which flows are meant."""
-        given = (self.status, self.workflow, self.thread, self.task, self.fairness_key, self.priority,
-                 self.older_than, self.newer_than, self.search)  # fmt: skip
+        given = (self.status, self.workflow, self.thread, self.task, self.fairness_key, self.concurrency_key,
+                 self.priority, self.older_than, self.newer_than, self.search)  # fmt: skip
         return any(value not in {None, ""} for value in given)
 
 
@@ -72,7 +74,8 @@ def check_purge(query: FlowQuery) -> None:
     if not query.narrows:
         raise BadRequest(
             "purge without a filter would remove every flow that rests; give at least one of status, workflow, thread,"
-            " task, fairness_key, priority, older_than, newer_than, search (older_than=0 is all of them)"
+            " task, fairness_key, concurrency_key, priority, older_than, newer_than, search (older_than=0 is all of"
+            " them)"
         )
     if query.include_subflows:
         raise BadRequest("include_subflows: a flow that another called goes with that one; purge the one that called")

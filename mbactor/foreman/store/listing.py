@@ -7,14 +7,14 @@ A search reads every flow that the other filters leave: it is meant for people w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from mbactor.foreman.model.status import FLOW_STATUSES, FlowStatus
 from mbactor.foreman.store.dialect import Db
-from mbactor.foreman.store.rows import Fingerprint, FlowFilter, FlowRow, Progress
+from mbactor.foreman.store.rows import Fingerprint, FlowFilter, FlowRow, Places, Progress
 from mbactor.foreman.store.schema import FLOW_COLUMNS
 
 Condition = tuple[str, tuple[Any, ...]]
@@ -109,11 +109,7 @@ def conditions(wanted: FlowFilter) -> list[Condition]:
     ):  # fmt: skip
         if value is not None:
             found.append((f"flow.{column} = ?", (value,)))
-    # The indexes of these two are without the flows of whom nothing was said.
-    if wanted.fairness_key:
-        found.append(("flow.fairness_key <> ''", ()))
-    if wanted.priority is not None and wanted.priority != USUAL_PRIORITY:
-        found.append(("flow.priority <> 100", ()))
+    found += _partly_indexed(wanted)
     if wanted.thread_id is not None:
         found.append(("(flow.id = ? OR flow.thread_id = ?)", (wanted.thread_id, wanted.thread_id)))
     if wanted.node is not None:
@@ -125,6 +121,18 @@ def conditions(wanted: FlowFilter) -> list[Condition]:
     if wanted.before is not None:
         found.append(("(flow.created_at, flow.id) < (?, ?)", wanted.before))
     return found
+
+
+def _partly_indexed(wanted: FlowFilter) -> Iterator[Condition]:
+    """The indexes of these are without the flows of whom nothing was said."""
+    if wanted.fairness_key:
+        yield "flow.fairness_key <> ''", ()
+    if wanted.concurrency_key:
+        yield "flow.concurrency_key = ?", (wanted.concurrency_key,)
+    elif wanted.concurrency_key is not None:
+        yield "flow.concurrency_key IS NULL", ()
+    if wanted.priority is not None and wanted.priority != USUAL_PRIORITY:
+        yield "flow.priority <> 100", ()
 
 
 async def _page(db: Db, all_of: Sequence[Condition], limit: int) -> list[FlowRow]:
@@ -146,6 +154,25 @@ async def progress(db: Db, flow_ids: Sequence[int]) -> dict[int, Progress]:
         flow_id: Progress(node if standing == 1 else "", int(done), known)
         for flow_id, known, done, standing, node in rows
     }
+
+
+MOST_NAMED = 8
+
+# Flows that have begun are few, for they are what the key bounds.
+_PLACES = f"""SELECT concurrency_key, taken, id, token FROM (
+    SELECT concurrency_key, id, token, count(*) OVER (PARTITION BY concurrency_key) AS taken,
+    row_number() OVER (PARTITION BY concurrency_key ORDER BY id) AS place
+    FROM mbactor_flow WHERE concurrency_key IN (<texts>) AND concurrency_key IS NOT NULL
+    AND status IN ('running', 'interrupted')) AS begun WHERE place <= {MOST_NAMED} ORDER BY concurrency_key, id"""
+
+
+async def places(db: Db, keys: Sequence[str]) -> dict[str, Places]:
+    """Who has the places of each of these concurrency keys; one of which no flow has begun is absent."""
+    found: dict[str, Places] = {}
+    for key, taken, flow_id, token in await db.rows(_PLACES, keys):
+        by = found[key].by if key in found else ()
+        found[key] = Places(taken, (*by, (flow_id, token)))
+    return found
 
 
 # Only steps that have parked may have called a flow.

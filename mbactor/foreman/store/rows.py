@@ -103,6 +103,7 @@ class FlowFilter(msgspec.Struct, frozen=True, gc=False):
     thread_id: int | None = None
     node: str | None = None
     fairness_key: str | None = None
+    concurrency_key: str | None = None
     priority: int | None = None
     older_than: float | None = None
     newer_than: float | None = None
@@ -121,6 +122,13 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
     node: str
     done: int
     known: int
+
+
+class Places(msgspec.Struct, frozen=True, gc=False):
+    """Who has the places of a concurrency key: how many flows have begun, and the id and token of the first of them."""
+
+    taken: int
+    by: tuple[tuple[int, str], ...]
 
 
 class Fingerprint(msgspec.Struct, frozen=True, gc=False):

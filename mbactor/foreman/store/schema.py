@@ -149,9 +149,9 @@ CREATE INDEX mbactor_flow_fairness ON mbactor_flow (fairness_key, created_at, id
 CREATE INDEX mbactor_flow_priority ON mbactor_flow (priority, created_at, id) WHERE priority <> 100;
 CREATE INDEX mbactor_flow_updated ON mbactor_flow (updated_at) WHERE updated_at > created_at;
 CREATE INDEX mbactor_flow_delete ON mbactor_flow (delete_at) WHERE delete_at IS NOT NULL;
-CREATE INDEX mbactor_flow_concurrency ON mbactor_flow (concurrency_key, status, id)
+CREATE INDEX mbactor_flow_concurrency ON mbactor_flow (concurrency_key, status, created_at, id)
     WHERE concurrency_key IS NOT NULL;
-CREATE INDEX mbactor_flow_queued ON mbactor_flow (concurrency_key) WHERE status = 'created' AND queued = 1;
+CREATE INDEX mbactor_flow_queued ON mbactor_flow (concurrency_key, id) WHERE status = 'created' AND queued = 1;
 CREATE INDEX mbactor_flow_breakpoints ON mbactor_flow (id) WHERE breakpoints IS NOT NULL;
 CREATE INDEX mbactor_step_flow ON mbactor_step (flow_id);
 CREATE INDEX mbactor_step_pending ON mbactor_step (priority, not_before, id) WHERE status = 'pending';

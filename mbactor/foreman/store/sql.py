@@ -21,6 +21,7 @@ from mbactor.foreman.store.rows import (
     FlowRow,
     Json,
     Material,
+    Places,
     Progress,
     ScheduleRow,
     StepRow,
@@ -69,6 +70,9 @@ class SqlStore(ABC):
 
     async def progress(self, flow_ids: Sequence[int]) -> dict[int, Progress]:
         return await self._read(listing.progress, flow_ids)
+
+    async def places(self, concurrency_keys: Sequence[str]) -> dict[str, Places]:
+        return await self._read(listing.places, concurrency_keys)
 
     async def latest_of_thread(self, anchor_id: int) -> int | None:
         return await self._read(reads.latest_of_thread, anchor_id)

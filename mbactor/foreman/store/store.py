@@ -22,6 +22,7 @@ from mbactor.foreman.store.rows import (
     FlowRow,
     Json,
     Material,
+    Places,
     Progress,
     ScheduleRow,
     StepRow,
@@ -80,6 +81,10 @@ class Store(Protocol):
 
     async def progress(self, flow_ids: Sequence[int]) -> dict[int, Progress]:
         """How far each of these flows has come."""
+        ...
+
+    async def places(self, concurrency_keys: Sequence[str]) -> dict[str, Places]:
+        """Who has the places of these concurrency keys; one of which no flow has begun is absent."""
         ...
 
     async def latest_of_thread(self, anchor_id: int) -> int | None:
