@@ -55,6 +55,9 @@ EVENTS: Mapping[str, str] = {
     "bus.cut": "the connection to the broker was lost and is tried again: server, error",
     "bus.back": "the connection to the broker is there again, with every subscription: server, seconds (it was gone)",
     "bus.deaf": "nothing comes back through a connection that looks good, which is made anew: server",
+    "bus.forgot": (
+        "the broker has another number of subscriptions than were made, and is sent them once more: server, has, made"
+    ),
     "bus.refused": "the broker refused something: server, reason",
     "broker.started": "a nats-server of this process's own takes connections: port, pid, restarts",
     "broker.ended": "that server ended by itself and is started again: port, pid, delay, reason",
@@ -133,6 +136,7 @@ _LOUD = frozenset(
         "broker.ended",
         "bus.cut",
         "bus.deaf",
+        "bus.forgot",
         "bus.refused",
         "foreman.doubtful",
         "foreman.trouble",

@@ -64,6 +64,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "bus.cut": ("warning", "connection to the broker lost, trying again"),
     "bus.back": ("info", "connection to the broker is back"),
     "bus.deaf": ("warning", "nothing comes back through the connection to the broker, making it anew"),
+    "bus.forgot": ("warning", "the broker has lost subscriptions, sending them once more"),
     "bus.refused": ("warning", "the broker refused something"),
     "broker.started": ("info", "broker is up"),
     "broker.ended": ("warning", "broker has ended, starting it again"),

@@ -12,8 +12,8 @@ What is promised, beside the contract of every bus:
 - The connection is made again for as long as it takes, after a pause drawn at random so that not all come at once, and
   every subscription with it, those made meanwhile included. A server that says nothing is left after `SILENT`.
 - `flush` is a true barrier: the server has taken all that was published and subscribed before.
-- A connection that looks good and brings nothing (`watch`) is noticed within `every` seconds, told (`bus.deaf`), and
-  made anew.
+- A connection that looks good and brings nothing (`watch`), or of which the server has lost a subscription, is noticed
+  within `every` seconds, told (`bus.deaf`, `bus.forgot`), and mended: see `nats_watch.py`.
 - `close` drains: the server is told to send no more, what is on its way is delivered, answers to it still leave.
 
 Not promised: a message is at most once, and one that was with the server when that died is gone. So is one on its way
@@ -35,6 +35,7 @@ from mbactor.transport.nats_client import Connection
 from mbactor.transport.nats_dispatch import Subscribed
 from mbactor.transport.nats_permissions import Inquiry
 from mbactor.transport.nats_url import servers_of, without_secrets
+from mbactor.transport.nats_watch import Watch
 from mbactor.transport.permissions import Permissions
 
 DRAIN = 5.0
@@ -54,8 +55,7 @@ class NatsBus:
     def __init__(self, url: str, *, every: float = EVERY) -> None:
         self.url = url
         self._every = every
-        self._watching: asyncio.Task[None] | None = None
-        self._unproven = ""
+        self._watching: Watch | None = None
         self._servers = servers_of(url)
         self._client: Connection | None = None
         self._cut: list[Callable[[], None]] = []
@@ -113,39 +113,17 @@ class NatsBus:
         self._inquiry.begin(guarded=self._connected().guarded)
 
     def watch(self, subject: str) -> None:
-        client = self._connected()
-        client.dispatch.watched = subject.encode()
-        self._watching = asyncio.get_running_loop().create_task(self._watch(client))
+        self._watching = Watch(self._connected(), self._every)
+        self._watching.begin(subject)
 
     def unready(self) -> str | None:
         if self._client is None or self._closing:
             return "the bus is closed"
-        if self._unproven or self._client.up:
-            return self._unproven or None
+        if self._watching is not None and self._watching.why:
+            return self._watching.why
+        if self._client.up:
+            return None
         return f"the connection to {without_secrets(self.url)} is lost; it is tried again"
-
-    async def _watch(self, client: Connection) -> None:
-        while client.dispatch.watched:
-            await asyncio.sleep(self._every)
-            if client.up:
-                await self._look(client)
-
-    async def _look(self, client: Connection) -> None:
-        """What was published is back before the server answers a barrier that came later, or will not come at all."""
-        silent = asyncio.get_running_loop().call_later(self._every, self._is_silent)
-        try:
-            if not await client.hears():
-                self._unproven = f"nothing comes back through {without_secrets(self.url)}; the connection is made anew"
-                await client.renew()
-            else:
-                self._unproven = ""
-        except Unavailable:
-            self._unproven = ""  # it was cut meanwhile, and says so
-        finally:
-            silent.cancel()
-
-    def _is_silent(self) -> None:
-        self._unproven = f"{without_secrets(self.url)} has not answered for {self._every:g} s"
 
     def waiting(self) -> int:
         return 0 if self._client is None else self._client.waiting()
@@ -167,8 +145,7 @@ class NatsBus:
                     await client.barrier()  # what was answered to the last messages
         self._client = None
         if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+            await self._watching.end()
             self._watching = None
         await client.end()
 

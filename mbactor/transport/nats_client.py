@@ -21,7 +21,7 @@ from nats.aio.client import Client, Server, Srv
 from mbactor import observe
 from mbactor.errors import Unavailable
 from mbactor.transport.bus import Receive
-from mbactor.transport.nats_dispatch import Dispatch, Subscribed
+from mbactor.transport.nats_dispatch import VIEW, Dispatch, Subscribed
 from mbactor.transport.nats_parser import MalformedStream, Parser
 from mbactor.transport.nats_refused import refused
 from mbactor.transport.nats_url import without_secrets
@@ -56,6 +56,8 @@ class Connection(Client):
         self._told = told
         self._back = back
         self._down_since = 0.0
+        self.changes = 0
+        """How often something was subscribed to, or not any more."""
         self._scheduled = False
         self.dispatch = Dispatch()
         self._subs = self.dispatch.subscriptions
@@ -149,17 +151,25 @@ class Connection(Client):
         if not await pong:
             raise Unavailable("the connection to the broker was lost")
 
-    async def hears(self) -> bool:
-        """Whether what is published to the watched subject comes back. Unavailable where the connection is lost."""
-        self.dispatch.heard = False
-        self.send(b"PUB %s 0\r\n\r\n" % self.dispatch.watched)
-        await self.barrier()
-        return self.dispatch.heard or not self.dispatch.watched
+    async def renew(self, why: str) -> None:
+        """Make a connection anew that does not do its work."""
+        await self._process_op_err(errors.Error(why))
 
-    async def renew(self) -> None:
-        """Make a connection anew that brings nothing."""
-        observe.emit("bus.deaf", server=self.tried)
-        await self._process_op_err(errors.Error("nothing came back through it"))
+    @property
+    def known_as(self) -> tuple[str, int]:
+        """The server's name for itself, and its number for this connection."""
+        return str(self._server_info.get("server_id")), int(self._server_info.get("client_id", 0))
+
+    def view(self) -> None:
+        """Ask the server what it knows of this connection; the answer is `viewed`."""
+        body = b'{"cid": %d}' % self.known_as[1]
+        self.send(b"PUB %s %s %d\r\n%s\r\n" % (VIEW, self.dispatch.watched, len(body), body))
+
+    def subscribe_again(self) -> None:
+        """Of what the server has already, it takes no notice."""
+        for one in self._subs.values():
+            if one.refused is None:
+                self.send(one.command())
 
     def _ping(self) -> asyncio.Future[bool]:
         """Whether the server has answered, to all that was sent before."""
@@ -176,6 +186,7 @@ class Connection(Client):
 
     def add(self, subject: str, receive: Receive, queue: str | None) -> Subscribed:
         self._sid += 1
+        self.changes += 1
         made = Subscribed(self._sid, subject, receive, queue or "", self.remove)
         self._subs[self._sid] = made
         if self.up:
@@ -183,6 +194,7 @@ class Connection(Client):
         return made
 
     def remove(self, sid: int) -> None:
+        self.changes += 1
         subscription = self._subs.pop(sid, None)
         if subscription is not None and self.up:
             leaving = self.dispatch.leaving

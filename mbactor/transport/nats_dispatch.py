@@ -15,6 +15,8 @@ from collections.abc import Callable
 from mbactor.transport.bus import Delivery, Failure, Receive, matches
 from mbactor.transport.nats_refused import Asked, Refused
 
+VIEW = b"$SYS.REQ.ACCOUNT.PING.CONNZ"
+"""Where servers tell whoever asks what they know of the connections of the same account."""
 _NOBODY = b"NATS/1.0 503"
 
 
@@ -58,6 +60,10 @@ class Dispatch:
         self.watched = b""
         """The subject of what is published to see whether it comes back; empty where that is not looked at."""
         self.heard = False
+        self.viewed: Callable[[bytes], None] = _nothing
+        """Given what comes to the watched subject in answer to `VIEW`; no bytes where there is no answer."""
+        self.viewable = True
+        """Whether the server, as far as is known, lets that be asked."""
 
     def take(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         """A message has come."""
@@ -65,7 +71,10 @@ class Dispatch:
         if subscription is None:
             return
         if subject == self.watched:
-            self.heard = True
+            if data or headers:
+                self.viewed(data)
+            else:
+                self.heard = True
             return
         failure: Failure | None = None
         if headers and not data and headers.startswith(_NOBODY):
@@ -86,13 +95,23 @@ class Dispatch:
         if found.what == "publish" and found.subject.encode() == self.watched:
             self.watched = b""  # it cannot be looked at, and is not deaf for that
             return True
+        if found.what == "publish" and found.subject.encode() == VIEW:
+            self.viewable = False
+            self.viewed(b"")
+            return True
         reply = found.subject if found.what == "reply" else self.asked.take(found.subject)
         if reply is not None:
             self._fail(reply, text)
         return True
 
+    def permitted(self) -> int:
+        """How many subscriptions the server has not refused."""
+        return sum(one.refused is None for one in self.subscriptions.values())
+
     def forget(self) -> None:
         """The connection is lost: nothing is on its way any more."""
+        self.viewable = True
+        self.viewed(b"")
         self.asked.clear()
         self.leaving.clear()
 
@@ -101,6 +120,10 @@ class Dispatch:
         told = Delivery(reply, text.encode(), None, "forbidden")
         for one in [one for one in self.subscriptions.values() if matches(one.tokens, tokens)]:
             _give(one, told)
+
+
+def _nothing(_: bytes) -> None:
+    """Nobody looks."""
 
 
 def _give(subscription: Subscribed, delivery: Delivery) -> None:

@@ -8,6 +8,7 @@ import signal
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from mbactor import Actor, ActorSystem, endpoint, observe
 from mbactor.services.gateway import Gateway
 from mbactor.testing import Recorder
 from mbactor.transport.nats import NatsBus
+from mbactor.transport.nats_watch import subscriptions_in
 from tests.loops import run
-from tests.nats import NatsServer, nats_server
+from tests.nats import NatsServer, nats_cluster, nats_server
 from tests.transport.test_nats import until
 
 
@@ -29,10 +31,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 
 class Adder(Actor):
     host = "adder.example"
+    concurrency = 8
+    held: asyncio.Event
 
     @endpoint
     async def add(self, a: int, b: int) -> int:
         return a + b
+
+    @endpoint
+    async def hold(self) -> str:
+        await Adder.held.wait()
+        return "held"
+
+    @endpoint
+    async def let_go(self) -> None:
+        Adder.held.set()
 
 
 def unready(system: ActorSystem) -> Callable[[], bool]:
@@ -61,6 +74,112 @@ def test_a_connection_that_has_lost_its_subscriptions_is_noticed_and_made_anew(s
             assert await system.ask(Adder.add, 1, 2) == 3
 
     run(work())
+
+
+def sid_of(system: ActorSystem, part: str) -> int:
+    bus: Any = system.node.remote.bus
+    [sid] = [sid for sid, one in bus._client.dispatch.subscriptions.items() if part in one._subject]
+    return int(sid)
+
+
+def told_of(recorder: Recorder) -> list[tuple[str, Any, Any]]:
+    events = [event for event in recorder.events if event.name.startswith("bus.")]
+    return [(event.name, event.fields.get("has"), event.fields.get("made")) for event in events]
+
+
+@pytest.mark.parametrize("lost", ["_.*.add", ".adder_example.id-"], ids=["of the endpoint", "of the replica"])
+def test_a_single_subscription_that_the_server_has_lost_is_noticed_and_made_again(
+    server: NatsServer, lost: str
+) -> None:
+    """What is under way on the connection goes on."""
+
+    async def work() -> None:
+        recorder = Recorder(asyncio.get_running_loop())
+        bus = NatsBus(server.url, every=0.05)
+        async with ActorSystem(transport=bus) as system, ActorSystem(transport=server.url) as other:
+            Adder.held = asyncio.Event()
+            ref = await system.spawn(Adder)
+            [replica] = [cell.replica for cell in system.node.served["adder.example"].cells]
+            await system.node.remote.flush()
+            held = asyncio.ensure_future(other.ask(Adder.hold))
+            assert await other.ask(Adder.add, 1, 2) == 3
+            with observe.observing(recorder):
+                client: Any = bus._client
+                made = len(client.dispatch.subscriptions)
+                client.send(b"UNSUB %d\r\n" % sid_of(system, lost))
+                await until(lambda: f"has {made - 1} subscriptions of this process, which" in (system.unready or ""))
+                await until(ready(system))
+            assert told_of(recorder) == [("bus.forgot", made - 1, made)]
+            assert await other.ask(Adder.add, 1, 2) == 3
+            assert await other.at(f"{replica}.adder.example").ask(Adder.add, 1, 2) == 3
+            ref.tell(Adder.let_go)
+            assert await held == "held"
+
+    run(work())
+
+
+def test_a_subscription_that_the_server_has_and_nobody_here_is_noticed_and_ends(server: NatsServer) -> None:
+    """Its share of what is sent to the queue would be lost."""
+
+    async def work() -> None:
+        recorder = Recorder(asyncio.get_running_loop())
+        bus = NatsBus(server.url, every=0.05)
+        async with ActorSystem(transport=bus) as system, ActorSystem(transport=server.url) as other:
+            await other.spawn(Adder)
+            await other.node.remote.flush()
+            with observe.observing(recorder):
+                client: Any = bus._client
+                made = len(client.dispatch.subscriptions)
+                client.send(b"SUB mbactor.safe.443.*.adder_example._.*.add adder.example 4711\r\n")
+                await until(unready(system))
+                await until(ready(system))
+            names = [told[0] for told in told_of(recorder)]
+            assert (names, told_of(recorder)[0][1:]) == (["bus.forgot", "bus.cut", "bus.back"], (made + 1, made))
+            assert [await system.ask(Adder.add, 1, n) for n in range(20)] == [1 + n for n in range(20)]
+
+    run(work())
+
+
+def test_in_a_cluster_the_server_that_is_connected_to_says_what_it_has(tmp_path: Path) -> None:
+    async def work(url: str) -> None:
+        async with ActorSystem(transport=NatsBus(url, every=0.05)) as system:
+            await system.spawn(Adder)
+            await system.node.remote.flush()
+            bus: Any = system.node.remote.bus
+            bus._client.send(b"UNSUB %d\r\n" % sid_of(system, "_.*.add"))
+            await until(unready(system))
+            await until(ready(system))
+
+    with nats_cluster(tmp_path, size=2) as servers:
+        run(work(servers[0].url))
+
+
+def test_who_may_not_ask_for_its_subscriptions_is_told_once_and_is_ready(tmp_path: Path) -> None:
+    async def work(url: str) -> None:
+        recorder = Recorder(asyncio.get_running_loop())
+        with observe.observing(recorder):
+            async with ActorSystem(transport=NatsBus(url, every=0.02)) as system:
+                bus: Any = system.node.remote.bus
+                for _ in range(3):
+                    await until(lambda: bus._client.dispatch.heard)
+                    bus._client.dispatch.heard = False
+                assert system.unready is None
+        reasons = [str(event.fields["reason"]) for event in recorder.find("bus.refused")]
+        assert len([reason for reason in reasons if "CONNZ" in reason]) == 1
+
+    users = 'authorization { users: [{user: a, password: b, permissions: {publish: "mbactor.>"}}] }'
+    with nats_server(tmp_path, users) as refusing:
+        run(work(refusing.url.replace("//", "//a:b@")))
+
+
+@pytest.mark.parametrize("answer", [b"", b"\xff", b"[]", b"{}", b'{"data": null}', b'{"data": {"server_id": 1}}'])
+def test_whatever_a_server_answers_is_no_error(answer: bytes) -> None:
+    assert subscriptions_in(answer, "A", 6) is None
+
+
+def test_only_the_server_that_is_connected_to_is_believed() -> None:
+    answer = json.dumps({"data": {"server_id": "A", "connections": [{"cid": 6, "subscriptions": 9}]}}).encode()
+    assert [subscriptions_in(answer, *known_as) for known_as in [("A", 6), ("A", 7), ("B", 6)]] == [9, None, None]
 
 
 def test_a_server_that_does_not_answer_makes_unready_before_it_is_left(server: NatsServer) -> None:
