@@ -13,28 +13,23 @@ import asyncio
 import contextlib
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Mapping
 
 from mbactor import observe
 from mbactor.errors import MbactorError
 from mbactor.foreman.engine import Engine
-from mbactor.foreman.keys import new_token
+from mbactor.foreman.loader import Loader
 from mbactor.foreman.model.flow import Flow, finish
 from mbactor.foreman.plan import Plan, Run, decide, fail
 from mbactor.foreman.settlement import HandOff, failed, postponed, settlement, successors, unreadable
-from mbactor.foreman.step import UNREADABLE, Head, Held, budget_of, carrier, execute, load, rate_of, was_refused
-from mbactor.foreman.store.operations import Child, Claim, Claimed, Extend, Lease, NewStep, Release, Settle
-from mbactor.foreman.store.rows import FlowRow, Material
-from mbactor.foreman.store.store import StoreTrouble, Unstorable
+from mbactor.foreman.step import UNREADABLE, Head, Held, budget_of, carrier, execute, load, was_refused
+from mbactor.foreman.store.operations import Claim, Claimed, Extend, Lease, Release, Settle
+from mbactor.foreman.store.store import Unstorable
 from mbactor.seams import checkpoint
-
-T = TypeVar("T")
 
 MOST_IN_A_ROW, LONGEST_TURN = 64, 0.1
 """So many steps, and for so many seconds, one flow may be handed on while others of its priority wait."""
 LARGEST_CLAIM = 256
-READ_PAUSE = 0.2
 CANCEL_GRACE = 1.0
 
 
@@ -49,6 +44,7 @@ class Dispatcher:
         self.lease = Lease(f"{worker_id}@{engine.name}", engine.lease)
         self.slots = slots
         self._engine = engine
+        self._loader = Loader(engine.store, engine.graphs)
         self._held: dict[int, Held] = {}
         self._promised = 0
         self._ready: deque[Held] = deque()
@@ -229,21 +225,20 @@ class Dispatcher:
         await checkpoint("foreman.claim.after", worker=self.lease.worker, count=len(claimed.steps))
         heads: dict[int, Head] = {}
         unread = [row.id for row in claimed.steps if row.state is None]
-        materials = await self._materials(unread) if unread else {}
+        materials = await self._loader.materials(unread) if unread else {}
         for row in claimed.steps:
+            flow = claimed.flows[row.flow_id]
             try:
                 if row.flow_id not in heads:
-                    heads[row.flow_id] = await self._head(claimed.flows[row.flow_id])
+                    heads[row.flow_id] = await self._loader.head(flow)
                 held = Held.claimed(heads[row.flow_id], self._engine.store.shard, row, claimed.now)
             except UNREADABLE as error:
-                # Nobody else could read it either: its flow fails, and this worker goes on with the others.
-                await self._engine.committer.commit(unreadable(row, self._engine.store.shard, error))
+                # Nobody else could read it either: its branch or flow fails, and this worker goes on with the others.
+                graph = await self._loader.graph_if_readable(flow)
+                await self._engine.committer.commit(unreadable(row, self._engine.store.shard, graph, error))
                 continue
             held.material = materials.get(row.id)
             self.take(held)
-
-    async def _head(self, row: FlowRow) -> Head:
-        return Head(self._engine.store.shard, row, await self._read(lambda: self._engine.graphs.get(row.graph)))
 
     # --- leases ----------------------------------------------------------------------------------------------
 
@@ -330,7 +325,7 @@ class Dispatcher:
         """
         try:
             if held.state is None:
-                material = held.material or (await self._materials([held.step_id])).get(held.step_id)
+                material = held.material or (await self._loader.materials([held.step_id])).get(held.step_id)
                 if material is None:
                     return None
                 load(held, material)
@@ -338,31 +333,6 @@ class Dispatcher:
         except UNREADABLE as error:  # a reducer that refuses, or a value that cannot be read
             await self._settle(held, None, failed(held, fail(error, held.before)))
             return None
-
-    async def _materials(self, step_ids: Sequence[int]) -> dict[int, Material]:
-        return await self._read(lambda: self._engine.store.materials(step_ids))
-
-    async def _read(self, query: Callable[[], Awaitable[T]]) -> T:
-        """What the database tells as soon as it does."""
-        while True:
-            try:
-                return await query()
-            except StoreTrouble as error:
-                observe.emit("foreman.trouble", error=str(error))
-                await asyncio.sleep(READ_PAUSE)
-
-    async def _child(self, held: Held, plan: Plan) -> Child:
-        """The flow that a parked step calls. Errors of its graph fail the step."""
-        assert plan.park is not None
-        workflow = plan.park.workflow or ""
-        frozen = await self._engine.graphs.load(workflow, held.head.baggage)
-        state = bytes(plan.park.payload)
-        first = frozen.graph.entry_point
-        entry = NewStep(
-            first, new_token(), held.depth + 1, held.head.priority, state=state, fairness_key=held.head.fairness_key,
-            rate=rate_of(frozen.graph, first),
-        )  # fmt: skip
-        return Child(new_token(), workflow, frozen.graph.name, frozen.hash, frozen.json, entry)
 
     def _decide(self, held: Held, flow: Flow, error: BaseException | None) -> Plan:
         run = Run(finish(flow, error), flow.changes, held.before, flow.signals)
@@ -372,7 +342,7 @@ class Dispatcher:
         child = None
         if plan.park is not None and plan.park.kind == "subgraph":
             try:
-                child = await self._child(held, plan)
+                child = await self._loader.child(held, plan)
             except MbactorError as error:
                 plan = fail(error, held.before)
         kept = self._kept(held, plan)

@@ -6,7 +6,8 @@ carried along is stored once, and reading an input back stays short.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from mbactor import errors
 from mbactor.foreman.keys import Key, new_token, new_tokens
 from mbactor.foreman.model.advice import hint
+from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.state import Fields, apply, encode_fields
 from mbactor.foreman.parks import decode_parks, parks_waiting, payloads_with
 from mbactor.foreman.plan import Plan
@@ -49,7 +51,8 @@ def settlement(held: Held, plan: Plan, hand_off: HandOff, child: Child | None = 
             assert held.spawn_id is not None
             lease = hand_off.lease if hand_off.limit and not plan.delay else None
             fan_in = _new(held, plan.fan_in, new_token(), delay=plan.delay, lease=lease)
-            around, makes_room = _fan_ins(held, 1), _makes_room(held)
+            node, graph = held.node, held.head.graph
+            around, makes_room = _fan_ins(node, graph, partial(_new, held))[1:], _makes_room(node, graph)
             arrival = Arrival(held.spawn_id, held.depth, fan_in=fan_in, around=around, makes_room=makes_room)
             return _completed(held, plan, arrival=arrival)
         case "complete":
@@ -67,40 +70,56 @@ def failed(held: Held, plan: Plan) -> Settle:
     """The step failed: so did its branch, or on the trunk its flow."""
     error = encode_error(plan.error, held)
     if held.spawn_id is not None:
-        fan_ins = _fan_ins(held, 0)
-        first = fan_ins[0] if fan_ins else None
-        around, makes_room = fan_ins[1:], _makes_room(held)
-        arrival = Arrival(held.spawn_id, held.depth, True, first, around, makes_room)
+        arrival = _failed_arrival(held.spawn_id, held.depth, held.node, held.head.graph, partial(_new, held))
         return _settle(held, "failed", plan.changes, error=error, arrival=arrival, parks=held.parks)
     end = FlowEnd("failed", error=error)
     return _settle(held, "failed", plan.changes, error=error, end=end, parks=held.parks)
 
 
-def _fan_ins(held: Held, skipped: int) -> tuple[NewStep, ...]:
-    """Those of the fan-outs that the step is inside of, innermost first."""
-    graph = held.head.graph
-    open_ones = graph.open_fan_outs.get(held.node, ())
-    names = (graph.fan_in_of(name) for name in open_ones[::-1][skipped:])
-    return tuple(_new(held, name, new_token()) for name in names if name is not None)
+def _failed_arrival(spawn_id: int, depth: int, node: str, graph: Graph, new: Callable[[str, str], NewStep]) -> Arrival:
+    fan_ins = _fan_ins(node, graph, new)
+    return Arrival(spawn_id, depth, True, fan_ins[0] if fan_ins else None, fan_ins[1:], _makes_room(node, graph))
 
 
-def _makes_room(held: Held) -> bool:
-    """Whether the end of the step's branch may be what another one waits for."""
-    graph = held.head.graph
-    around = graph.open_fan_outs.get(held.node, ())
+def _fan_ins(node: str, graph: Graph, new: Callable[[str, str], NewStep]) -> tuple[NewStep, ...]:
+    """Those of the fan-outs that a step of the node is inside of, innermost first."""
+    names = (graph.fan_in_of(name) for name in graph.open_fan_outs.get(node, ())[::-1])
+    return tuple(new(name, new_token()) for name in names if name is not None)
+
+
+def _makes_room(node: str, graph: Graph) -> bool:
+    """Whether the end of a branch, there, may be what another one waits for."""
+    around = graph.open_fan_outs.get(node, ())
     return not around or graph.max_parallel_of(around[-1]) is not None
 
 
-def unreadable(row: StepRow, shard: int, error: BaseException) -> Settle:
-    """The failure of a step whose row cannot be read: what it holds stays as it is."""
-    place = {"flow": f"{shard}-{row.flow_id}", "step": f"{shard}-{row.id}", "node": row.node}
-    told = _encoded(errors.to_wire(error) | place)
-    arrival = Arrival(row.spawn_id, row.depth, failed=True) if row.spawn_id is not None else None
-    end = FlowEnd("failed", error=told) if arrival is None else None
+def unreadable(row: StepRow, shard: int, graph: Graph | None, error: BaseException) -> Settle:
+    """The failure of a step whose row cannot be read, or whose flow's: what it holds stays as it is. `graph` is None
+    where that cannot be read either; then its fan-in is not known, and what would go on there fails.
+    """
+    task = graph.url_of(row.node) if graph is not None and graph.has_node(row.node) else ""
+    place = {
+        "flow": f"{shard}-{row.flow_id}", "step": f"{shard}-{row.id}", "node": row.node, "task": task,
+        "run": row.attempt + 1,
+    }  # fmt: skip
+    told = _encoded(errors.to_wire(error) | {"at": place})
+    arrival, end = None, None
+    if row.spawn_id is None:
+        end = FlowEnd("failed", error=told)
+    elif graph is None:
+        arrival = Arrival(row.spawn_id, row.depth, failed=True)
+    else:
+        arrival = _failed_arrival(row.spawn_id, row.depth, row.node, graph, partial(_beside, row, graph))
     return Settle(
         row.id, row.flow_id, row.lease_number, "failed", row.changes, error=told, parks=row.parks,
         payloads=row.payloads, attempt=row.attempt, depth=row.depth, arrival=arrival, end=end,
     )  # fmt: skip
+
+
+def _beside(row: StepRow, graph: Graph, node: str, token: str) -> NewStep:
+    """A fan-in that others may have made due. Where it is in the graph of steps the cohort's own row says."""
+    rate = rate_of(graph, node)
+    return NewStep(node, token, row.depth + 1, row.priority, chain=1, fairness_key=row.fairness_key, rate=rate)
 
 
 def _parked(held: Held, plan: Plan, child: Child | None) -> Settle:

@@ -15,7 +15,7 @@ from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.outcome import StepRecord
 from mbactor.foreman.model.state import overrides_of
-from tests.foreman.world import World, a_world
+from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio
 
@@ -668,3 +668,47 @@ async def test_a_branch_that_fails_when_it_runs_again_leaves_the_fan_in_to_the_o
         assert (outcome.status, outcome.state["join"]) == ("completed", 0)
         with pytest.raises(FlowConflict, match="is completed, so it cannot recover"):
             await world.engine.recovery.recover(key)
+
+
+def raced() -> Graph:
+    """Two branches, of which the first is enough; the other one waits until it is given up, or completes at once."""
+    graph = Graph("race")
+    graph.add_transition_fan_out("begin", "left", "right")
+    graph.add_transition("left", "join")
+    graph.add_transition("right", "join")
+    graph.set_fan_in("join", join=Join.ANY)
+    graph.add_transition("join", END)
+    return graph
+
+
+async def a_race_to_run_again(world: World) -> tuple[str, str]:
+    """The keys of a flow that went on with its left branch, and of the right one's step."""
+    await world.graph(raced(), begin=ok, left=ok, right=lambda _: asyncio.Event().wait(), join=ok)
+    key = await world.engine.create("race")
+    assert (await world.engine.wait(key)).status == "completed"
+    return key, (await steps(world, key))["right"].step_key
+
+
+async def test_a_branch_that_cannot_be_read_leaves_the_fan_in_to_the_one_that_completed(database: str) -> None:
+    async with a_world(database) as world:
+        key, right = await a_race_to_run_again(world)
+        await world.sql("UPDATE mbactor_step SET state = ? WHERE node = 'right'", b"{broken")
+        await world.engine.recovery.restart_from(right)
+        assert (await asyncio.wait_for(world.engine.wait(key), 10)).status == "completed"
+        error = (await steps(world, key))["right"].error
+        assert isinstance(error, dict)
+        assert (error["at"]["node"], error["at"]["run"]) == ("right", 1)
+
+
+async def test_a_fan_in_that_nobody_can_read_fails_its_flow(shared_database: str) -> None:
+    async with a_world(shared_database) as world:
+        _, right = await a_race_to_run_again(world)
+        await world.sql("DELETE FROM mbactor_graph")
+    async with a_world(shared_database, poll_interval=0.05) as world:  # one that does not know the graph yet
+        await world.engine.recovery.restart_from(right)
+
+        async def failed() -> bool:
+            return await world.sql("SELECT status FROM mbactor_flow") == [("failed",)]
+
+        await world.until(failed)
+        assert b"graph is missing" in (await world.sql("SELECT error FROM mbactor_flow"))[0][0]

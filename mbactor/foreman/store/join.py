@@ -89,6 +89,7 @@ async def join_all(tx: Transaction, joining: dict[int, Joining], inserted: Seque
                 await tx.flush()
                 await tx.db.count(_RELEASE, tx.now, tx.now, spawn_id, join.count)
             continue
+        goes_on = goes_on and join.fan_in is not None  # else nobody could read which one it is
         error = None if goes_on or outer is not None else await _first_error(tx, spawn_id)
         if arrivals < size:
             await _give_up(tx, spawn_id, flow_id, ENOUGH if goes_on else FAILED, inserted)
@@ -98,7 +99,8 @@ async def join_all(tx: Transaction, joining: dict[int, Joining], inserted: Seque
             add_up(joining, failed, join.last, join.predecessor_id)
         elif not goes_on:
             await tx.stop_flows({flow_id: FlowEnd("failed", error=error)})
-        elif join.fan_in is not None:
+        else:
+            assert join.fan_in is not None
             fan_in = msgspec.structs.replace(
                 join.fan_in, depth=depth + 1, spawn_id=outer, ordinal=ordinal, cohort_id=spawn_id
             )

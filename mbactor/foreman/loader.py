@@ -1,0 +1,71 @@
+"""`Loader`: what a dispatcher reads before a step can run, or before one that calls another flow is settled.
+
+    head = await loader.head(row)
+
+It waits for a database that does not answer: a step that has been claimed is run as soon as it can be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from mbactor import observe
+from mbactor.foreman.graphs import Graphs
+from mbactor.foreman.keys import new_token
+from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.plan import Plan
+from mbactor.foreman.step import UNREADABLE, Head, Held, rate_of
+from mbactor.foreman.store.operations import Child, NewStep
+from mbactor.foreman.store.rows import FlowRow, Material
+from mbactor.foreman.store.store import Store, StoreTrouble
+
+T = TypeVar("T")
+
+READ_PAUSE = 0.2
+
+
+class Loader:
+    """Reads of one shard. What a row holds may be unreadable, which is an error of `step.UNREADABLE`."""
+
+    def __init__(self, store: Store, graphs: Graphs) -> None:
+        self._store = store
+        self._graphs = graphs
+
+    async def head(self, row: FlowRow) -> Head:
+        """What the steps of a flow share."""
+        return Head(self._store.shard, row, await self._read(lambda: self._graphs.get(row.graph)))
+
+    async def graph_if_readable(self, row: FlowRow) -> Graph | None:
+        """The graph of a flow, something of which cannot be read."""
+        with suppress(*UNREADABLE):
+            return await self._read(lambda: self._graphs.get(row.graph))
+        return None
+
+    async def materials(self, step_ids: Sequence[int]) -> dict[int, Material]:
+        """What the inputs of steps are folded from; one that is gone is not among them."""
+        return await self._read(lambda: self._store.materials(step_ids))
+
+    async def child(self, held: Held, plan: Plan) -> Child:
+        """The flow that a parked step calls. Errors of its graph fail the step."""
+        assert plan.park is not None
+        workflow = plan.park.workflow or ""
+        frozen = await self._graphs.load(workflow, held.head.baggage)
+        state = bytes(plan.park.payload)
+        first = frozen.graph.entry_point
+        entry = NewStep(
+            first, new_token(), held.depth + 1, held.head.priority, state=state, fairness_key=held.head.fairness_key,
+            rate=rate_of(frozen.graph, first),
+        )  # fmt: skip
+        return Child(new_token(), workflow, frozen.graph.name, frozen.hash, frozen.json, entry)
+
+    async def _read(self, query: Callable[[], Awaitable[T]]) -> T:
+        """What the database tells as soon as it does."""
+        while True:
+            try:
+                return await query()
+            except StoreTrouble as error:
+                observe.emit("foreman.trouble", error=str(error))
+                await asyncio.sleep(READ_PAUSE)
