@@ -36,7 +36,8 @@ class Roll:
         self._interval = interval
         self._begin = begin
         self._end = end
-        self._unchecked: set[int] = set()
+        self._unchecked: dict[int, str] = {}
+        """Shards that were removed and not looked at since, each with why that failed."""
         self._following = asyncio.Lock()
 
     # --- at the start ------------------------------------------------------------------------------------------
@@ -83,6 +84,11 @@ class Roll:
 
     async def keep(self) -> None:
         """Put the shards of the start on the roll, then follow what becomes of it, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_following())
+            group.create_task(self._keep_checking())
+
+    async def _keep_following(self) -> None:
         written = False
         while True:
             try:
@@ -93,6 +99,18 @@ class Roll:
                     written = True
             except MbactorError as error:
                 observe.emit("foreman.trouble", error=str(error))
+            await asyncio.sleep(self._interval)
+
+    async def _keep_checking(self) -> None:
+        """One that does not answer is asked again, and keeps nobody else waiting."""
+        while True:
+            for number, why in list(self._unchecked.items()):
+                try:
+                    await self._check_gone(number)
+                except MbactorError as error:
+                    self._unchecked[number] = str(error)
+                    if str(error) != why:
+                        observe.emit("foreman.trouble", error=f"shard {number}, which was removed: {error}")
             await asyncio.sleep(self._interval)
 
     async def refresh(self) -> None:
@@ -149,10 +167,8 @@ class Roll:
                     await self._follow_one(number, member, cast("ShardState", state))
                 elif member is not None:
                     del self._members[number]
-                    self._unchecked.add(number)
+                    self._unchecked[number] = ""
                     await self._end(member)
-            for number in list(self._unchecked):
-                await self._check_gone(number)
 
     async def _follow_one(self, number: int, member: Member | None, state: ShardState) -> None:
         if member is None:
@@ -177,7 +193,6 @@ class Roll:
             count, _ = await store.standing()
         finally:
             await store.close()
-        self._unchecked.discard(number)
         if count:
-            one = Enrol({number: "cordoned"}, changing=True)
-            await self._members[1].up().committer.commit(one)
+            await self._write({number: "cordoned"}, changing=True)
+        self._unchecked.pop(number, None)

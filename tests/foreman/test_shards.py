@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -473,3 +474,39 @@ async def test_a_shard_that_goes_down_later_loses_nothing_and_is_told_by_name(
     await until(is_back)
     await flows.resume(there[0], "Ada")
     assert (await flows.wait(there[0])).state == {"signed": "Ada"}
+
+
+@pytest.mark.mbactor(real_time=True)
+async def test_a_removed_shard_that_is_down_hinders_nobody_and_is_looked_at_when_it_is_back(
+    mbactor: ActorSystem, mbactor_postgres_server: PostgresServer, three_databases: str
+) -> None:
+    outage = Outage(mbactor_postgres_server, three_databases)
+    await mbactor.spawn(Desk)
+    await mbactor.spawn(Foreman, database=three_databases, shards=3, workers=1, lease=0.4)
+    flows = Flows(mbactor)
+
+    async def states() -> list[tuple[int, str]]:
+        return [(one.shard, one.state) for one in await flows.shards()]
+
+    while shard_of(left := (await flows.run(Desk.signing)).flow_key) != 3:
+        pass
+    outage.begin(3)
+    # As another Foreman does that has found it drained, before it knew of the flow.
+    connection = await asyncpg.connect(url_of_shard(three_databases, 1))
+    await connection.execute("UPDATE mbactor_shard SET state = 'removed' WHERE shard = 3")
+    await connection.close()
+
+    async def is_gone() -> bool:
+        return [number for number, _ in await states()] == [1, 2]
+
+    await until(is_gone)
+    await flows.cordon(2)
+    await flows.uncordon(2)
+    assert await states() == [(1, "active"), (2, "active")]
+    outage.end(3)
+
+    async def is_back() -> bool:
+        return [(one.state, one.flows) for one in await flows.shards() if one.shard == 3] == [("cordoned", 1)]
+
+    await until(is_back)
+    assert (await flows.snapshot(left)).status == "interrupted"
