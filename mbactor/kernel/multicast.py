@@ -159,17 +159,31 @@ class ToAll:
         return replies
 
     def publish(self, event: Reference[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Tell whoever sinks the event. False where it cannot leave; it is a dead letter then."""
+        """Tell whoever sinks the event. False where it cannot leave; it is a dead letter then. One that is too large
+        for a message goes in fragments, and is a dead letter for each who cannot take it. MessageTooLarge above the
+        bound.
+        """
         caller, route = current.get(), routes_of(event.owner).by_name[event.feature.name]
         address, bound = event.feature.address(host_of(event.owner)), route.signature.bind(args, kwargs)
-        message = self._message("publish", route, bound, None)
-        subject = self._subject(address)
+        message, source, bus = (
+            self._message("publish", route, bound, None),
+            self._remote.source(caller),
+            self._remote.bus,
+        )
+        sender = caller.route.address if caller is not None and not caller.outside else None
+
+        def lost(error: MbactorError) -> None:
+            self._node.dead_letters.add(str(address), event.feature.name, bound, sender, str(error))
+
         self._remote.let_go()
         try:
-            self._remote.bus.publish(subject, message.to_bytes())
+            data = message.to_bytes() if len(message.body) <= bus.max_payload else None
+            if data is not None and len(data) <= bus.max_payload:
+                bus.publish(subjects.request_subject(self._node.plane, source, address), data)
+            else:
+                self._multicast.spread(source, address, message, lost)
         except Unavailable as error:
-            sender = caller.route.address if caller is not None and not caller.outside else None
-            self._node.dead_letters.add(str(address), event.feature.name, bound, sender, str(error))
+            lost(error)
             return False
         return True
 

@@ -104,9 +104,20 @@ class Sending(Waiter, eq=False):
 
     source: str
     lost: Callable[[MbactorError], None] | None
+    leaving: Callable[[str], bool] | None = None
+    """Whether fragments of it are still to leave; None where it goes in one."""
+    ticks: int = 0
 
     def done(self) -> bool:
         return self.lost is None
+
+    def ticked(self) -> None:
+        """Once all of it has left, whoever cannot take it says so soon: what is kept to be told of that can go."""
+        if self.leaving is None:
+            return
+        self.ticks = 0 if self.leaving(self.id) else self.ticks + 1
+        if self.ticks > 2 * TICKS:
+            self.lost = None
 
     def answered(self, message: Message) -> None:
         """Whoever took it says nothing; whoever could not take all of its fragments does."""
@@ -117,6 +128,19 @@ class Sending(Waiter, eq=False):
         lost, self.lost = self.lost, None
         if lost is not None and error.taken == "no":
             lost(error)
+
+
+class Spreading(Sending, eq=False):
+    """A `Sending` to all, in fragments: each who takes the first may be unable to take the others."""
+
+    def answered(self, message: Message) -> None:
+        if message.envelope.op == "error" and self.lost is not None:
+            self.lost(error_in(message))
+
+    def failed(self, error: MbactorError) -> None:
+        if isinstance(error, NoSuchActor):
+            self.lost = None  # nobody wants it, which is no loss
+        super().failed(error)
 
 
 class Probe(Waiter, eq=False):

@@ -49,6 +49,11 @@ class Cut:
             raise MessageTooLarge(head + LEAST, limit)
         self.of = -(-len(self._body) // self._chunk)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return len(self._body)
+
     def __getitem__(self, number: int) -> Message:
         start, whole, fragment = (number - 1) * self._chunk, self._envelope, (number, self.of)
         part: Any = self._body[start : start + self._chunk]

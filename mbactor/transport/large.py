@@ -77,6 +77,10 @@ class Large:
         found = self._transfers.take(f"{_key(waiter.id)}.")
         return None if found is None else found.gone()
 
+    def leaving(self, id: str) -> bool:
+        """Whether fragments of a request are still to leave."""
+        return self._transfers.has(_key(id))
+
     # --- answers --------------------------------------------------------------------------------------------------
 
     def received(self, waiter: Waiter, delivery: Delivery, message: Message) -> None:

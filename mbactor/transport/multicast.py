@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 
 import msgspec
+from msgspec import structs
 
 from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError, NoSuchActor, Unavailable
 from mbactor.transport import subjects
@@ -114,7 +115,7 @@ class Gather(Waiter, eq=False):
 
 
 class Multicast:
-    """Sends the requests to all of one node."""
+    """Sends the requests to all of one node, and the events that are too large for one message."""
 
     def __init__(self, requester: Requester, bus: Bus, plane: str) -> None:
         self._requester = requester
@@ -143,6 +144,14 @@ class Multicast:
         if receivers == 0:
             loop.call_soon(waiter.check)
         return waiter
+
+    def spread(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
+        """Publish an event in fragments. Whoever does not ask for the second within `Bounds.silent` seconds, because it
+        stands still, gets none. MessageTooLarge; Unavailable where so much is on its way that its memory is bounded by
+        that.
+        """
+        whole = Message(structs.replace(message.envelope, multi=True), message.body)
+        self._requester.spread(source, address, whole, lost)
 
     def announced(self, hosts: Collection[str]) -> None:
         """A node is going to serve these hosts."""

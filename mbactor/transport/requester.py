@@ -17,7 +17,7 @@ from msgspec import structs
 from mbactor.errors import BudgetSpent, Forbidden, MbactorError, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
-from mbactor.transport.ask import TICKS, Ask, Probe, Sending, died
+from mbactor.transport.ask import TICKS, Ask, Probe, Sending, Spreading, died
 from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.large import Large
@@ -166,7 +166,7 @@ class Requester:
         large = len(message.body) > self._bus.max_payload
         now = asyncio.get_running_loop().time()
         deadline = now + (_TAKEN_WITHIN if large else _NOBODY_WITHIN)
-        waiter = Sending(message.envelope.id, address, deadline, source, lost)
+        waiter = Sending(message.envelope.id, address, deadline, source, lost, self._large.leaving if large else None)
         self._put(self.line(source, address), message, waiter)
         self._waiting.add(waiter, now)
 
@@ -174,6 +174,13 @@ class Requester:
         """Publish a request at once, of whose envelope the waiter has the id, and tell the waiter what comes of it."""
         self._put_now(self.line(source, waiter.address), message, waiter)
         self._waiting.add(waiter, asyncio.get_running_loop().time())
+
+    def spread(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
+        """Send in fragments to all who take the first; `lost` is called for each who cannot take the others."""
+        self._transfers.check_room(len(message.body))
+        deadline = asyncio.get_running_loop().time() + _TAKEN_WITHIN
+        waiter = Spreading(message.envelope.id, address, deadline, source, lost, self._large.leaving)
+        self.post(source, message, waiter)
 
     def call_off(self, future: asyncio.Future[Any]) -> None:
         """Have whoever took the request that `future` waits for cancel it.
@@ -417,6 +424,8 @@ class Requester:
         """Whether nobody there may mean that somebody will be back. A bus that tells all tells that too; and of one
         replica no place is kept.
         """
+        if isinstance(waiter, Spreading):
+            return False
         to_one = waiter.address.replica is not None or (isinstance(waiter, Ask) and bool(waiter.sent_to))
         return not (self._bus.tells_all or to_one)
 

@@ -108,6 +108,16 @@ class Transfers:
                 return data
         return Cut(message, self._bus.max_payload)
 
+    def check_room(self, size: int) -> None:
+        """Unavailable where a body of so many bytes, and what is leaving, are more than one sender may have under way:
+        nobody says when all have what is sent to many, so all of it is kept for a while.
+        """
+        leaving = sum({id(transfer.cut): transfer.cut.size for transfer in self._out.values()}.values())
+        bound = self._in.bounds.sender
+        if size <= self._in.bounds.body and leaving + size > bound:
+            text = f"no room for {size} bytes to be sent to many: {leaving} bytes are leaving, and {bound} may"
+            raise Unavailable(f"{text}; send again after a pause")
+
     # --- out ----------------------------------------------------------------------------------------------------
 
     def start(self, key: str, transfer: Transfer) -> None:
@@ -118,6 +128,10 @@ class Transfers:
     def find(self, key: str) -> Transfer | None:
         """The transfer that is not complete."""
         return self._out.get(key)
+
+    def has(self, key: str) -> bool:
+        """Whether one is not complete whose key is this, or begins with it and a dot."""
+        return key in self._out or any(one.startswith(f"{key}.") for one in self._out)
 
     def pull(self, key: str, number: int) -> None:
         """The receiver asks for the fragments up to this number; 0 says that it wants no more."""

@@ -6,10 +6,46 @@ import asyncio
 import resource
 import sys
 
-from mbactor import Actor, ActorSystem, endpoint
+from mbactor import Actor, ActorSystem, endpoint, event, sink
 from mbactor.transport import Bus
 
 PLANE = "large"
+
+
+class Source(Actor):
+    """Tells others."""
+
+    host = "source.example"
+
+    @event
+    async def on_news(self, data: bytes) -> None: ...
+
+
+class Reader(Actor):
+    """One of the readers has each news."""
+
+    host = "reader.example"
+
+    def __init__(self) -> None:
+        self.read: list[bytes] = []
+
+    @sink(Source.on_news)
+    async def news(self, data: bytes) -> None:
+        self.read.append(data)
+
+    @endpoint
+    async def have_read(self) -> list[bytes]:
+        return self.read
+
+
+class Listener(Reader):
+    """Every listener has each news."""
+
+    host = "listener.example"
+
+    @sink(Source.on_news, queue="every")
+    async def news(self, data: bytes) -> None:
+        self.read.append(data)
 
 
 class Store(Actor):

@@ -36,7 +36,7 @@ from mbactor.transport.reassembly import Bounds
 from tests.nats import NatsServer, nats_server
 from tests.process import ROOT, pause
 from tests.transport.inbox import Inbox
-from tests.transport.large_parts import PLANE, Store, system
+from tests.transport.large_parts import PLANE, Listener, Reader, Source, Store, system
 
 LIMIT = 16 * 1024
 """Of the bus within the process, so that little is much."""
@@ -59,6 +59,11 @@ async def two(max_body: int = 2**30, theirs: int = 2**30) -> AsyncIterator[tuple
 
 def transfers(of: ActorSystem) -> Any:
     return of.node.remote.parts.transfers
+
+
+def waiting(of: ActorSystem) -> list[Any]:
+    requester: Any = of.node.remote._requester
+    return [one for one in requester._waiting.everyone() if not one.done()]
 
 
 async def until(condition: Callable[[], bool], pause: float = 0.001) -> None:
@@ -96,10 +101,13 @@ def test_tells_go_too_and_one_that_is_too_large_is_a_dead_letter_at_once() -> No
             for size in (90_000, 1, 200_000, 30_000):
                 asks.tell(Store.keep, bytes(size))
             await until(lambda: len(asks.dead_letters) == 1)
+            began = asyncio.get_running_loop().time()
             [letter] = asks.dead_letters
             assert "at most 100000 (its setting max_body)" in letter.reason
             await nothing_is_left(asks, serves)
             assert sorted(await asks.ask(Store.kept)) == [1, 30_000, 90_000]
+            await until(lambda: not waiting(asks), 0.05)
+            assert asyncio.get_running_loop().time() - began < 5, "what was sent is not kept for longer"
 
     virtually(work())
 
@@ -323,6 +331,68 @@ def test_a_request_to_all_goes_in_full_to_each_that_takes_it() -> None:
     virtually(work())
 
 
+def test_an_event_goes_in_full_to_one_of_each_queue_and_to_every_replica_where_that_is_declared() -> None:
+    async def work() -> None:
+        bus = LocalBus(LIMIT)
+        async with system("tells", bus) as tells, system("one", bus) as one, system("two", bus) as two:
+            readers = [await each.spawn(Reader) for each in (one, two)]
+            listeners = [await each.spawn(Listener) for each in (one, two)]
+            news = [os.urandom(size) for size in (1, LIMIT - 50, LIMIT, 300_000, 1_000_000)]
+            began = asyncio.get_running_loop().time()
+            assert all(tells.publish(Source.on_news, one) for one in news)
+            await nothing_is_left(tells, one, two)
+            await until(lambda: not waiting(tells), 0.05)
+            assert asyncio.get_running_loop().time() - began < 15, "what was sent is not kept for longer"
+            for listener in listeners:
+                assert sorted(await listener.ask(Listener.have_read)) == sorted(news)
+            read = [await reader.ask(Reader.have_read) for reader in readers]
+            assert sorted(read[0] + read[1]) == sorted(news)
+            assert not tells.dead_letters
+
+    virtually(work())
+
+
+def test_an_event_is_given_up_where_nobody_sinks_it_and_told_where_a_sink_cannot_take_it() -> None:
+    async def work() -> None:
+        async with two(theirs=100_000) as (tells, serves, _):
+            assert tells.publish(Source.on_news, bytes(200_000))
+            await until(lambda: len(transfers(tells)) == 0)
+            assert not tells.dead_letters
+            reader = await serves.spawn(Reader)
+            assert tells.publish(Source.on_news, bytes(200_000))
+            await until(lambda: len(tells.dead_letters) == 1)
+            [letter] = tells.dead_letters
+            assert (letter.method, letter.arguments) == ("on_news", {"data": bytes(200_000)})
+            assert "at most 100000 (its setting max_body)" in letter.reason
+            assert tells.publish(Source.on_news, bytes(90_000))
+            await nothing_is_left(tells, serves)
+            assert await reader.ask(Reader.have_read) == [bytes(90_000)]
+
+    virtually(work())
+
+
+def test_events_on_their_way_are_kept_within_a_bound_and_for_seconds() -> None:
+    """What one receiver would have room for, however many there are."""
+
+    async def work() -> None:
+        async with two() as (tells, _, bus):
+            transfers(tells)._in.bounds = Bounds(sender=1_000_000)
+            seen = Inbox()
+            bus.subscribe(subjects.endpoint_pattern(PLANE, Address("source.example", "/on-news", port=417)), seen)
+            assert [tells.publish(Source.on_news, bytes(300_000)) for _ in range(4)] == [True, True, True, False]
+            [letter] = tells.dead_letters
+            assert "900033 bytes are leaving, and 1000000 may; send again after a pause" in letter.reason
+            with pytest.raises(MessageTooLarge):
+                tells.publish(Source.on_news, bytes(2**30 + 1))
+            began = asyncio.get_running_loop().time()
+            await nothing_is_left(tells)
+            assert asyncio.get_running_loop().time() - began < 15
+            assert tells.publish(Source.on_news, bytes(300_000))
+            assert len(await seen.until(4)) == 4
+
+    virtually(work())
+
+
 # --- over NATS, and in processes of their own -------------------------------------------------------------------------
 
 
@@ -359,6 +429,28 @@ def test_bodies_cross_a_broker_that_carries_less(small: NatsServer) -> None:
             assert await asyncio.gather(*large_ones) == bodies
             await nothing_is_left(asks, serves)
             assert await asks.ask(Store.kept) == [500_000]
+
+    asyncio.run(work())
+
+
+def test_an_event_crosses_a_broker_that_carries_less(small: NatsServer) -> None:
+    async def work() -> None:
+        async with (
+            system("tells", small.url) as tells,
+            system("one", small.url) as one,
+            system("two", small.url) as two,
+        ):
+            listeners = [await each.spawn(Listener) for each in (one, two)]
+            for each in (one, two):
+                await each.node.remote.flush()
+            news = [os.urandom(size) for size in (65_000, 65_536, 3_000_000)]
+            for some in news:
+                assert tells.publish(Source.on_news, some)
+            async with asyncio.timeout(30):
+                for listener in listeners:
+                    while len(read := await listener.ask(Listener.have_read)) < len(news):
+                        await asyncio.sleep(0.01)
+                    assert sorted(read) == sorted(news)
 
     asyncio.run(work())
 
