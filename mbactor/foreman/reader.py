@@ -249,6 +249,7 @@ class Reader:
             concurrency_key=row.concurrency_key or "",
             concurrency_limit=row.concurrency_limit or 1,
             queued=_is_queued(row),
+            breakpoints=[] if row.breakpoints is None else msgspec.json.decode(row.breakpoints, type=list[str]),
             subflow=row.caller_id is not None,
             trace_id=(row.trace_parent or "--").split("-")[1],
             created_at=_moment(row.created_at),

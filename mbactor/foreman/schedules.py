@@ -15,6 +15,7 @@ import datetime as dt
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import cast
 
 import msgspec
 
@@ -23,6 +24,7 @@ from mbactor.errors import BadRequest, MbactorError
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.keys import Key
 from mbactor.foreman.model.schedule import Schedule, due, next_tick
+from mbactor.foreman.model.status import FlowStatus
 from mbactor.foreman.shards import Shards
 from mbactor.foreman.store.operations import Created, DropSchedule, PauseSchedule, PutSchedule, Tick
 from mbactor.foreman.store.rows import ScheduleRow
@@ -50,7 +52,8 @@ class Schedules:
 
     async def put(self, schedule: Schedule) -> None:
         """Make a schedule, or change the one of this name; it goes on from its last tick then."""
-        spec = msgspec.structs.replace(schedule, paused=False, last_tick=None, next_tick=None)
+        plain = {"paused": False, "last_tick": None, "next_tick": None, "last_flow": None, "last_status": None}
+        spec = msgspec.structs.replace(schedule, **plain)
         await self._engine().committer.commit(PutSchedule(schedule.name, msgspec.json.encode(spec)))
         self._changed.set()
 
@@ -150,9 +153,11 @@ class Schedules:
 def _told(row: ScheduleRow) -> Schedule:
     schedule = _spec.decode(row.spec)
     following = None if row.paused else next_tick(schedule, row.last_tick)
+    made = None if row.flow_id is None else str(Key(KEEPER, row.flow_id, row.flow_token or ""))
     return msgspec.structs.replace(
-        schedule, paused=bool(row.paused), last_tick=_moment(row.last_tick), next_tick=_moment(following)
-    )
+        schedule, paused=bool(row.paused), last_tick=_moment(row.last_tick), next_tick=_moment(following),
+        last_flow=made, last_status=cast("FlowStatus | None", row.flow_status),
+    )  # fmt: skip
 
 
 def _moment(unix: float | None) -> dt.datetime | None:

@@ -191,8 +191,8 @@ def test_show_tells_questions_errors_and_the_state(shop: Shop) -> None:
     assert both["outcome"]["state"] == {"answer": "yes"}
     assert both["flow"]["steps_done"] == 2
     step = shop.json("history", shop.keys["failed"])[-1]["step_key"]
-    assert "Traceback" in shop.told("show", step, "--step")
-    assert shop.json("show", step, "--step")["node"] == "bad"
+    assert "Traceback" in shop.told("show", "--step", step)
+    assert shop.json("show", "--step", step)["node"] == "bad"
 
 
 def test_history_prints_steps_a_diagram_or_a_page(shop: Shop, tmp_path: Path) -> None:

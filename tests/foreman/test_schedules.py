@@ -217,7 +217,10 @@ async def test_a_foreman_makes_the_flows_of_schedules_that_are_declared_and_of_o
         assert [one.name for one in await flows.schedules()] == ["declared", "other"]
         await flows.pause_schedule("declared")
         await flows.unschedule("other")
-        assert [(one.name, one.paused) for one in await flows.schedules()] == [("declared", True)]
+        (left,) = await flows.schedules()
+        assert (left.name, left.paused) == ("declared", True)
+        assert left.last_flow is not None
+        assert (await flows.wait(left.last_flow)).state["schedule"] == "declared"
         await flows.resume_schedule("declared")
 
 

@@ -50,6 +50,7 @@ def _facts(flow: FlowSummary, now: dt.datetime) -> Iterator[tuple[str, str]]:
     yield "priority", "" if flow.priority == 100 else str(flow.priority)
     yield "fairness key", flow.fairness_key
     yield from _place(flow)
+    yield "pauses before", ", ".join(flow.breakpoints)
     yield "error", flow.error
     yield "reason", flow.cancel_reason or ""
     yield "trace", flow.trace_id

@@ -18,10 +18,12 @@ from typing import Any, cast
 import click
 
 from mbactor.cli.main import load
+from mbactor.durations import seconds
 from mbactor.errors import InvalidSpec, MbactorError, Unavailable
 from mbactor.foreman.committer import Trouble
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.foreman import Foreman
+from mbactor.foreman.host import Host
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.roll import Roll
@@ -32,7 +34,17 @@ from mbactor.foreman.store.store import Store
 from mbactor.supervisor.spec import ChildSpec
 
 FAILED, WRONG, REFUSED = 1, 2, 4
+DEFAULT_TIME_BUDGET = 20.0
 _EXPECTED = "--database URL (or the variable MBACTOR_DATABASE), or -f FILE, a topology file with a Foreman"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where flows are kept, and the time budget of a task where neither its graph nor its flow says one."""
+
+    url: str
+    shards: int = 1
+    time_budget: float = DEFAULT_TIME_BUDGET
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +55,12 @@ class Where:
     file: Path | None = None
     overlays: tuple[Path, ...] = ()
 
-    def database_of(self) -> tuple[str, int]:
-        """The URL, and how many shards the file says. InvalidSpec where nothing says it, or it is out of reach."""
+    def database_of(self) -> Database:
+        """What the command line or the file says of it. InvalidSpec where nothing does, or it is out of reach."""
         if self.file is None:
             if self.database is None:
                 raise InvalidSpec(f"which database? Give {_EXPECTED}")
-            return self.database, 1
+            return Database(self.database)
         found = list(_foremen(load(self.file, self.overlays).supervisor.children))
         if not found:
             raise InvalidSpec(f"{self.file} has no Foreman; give {_EXPECTED}")
@@ -57,7 +69,8 @@ class Where:
         url = str(found[0].get("database", "sqlite://"))
         if url == "sqlite://":
             raise InvalidSpec(f"the Foreman of {self.file} keeps its flows in memory, where only its process sees them")
-        return url, int(found[0].get("shards", 1))
+        budget = seconds(found[0].get("default_time_budget", DEFAULT_TIME_BUDGET))
+        return Database(url, int(found[0].get("shards", 1)), budget)
 
 
 def _foremen(children: Iterable[ChildSpec]) -> Iterator[Mapping[str, Any]]:
@@ -70,10 +83,12 @@ def _foremen(children: Iterable[ChildSpec]) -> Iterator[Mapping[str, Any]]:
             yield from _foremen(one for one in below if isinstance(one, ChildSpec))
 
 
-def operate(where: Where, work: Callable[[Shards], Awaitable[int]]) -> int:
-    """Do the work over the database; the exit code, also of what fails, which is told."""
+def operate(where: Where, work: Callable[[Shards], Awaitable[int]], host: Host | None = None) -> int:
+    """Do the work over the database; the exit code, also of what fails, which is told. The `host` has the graphs of
+    flows that are created.
+    """
     try:
-        return asyncio.run(_with_shards(*where.database_of(), work))
+        return asyncio.run(_with_shards(where.database_of(), work, host or _NoHost()))
     except KeyboardInterrupt:
         return 130
     except MbactorError as error:
@@ -83,16 +98,17 @@ def operate(where: Where, work: Callable[[Shards], Awaitable[int]]) -> int:
         return REFUSED if error.status in {404, 409} else FAILED
 
 
-async def _with_shards(url: str, count: int, work: Callable[[Shards], Awaitable[int]]) -> int:
-    first = url_of_shard(url, 1)
+async def _with_shards(database: Database, work: Callable[[Shards], Awaitable[int]], host: Host) -> int:
+    first = url_of_shard(database.url, 1)
     if not await is_there(first):
         raise InvalidSpec(f"{shown_database(first)} has no flows: no Foreman has used it (working in {Path.cwd()})")
     shards = Shards()
-    roll = Roll(shards, url, 0.0, _nothing, _nothing)
-    await roll.open(count)
+    roll = Roll(shards, database.url, 0.0, _nothing, _nothing)
+    await roll.open(database.shards)
     try:
         for member in shards.members.values():
-            member.engine = Engine(cast("Store", member.store), _NoHost())
+            store = cast("Store", member.store)
+            member.engine = Engine(store, host, default_time_budget=database.time_budget)
             if isinstance(member.store, LateStore):
                 member.engine.committer.trouble = Trouble(str(member.store.why), -math.inf)
         return await work(shards)

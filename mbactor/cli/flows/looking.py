@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
-import msgspec
-from rich.console import Console, RenderableType
 
 from mbactor import clock
 from mbactor.cli.flows.card import flow_card, step_card
 from mbactor.cli.flows.database import tell_warning
+from mbactor.cli.flows.printing import print_json, print_rich
 from mbactor.cli.flows.table import flows_table, history_table, shards_table
 from mbactor.errors import BadRequest
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.page import history_page
 from mbactor.foreman.render import history_mermaid
 from mbactor.foreman.shards import Shards
-
-PLAIN_WIDTH = 200
-"""Columns of what is printed elsewhere than on a terminal: enough for every field."""
 
 
 async def list_flows(shards: Shards, query: FlowQuery, *, json: bool) -> int:
@@ -29,12 +24,12 @@ async def list_flows(shards: Shards, query: FlowQuery, *, json: bool) -> int:
     for note in page.notes:
         tell_warning(note)
     if json:
-        _print_json(page)
+        print_json(page)
         return 0
     if not page.flows:
         click.echo("no flows", err=True)
         return 0
-    _print(flows_table(page.flows, clock.utcnow()))
+    print_rich(flows_table(page.flows, clock.utcnow()))
     if page.next_cursor:
         click.echo(click.style(f"\nthere are more: --cursor {page.next_cursor}", dim=True), err=True)
     return 0
@@ -44,9 +39,9 @@ async def list_shards(shards: Shards, *, json: bool) -> int:
     """Print how each shard fares."""
     infos = await shards.info()
     if json:
-        _print_json(infos)
+        print_json(infos)
     else:
-        _print(shards_table(infos))
+        print_rich(shards_table(infos))
     return 1 if any(one.error for one in infos) else 0
 
 
@@ -55,9 +50,9 @@ async def show_flow(shards: Shards, flow_key: str, *, json: bool, where: str = "
     engine = shards.of(flow_key)
     flow, outcome = await engine.summary(flow_key), await engine.snapshot(flow_key)
     if json:
-        _print_json({"flow": flow, "outcome": outcome})
+        print_json({"flow": flow, "outcome": outcome})
     else:
-        _print(flow_card(flow, outcome, clock.utcnow(), where))
+        print_rich(flow_card(flow, outcome, clock.utcnow(), where))
     return 0
 
 
@@ -65,9 +60,9 @@ async def show_step(shards: Shards, step_key: str, *, json: bool) -> int:
     """Print one step."""
     step = await shards.of(step_key, "step").step(step_key)
     if json:
-        _print_json(step)
+        print_json(step)
     else:
-        _print(step_card(step))
+        print_rich(step_card(step))
     return 0
 
 
@@ -81,9 +76,9 @@ async def show_history(shards: Shards, flow_key: str, *, html: Path | None, merm
     elif mermaid:
         click.echo(history_mermaid(steps, title=flow.workflow_name).rstrip("\n"))
     elif json:
-        _print_json(steps)
+        print_json(steps)
     else:
-        _print(history_table(steps))
+        print_rich(history_table(steps))
     return 0
 
 
@@ -92,16 +87,3 @@ def _write(file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadRequest(f"--html {file}: cannot be written: {error.strerror}") from None
-
-
-def _print(what: RenderableType) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PLAIN_WIDTH)
-    with console.capture() as capture:
-        console.print(what)
-    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
-
-
-def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

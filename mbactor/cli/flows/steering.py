@@ -8,6 +8,8 @@ from typing import Any, Literal
 import click
 import msgspec
 
+from mbactor.cli.flows.database import tell_warning
+from mbactor.errors import did_you_mean
 from mbactor.foreman.model.query import MOST_PURGED, FlowQuery
 from mbactor.foreman.model.state import overrides_of
 from mbactor.foreman.shards import Shards
@@ -57,6 +59,18 @@ async def restart_from(shards: Shards, step_key: str, state: Mapping[str, Any] |
     await shards.of(step_key, "step").recovery.restart_from(step_key, overrides_of(state))
     click.echo(f"{step_key}: runs again, and all that follows from it")
     return 0
+
+
+async def break_before(shards: Shards, flow_key: str, node: str, *, on: bool) -> int:
+    """Have a flow pause before a node, or no longer."""
+    engine = shards.of(flow_key)
+    await engine.recovery.break_before(flow_key, node, on)
+    _, graph = await engine.graph_of(flow_key)
+    if on and not graph.has_node(node):
+        nodes = [one.name for one in graph.nodes]
+        hint = did_you_mean(node, nodes) or f"; it has {', '.join(nodes)}."
+        tell_warning(f"{graph.name} has no node {node!r}{hint} Flows that it calls may have one.")
+    return await _told(shards, flow_key, f"pauses before {node}" if on else f"does not pause before {node}")
 
 
 async def resume_break(shards: Shards, flow_key: str, state: Mapping[str, Any] | None) -> int:

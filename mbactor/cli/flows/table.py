@@ -1,4 +1,4 @@
-"""Flows, steps and shards as tables for a terminal. Pure: values in, something that rich can print out.
+"""Flows, steps, shards and schedules as tables for a terminal. Pure: values in, something that rich can print out.
 
 Keys are printed whole, on one line, however narrow the terminal: they are what the next command needs.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
+from zoneinfo import ZoneInfo
 
 from rich.console import RenderableType
 from rich.progress_bar import ProgressBar
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from mbactor.cli.table import short
 from mbactor.foreman.model.outcome import FlowSummary, ShardInfo, StepRecord
+from mbactor.foreman.model.schedule import Schedule
 from mbactor.foreman.render import duration_text
 from mbactor.supervisor.tree import one_line
 
@@ -103,6 +105,42 @@ def shards_table(shards: Sequence[ShardInfo]) -> Table:
         numbers = ["", "", ""] if one.error else [str(one.flows), str(one.steps), short(one.latency_ms / 1000)]
         table.add_row(str(one.shard), one.state, *numbers, Text(one_line(one.error or ""), style="red"))
     return table
+
+
+def schedules_table(schedules: Sequence[tuple[Schedule, Sequence[dt.datetime]]], now: dt.datetime) -> Table:
+    """A row for each schedule, with its next ticks, in its own time zone."""
+    table = _table()
+    table.add_column("NAME", no_wrap=True)
+    table.add_column("CRON", no_wrap=True)
+    table.add_column("NEXT", no_wrap=True)
+    table.add_column("IN", no_wrap=True, justify="right")
+    _key_column(table, "LAST FLOW", (one.last_flow or "" for one, _ in schedules))
+    table.add_column("STATUS", no_wrap=True)
+    table.add_column("WORKFLOW", overflow="ellipsis", no_wrap=True, ratio=3, min_width=8)
+    for one, ticks in schedules:
+        zone = ZoneInfo(one.timezone)
+        status = one.last_status or ""
+        table.add_row(
+            Text(one_line(one.name)),
+            Text(one_line(one.cron)),
+            Text("\n".join(f"{tick.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}" for tick in ticks))
+            if ticks
+            else _no_tick(one),
+            Text("\n").join(_until(tick, now) for tick in ticks),
+            one.last_flow or "",
+            Text(status, style=STYLES.get(status, "")),
+            Text(one_line(one.workflow)),
+        )
+    return table
+
+
+def _no_tick(schedule: Schedule) -> Text:
+    return Text("paused", style="yellow") if schedule.paused else Text("never again", style="dim")
+
+
+def _until(tick: dt.datetime, now: dt.datetime) -> Text:
+    left = (tick - now).total_seconds()
+    return Text(short(left), style="dim") if left >= 0 else Text(f"{short(-left)} late", style="red")
 
 
 # --- steps ------------------------------------------------------------------------------------------------------

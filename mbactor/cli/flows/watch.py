@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from mbactor import clock
+from mbactor.cli.flows.printing import PLAIN_WIDTH
 from mbactor.cli.flows.table import flows_table
 from mbactor.durations import text_of
 from mbactor.errors import FlowNotFound
@@ -28,7 +29,6 @@ from mbactor.foreman.shards import Shards
 OPEN: tuple[FlowStatus, ...] = ("running", "interrupted", "created")
 LINGER = 15.0
 """Seconds for which a flow is still shown when it has ended."""
-PLAIN_WIDTH = 200
 NOT_ALL_WELL = 3
 """Exit code where a flow that was watched did not complete."""
 

@@ -23,6 +23,7 @@ _REFUSALS: Mapping[tuple[str, str], str] = {
     ("start", "ended"): "it has ended; create another",
     ("cancel", "ended"): "it has ended",
     ("delete", "running"): "cancel it first",
+    ("break", "ended"): "it has ended",
 }
 
 
@@ -40,7 +41,7 @@ def hint(error: BaseException, node: str, budget: float) -> str:
         case NoSuchActor():
             return "it was offered until its time budget was spent; run an actor that serves it, on any node"
         case ActorCrashed():
-            return "an exception that is no MbactorError: its step in the history has the traceback (show STEP --step)"
+            return "an exception that is no MbactorError: its step in the history has the traceback (show --step STEP)"
         case ReducerError():
             return "what branches wrote does not fit together; set_reducer says how a field is combined"
         case _:

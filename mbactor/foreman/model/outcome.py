@@ -85,6 +85,8 @@ class FlowSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Where it is queued: how many flows of its key have begun and not ended."""
     waits_for: list[str] = []
     """Where it is queued: the keys of those flows, oldest first, at most 8 of them."""
+    breakpoints: list[str] = []
+    """The nodes before which it pauses, with the flows that it calls."""
     subflow: bool = False
     trace_id: str = ""
     created_at: dt.datetime | None = None

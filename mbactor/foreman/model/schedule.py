@@ -21,6 +21,7 @@ from cronsim import CronSim, CronSimError
 
 from mbactor.errors import BadRequest
 from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.model.status import FlowStatus
 
 CatchUp = Literal["latest", "all", "none"]
 
@@ -56,6 +57,9 @@ class Schedule(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The tick that was dealt with last, or when the schedule was made or resumed."""
     next_tick: dt.datetime | None = None
     """None while it is paused, and where no tick is to come."""
+    last_flow: str | None = None
+    """The key of the flow that it made last, as long as that is kept."""
+    last_status: FlowStatus | None = None
 
     def __post_init__(self) -> None:
         where = f"schedule {self.name!r}"
@@ -94,6 +98,11 @@ def due(schedule: Schedule, last: float, now: float) -> Due:
         return Due(ticks, ticks[-1])
     missed = schedule.catch_up == "none" and now - latest > MISSED_AFTER
     return Due([] if missed else [latest], latest)
+
+
+def ticks_after(schedule: Schedule, moment: float, count: int) -> list[float]:
+    """So many ticks after a moment, or as many as there are."""
+    return list(islice(_ticks(schedule, moment), count))
 
 
 def next_tick(schedule: Schedule, last: float) -> float | None:

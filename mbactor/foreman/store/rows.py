@@ -87,12 +87,16 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class ScheduleRow(msgspec.Struct, frozen=True, gc=False):
-    """A row of `mbactor_schedule`."""
+    """A row of `mbactor_schedule`, with what there is of its last flow."""
 
     name: str
     spec: Json
     paused: int
     last_tick: float
+    flow_id: int | None = None
+    """The flow that it made last, its token and status, as long as that is kept."""
+    flow_token: str | None = None
+    flow_status: str | None = None
 
 
 class FlowFilter(msgspec.Struct, frozen=True, gc=False):

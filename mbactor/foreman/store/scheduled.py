@@ -18,6 +18,10 @@ _MOVE = "UPDATE mbactor_schedule SET last_tick = ? WHERE name = ? AND last_tick 
 # What fell into the pause is not made up for.
 _PAUSE = """UPDATE mbactor_schedule SET paused = ?, last_tick = CASE WHEN ? = 0 THEN ? ELSE last_tick END
     WHERE name = ? AND paused <> ?"""
+_MADE = "UPDATE mbactor_schedule SET flow_id = ? WHERE name = ?"
+_ALL = """SELECT schedule.name, schedule.spec, schedule.paused, schedule.last_tick, flow.id, flow.token, flow.status
+    FROM mbactor_schedule AS schedule LEFT JOIN mbactor_flow AS flow
+    ON flow.id = schedule.flow_id AND flow.delete_at IS NULL ORDER BY schedule.name"""
 _THERE = "SELECT count(*) FROM mbactor_schedule WHERE name = ?"
 
 
@@ -49,11 +53,11 @@ async def tick(tx: Transaction, one: Tick) -> Created | Changed:
         return Changed(True, "running")
     await insert_graphs(tx, {one.create.graph_hash: one.create.graph})
     (created,) = await create_all(tx, [one.create])
+    await tx.db.count(_MADE, created.flow_id, one.name)
     return created
 
 
 async def schedules(db: Db) -> tuple[float, list[ScheduleRow]]:
     """The database's time, and the schedules by name."""
     ((now,),) = await db.rows("SELECT <now>")
-    rows = await db.rows("SELECT name, spec, paused, last_tick FROM mbactor_schedule ORDER BY name")
-    return now, [ScheduleRow(*row) for row in rows]
+    return now, [ScheduleRow(*row) for row in await db.rows(_ALL)]

@@ -11,7 +11,8 @@
 * `mbactor_meta`: the schema's version, the number of this shard and, on SQLite, the counters of ids (on PostgreSQL two
   sequences).
 * `mbactor_shard`, in the database of shard 1 only: the shards there are. `state`: active, cordoned, removed.
-* `mbactor_schedule`: what creates flows by itself; ticks up to `last_tick` are dealt with. Shard 1 has it.
+* `mbactor_schedule`: what creates flows by itself; ticks up to `last_tick` are dealt with, and `flow_id` is
+  the flow that it made last. Shard 1 has it.
 * `mbactor_concurrency`: a row for each concurrency key, which is held while flows of the key are started. A created
   flow that is `queued` waits until fewer than its `concurrency_limit` flows of its key have begun.
 * `mbactor_rate`: a row for each task with a rate; starts have been given out up to `free_from`. A step that waits for
@@ -129,6 +130,7 @@ TABLES: dict[str, dict[str, str]] = {
         "spec": "json NOT NULL",
         "paused": "int NOT NULL",
         "last_tick": "float NOT NULL",
+        "flow_id": "int",
     },
     "mbactor_flow": _FLOW,
     "mbactor_step": _STEP,

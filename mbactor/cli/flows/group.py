@@ -1,0 +1,137 @@
+"""The group of commands `mbactor flows ...`, and the options that they share.
+
+What a command needs is imported when it is called, so that `--help` and completion are quick.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from mbactor.foreman.host import Host
+    from mbactor.foreman.model.query import FlowQuery
+    from mbactor.foreman.shards import Shards
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Options = dict[str, Any]
+
+STATUSES = ("created", "running", "interrupted", "completed", "failed", "cancelled")
+SHORTEST_PERIOD = 0.05
+KEY = click.argument("flow_key", metavar="FLOW")
+STEP = click.argument("step_key", metavar="STEP")
+NAME = click.argument("name", metavar="NAME")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+STATE = click.option("--state", metavar="JSON", help="Fields that replace those of the state; null removes one.")
+_WHERE = (
+    click.option(
+        "--database", metavar="URL", envvar="MBACTOR_DATABASE", show_envvar=True,
+        help="sqlite:///file.db or postgresql://user:password@host/name.",
+    ),
+    click.option(
+        "-f", "--file", type=click.Path(path_type=Path), help="A topology file: the database is that of its Foreman."
+    ),
+    click.option("-o", "--overlay", "overlays", multiple=True, type=click.Path(path_type=Path), help="As of `run`."),
+)  # fmt: skip
+_FILTERS = (
+    click.option("--status", type=click.Choice(STATUSES)),
+    click.option("--workflow", metavar="URL", help="The URL that flows were created with."),
+    click.option("--thread", metavar="FLOW", help="Flows of the same thread as this one."),
+    click.option("--task", metavar="NODE", help="The node that a flow is at, or has failed at."),
+    click.option("--fairness-key", metavar="TEXT"),
+    click.option("--concurrency-key", metavar="TEXT"),
+    click.option("--priority", type=int),
+    click.option("--older-than", metavar="DURATION", help="Unchanged in status for so long, such as 30d."),
+    click.option("--newer-than", metavar="DURATION", help="Changed in status within that time."),
+    click.option("--search", metavar="TEXT", help="In workflow, node, error, reason of a cancel, or key; in any case."),
+    click.option("--shard", type=int),
+)
+
+
+def _all_of(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+WHERE = _all_of(_WHERE)
+FILTERS = _all_of(_FILTERS)
+
+
+def work_on(given: Options, work: Callable[[Shards], Awaitable[int]], host: Host | None = None) -> NoReturn:
+    """Do the work over the database that the options say, and end the program with its exit code."""
+    from mbactor.cli.flows.database import Where, operate
+
+    overlays: tuple[Path, ...] = given["overlays"]
+    if overlays and given["file"] is None:
+        raise click.UsageError("--overlay goes with --file")
+    # A URL that a variable says is what there is where no file is named.
+    sys.exit(operate(Where(None if given["file"] else given["database"], given["file"], overlays), work, host))
+
+
+def where_text(given: Options) -> str:
+    """The options that name the file of the database, for a command that is suggested."""
+    named = [("-f", given["file"]), *(("-o", overlay) for overlay in given["overlays"])]
+    return "".join(f" {option} {shlex.quote(str(path))}" for option, path in named if path is not None)
+
+
+def query_of(given: Options, **more: Any) -> FlowQuery:
+    """What the filters say."""
+    from mbactor.errors import MbactorError
+    from mbactor.foreman.model.query import FlowQuery
+
+    names = ("status", "workflow", "thread", "task", "fairness_key", "concurrency_key", "priority", "search", "shard")
+    filters = {name: given[name] for name in names} | more
+    filters |= {name: duration_of(name, given[name]) for name in ("older_than", "newer_than")}
+    try:
+        return FlowQuery(**filters)
+    except MbactorError as error:
+        raise click.UsageError(error.message) from None
+
+
+def duration_of(name: str, text: str | None) -> float | None:
+    """The seconds that an option says."""
+    from mbactor.durations import seconds_of_text
+
+    try:
+        return None if text is None else seconds_of_text(text)
+    except ValueError as error:
+        raise click.UsageError(f"--{name.replace('_', '-')}: {error}") from None
+
+
+def json_of(option: str, text: str | None) -> Any:
+    """The value that an option says as JSON."""
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        hint = f"; a text needs quotes of its own: {option} '\"{text}\"'" if '"' not in str(text) else ""
+        raise click.UsageError(f"{option}: {text!r} is no JSON: {error}{hint}") from None
+
+
+def state_of(text: str | None) -> Any:
+    """The fields that --state says."""
+    state = json_of("--state", text)
+    if state is not None and not isinstance(state, dict):
+        raise click.UsageError(f"--state: {text!r} given, a JSON object of fields expected")
+    return state
+
+
+@click.group()
+def flows() -> None:
+    """Look at flows and steer them, over their database.
+
+    Works beside a running Foreman and without one: what is changed here is found by whoever runs the flows, and no
+    task is run by these commands. A key, as `list` prints it, gives full power over its flow.
+
+    Exit codes: 0 done, 1 the database does not answer, 2 what was given cannot be, 3 a flow that was waited for did not
+    complete, 4 refused: there is no such flow, or its status does not allow it.
+    """
