@@ -54,7 +54,7 @@ class Answers:
     def owe(self, answer: Answer, now: float) -> None:
         """An ask has been taken."""
         if answer.at_once:
-            self._acknowledge(answer)
+            self.acknowledge(answer)
         elif not self._bus.tells_all:
             self._open[answer] = now
             if self._timer is None:
@@ -85,7 +85,8 @@ class Answers:
         self._open.pop(answer, None)
         answer.given = True
 
-    def _acknowledge(self, answer: Answer) -> None:
+    def acknowledge(self, answer: Answer) -> None:
+        """Say that it was taken, and where."""
         self.give(answer, Message(answer.envelope("ack", JSON, ACCEPTED), b""))
 
     def _sweep(self) -> None:
@@ -96,7 +97,7 @@ class Answers:
             if came > before:
                 break
             del self._open[answer]
-            self._acknowledge(answer)
+            self.acknowledge(answer)
         self._timer = loop.call_later(self._after, self._sweep) if self._open else None
 
 

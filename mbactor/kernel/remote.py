@@ -275,10 +275,8 @@ class Remote:
             return
         now = self._node.time()
         call = BusCall.of(route, cell, message, now, deadline)
-        if envelope.op == "ask" and delivery.reply is not None:
-            answer: Any = self.owed(cell, route, delivery, envelope)
-            self._answers.owe(answer, now)
-            call.future = answer
+        if delivery.reply is not None and (envelope.op == "ask" or envelope.locality):
+            self._promise(call, route, delivery, envelope)
         path = envelope.path
         try:
             if len(path) > MAX_DEPTH:
@@ -296,6 +294,15 @@ class Remote:
             call.depth = len(path)
             call.via = tuple(self._known(step) for step in path)
         cell.accept(call)
+
+    def _promise(self, call: Call, route: Route | None, delivery: Delivery, envelope: Envelope) -> None:
+        """Who asks is owed an answer; who tells, and says from where, hears where it was taken."""
+        answer: Any = self.owed(call.cell, route, delivery, envelope)
+        if envelope.op == "ask":
+            self._answers.owe(answer, call.arrived)
+            call.future = answer
+        elif envelope.op == "tell":
+            self._answers.acknowledge(answer)
 
     def _cancel(self, cell: Cell, inbox: str, id: str) -> None:
         """Whoever asked has called it off."""

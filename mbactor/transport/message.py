@@ -40,6 +40,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     traceparent. `fragment` is (number, of how many). `replica` is who sends this: who answers in replies, errors and
     acknowledgements, who asks in requests. `queue` is, in those of who answers, the queue the request was taken from,
     or `replica@host` where that is none. `multi` says that the request is one to all.
+    `locality` is that of who sends it, in what answers and in tells, which are acknowledged for that.
     """
 
     op: Op

@@ -1,13 +1,15 @@
-"""Asks that go to the nearest place that is known to serve their address: see `locality.py`."""
+"""Asks and tells that go to the nearest place that is known to serve their address: see `locality.py`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
+from msgspec import structs
+
 from mbactor.errors import MbactorError, NoSuchActor, Unavailable
 from mbactor.transport.address import Address
-from mbactor.transport.ask import Ask
+from mbactor.transport.ask import Ask, Sending
 from mbactor.transport.locality import Nearest
 from mbactor.transport.message import Message
 from mbactor.transport.waiting import Waiter
@@ -43,3 +45,35 @@ class NearAsk(Ask, eq=False, kw_only=True):
     def _refused(self, error: MbactorError, replica: str) -> None:
         self.address = self.plain  # others may take it, wherever they are
         super()._refused(error, replica)
+
+
+class NearSending(Sending, eq=False, kw_only=True):
+    """A tell that learns how near it was taken, where its envelope asks that. Where nobody takes it at the place it
+    went to, it goes to the plain address, once.
+    """
+
+    plain: Address
+    nearest: Nearest
+    publish: Callable[[str, Address, Message, Waiter], None]
+    message: Message
+
+    def acked(self, message: Message) -> None:
+        self.nearest.answered(self.plain, message.envelope.locality, asyncio.get_running_loop().time())
+
+    def failed(self, error: MbactorError) -> None:
+        if self.address is self.plain or not isinstance(error, NoSuchActor | Unavailable):
+            super().failed(error)
+            return
+        self.nearest.nobody(self.plain)
+        self.address = self.plain
+        try:
+            self.publish(self.source, self.plain, self.message, self)
+        except MbactorError as failed:
+            super().failed(failed)
+
+
+def asking_where(message: Message, address: Address, nearest: Nearest, now: float) -> Message:
+    """A tell as it is sent to an address: by the locality of who sends it, it asks for that of who takes it."""
+    if not nearest.to_ask(address, now):
+        return message
+    return Message(structs.replace(message.envelope, locality=nearest.locality), message.body)

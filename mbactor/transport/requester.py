@@ -23,7 +23,7 @@ from mbactor.transport.fragments import WHOLE
 from mbactor.transport.large import Large
 from mbactor.transport.locality import Nearest
 from mbactor.transport.message import Envelope, Message, messages_of
-from mbactor.transport.near import NearAsk
+from mbactor.transport.near import NearAsk, NearSending, asking_where
 from mbactor.transport.outbox import BYTES, MOST, Outbox, Together
 from mbactor.transport.reassembly import Bounds
 from mbactor.transport.repeats import Chances, Refusal, repeat
@@ -166,7 +166,16 @@ class Requester:
         large = len(message.body) > self._bus.max_payload
         now = asyncio.get_running_loop().time()
         deadline = now + (_TAKEN_WITHIN if large else _NOBODY_WITHIN)
-        waiter = Sending(message.envelope.id, address, deadline, source, lost, self._large.leaving if large else None)
+        id, nearest, leaving = message.envelope.id, self._nearest, self._large.leaving if large else None
+        if nearest is None or address.replica is not None:
+            waiter = Sending(id, address, deadline, source, lost, leaving)
+        else:
+            place, message = nearest(address, now), asking_where(message, address, nearest, now)
+            waiter = NearSending(
+                id, place, deadline, source, lost, leaving,
+                plain=address, nearest=nearest, publish=self._publish, message=message,
+            )  # fmt: skip
+            address = place
         self._put(self.line(source, address), message, waiter)
         self._waiting.add(waiter, now)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from mbactor import Actor, ActorRef, ActorSystem, NoSuchActor, child, endpoint
 from mbactor.errors import InvalidSpec
+from mbactor.transport import locality
 from tests.kernel.conftest import Start
 
 pytestmark = pytest.mark.anyio
@@ -19,10 +21,19 @@ class Shop(Actor):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.taken = 0
 
     @endpoint
     async def who(self) -> str:
         return self.name
+
+    @endpoint
+    async def take(self) -> None:
+        self.taken += 1
+
+    @endpoint
+    async def how_many(self) -> int:
+        return self.taken
 
     @endpoint
     async def ask_it(self, other: ActorRef[Shop]) -> str:
@@ -71,6 +82,48 @@ async def test_an_asker_comes_to_the_nearest_and_to_the_others_when_that_is_gone
     await near.stop()
     await nearby.node.remote.flush()
     await comes_to("a1")
+
+
+async def test_what_is_told_comes_to_the_nearest_too_and_to_the_others_when_that_is_gone(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locality, "ASK_AGAIN", 0.0)
+    tells = await start(locality="eu-west-b-1")
+    anybody = await start()
+    far = await (await start(locality="us-east")).spawn(shop("us"))
+    nearby = await start(locality="eu-west-b-2")
+    near = await nearby.spawn(shop("b2"))
+    await nearby.node.remote.flush()
+
+    async def told() -> dict[str, int]:
+        return {"us": await far.ask(Shop.how_many), "b2": await near.ask(Shop.how_many)}
+
+    async def tell(system: ActorSystem, count: int) -> dict[str, int]:
+        before = await told()
+        assert all(system.tell(Shop.take) for _ in range(count))
+        after = before
+        async with asyncio.timeout(30):
+            while sum(after.values()) < sum(before.values()) + count:
+                await asyncio.sleep(0.01)
+                after = await told()
+        return {name: after[name] - before[name] for name in after}
+
+    async with asyncio.timeout(30):
+        seen: Counter[str] = Counter()
+        while len(+seen) < 2:
+            seen.update(await tell(anybody, 1))  # who is nowhere tells any
+        while (await tell(tells, 4))["us"]:
+            pass  # each asks where it was taken
+    assert await tell(tells, 50) == {"us": 0, "b2": 50}
+
+    await near.stop()
+    await nearby.node.remote.flush()
+    before = await far.ask(Shop.how_many)
+    assert all(tells.tell(Shop.take) for _ in range(20))
+    async with asyncio.timeout(30):
+        while await far.ask(Shop.how_many) < before + 20:
+            await asyncio.sleep(0.01)
+    assert not tells.dead_letters
 
 
 async def test_a_replica_that_is_named_is_meant_whatever_is_near(start: Start) -> None:

@@ -68,6 +68,17 @@ def test_a_replica_or_a_place_that_is_named_is_meant_and_a_nearer_one_is_forgott
     assert nearest(HERE, 0).replica is None
 
 
+def test_what_gets_no_answer_asks_where_it_was_taken_once_a_second_until_that_is_as_near_as_can_be() -> None:
+    nearest = Nearest("eu-west")
+    assert [nearest.to_ask(HERE, now) for now in (0, 0.5, 1, 1.9, 2)] == [True, False, True, False, True]
+    nearest.answered(HERE, "eu-east", 3)
+    assert [nearest.to_ask(HERE, now) for now in (3, 3.5, 4)] == [True, False, True]
+    nearest.answered(HERE, "eu-west-b", 4)
+    assert not any(nearest.to_ask(HERE, now) for now in (5, 6, 7))
+    nearest.nobody(HERE)
+    assert nearest.to_ask(HERE, 8)
+
+
 @pytest.mark.parametrize("wrong", ["", "EU", "eu west", "-eu", "eu--west", "eu.west", "x" * 65, 5])
 def test_what_is_no_locality_is_refused(wrong: object) -> None:
     with pytest.raises(InvalidSpec, match="such as eu-west-b-1"):
