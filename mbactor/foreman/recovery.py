@@ -16,8 +16,9 @@ from mbactor.errors import BadRequest, FlowConflict
 from mbactor.foreman.committer import Committer
 from mbactor.foreman.graphs import Graphs
 from mbactor.foreman.keys import Key, new_token, not_found, parse_key
+from mbactor.foreman.model.places import StepPlace
 from mbactor.foreman.model.reducers import fold
-from mbactor.foreman.model.rewinding import RewindKind, StepPlace, meant
+from mbactor.foreman.model.rewinding import RewindKind, meant
 from mbactor.foreman.model.state import Fields, apply, encode_fields
 from mbactor.foreman.reader import Reader
 from mbactor.foreman.step import fold_material, rate_of

@@ -179,6 +179,7 @@ def _branches(held: Held, plan: Plan, lease: Lease, kept: int) -> Settle:
         cohort_size=plan.cohort_size,
         arrivals=plan.arrivals,
         needed=plan.needed,
+        at_once=plan.at_once or 0,
         depth=held.depth,
         state=state,
     )

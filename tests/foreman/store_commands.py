@@ -186,6 +186,7 @@ class Chooser:
         needed = (0, 1 + direct, 0, 2, size + direct)[how % 5]
         return self._settle(
             step, how, cohort_size=size + direct, arrivals=direct, depth=step.depth, successors=branches,
+            at_once=at_once if at_once < size else 0,
             needed=needed if direct < needed <= size + direct else 0,
         )  # fmt: skip
 

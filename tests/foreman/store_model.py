@@ -93,6 +93,9 @@ class Step:
     cohort_failures: int = 0
     cohort_depth: int = 0
     cohort_needed: int = 0
+    cohort_at_once: int = 0
+    room: tuple[int, int] | None = None
+    """The step whose cohort has to make room before it begins, and its branch there."""
     attempt: int = 0
     changes: bytes | None = None
     parks: bytes | None = None
@@ -173,7 +176,7 @@ class Model:
         step.parks, step.payloads, step.attempt = one.parks, one.payloads, one.attempt
         step.cohort_size, step.cohort_arrivals, step.cohort_depth = one.cohort_size, one.arrivals, one.depth
         step.not_before, step.updated_at, step.lease_expires = self.now + one.delay, self.now, None
-        step.cohort_needed, step.refused = one.needed, one.refused
+        step.cohort_needed, step.cohort_at_once, step.refused = one.needed, one.at_once, one.refused
         if one.state is not None:
             step.state, step.chain = one.state, 0
         if one.status == "pending":
@@ -210,10 +213,13 @@ class Model:
         self, spawn: Step, mine: list[tuple[Arrival, int, int]], inserted: list[list[Inserted]]
     ) -> tuple[Arrival, int, int] | None:
         decided = self._decided(spawn)
-        waiting = [s for s in self._inside(spawn) if s.status == "created" and s.spawn_id == spawn.id]
         if decided is None:
-            for step in sorted(waiting, key=lambda s: (s.ordinal, s.id))[: len(mine)]:
-                step.status, step.not_before, step.updated_at = "pending", max(step.not_before, self.now), self.now
+            waiting = [s for s in self.steps.values() if s.status == "created" and s.room and s.room[0] == spawn.id]
+            branches = sorted({s.room[1] for s in waiting if s.room})[: len(mine)]
+            for step in waiting:
+                if step.room and step.room[1] in branches:
+                    step.status, step.not_before, step.room = "pending", max(step.not_before, self.now), None
+                    step.updated_at = self.now
             return None
         failed = [s for s in self._inside(spawn) if s.status == "failed"]
         if spawn.cohort_arrivals < spawn.cohort_size:
@@ -448,7 +454,8 @@ class Model:
             self.now,
         )  # fmt: skip
         if new.waits:
-            step.status = "created"
+            assert new.spawn_id is not None
+            step.status, step.room = "created", (new.spawn_id, new.ordinal)
         elif new.lease is not None:
             step.status, step.worker, step.lease_number = "running", new.lease.worker, 1
             step.lease_expires = self.now + new.lease.seconds

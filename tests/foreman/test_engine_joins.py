@@ -10,6 +10,7 @@ import pytest
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.join import Join
+from mbactor.foreman.model.state import overrides_of
 from tests.foreman.test_engine_shapes import each, fan
 from tests.foreman.world import World, a_world, ok
 
@@ -393,3 +394,71 @@ async def test_what_a_fan_in_went_on_without_is_not_recovered_but_runs_when_the_
     outcome = await world.engine.wait(key)
     assert outcome.status == "completed"
     assert 2 in outcome.state["list_done"]
+
+
+async def test_recovered_branches_find_no_more_room_than_new_ones(world: World) -> None:
+    gates = Gates()
+    gates.open(0, 1, 2)
+    await world.graph(bounded(), start=ok, branch=gates.branch, join=ok)
+    key = await world.engine.create("bounded", {"items": [0, 1, 2], "bad": [0, 1, 2]})
+    assert (await world.engine.wait(key)).status == "failed"
+    await world.engine.recovery.recover(key, overrides_of({"bad": []}))
+    assert (await world.engine.wait(key)).state["list_done"] == [0, 1, 2]
+    assert gates.began == [0, 1, 2, 0, 1, 2]
+    assert gates.most == 1
+
+
+async def test_a_branch_that_is_restarted_waits_until_another_makes_room(world: World) -> None:
+    gates = Gates()
+    await world.graph(bounded(), start=ok, branch=gates.branch, join=ok)
+    key = await world.engine.create("bounded", {"items": [0, 1, 2]})
+    gates.open(0)
+    await gates.begun(world, 2)
+    (first, *_) = [one for one in await world.engine.history(key) if one.node == "branch"]
+    await world.engine.recovery.restart_from(first.step_key)
+    assert [status for status, _ in await statuses(world, key)] == ["created", "running", "created"]
+    gates.open(1, 2)
+    assert (await world.engine.wait(key)).state["list_done"] == [0, 1, 2]
+    assert gates.began == [0, 1, 0, 2]
+    assert gates.most == 1
+
+
+@pytest.mark.parametrize("how", ["recover", "fork"])
+async def test_all_that_runs_again_within_a_branch_waits_for_its_room(world: World, how: str) -> None:
+    """A branch fans out itself, and each of its own calls a workflow."""
+    inner = Graph("inner")
+    inner.add_transition("deep", END)
+    graph = Graph("bounded")
+    graph.add_transition_for_each("start", "branch", for_each="items", max_parallel=1)
+    graph.add_transition_for_each("branch", "call", for_each="items", as_="part", max_parallel=1)
+    graph.add_subgraph("call", "inner")
+    graph.add_transition("call", "met")
+    graph.set_fan_in("met")
+    graph.add_transition("met", "join")
+    graph.set_fan_in("join")
+    graph.add_transition("join", END)
+    under_way: list[tuple[int, int]] = []
+    broken = [True]
+
+    async def deep(flow: Flow) -> None:
+        under_way.append((flow["item"], flow["part"]))
+        assert len(under_way) == 1
+        await asyncio.sleep(0.01)
+        under_way.clear()
+        if broken[0]:
+            raise ValueError("no")
+        flow["list_done"] = [10 * flow["item"] + flow["part"]]
+
+    await world.graph(inner, deep=deep)
+    await world.graph(graph, start=ok, branch=ok, met=ok, join=ok)
+    key = await world.engine.create("bounded", {"items": [0, 1]})
+    assert (await world.engine.wait(key)).status == "failed"
+    broken[0] = False
+    if how == "recover":
+        await world.engine.recovery.recover(key)
+    else:
+        (start, *_) = [one for one in await world.engine.history(key) if one.node == "start"]
+        key = await world.engine.recovery.fork(start.step_key)
+    outcome = await asyncio.wait_for(world.engine.wait(key), 20)
+    assert (outcome.status, outcome.state["list_done"]) == ("completed", [0, 1, 10, 11])
+    assert world.host.ran.count("deep") == 8

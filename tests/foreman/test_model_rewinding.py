@@ -8,7 +8,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbactor.foreman.model.rewinding import FlowPlace, Rewound, StepPlace, rewind
+from mbactor.foreman.model.join import ENOUGH, NEVER_BEGAN
+from mbactor.foreman.model.places import FlowPlace, StepPlace
+from mbactor.foreman.model.rewinding import Rewound, rewind
 
 ROOT = FlowPlace(1, "failed")
 
@@ -223,3 +225,57 @@ def test_a_branch_whose_inner_cohort_goes_on_has_not_arrived_though_others_are_e
             step(5, predecessor_id=2, spawn_id=2, ordinal=1),
         ]
         assert rewind([ROOT], steps, [5]).counts == {1: (1, 0), 2: (1, failures)}
+
+
+# --- room in a cohort ----------------------------------------------------------------------------------------
+
+
+def branches(*statuses: str, at_once: int = 1, **places: Any) -> list[StepPlace]:
+    """1 fans out to branches of a step each, 2 and on."""
+    failures, open_ones = statuses.count("failed"), statuses.count("pending") + statuses.count("created")
+    counts: dict[str, Any] = {"cohort_arrivals": len(statuses) - open_ones, "cohort_failures": failures}
+    spawn = step(1, cohort_size=len(statuses), cohort_at_once=at_once, **counts, **places)
+    return [
+        spawn,
+        *(step(n + 2, status, predecessor_id=1, spawn_id=1, ordinal=n) for n, status in enumerate(statuses)),
+    ]
+
+
+def test_of_what_runs_again_in_a_cohort_so_much_begins_as_it_has_room_for() -> None:
+    steps = branches("failed", "completed", "failed", "failed", at_once=2)
+    assert rewind([ROOT], steps, [2, 4, 5]).held == {5: (1, 3)}
+    assert rewind([ROOT], branches("failed", "failed", at_once=0), [2, 3]).held == {}
+
+
+def test_a_branch_that_runs_again_waits_while_others_have_its_room() -> None:
+    steps = branches("completed", "pending")
+    found = rewind([ROOT], steps, [2])
+    assert (found.held, found.status_of(2), found.counts) == ({2: (1, 0)}, "created", {1: (0, 0)})
+    going_on = [*steps, step(4, predecessor_id=3, spawn_id=1, ordinal=1, status="pending")]
+    assert rewind([ROOT], going_on, [3]).held == {}, "it has its room already"
+
+
+def test_a_branch_that_never_began_comes_after_those_that_had() -> None:
+    steps = branches("completed", "cancelled", "cancelled", "completed", cohort_needed=1)
+    steps[2] = step(3, "cancelled", predecessor_id=1, spawn_id=1, ordinal=1, cancel_reason=NEVER_BEGAN[ENOUGH])
+    steps[3] = step(4, "cancelled", predecessor_id=1, spawn_id=1, ordinal=2, cancel_reason=ENOUGH)
+    found = rewind([ROOT], steps, [5])
+    assert found.again == (3, 4, 5)
+    assert found.held == {3: (1, 1), 5: (1, 3)}
+
+
+def test_what_runs_again_within_a_branch_waits_for_the_room_of_the_branch() -> None:
+    """Both branches of the inner cohort, and the step of a flow that one of them had called."""
+    steps = [
+        *branches("completed", "pending"),
+        step(4, "completed", predecessor_id=2, spawn_id=1, cohort_size=3, cohort_arrivals=3, cohort_at_once=1),
+        step(5, predecessor_id=4, spawn_id=4, ordinal=0),
+        step(6, predecessor_id=4, spawn_id=4, ordinal=1),
+        step(7, flow_id=2),
+    ]
+    flows = [ROOT, FlowPlace(2, "completed", 6)]
+    assert rewind(flows, steps, [5, 7]).held == {5: (1, 0), 7: (4, 1)}
+    assert rewind(flows, steps, [7]).held == {7: (1, 0)}
+    # While it waits there, another step of the same branch finds the inner room taken, and not the outer one.
+    steps = [msgspec.structs.replace(one, status="created", room_id=1) if one.id == 5 else one for one in steps]
+    assert rewind(flows, steps, [7]).held == {7: (4, 1)}

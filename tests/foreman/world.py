@@ -44,6 +44,10 @@ MUST_BE_EMPTY = {
             AND f.status IN ('created', 'running', 'interrupted'))""",
     "a flow with a question runs": """SELECT s.id FROM mbactor_step s JOIN mbactor_flow f ON f.id = s.flow_id
         WHERE s.status = 'interrupted' AND f.status <> 'interrupted'""",
+    "more branches of a cohort are under way than may be": """SELECT spawn.id FROM mbactor_step spawn
+        JOIN mbactor_step s ON s.spawn_id = spawn.id WHERE spawn.cohort_at_once > 0
+        AND s.status IN ('pending', 'running', 'interrupted')
+        GROUP BY spawn.id, spawn.cohort_at_once HAVING count(DISTINCT s.ordinal) > spawn.cohort_at_once""",
     "a cohort was joined twice": """SELECT cohort_id FROM mbactor_step WHERE cohort_id IS NOT NULL
         GROUP BY cohort_id HAVING count(*) > 1""",
 }

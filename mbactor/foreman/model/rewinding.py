@@ -10,43 +10,17 @@ that this fan-in did not wait for go on as well, where they were given up.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from typing import Literal
 
 import msgspec
 
 from mbactor.foreman.model.join import NEVER_BEGAN, has_joined
+from mbactor.foreman.model.places import FlowPlace, Places, StepPlace
+from mbactor.foreman.model.status import TERMINAL
 
 RewindKind = Literal["restart", "recover", "retry"]
-
-
-class StepPlace(msgspec.Struct, frozen=True, gc=False):
-    """A step, as far as its place among the others goes."""
-
-    id: int
-    flow_id: int
-    status: str
-    predecessor_id: int | None = None
-    successor_id: int | None = None
-    spawn_id: int | None = None
-    ordinal: int = 0
-    cohort_id: int | None = None
-    cohort_size: int = 0
-    cohort_arrivals: int = 0
-    cohort_failures: int = 0
-    updated_at: float = 0.0
-    cohort_needed: int = 0
-    cancel_reason: str | None = None
-    """Why its branch was given up."""
-
-
-class FlowPlace(msgspec.Struct, frozen=True, gc=False):
-    """A flow, as far as its place in the tree goes."""
-
-    id: int
-    status: str
-    caller_id: int | None = None
 
 
 class Rewound(msgspec.Struct, frozen=True):
@@ -54,8 +28,8 @@ class Rewound(msgspec.Struct, frozen=True):
 
     again: tuple[int, ...]
     """Steps that run again."""
-    queued: frozenset[int]
-    """Those of them that wait until others make room, as before."""
+    held: dict[int, tuple[int, int]]
+    """Those of them that wait until others make room: the step that spawned the cohort, and their branch of it."""
     waiting: dict[int, int]
     """Step -> the flow it called and waits for again."""
     gone_steps: frozenset[int]
@@ -78,75 +52,12 @@ class Rewound(msgspec.Struct, frozen=True):
 
     def status_of(self, step_id: int) -> str:
         """That of a step which runs again."""
-        return "pending" if self.begins and step_id not in self.queued else "created"
-
-
-class _Tree:
-    def __init__(self, flows: Iterable[FlowPlace], steps: Iterable[StepPlace]) -> None:
-        self.flows = {flow.id: flow for flow in flows}
-        self.steps = {step.id: step for step in steps}
-        self.after: defaultdict[int, list[int]] = defaultdict(list)
-        self.fan_ins: dict[int, int] = {}
-        self.called: defaultdict[int, list[int]] = defaultdict(list)
-        self.within: defaultdict[int, list[int]] = defaultdict(list)
-        for step in self.steps.values():
-            if step.predecessor_id is not None:
-                self.after[step.predecessor_id].append(step.id)
-            self.within[step.flow_id].append(step.id)
-            if step.cohort_id is not None:
-                self.fan_ins[step.cohort_id] = step.id
-        for flow in self.flows.values():
-            if flow.caller_id is not None:
-                self.called[flow.caller_id].append(flow.id)
-
-    def below(self, step_id: int) -> set[int]:
-        """All that follow a step in its flow."""
-        found: set[int] = set()
-        todo = [step_id]
-        while todo:
-            for one in self._following(todo.pop()):
-                if one not in found:
-                    found.add(one)
-                    todo.append(one)
-        return found
-
-    def _following(self, step_id: int) -> Iterable[int]:
-        yield from self.after[step_id]
-        # The fan-in of a cohort has one of its branches before it in the chain, and follows from all.
-        spawn_id = self.steps[step_id].spawn_id
-        while spawn_id is not None:
-            if spawn_id in self.fan_ins:
-                yield self.fan_ins[spawn_id]
-            spawn_id = self.steps[spawn_id].spawn_id
-
-    def around(self, step_id: int) -> Iterable[int]:
-        """The steps that spawned the cohorts that a step is in, innermost first."""
-        spawn_id = self.steps[step_id].spawn_id
-        while spawn_id is not None:
-            yield spawn_id
-            spawn_id = self.steps[spawn_id].spawn_id
-
-    def callers(self, step_id: int) -> Iterable[tuple[int, int]]:
-        """(step, the flow it called) for each flow above that of a step, nearest first."""
-        flow = self.flows[self.steps[step_id].flow_id]
-        while flow.caller_id is not None:
-            yield flow.caller_id, flow.id
-            flow = self.flows[self.steps[flow.caller_id].flow_id]
-
-    def with_called(self, flow_ids: Iterable[int]) -> set[int]:
-        """These flows, with all that their steps called."""
-        found: set[int] = set()
-        todo = list(flow_ids)
-        while todo:
-            flow_id = todo.pop()
-            found.add(flow_id)
-            todo += (child for step_id in self.within[flow_id] for child in self.called[step_id])
-        return found
+        return "pending" if self.begins and step_id not in self.held else "created"
 
 
 def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Collection[int]) -> Rewound:
     """Have these steps run again. They may be in several branches, or in flows that others called."""
-    tree = _Tree(flows, steps)
+    tree = Places(flows, steps)
     gone = {below for step_id in step_ids for below in tree.below(step_id)}
     waiting: dict[int, int] = {}
     later: set[int] = set()
@@ -169,7 +80,7 @@ def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Col
     begun = {tree.steps[step_id].flow_id for step_id in (*again, *waiting)}
     return Rewound(
         again=tuple(sorted(again)),
-        queued=frozenset(one for one in given_up if tree.steps[one].cancel_reason in NEVER_BEGAN.values()),
+        held=_held(tree, again),
         waiting=waiting,
         gone_steps=frozenset(gone),
         gone_flows=frozenset(gone_flows),
@@ -181,7 +92,7 @@ def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Col
 
 def open_failures(steps: Iterable[StepPlace]) -> list[int]:
     """The steps that failed and that nothing has gone on without."""
-    tree = _Tree((), steps)
+    tree = Places((), steps)
     return [
         one.id
         for one in tree.steps.values()
@@ -202,7 +113,7 @@ def meant(how: RewindKind, steps: Iterable[StepPlace]) -> list[int]:
     return failed[-1:] if how == "retry" else failed
 
 
-def _given_up(tree: _Tree, step_ids: Collection[int]) -> set[int]:
+def _given_up(tree: Places, step_ids: Collection[int]) -> set[int]:
     """The steps that were given up in cohorts around these steps, which are open again."""
     found: set[int] = set()
     todo = {spawn for step_id in step_ids for spawn in tree.around(step_id)}
@@ -217,6 +128,34 @@ def _given_up(tree: _Tree, step_ids: Collection[int]) -> set[int]:
             elif one.cohort_size and one.id not in tree.fan_ins and _decided(one) is None:
                 todo.add(one.id)
     return found
+
+
+def _held(tree: Places, again: Collection[int]) -> dict[int, tuple[int, int]]:
+    """Those of the steps that have to wait until others make room, each with the innermost branch for which there is
+    none. First come branches that had begun before.
+    """
+    under_way = tree.under_way()
+    wanting: defaultdict[int, set[int]] = defaultdict(set)
+    had_begun: set[tuple[int, int]] = set()
+    for step_id in again:
+        branches = set(tree.branches(step_id))
+        if tree.steps[step_id].cancel_reason not in NEVER_BEGAN.values():
+            had_begun |= branches
+        for spawn_id, ordinal in branches - under_way:
+            if tree.steps[spawn_id].cohort_at_once:
+                wanting[spawn_id].add(ordinal)
+    taken = Counter(spawn_id for spawn_id, _ in under_way)
+    late: set[tuple[int, int]] = set()
+    for spawn_id, ordinals in wanting.items():
+        room = max(0, tree.steps[spawn_id].cohort_at_once - taken[spawn_id])
+        in_order = sorted(((spawn_id, one) not in had_begun, one) for one in ordinals)
+        late |= {(spawn_id, one) for _, one in in_order[room:]}
+    held: dict[int, tuple[int, int]] = {}
+    for step_id in again:
+        for branch in tree.branches(step_id):
+            if branch in late:
+                held.setdefault(step_id, branch)
+    return held
 
 
 def _decided(spawn: StepPlace) -> bool | None:
@@ -265,7 +204,7 @@ def _going_on(steps: list[StepPlace]) -> set[int]:
     spawns = {one.id: one.spawn_id for one in steps}
     found: set[int] = set()
     for one in steps:
-        spawn_id = one.spawn_id if one.status not in {"completed", "failed", "cancelled"} else None
+        spawn_id = one.spawn_id if one.status not in TERMINAL else None
         while spawn_id is not None and spawn_id not in found:
             found.add(spawn_id)
             spawn_id = spawns[spawn_id]
@@ -293,7 +232,7 @@ def _arrival(end: StepPlace, own: tuple[int, int] | None, *, hasty: bool) -> tup
 
 
 def _statuses(
-    tree: _Tree, left: list[StepPlace], begun: Collection[int], gone_flows: Collection[int]
+    tree: Places, left: list[StepPlace], begun: Collection[int], gone_flows: Collection[int]
 ) -> dict[int, str]:
     interrupted = {one.flow_id for one in left if one.status == "interrupted"}
     found: dict[int, str] = {}

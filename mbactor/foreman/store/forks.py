@@ -107,6 +107,7 @@ class _Copy:
             for name in ("id", "predecessor_id", "successor_id", "spawn_id", "cohort_id")
         }
         own |= {"token": new_token(), "flow_id": self._flows[row.flow_id], "lease_expires": None, "worker": None}
+        own |= {"room_id": None, "room_ordinal": None}
         if row.id in self._rewound.counts:
             own["cohort_arrivals"], own["cohort_failures"] = self._rewound.counts[row.id]
         if row.id in self._rewound.again:
@@ -117,7 +118,10 @@ class _Copy:
                 "payloads": None,
             }
             own |= {"attempt": 0, "at_breakpoint": 0, "created_at": self._tx.now, "started_at": None}
-            own |= {"not_before": self._tx.now, "lease_number": int(row.id not in self._rewound.queued)}
+            own |= {"not_before": self._tx.now, "lease_number": 1}
+            if row.id in self._rewound.held:
+                spawn_id, ordinal = self._rewound.held[row.id]
+                own |= {"room_id": self.steps[spawn_id], "room_ordinal": ordinal}
             if self._one.input is not None and row.id == self._one.step_id:
                 own |= {"state": self._one.input, "chain": 0}
         elif row.id in self._rewound.waiting:
@@ -130,8 +134,8 @@ class _Copy:
     def _forgotten(self, row: StepRow) -> dict[str, object]:
         return {
             "successor_id": None, "cohort_size": 0, "cohort_arrivals": 0, "cohort_failures": 0, "cohort_depth": 0,
-            "cohort_needed": 0, "cancel_reason": None, "error": None, "refused_at": None, "slot": None,
-            "lease_number": row.lease_number + 1, "updated_at": self._tx.now,
+            "cohort_needed": 0, "cohort_at_once": 0, "cancel_reason": None, "error": None, "refused_at": None,
+            "slot": None, "lease_number": row.lease_number + 1, "updated_at": self._tx.now,
         }  # fmt: skip
 
 

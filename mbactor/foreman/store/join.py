@@ -42,8 +42,12 @@ _GIVE_UP = """UPDATE mbactor_step SET status = 'cancelled', lease_expires = NULL
     cancel_reason = CASE WHEN status = 'created' THEN ? ELSE ? END
     WHERE id IN (<ids>) AND status IN ('created', 'pending', 'running', 'interrupted') RETURNING id, flow_id"""
 
-_RELEASE = """UPDATE mbactor_step SET status = 'pending', not_before = <greatest>(not_before, ?), updated_at = ?
-    WHERE id IN (SELECT id FROM mbactor_step WHERE spawn_id = ? AND status = 'created' ORDER BY ordinal, id LIMIT ?)"""
+# All that waits in the first so many branches: more than one step where what runs again had fanned out within one.
+_RELEASE = """UPDATE mbactor_step SET status = 'pending', room_id = NULL, room_ordinal = NULL,
+    not_before = <greatest>(not_before, ?), updated_at = ?
+    WHERE room_id = ? AND status = 'created' AND room_ordinal <= (SELECT max(room_ordinal) FROM
+        (SELECT DISTINCT room_ordinal FROM mbactor_step WHERE room_id = ? AND status = 'created'
+            ORDER BY room_ordinal LIMIT ?) AS next)"""
 
 
 class Joining(msgspec.Struct):
@@ -87,7 +91,7 @@ async def join_all(tx: Transaction, joining: dict[int, Joining], inserted: Seque
         if goes_on is None:
             if join.makes_room:
                 await tx.flush()
-                await tx.db.count(_RELEASE, tx.now, tx.now, spawn_id, join.count)
+                await tx.db.count(_RELEASE, tx.now, tx.now, spawn_id, spawn_id, join.count)
             continue
         goes_on = goes_on and join.fan_in is not None  # else nobody could read which one it is
         error = None if goes_on or outer is not None else await _first_error(tx, spawn_id)

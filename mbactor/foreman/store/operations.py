@@ -129,6 +129,8 @@ class Settle(msgspec.Struct, frozen=True, gc=False):
     arrivals: int = 0
     needed: int = 0
     """So many branches of its cohort must complete; 0: all, whatever fails meanwhile."""
+    at_once: int = 0
+    """So many of them may be under way; 0: all."""
     depth: int = 0
     successors: tuple[NewStep, ...] = ()
     arrival: Arrival | None = None

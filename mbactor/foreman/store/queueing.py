@@ -26,9 +26,9 @@ _QUEUED = """SELECT id, concurrency_limit FROM mbactor_flow WHERE concurrency_ke
 _START = """UPDATE mbactor_flow SET status = 'running', queued = 0, started_at = ?, updated_at = ?
     WHERE status = 'created' AND (id IN (<ids>) OR root_id IN (<ids>))"""
 
-# Branches that wait for others of their cohort to make room go on waiting: no lease has been given for them yet.
+# Branches that wait for others of their cohort to make room go on waiting.
 START_STEPS = """UPDATE mbactor_step SET status = 'pending', not_before = <greatest>(not_before, ?), updated_at = ?
-    WHERE status = 'created' AND (spawn_id IS NULL OR lease_number > 0)
+    WHERE status = 'created' AND room_id IS NULL
     AND flow_id IN (SELECT id FROM mbactor_flow WHERE id IN (<ids>) OR root_id IN (<ids>))"""
 
 _JOIN = "UPDATE mbactor_flow SET concurrency_key = ?, concurrency_limit = ?, queued = ? WHERE id = ?"

@@ -14,18 +14,17 @@ from mbactor.foreman.store.transaction import Transaction
 from mbactor.foreman.store.trees import CALLED_ANOTHER, ENDED, Tree, has_token, reopened, tree_of
 
 _FORGET = """successor_id = NULL, cohort_size = 0, cohort_arrivals = 0, cohort_failures = 0, cohort_depth = 0,
-    cohort_needed = 0, cancel_reason = NULL, error = NULL, refused_at = NULL, slot = NULL, lease_expires = NULL,
-    worker = NULL"""
+    cohort_needed = 0, cohort_at_once = 0, cancel_reason = NULL, error = NULL, refused_at = NULL, slot = NULL,
+    lease_expires = NULL, worker = NULL"""
 
-# A branch that waits for room as before has never been leased: so it is told from what waits with its flow.
 _AGAIN = Update(
     "mbactor_step",
     f"""status = :status, state = coalesce(:state, state), chain = CASE WHEN :state IS NULL THEN chain ELSE 0 END,
     changes = NULL, parks = NULL, payloads = NULL, attempt = 0, at_breakpoint = 0, not_before = :not_before,
-    created_at = :not_before, started_at = NULL, updated_at = :not_before, lease_number = lease_number + :lease_number,
-    {_FORGET}""",
+    created_at = :not_before, started_at = NULL, updated_at = :not_before, lease_number = lease_number + 1,
+    room_id = :room_id, room_ordinal = :room_ordinal, {_FORGET}""",
     "id = :id",
-    ("status", "state", "not_before", "lease_number", "id"),
+    ("status", "state", "not_before", "room_id", "room_ordinal", "id"),
 )
 
 # A run that completed changed more than stood there when it called: the next begins at the top and writes it anew.
@@ -123,7 +122,7 @@ async def _write(tx: Transaction, rewound: Rewound, inputs: dict[int, Json], par
     if rewound.loose:
         await tx.db.count("UPDATE mbactor_step SET successor_id = NULL WHERE id IN (<ids>)", rewound.loose)
     rows = [
-        (rewound.status_of(step_id), inputs.get(step_id), tx.now, int(step_id not in rewound.queued), step_id)
+        (rewound.status_of(step_id), inputs.get(step_id), tx.now, *rewound.held.get(step_id, (None, None)), step_id)
         for step_id in rewound.again
     ]
     await tx.db.update(_AGAIN, rows)

@@ -64,6 +64,9 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     cohort_failures: int
     cohort_depth: int
     cohort_needed: int
+    cohort_at_once: int
+    room_id: int | None
+    room_ordinal: int | None
     parks: Json | None
     payloads: Json | None
     error: Json | None

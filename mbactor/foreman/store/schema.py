@@ -26,8 +26,9 @@ changes, in the order of `ordinal`, `depth`, `id`; its own `state` is filled whe
 
 Times are Unix seconds by the database's clock, JSON is UTF-8 text in binary columns. `spawn_id` is the step whose
 fan-out a branch belongs to (NULL on the trunk); `cohort_size`, `cohort_arrivals`, `cohort_failures`,
-`cohort_depth` and `cohort_needed` (so many branches must complete; 0: all) stand on that step. The first step of a
-branch that has to wait for others is created; `cancel_reason` says why a branch was given up. `parks` lists the
+`cohort_depth`, `cohort_needed` (so many branches must complete; 0: all) and `cohort_at_once` (so many may be under
+way; 0: all) stand on that step. What has to wait until others make room is created: until branch `room_ordinal` of the
+cohort that `room_id` spawned may begin. `cancel_reason` says why a branch was given up. `parks` lists the
 interrupts of a step and the flows it called, with their answers; `payloads` has the questions of its interrupts, the
 one that waits last. `caller_id` is the step that called a flow, `root_id` the flow it all began with (both NULL for a
 flow that nobody called). `forked_from` is the step whose fork a flow is. `breakpoints` of a root lists
@@ -96,6 +97,9 @@ _STEP = {
     "cohort_failures": "small NOT NULL DEFAULT 0",
     "cohort_depth": "small NOT NULL DEFAULT 0",
     "cohort_needed": "small NOT NULL DEFAULT 0",
+    "cohort_at_once": "small NOT NULL DEFAULT 0",
+    "room_id": "int",
+    "room_ordinal": "small",
     "parks": "json",
     "payloads": "json",
     "error": "json",
@@ -158,8 +162,8 @@ CREATE INDEX mbactor_flow_breakpoints ON mbactor_flow (id) WHERE breakpoints IS 
 CREATE INDEX mbactor_step_flow ON mbactor_step (flow_id);
 CREATE INDEX mbactor_step_pending ON mbactor_step (priority, not_before, id) WHERE status = 'pending';
 CREATE INDEX mbactor_step_fair ON mbactor_step (priority, fairness_key, not_before, id) WHERE status = 'pending';
-CREATE INDEX mbactor_step_queued ON mbactor_step (spawn_id, ordinal, id)
-    WHERE status = 'created' AND spawn_id IS NOT NULL;
+CREATE INDEX mbactor_step_room ON mbactor_step (room_id, room_ordinal)
+    WHERE status = 'created' AND room_id IS NOT NULL;
 CREATE INDEX mbactor_step_lease ON mbactor_step (lease_expires) WHERE status = 'running';
 CREATE INDEX mbactor_step_spawn ON mbactor_step (spawn_id) WHERE spawn_id IS NOT NULL;
 
@@ -174,7 +178,7 @@ CREATE VIEW mbactor_step_view AS SELECT
     id, flow_id, node, depth, status, attempt, <text>(state) AS state, <text>(added) AS added,
     <text>(changes) AS changes, <text>(parks) AS parks, <text>(error) AS error,
     predecessor_id, successor_id, spawn_id, ordinal, cohort_id, cohort_size, cohort_arrivals, cohort_failures,
-    cohort_needed, cancel_reason,
+    cohort_needed, cohort_at_once, cancel_reason,
     worker, lease_number, <time>(lease_expires) AS lease_expires,
     <time>(not_before) AS not_before, <time>(created_at) AS created_at,
     <time>(started_at) AS started_at, <time>(updated_at) AS updated_at

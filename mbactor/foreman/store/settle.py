@@ -30,13 +30,14 @@ _SETTLE = Update(
     attempt = :attempt, not_before = :not_before,
     refused_at = CASE WHEN :refused_at IS NOT NULL THEN coalesce(refused_at, :refused_at) END,
     successor_id = :successor_id, cohort_size = :cohort_size, cohort_arrivals = :cohort_arrivals,
-    cohort_depth = :cohort_depth, cohort_needed = :cohort_needed,
+    cohort_depth = :cohort_depth, cohort_needed = :cohort_needed, cohort_at_once = :cohort_at_once,
     lease_expires = NULL, lease_number = lease_number + CASE WHEN :status = 'running' THEN 1 ELSE 0 END,
     worker = CASE WHEN :status = 'pending' THEN NULL ELSE worker END, updated_at = :updated_at,
     slot = CASE WHEN :refused_at IS NOT NULL THEN slot END""",
     FENCE,
     ("status", "changes", "state", "error", "parks", "payloads", "attempt", "not_before", "refused_at", "successor_id",
-     "cohort_size", "cohort_arrivals", "cohort_depth", "cohort_needed", "updated_at", "id", "lease_number"),
+     "cohort_size", "cohort_arrivals", "cohort_depth", "cohort_needed", "cohort_at_once", "updated_at", "id",
+     "lease_number"),
 )  # fmt: skip
 
 
@@ -91,7 +92,7 @@ async def _update(tx: Transaction, batch: Sequence[Settle], ids: Sequence[Sequen
             full[index] = (
                 one.status, one.changes, one.state, one.error, one.parks, one.payloads, one.attempt,
                 tx.now + one.delay, tx.now if one.refused else None, successor_id, one.cohort_size, one.arrivals,
-                one.depth, one.needed, tx.now, *fence,
+                one.depth, one.needed, one.at_once, tx.now, *fence,
             )  # fmt: skip
     return {*await _landed(tx, _COMPLETE, plain), *await _landed(tx, _SETTLE, full)}
 

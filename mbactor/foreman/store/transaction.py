@@ -15,7 +15,7 @@ _INSERT = Insert(
     "mbactor_step",
     ("id", "token", "flow_id", "node", "depth", "status", "state", "added", "chain", "predecessor_id", "spawn_id",
      "ordinal", "cohort_id", "priority", "not_before", "lease_expires", "lease_number", "worker", "created_at",
-     "started_at", "updated_at", "fairness_key", "rate"),
+     "started_at", "updated_at", "fairness_key", "rate", "room_id", "room_ordinal"),
 )  # fmt: skip
 
 _STOP = Update(
@@ -92,14 +92,15 @@ class Transaction:
             step_id = self.step_id()
         due = new.due_at if new.due_at is not None else now + new.delay
         expires, number, worker, started = None, 0, None, None
+        room_id, room_ordinal = None, None
         if new.waits:
-            status = "created"
+            status, room_id, room_ordinal = "created", new.spawn_id, new.ordinal
         elif lease is not None:
             status, expires, number, worker, started = "running", now + lease.seconds, 1, lease.worker, now
         self._rows.append(
             (step_id, new.token, flow_id, new.node, new.depth, status, new.state, new.added, new.chain, predecessor_id,
              new.spawn_id, new.ordinal, new.cohort_id, new.priority, due, expires, number, worker, now, started, now,
-             new.fairness_key, new.rate)
+             new.fairness_key, new.rate, room_id, room_ordinal)
         )  # fmt: skip
         return Inserted(new, step_id, flow_id)
 
