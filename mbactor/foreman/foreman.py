@@ -51,7 +51,7 @@ class Foreman(Supervisor):
     dead process's steps stay unclaimed; `retention_days` for how many days flows that have ended are kept, 0 for ever.
     Foremen of one database tell each other of work and of stops at once, by the bus, or by PostgreSQL where there is
     none; what is lost of that each finds within `poll_interval`. `schedules` are made, or changed, when it
-    starts. With `ageing` a priority counts as better by one for each such time that its oldest step has waited: so
+    starts. With `ageing` a step's priority counts as better by one for each such time that the step has waited: so
     nothing waits for ever behind what is more urgent. `commit_each` commits every outcome on its own, for debugging.
 
     A shard whose database does not answer, at the start or later, takes nothing from the others: new flows go to those,

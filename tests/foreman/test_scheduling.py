@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from mbactor import Actor
 from mbactor.errors import DeclarationError
 from mbactor.foreman import END, Graph, task
+from mbactor.foreman.model.ageing import urgency
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.outcome import FlowOptions
 from mbactor.foreman.model.rate import AHEAD, STALE, Rate, may_start, reserve
 from mbactor.foreman.model.shares import MOST_KEYS, Waiting, shares
 from mbactor.foreman.store import leases
-from mbactor.foreman.store.leases import aged
 from mbactor.foreman.store.operations import Claim, Claimed, Create, Lease, NewStep
 from mbactor.foreman.store.postgres import PostgresStore
 from mbactor.foreman.store.postgres_text import text_of as postgres_text
@@ -143,10 +143,38 @@ async def test_what_one_key_has_too_little_for_goes_to_the_others(database: str)
 
 
 def test_what_has_waited_long_comes_before_what_is_a_little_more_urgent() -> None:
-    bands = [(10, 95.0), (12, 70.0), (100, 0.0)]
-    assert [band for band, _ in aged(bands, 100.0, 10.0)] == [12, 10, 100]
-    assert [band for band, _ in aged(bands, 100.0, 1_000.0)] == [10, 12, 100]
-    assert next(band for band, _ in aged(bands, 100.0, 0.5)) == 100
+    steps = [(10, 95.0), (12, 70.0), (100, 0.0)]
+
+    def in_order(ageing: float | None) -> list[int]:
+        return [one[0] for one in sorted(steps, key=lambda one: urgency(one[0], one[1], 100.0, ageing))]
+
+    assert in_order(10.0) == [12, 10, 100]
+    assert in_order(1_000.0) == in_order(None) == [10, 12, 100]
+    assert in_order(0.5)[0] == 100
+
+
+@pytest.mark.anyio
+async def test_only_a_step_that_has_waited_itself_comes_before_what_is_more_urgent(database: str) -> None:
+    async with a_world(database, workers=0) as world:
+        await world.store.commit([entry(f"young-{n}", priority=102) for n in range(10)])
+        await world.store.commit([entry("old", priority=102), entry("oldest", priority=110)])
+        await world.store.commit([entry(f"urgent-{n}") for n in range(3)])
+        for key, seconds in (("old", 3.5), ("oldest", 11.5)):
+            await world.sql(
+                "UPDATE mbactor_step SET not_before = not_before - ? WHERE fairness_key = ? RETURNING id", seconds, key
+            )
+
+        async def claim(limit: int, ageing: float | None) -> list[str]:
+            one = Claim(Lease("w", 60.0), limit, ageing)
+            (result,) = (await world.store.commit([one])).results
+            assert isinstance(result, Claimed)
+            return [step.fairness_key.partition("-")[0] for step in result.steps]
+
+        assert await claim(3, 1.0) == ["old", "oldest", "urgent"]
+        assert await claim(3, None) == ["urgent", "urgent", "young"]
+        assert await claim(20, 1.0) == ["young"] * 9
+        for row in await world.sql("SELECT token, id FROM mbactor_flow"):
+            await world.engine.cancel(f"1-{row[1]}-{row[0]}")
 
 
 @pytest.mark.anyio
@@ -157,8 +185,9 @@ def test_what_has_waited_long_comes_before_what_is_a_little_more_urgent() -> Non
         (leases._KEYS_AFTER, (100, "a", 100, 256, 100, 1e12), "step_fair"),
         (leases._CLAIM_OF_KEY, (100, "a", 1e12, 20, "w", 1e12, 1.0, 1.0), "step_fair"),
         (leases._CLAIM, (100, 1e12, 20, "w", 1e12, 1.0, 1.0), "step_pending"),
+        (leases._OLDEST, (100, 1e12, 20), "step_pending"),
     ],
-    ids=["keys", "keys behind one", "claim of a key", "claim"],
+    ids=["keys", "keys behind one", "claim of a key", "claim", "the oldest"],
 )
 async def test_what_a_claim_asks_is_a_seek_in_an_index(
     database: str, query: str, values: tuple[Any, ...], index: str

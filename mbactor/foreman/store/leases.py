@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
 
+from mbactor.foreman.model.ageing import urgency
 from mbactor.foreman.model.shares import Waiting, shares
 from mbactor.foreman.store.breakpoints import pause
 from mbactor.foreman.store.dialect import Row, Update
@@ -21,6 +22,8 @@ from mbactor.foreman.store.transaction import Transaction
 # Within a band the oldest first; a step is as old as the moment from which it was due.
 _DUE = """SELECT id FROM mbactor_step WHERE status = 'pending' AND priority = ?{more} AND not_before <= ?
     ORDER BY not_before, id LIMIT ? <skip locked>"""
+_OLDEST = """SELECT not_before FROM mbactor_step WHERE status = 'pending' AND priority = ? AND not_before <= ?
+    ORDER BY not_before, id LIMIT ?"""
 _TAKE = f"""WITH due AS MATERIALIZED ({{due}})
     UPDATE mbactor_step SET status = 'running', worker = ?, lease_expires = ?, lease_number = lease_number + 1,
     started_at = coalesce(started_at, ?), updated_at = ?
@@ -46,6 +49,11 @@ _KEYS_AFTER = _KEYS.format(more=" AND step.fairness_key > ?")
 MOST_LOOKED_AT = 256
 """So many keys of a band a claim looks at; where there are more, the next claim goes on behind the last of them."""
 
+MOST_TURNS = 16
+"""Steps that have aged differently are claimed by statements of their own; where they are of more ages than so many,
+the next claim goes on.
+"""
+
 _EXTEND = Update(
     "mbactor_step",
     "lease_expires = :lease_expires",
@@ -68,26 +76,25 @@ _FLOWS = f"SELECT {_COLUMNS} FROM mbactor_flow AS flow WHERE flow.id IN (<ids>)"
 
 
 async def claim(tx: Transaction, one: Claim) -> Claimed:
-    """Lease due steps to the worker, band by band."""
+    """Lease due steps to the worker, the most urgent first."""
     steps: list[StepRow] = []
     expires = tx.now + one.lease.seconds
     rest = (one.lease.worker, expires, tx.now, tx.now)
     after = one.after
-    bands = await tx.bands() if one.limit > 0 else []
-    if one.ageing is not None:
-        bands = aged(bands, tx.now, one.ageing)
-    for band, earliest in bands:
-        if earliest <= tx.now:
-            rows: list[Row] = []
-            parts, after = await _shares(tx, band, one.limit - len(steps), after)
-            for key, count in parts.items():
-                rows += await tx.db.rows(_CLAIM_OF_KEY, band, key, tx.now, count, *rest)
-            if len(rows) + len(steps) < one.limit:
-                # There is one key only, or some had less waiting than their share.
-                rows += await tx.db.rows(_CLAIM, band, tx.now, one.limit - len(steps) - len(rows), *rest)
-            steps.extend(sorted((StepRow(*row) for row in rows), key=lambda row: (row.not_before, row.id)))
-        if len(steps) >= one.limit:
+    turns = await _turns(tx, one.limit, one.ageing) if one.limit > 0 else []
+    for band, until, most in turns:
+        places = min(most, one.limit - len(steps))
+        if places <= 0:
             break
+        rows: list[Row] = []
+        parts, after = await _shares(tx, band, until, places, after)
+        for key, count in parts.items():
+            rows += await tx.db.rows(_CLAIM_OF_KEY, band, key, until, count, *rest)
+        if len(rows) < places:
+            # There is one key only, or some had less waiting than their share.
+            rows += await tx.db.rows(_CLAIM, band, until, places - len(rows), *rest)
+        steps += (StepRow(*row) for row in rows)
+    steps.sort(key=lambda row: (urgency(row.priority, row.not_before, tx.now, one.ageing), *_age(row)))
     flow_ids = sorted({step.flow_id for step in steps})
     flows = {row[0]: FlowRow(*row) for row in await tx.db.rows(_FLOWS, flow_ids)} if steps else {}
     held = await pause(tx, steps, flows)
@@ -95,29 +102,44 @@ async def claim(tx: Transaction, one: Claim) -> Claimed:
     return Claimed(tuple(step for step in steps if step.id not in held), flows, await _next_due(tx), tx.now, after)
 
 
-def aged(bands: Sequence[tuple[int, float]], now: float, ageing: float) -> list[tuple[int, float]]:
-    """The bands with what has waited long moved forward: by 1 for each `ageing` seconds of its oldest step."""
-    return sorted(bands, key=lambda band: (band[0] - max(0.0, now - band[1]) // ageing, band[0]))
+def _age(row: StepRow) -> tuple[int, float, int]:
+    return row.priority, row.not_before, row.id
 
 
-async def _shares(tx: Transaction, band: int, places: int, after: str) -> tuple[dict[str, int], str]:
+async def _turns(tx: Transaction, limit: int, ageing: float | None) -> list[tuple[int, float, int]]:
+    """(priority, until when a step of it was due, how many of these may be claimed), the most urgent first."""
+    bands = [(band, earliest) for band, earliest in await tx.bands() if earliest <= tx.now]
+    if ageing is None:
+        return [(band, tx.now, limit) for band, _ in bands]
+    first: list[tuple[float, int]] = []
+    # The oldest step of a priority is its most urgent one.
+    for best, band in sorted((urgency(band, earliest, tx.now, ageing), band) for band, earliest in bands):
+        if len(first) == limit and first[-1] <= (best, band):
+            break
+        times = await tx.db.rows(_OLDEST, band, tx.now, limit)
+        first = sorted([*first, *((urgency(band, time, tx.now, ageing), band) for (time,) in times)])[:limit]
+    turns = list(Counter(first).items())[:MOST_TURNS]
+    return [(band, tx.now - (band - reached) * ageing, count) for (reached, band), count in turns]
+
+
+async def _shares(tx: Transaction, band: int, until: float, places: int, after: str) -> tuple[dict[str, int], str]:
     """How many steps of each fairness key are to be claimed first, nothing where only one waits; and where the next
     claim begins to look.
     """
-    keys = await _keys(tx, band, after)
+    keys = await _keys(tx, band, until, after)
     if after and len(keys) < MOST_LOOKED_AT:
         # Once around, from the first key.
         seen = {key for key, _ in keys}
-        keys += [row for row in await _keys(tx, band, "") if row[0] not in seen][: MOST_LOOKED_AT - len(keys)]
+        keys += [row for row in await _keys(tx, band, until, "") if row[0] not in seen][: MOST_LOOKED_AT - len(keys)]
     found = [Waiting(key, weight) for key, weight in keys if weight is not None]
     following = keys[-1][0] if len(keys) == MOST_LOOKED_AT else ""
     return (shares(found, places, random.random()) if len(found) > 1 else {}), following
 
 
-async def _keys(tx: Transaction, band: int, after: str) -> list[Row]:
+async def _keys(tx: Transaction, band: int, until: float, after: str) -> list[Row]:
     if after:
-        return await tx.db.rows(_KEYS_AFTER, band, after, band, MOST_LOOKED_AT, band, tx.now)
-    return await tx.db.rows(_ALL_KEYS, band, band, MOST_LOOKED_AT, band, tx.now)
+        return await tx.db.rows(_KEYS_AFTER, band, after, band, MOST_LOOKED_AT, band, until)
+    return await tx.db.rows(_ALL_KEYS, band, band, MOST_LOOKED_AT, band, until)
 
 
 async def _next_due(tx: Transaction) -> float | None:

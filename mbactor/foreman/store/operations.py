@@ -144,7 +144,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     lease: Lease
     limit: int
     ageing: float | None = None
-    """Seconds of waiting that count as much as a priority better by 1."""
+    """Seconds for which a step has waited that count as much as a priority better by 1."""
     after: str = ""
     """The fairness key behind which to begin, where there are very many."""
 
