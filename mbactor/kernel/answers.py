@@ -22,6 +22,7 @@ from mbactor.transport.codec import packed
 from mbactor.transport.headers import passed_on
 from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, Op
 from mbactor.transport.outbox import Outbox
+from mbactor.transport.responders import private_queue
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
@@ -192,4 +193,4 @@ def inbox_of(reply: str) -> str:
 def queue_of(route: Route, cell: Cell) -> str:
     """The queue from which a cell takes the messages of a route; a name of its own where that is none."""
     queue, host = route.feature.queue, cell.cls.host or ""
-    return f"{cell.replica}@{host}" if queue == EVERY else queue or host
+    return private_queue(cell.replica, host) if queue == EVERY else queue or host

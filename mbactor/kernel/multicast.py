@@ -42,7 +42,7 @@ class Reply(Generic[R_co]):
             total += reply.result()
 
     `source` is the replica and its host, `id-0f3a9c.stock.example`, as `at` takes it; nothing where a process died with
-    the message and nobody knows which.
+    the message, or has said nothing of it, and nobody knows which.
     """
 
     value: R_co | None
@@ -105,9 +105,9 @@ class Replies(Generic[R]):
             error = MbactorError(f"{self.route.name} answered what does not fit its annotation: {misfit}")
         self._add(value, error, envelope.replica, envelope.host)
 
-    def lost(self, replica: str, error: MbactorError) -> None:
-        """Somebody who has the message will not answer."""
-        self._add(None, error, replica, self._host)
+    def lost(self, replica: str, host: str, error: MbactorError) -> None:
+        """Somebody who has the message will not answer, or has said nothing of it."""
+        self._add(None, error, replica, host)
 
     def ended(self, error: MbactorError | None) -> None:
         """Nobody more will answer; with an error where there may have been more."""

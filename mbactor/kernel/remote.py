@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
-from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, MbactorError
+from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, MbactorError, NoSuchActor
 from mbactor.kernel.answers import Answer, Answers, BusCall, inbox_of, queue_of
 from mbactor.kernel.budget import deadline_of_ask, granted
 from mbactor.kernel.client import Response
@@ -269,6 +269,7 @@ class Remote:
         """A whole message, whose reply subject has been looked at."""
         envelope = message.envelope
         if envelope.op == "probe":
+            self._probed(cell, delivery, envelope)
             return
         if envelope.op == "cancel":
             self._cancel(cell, inbox_of(delivery.reply or ""), envelope.id)
@@ -294,6 +295,13 @@ class Remote:
             call.depth = len(path)
             call.via = tuple(self._known(step) for step in path)
         cell.accept(call)
+
+    def _probed(self, cell: Cell, delivery: Delivery, envelope: Envelope) -> None:
+        """Who expects an answer to a request to all of this cell hears where it is not given such requests any more."""
+        if not envelope.multi or delivery.reply is None or (cell.served and cell.served.takes(delivery.subject)):
+            return
+        answer = self.owed(cell, None, delivery, envelope)
+        self._answers.give(answer, answer.error(NoSuchActor(cell.address, "it does not serve this now")))
 
     def _promise(self, call: Call, route: Route | None, delivery: Delivery, envelope: Envelope) -> None:
         """Who asks is owed an answer; who tells, and says from where, hears where it was taken."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mbactor.kernel.feature import EVERY
 from mbactor.transport import subjects
+from mbactor.transport.bus import matches
 from mbactor.transport.locality import places_of
 
 if TYPE_CHECKING:
@@ -107,6 +108,13 @@ class Serving:
             del self._node.served[self._host]
             self._node.serves(self._host, False)
 
+    def takes(self, subject: str) -> bool:
+        """Whether it is among those that get what is sent to all at an address; `subject` is that, at its own."""
+        by_name, asked = self._cell.routes.by_name, _what(subject)
+        addresses = (by_name[name].feature.subscribed(self._host) for name in self._subscriptions)
+        patterns = (_what(subjects.endpoint_pattern(self._node.plane, address)) for address in addresses)
+        return not self._node.leaving and any(matches(pattern, asked) for pattern in patterns)
+
     def _add(self, route: Route) -> None:
         feature, remote = route.feature, self._node.remote
         queue = None if feature.queue == EVERY else feature.queue or self._host
@@ -138,3 +146,9 @@ class Serving:
     def names(self) -> set[str]:
         """The features that it serves at this moment."""
         return set(self._subscriptions)
+
+
+def _what(subject: str) -> tuple[str, ...]:
+    """Port, method and path of a subject, or of a pattern."""
+    _, _, port, _, _, _, *what = subject.split(".")
+    return (port, *what)

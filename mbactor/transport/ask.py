@@ -14,6 +14,7 @@ from typing import Any
 
 from mbactor.errors import (
     ActorCrashed,
+    Forbidden,
     MbactorError,
     NoSuchActor,
     NotAcknowledged,
@@ -144,19 +145,22 @@ class Spreading(Sending, eq=False):
 
 
 class Probe(Waiter, eq=False):
-    """Waits for the news that nobody is at an address; hears of nothing where somebody is."""
+    """Waits for the news that nobody is at an address, or serves it; hears of nothing where somebody does."""
 
     gone: Callable[[], None] | None
+    serving: bool = False
+    """Whether it is about who serves the address; where the bus does not let that be asked, nobody is expected."""
 
     def done(self) -> bool:
         return self.gone is None
 
     def answered(self, message: Message) -> None:
-        """It is ignored."""
+        if message.envelope.op == "error":
+            self.failed(error_in(message))
 
     def failed(self, error: MbactorError) -> None:
         gone, self.gone = self.gone, None
-        if gone is not None and isinstance(error, NoSuchActor):
+        if gone is not None and (isinstance(error, NoSuchActor) or (self.serving and isinstance(error, Forbidden))):
             gone()
 
 

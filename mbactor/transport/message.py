@@ -39,7 +39,8 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     for, outermost first: a receiver that finds its own running call there would wait for itself. `trace` is a W3C
     traceparent. `fragment` is (number, of how many). `replica` is who sends this: who answers in replies, errors and
     acknowledgements, who asks in requests. `queue` is, in those of who answers, the queue the request was taken from,
-    or `replica@host` where that is none. `multi` says that the request is one to all.
+    or `replica@host` where that is none. `multi` says that the request is one to all,
+    and of a probe that whoever does not serve its address is to say so.
     `locality` is that of who sends it, in what answers and in tells, which are acknowledged for that.
     """
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 
 import msgspec
 from msgspec import structs
 
-from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError, NoSuchActor, Unavailable
+from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
 from mbactor.transport.ask import TICKS, died
@@ -24,8 +25,10 @@ from mbactor.transport.waiting import Waiter
 
 Heard = Callable[[Message], None]
 """Called with each reply and each error, once for each who answers."""
-Failed = Callable[[str, MbactorError], None]
-"""Called with the id of somebody who has taken the request and will not answer, or with none where that is unknown."""
+Failed = Callable[[str, str, MbactorError], None]
+"""Called with the id and the host of somebody who has the request and will not answer, or has said nothing of it; with
+none where that is unknown.
+"""
 Ended = Callable[[MbactorError | None], None]
 """Called once, last: with an error where there may have been more."""
 
@@ -43,8 +46,6 @@ class Gather(Waiter, eq=False):
     source: str
     probe: Callable[[Gather], None]
     """Looks whether those that have it are there."""
-    hosts: dict[str, str] = msgspec.field(default_factory=dict)
-    """Those of the replicas that have it."""
     ticks: int = 0
     errors: list[MbactorError] = msgspec.field(default_factory=list)
     """Of those that have died with it, whoever they were."""
@@ -54,24 +55,25 @@ class Gather(Waiter, eq=False):
         return self.settled
 
     def acked(self, message: Message) -> None:
-        self.hosts[message.envelope.replica] = message.envelope.host or self.address.host
-        self.gathering.acked(_by(message))
+        self.gathering.acked(_by(message), message.envelope.host)
         self.check()
 
     def answered(self, message: Message) -> None:
-        if self.gathering.answered(_by(message)):
+        if self.gathering.answered(_by(message), message.envelope.host):
             self.heard(message)
         self.check()
 
     def failed(self, error: MbactorError) -> None:
         if isinstance(error, NoSuchActor):
+            for queue in self.gathering.missed:
+                self.gathering.left(queue)
             self.settle(None)
         elif isinstance(error, ActorCrashed):
             self.errors.append(error)
             self.check()
         elif isinstance(error, Unavailable):
             self.gathering.refused()
-            self.lost("", error)
+            self.lost("", "", error)
             self.check()
         elif isinstance(error, BudgetSpent):
             self.settle(None)
@@ -94,18 +96,29 @@ class Gather(Waiter, eq=False):
 
     def gone(self, replica: str) -> None:
         """Nobody is at the address of one that has it."""
-        if not self.settled and any(one == replica for _, one in self.gathering.silent):
+        found = [one for one in self.gathering.silent if one[1] == replica]
+        if found and not self.settled:
             self.gathering.died(replica)
-            self.lost(replica, died(self.address))
+            self.lost(replica, self.gathering.host_of(found[0]), died(self.address))
+            self.check()
+
+    def left(self, queue: str) -> None:
+        """Nobody is at the address of one that was expected to take it, or does not serve it any more."""
+        if not self.settled:
+            self.gathering.left(queue)
             self.check()
 
     def settle(self, error: MbactorError | None) -> None:
         self.settled = True
         self.over(self)
-        for _, replica in self.gathering.silent:
-            self.lost(replica, self._why_silent(replica, error))
+        for by in self.gathering.silent:
+            self.lost(by[1], self.gathering.host_of(by), self._why_silent(by[1], error))
         for unknown in self.errors:
-            self.lost("", unknown)
+            self.lost("", "", unknown)
+        if error is None:
+            for who in self.gathering.unheard[len(self.errors) :]:
+                text = f"{self.address}: one that should have it has neither answered nor acknowledged it"
+                self.lost(*who, NotAcknowledged(f"{text}; it may have taken it"))
         self.ended(error)
 
     def _why_silent(self, replica: str, error: MbactorError | None) -> MbactorError:
@@ -158,11 +171,17 @@ class Multicast:
         self._responders.announced(hosts)
 
     def _probe(self, waiter: Gather) -> None:
+        """Whether those that have it are there, and those that should have it."""
+        gathering, probe = waiter.gathering, self._requester.probe
+        if not gathering.complete:
+            for queue, (replica, host) in gathering.missed.items():
+                expected = replace(waiter.address, host=host, replica=replica)
+                probe(waiter.source, expected, partial(waiter.left, queue), serving=True)
         if self._bus.tells_all:
             return
-        for _, replica in waiter.gathering.silent:
-            address = Address(waiter.hosts.get(replica, waiter.address.host), waiter.address.path, replica=replica)
-            self._requester.probe(waiter.source, address, partial(waiter.gone, replica))
+        for by in gathering.silent:
+            address = Address(gathering.host_of(by), waiter.address.path, replica=by[1])
+            probe(waiter.source, address, partial(waiter.gone, by[1]))
 
     def _over(self, waiter: Gather) -> None:
         self._responders.end(waiter.gathering, asyncio.get_running_loop().time())

@@ -316,12 +316,14 @@ class Requester:
         if self._patience and self._ticks % (TICKS // 2) == 0:
             self._probe_holders()
 
-    def probe(self, source: str, address: Address, gone: Callable[[], None]) -> None:
-        """Tell `gone` where nobody is at the address of a replica any more. Whoever is ignores the message for that."""
+    def probe(self, source: str, address: Address, gone: Callable[[], None], *, serving: bool = False) -> None:
+        """Tell `gone` where nobody is at the address of a replica any more; with `serving`, also where it is there and
+        does not take requests for the address. Whoever is there says nothing else.
+        """
         deadline = asyncio.get_running_loop().time() + _NOBODY_WITHIN
-        probe = Probe(self.new_id(), address, deadline, gone)
+        probe = Probe(self.new_id(), address, deadline, gone, serving)
         with suppress(MbactorError):  # cut off; or nobody can be called so
-            self.post(source, Message(Envelope("probe", probe.id), b""), probe)
+            self.post(source, Message(Envelope("probe", probe.id, multi=serving), b""), probe)
 
     def _probe_holders(self) -> None:
         """Look whether those that have acknowledged something are there, once for each however much that is."""

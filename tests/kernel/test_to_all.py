@@ -448,6 +448,24 @@ async def test_what_is_manual_is_there_while_it_is_active(start: Start) -> None:
         await here.ask(Reports.wrong)
 
 
+async def test_whoever_does_not_serve_it_any_more_is_not_missed(start: Start) -> None:
+    here = await start(child(Reports, args={"ready": False}), child(Books, args={"seen": []}))
+    away = await start(ack_window=0.3)
+    await here.ask(Reports.switch, on=True)
+    await here.node.remote.flush()
+
+    async def answers() -> list[bool]:
+        return [reply.result() async for reply in away.ask_all(Orders.on_veto, "x")]
+
+    assert sorted(await answers()) == [False, True]
+    await here.ask(Reports.switch, on=False)
+    await here.node.remote.flush()
+    assert await answers() == [False]
+    await here.ask(Reports.switch, on=True)
+    await here.node.remote.flush()
+    assert sorted(await answers()) == [False, True]
+
+
 async def test_what_is_activated_while_it_starts_is_there_at_once_and_again_after_a_crash(start: Start) -> None:
     await start(child(Reports, id="reports", args={"ready": True}))
     away = await start()

@@ -6,6 +6,7 @@ It says when it serves, and ends with its input.
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -29,6 +30,14 @@ class Taker(Actor):
 
     @endpoint
     async def who(self) -> str:
+        return self.name
+
+    @endpoint
+    async def pid(self) -> int:
+        return os.getpid()
+
+    @endpoint(queue="every")
+    async def each(self) -> str:
         return self.name
 
     @endpoint

@@ -98,6 +98,39 @@ def test_one_that_stands_still_is_there_and_answers_when_it_goes_on(server: Nats
     run(work())
 
 
+async def everyone(system: ActorSystem) -> dict[str, str]:
+    """What each of those that are asked answers, or its error, by its source."""
+    replies = [reply async for reply in system.ask_all(Taker.each)]
+    return {reply.source: type(reply.error).__name__ if reply.error else str(reply.value) for reply in replies}
+
+
+def test_one_of_many_that_stands_still_is_told_of_each_time_and_one_that_is_gone_is_not(server: NatsServer) -> None:
+    async def work() -> None:
+        async with asker(server) as system, asyncio.timeout(60):
+            with taker(server.url, "one") as one:
+                assert [reply.value async for reply in system.ask_all(Taker.who)] == ["one"]
+                with taker(server.url, "two") as process:
+                    while len(found := await everyone(system)) < 2:
+                        pass
+                    [stopped] = [source for source, name in found.items() if name == "two"]
+                    pause(process.pid)
+                    for _ in range(2):
+                        assert await everyone(system) == found | {stopped: "NotAcknowledged"}
+                    os.kill(process.pid, signal.SIGCONT)
+                    while await everyone(system) != found:
+                        pass
+                    pause(process.pid)
+                    assert await everyone(system) == found | {stopped: "NotAcknowledged"}
+                assert list((await everyone(system)).values()) == ["one"], "it was killed"
+                pause(one.pid)
+                [reply] = [reply async for reply in system.ask_all(Taker.who)]
+                assert (type(reply.error), reply.source) == (NotAcknowledged, ""), "any of its queue may have it"
+                assert reply.error and reply.error.taken == "unknown"  # noqa: PT018
+            assert [reply async for reply in system.ask_all(Taker.who)] == []
+
+    run(work())
+
+
 @pytest.mark.parametrize("loop", [LOOPS["asyncio"], LOOPS["uvloop"]], ids=["asyncio", "uvloop"])
 def test_neither_a_deep_mailbox_nor_an_asker_that_stands_still_reads_as_nobody_there(
     server: NatsServer, loop: Factory

@@ -18,12 +18,14 @@ import anyio
 import pytest
 
 from mbactor import ActorSystem, BudgetSpent, MbactorError, Supervisor, child, observe
+from mbactor.errors import NotAcknowledged
 from mbactor.supervisor.node import output as node_output
 from mbactor.supervisor.node import process as node_process
 from mbactor.supervisor.node.frames import Happened, Operate, encoded, from_node, from_parent, split
 from mbactor.supervisor.state import StartFailed
 from tests.process import alive, pause
 from tests.supervisor.node_parts import Flooded, OddlyRefuses, Pair, Worker
+from tests.supervisor.taker import Taker
 from tests.supervisor.test_node_process import PATIENCE, Told, answered, environment, noted, until
 
 pytestmark = pytest.mark.anyio
@@ -242,3 +244,17 @@ async def test_where_no_thread_is_to_be_had_no_process_is_left(which: str, monke
             os.waitpid(-1, os.WNOHANG)  # noqa: ASYNC222 - it does not wait
         await system.spawn(child(Worker, process=True))
         assert await system.ask(Worker.pid) != os.getpid()
+
+
+async def test_one_of_those_that_are_all_asked_is_told_of_where_it_stands_still() -> None:
+    """Also where nobody has heard of it before: the bus knows to how many it has given what is sent to all."""
+    async with ActorSystem(watchdog=None, ack_window=0.3) as system, asyncio.timeout(PATIENCE):
+        await system.spawn(child(Taker, id="here", args={"name": "here"}))
+        node = await system.spawn(child(Taker, id="there", args={"name": "there"}, process=True))
+        pid = await node.ask(Taker.pid)
+        pause(pid)
+        silent = [reply async for reply in system.ask_all(Taker.each)]
+        assert [(reply.value, type(reply.error)) for reply in silent] == [("here", type(None)), (None, NotAcknowledged)]
+        os.kill(pid, signal.SIGCONT)
+        await answered(lambda: node.ask(Taker.pid))
+        assert sorted([reply.result() async for reply in system.ask_all(Taker.each)]) == ["here", "there"]

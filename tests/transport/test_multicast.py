@@ -45,7 +45,7 @@ class Asker:
             message,
             deadline,
             lambda answer: self.heard.append(answer.envelope.replica),
-            lambda replica, error: self.lost.append((replica, error)),
+            lambda replica, _, error: self.lost.append((replica, error)),
             self.ended.set_result,
         )
 

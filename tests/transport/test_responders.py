@@ -58,7 +58,10 @@ def test_one_that_has_taken_it_is_waited_for_after_the_window_and_named_where_it
     responders.end(gathering, 0)  # its time budget is spent
     assert not responders.begin("2", ALL, 0).complete
     learn(responders, "a")
-    assert responders.begin("3", ALL, 0)._known == {"a"}
+    gathering = responders.begin("3", ALL, 0)
+    assert gathering._known == {"a", "b"}, "nobody has said that it is gone"
+    gathering.left("b")
+    assert gathering._known == {"a"}
 
 
 def test_where_the_bus_knows_how_many_get_it_there_is_no_window() -> None:
@@ -70,6 +73,44 @@ def test_where_the_bus_knows_how_many_get_it_there_is_no_window() -> None:
     assert gathering.answered(("a", "2"))
     assert gathering.over
     assert not gathering.answered(("a", "2")), "an answer counts once"
+
+
+def test_who_has_answered_before_and_says_nothing_is_missed_until_it_is_known_to_be_gone() -> None:
+    responders = Responders()
+    learn(responders, "a", f"id-b@{ALL.host}")
+    for announced in (False, True):
+        gathering = responders.begin("1", ALL, 0)
+        gathering.answered(("a", "id-a"))
+        assert not gathering.over
+        if announced:
+            responders.announced([ALL.host])
+        gathering.end_window()
+        assert gathering.over
+        assert gathering.missed.keys() == {f"id-b@{ALL.host}"}
+        responders.end(gathering, 0)
+    gathering = responders.begin("2", ALL, 0)
+    gathering.answered((f"id-b@{ALL.host}", "id-b"))
+    assert gathering.missed.keys() == {"a"}
+    assert gathering.unheard == [("", "")], "any of its queue may have it"
+    gathering.left("a")
+    assert gathering.unheard == []
+    responders.end(gathering, 0)
+    assert responders.begin("3", ALL, 0).missed.keys() == {f"id-b@{ALL.host}"}
+
+
+def test_where_the_bus_knows_how_many_get_it_so_many_are_missed() -> None:
+    responders = Responders()
+    learn(responders, "a", "b")
+    gathering = responders.begin("1", ALL, 0, receivers=3)
+    gathering.answered(("a", "id-a"))
+    assert gathering.unheard == [("", ""), ("", "")]
+    gathering.refused()
+    gathering.end_window()
+    assert gathering.unheard == [("", "")]
+    gathering.answered(("c", "id-c"))
+    assert gathering.unheard == []
+    responders.end(gathering, 0)
+    assert responders.begin("2", ALL, 0).missed.keys() == {"a", "c"}, "the bus would have given it to b"
 
 
 def test_what_is_known_is_forgotten_when_a_late_answer_comes_and_after_a_day() -> None:
@@ -109,6 +150,15 @@ class Multicasts(RuleBasedStateMachine):
         self.sent = 0
         self.running: dict[str, tuple[Gathering, set[str], set[str]]] = {}
         """Of each request: who was there when it was sent, and who has not said anything yet."""
+        self.expected: dict[str, set[str]] = {}
+        """Of each request: those that had taken one before."""
+        self.stood: dict[str, set[str]] = {}
+        """Of each request: those that stood still when its window ended."""
+        self.still: set[str] = set()
+        self.late: dict[str, list[str]] = {}
+        """The requests that were over before who stands still has said anything."""
+        self.have_taken: set[str] = set()
+        """Those of which the asker has heard since they came."""
 
     @rule(queue=st.sampled_from("abcd"))
     def comes(self, queue: str) -> None:
@@ -121,6 +171,9 @@ class Multicasts(RuleBasedStateMachine):
     def goes(self, data: st.DataObject) -> None:
         queue = data.draw(st.sampled_from(sorted(self.serving)))
         del self.serving[queue]
+        self.still.discard(queue)
+        self.have_taken.discard(queue)
+        self.late.pop(queue, None)
         for _, there, quiet in self.running.values():
             if queue in quiet:  # it had it, and dies with it
                 quiet.discard(queue)
@@ -133,13 +186,27 @@ class Multicasts(RuleBasedStateMachine):
         there = set(self.serving)
         gathering = self.responders.begin(str(self.sent), ALL, 0)
         self.running[str(self.sent)] = (gathering, there, set(there))
+        self.expected[str(self.sent)] = set(self.have_taken)
 
-    @precondition(lambda self: any(quiet for _, _, quiet in self.running.values()))
+    @precondition(lambda self: self.serving)
+    @rule(data=st.data())
+    def stands_still(self, data: st.DataObject) -> None:
+        self.still.add(data.draw(st.sampled_from(sorted(self.serving))))
+
+    @precondition(lambda self: self.still)
+    @rule(data=st.data())
+    def goes_on(self, data: st.DataObject) -> None:
+        queue = data.draw(st.sampled_from(sorted(self.still)))
+        self.still.discard(queue)
+        for id in self.late.pop(queue, []):
+            self.responders.late(id, 0)
+
+    @precondition(lambda self: any(quiet - self.still for _, _, quiet in self.running.values()))
     @rule(data=st.data(), answers=st.booleans())
     def is_taken(self, data: st.DataObject, *, answers: bool) -> None:
-        id = data.draw(st.sampled_from([id for id, (_, _, quiet) in self.running.items() if quiet]))
+        id = data.draw(st.sampled_from([id for id, (_, _, quiet) in self.running.items() if quiet - self.still]))
         gathering, _, quiet = self.running[id]
-        queue = data.draw(st.sampled_from(sorted(quiet)))
+        queue = data.draw(st.sampled_from(sorted(quiet - self.still)))
         quiet.discard(queue)
         (gathering.answered if answers else gathering.acked)((queue, f"id-{queue}"))
 
@@ -152,11 +219,15 @@ class Multicasts(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def window_ends(self, data: st.DataObject) -> None:
-        """All that got it have said so by then."""
+        """All that got it have said so by then, but for those that stand still; of those that went, that was learnt."""
         gathering, _, quiet = self.running[data.draw(st.sampled_from(sorted(self.running)))]
-        for queue in sorted(quiet):
+        for queue in sorted(quiet - self.still):
             gathering.acked((queue, f"id-{queue}"))
-        quiet.clear()
+        quiet &= self.still
+        self.stood[gathering.id] = set(quiet)
+        for queue in gathering.missed:
+            if queue not in self.serving:
+                gathering.left(queue)
         gathering.end_window()
 
     @invariant()
@@ -164,8 +235,18 @@ class Multicasts(RuleBasedStateMachine):
         for id, (gathering, there, _) in list(self.running.items()):
             if gathering.over:
                 del self.running[id]
+                missed = there - gathering.queues
+                expected = self.expected.pop(id)
+                stood = self.stood.pop(id, set()) | (self.still - expected)
+                assert missed <= stood, f"{missed - stood} had it, and was not waited for"
+                assert missed & expected & self.have_taken <= gathering.missed.keys(), "it stands still, and is there"
                 self.responders.end(gathering, 0)
-                assert there <= gathering.queues, f"{there - set(gathering.queues)} had it, and was not waited for"
+                for queue in missed:
+                    if queue in self.still:
+                        self.late.setdefault(queue, []).append(id)
+                    else:
+                        self.responders.late(id, 0)
+                self.have_taken |= gathering.queues & self.serving.keys()
 
 
 TestMulticasts = Multicasts.TestCase
