@@ -327,7 +327,7 @@ class LinkBus:
         """Never: what is cut stays so."""
 
     def when_permitted(self, reply: str, tell: Callable[[Permissions | None], None]) -> None:
-        """Nobody restricts it."""
+        """Nobody restricts it: what is lent has no broker. Where there is one, each process has its own connection."""
 
     def when_cut(self, tell: Callable[[], None]) -> None:
         self._cut.append(tell)

@@ -121,7 +121,7 @@ class Watch:
 
 class _Connected(msgspec.Struct):
     cid: int
-    subscriptions: int = 0
+    subscriptions: int
 
 
 class _Connections(msgspec.Struct):

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mbactor import Actor, ActorRef, ActorSystem, Forbidden, MbactorError, endpoint
+from mbactor import Actor, ActorRef, ActorSystem, Forbidden, MbactorError, Supervisor, child, endpoint
 from mbactor.transport.nats import NatsBus
-from tests.nats import NatsServer
+from tests.nats import NatsServer, nats_server
 from tests.transport.inbox import Inbox
 
 pytestmark = pytest.mark.anyio
@@ -19,6 +19,9 @@ pytestmark = pytest.mark.anyio
 
 class Stock(Actor):
     host = "stock.example"
+
+    async def on_start(self) -> None:
+        self.refs.register("stock", self.ref)
 
     @endpoint
     async def level(self) -> int:
@@ -56,9 +59,20 @@ class Orders(Actor):
         return found
 
     @endpoint
+    async def of_stock(self) -> ActorRef[Stock]:
+        """That of this process."""
+        return self.refs["stock"]
+
+    @endpoint
     async def tell_wipe(self, stock: ActorRef[Stock]) -> None:
         self.tell(Stock.wipe)
         stock.tell(Stock.wipe)
+
+
+class Shop(Supervisor):
+    """Both, in one process."""
+
+    children = (child(Stock), child(Orders))
 
 
 RULES = """
@@ -121,6 +135,17 @@ async def test_what_the_broker_refuses_is_refused_within_a_process_and_the_rest_
             await bus.close()
     finally:
         server.kill()
+
+
+async def test_the_same_holds_in_a_process_of_its_own_which_is_on_the_broker_with_the_same_credentials(
+    tmp_path: Path,
+) -> None:
+    with nats_server(tmp_path, RULES.format(more=f"{LEVEL}, {ASK_WHO}", deny="")) as server:
+        async with ActorSystem("shop", server.url.replace("//", "//shop:p@"), "plane", watchdog=None) as system:
+            await system.spawn(child(Shop, process=True))
+            stock = await system.ask(Orders.of_stock)
+            assert await system.ask(Orders.look, stock) == [5] * 5
+            assert await system.ask(Orders.wipe, stock) == ["Forbidden 403 no"] * 4
 
 
 async def test_while_the_rules_are_not_known_the_broker_judges(tmp_path: Path) -> None:
