@@ -9,32 +9,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
-import msgspec
-
+from mbactor.foreman.model.rewinding import RewindKind, meant
 from mbactor.foreman.store.operations import (
     Arrival,
+    BreakBefore,
     Cancel,
     Child,
     Claim,
+    ContinueThread,
     Create,
     Delete,
+    DropSchedule,
     Extend,
     FlowEnd,
+    Fork,
     Lease,
     NewStep,
     Operation,
+    PauseSchedule,
     Purge,
+    PutSchedule,
     Reap,
     Recover,
     Release,
     Resume,
+    ResumeBreak,
+    Rewind,
     Settle,
     Start,
+    Tick,
 )
 from mbactor.foreman.store.rows import FlowFilter
-from tests.foreman.store_model import Flow, Model, Step
+from tests.foreman.store_model import Model
+from tests.foreman.store_model_recovery import place
+from tests.foreman.store_model_rows import ENDED, Flow, Step
 
 T = TypeVar("T")
 
@@ -42,11 +52,24 @@ KINDS = (
     *["end"] * 12, *["claim"] * 6, *["fan_out"] * 5, *["advance"] * 3, *["create"] * 3, *["resume"] * 3,
     *["interrupt"] * 2, *["call"] * 2, *["fail"] * 2, "fan_in", "retry", "refuse", "start", "extend", "extend",
     "release", "recover", "cancel", "delete", "purge", "reap",
+    *["restart_from"] * 3, "restart", *["recover_flow"] * 2, "retry_flow", *["fork"] * 2, "continue",
+    "break", "resume_break", "schedule", "tick",
 )  # fmt: skip
 """As often as they are wanted."""
 WORKERS = ("w0", "w1", "w2")
 SHORT, LONG, SKIP = 1_000.0, 5_000.0, 1_500.0
 """A delay or a lease is short or long against the time that a test lets pass, never against the time it takes."""
+ON_A_FLOW = (
+    "start", "resume", "cancel", "delete", "break", "resume_break", "continue", "restart", "recover_flow", "retry_flow",
+)  # fmt: skip
+FIRST_TICK = 4e9
+"""Above every time of a clock."""
+MEANT = {
+    "start": ("created",), "resume": ("interrupted",), "resume_break": ("interrupted",), "continue": ("completed",),
+    "break": ("created", "running", "interrupted"), "restart": (*ENDED, "interrupted"), "recover_flow": ("failed",),
+    "retry_flow": ("failed",),
+}  # fmt: skip
+"""The flows for which a verb is meant; others are for any."""
 DEEP = 5
 """Where flows do nothing but end: otherwise fan-outs breed faster than they are joined."""
 
@@ -67,6 +90,7 @@ class Chooser:
         """Every step there was: an outcome may come when its flow is gone."""
         self._named: set[int] = set()
         """The steps that have an outcome in this batch: few are to have two."""
+        self._ticks = 0
 
     def batch(self, commands: Sequence[Command]) -> list[Operation]:
         """What can be done of the commands, all of it chosen by what there is before the batch."""
@@ -75,11 +99,20 @@ class Chooser:
 
     def _operation(self, command: Command) -> Operation | None:
         kind, which, how = command
+        if kind in ON_A_FLOW:
+            flow = _pick(self._fitting(kind), which)
+            return None if flow is None else self._on_flow(kind, flow, how)
+        if kind in {"fork", "restart_from"}:
+            step = _pick(self._ended(kind, how), which)
+            return None if step is None else self._from_step(kind, step, how)
+        return self._on_many(kind, which, how) or self._some_outcome(kind, which, how)
+
+    def _on_many(self, kind: str, which: int, how: int) -> Operation | None:
         match kind:
             case "create":
                 return self._create(how)
             case "claim":
-                return Claim(_lease(which, how), how % 7)
+                return Claim(_lease(which, how), how % 7, SHORT if how % 5 == 4 else None)
             case "recover":
                 return Recover()
             case "reap":
@@ -90,9 +123,11 @@ class Chooser:
                 return Purge(wanted, ended=how % 5 == 0)
             case "extend" | "release":
                 return self._leases(kind, which, how)
-            case "start" | "resume" | "cancel" | "delete":
-                flow = _pick(self._fitting(kind), which)
-                return None if flow is None else self._on_flow(kind, flow, how)
+            case "schedule" | "tick":
+                return self._schedule(kind, which, how)
+        return None
+
+    def _some_outcome(self, kind: str, which: int, how: int) -> Operation:
         self._known |= self._model.steps
         running = [one for one in self._model.steps.values() if one.lease_expires and one.id not in self._named]
         step = _pick(list(self._known.values()) if how % 8 == 7 else running, which)
@@ -105,7 +140,8 @@ class Chooser:
     # --- flows ---------------------------------------------------------------------------------------------
 
     def _create(self, how: int) -> Create:
-        lease = _lease(how, how) if how % 3 == 0 else None
+        limited = how % 4 == 1
+        lease = _lease(how, how) if how % 3 == 0 and not limited else None
         started = lease is not None or how % 5 != 0
         priority = 100 + how % 2
         entry = NewStep(
@@ -114,11 +150,12 @@ class Chooser:
         return Create(
             self._token(), f"url-{how % 2}", "name", "hash", b"{}", entry, started, priority=priority,
             idempotency_key=f"key-{how % 3}" if how % 7 == 0 else None, delete_on_completion=how % 6 == 0,
+            concurrency_key=f"shared-{how % 3 % 2}" if limited else None, concurrency_limit=1 + how % 2,
         )  # fmt: skip
 
     def _fitting(self, verb: str) -> list[Flow]:
         """Two of three times a flow for which the verb is meant; in between any."""
-        meant = {"start": ("created",), "resume": ("interrupted",)}.get(verb)
+        meant = MEANT.get(verb)
         flows = list(self._model.flows.values())
         if meant is None:
             return flows
@@ -133,10 +170,90 @@ class Chooser:
                 return Cancel(flow.id, token, f"reason {how}" if how % 2 else "")
             case "delete":
                 return Delete(flow.id, token)
+            case "break":
+                nodes = ("entry", "inner", *(f"node-{n}" for n in range(5)))
+                return BreakBefore(flow.id, token, nodes[how % len(nodes)], how % 4 != 3)
+            case "resume_break":
+                return self._resume_break(flow, token, how)
+            case "continue":
+                entry = NewStep("entry", self._token(), 1, 100, state=b'{"turn":%d}' % how)
+                return ContinueThread(flow.id, flow.thread_id or flow.id, self._token(), entry)
+            case "restart" | "recover_flow" | "retry_flow":
+                return self._rewind(verb, flow, token, how)
         waiting = [step for step in self._model.steps.values() if step.status == "interrupted"]
         step = _pick(waiting, how) if how % 2 else None
         number = None if step is None else step.id
         return Resume(flow.id, token, b'{"answer":%d}' % how, number, None if step is None else step.token)
+
+    def _resume_break(self, flow: Flow, token: str, how: int) -> ResumeBreak:
+        tree = self._model._tree(flow.id)
+        waiting = [step for step in self._model._steps_of(tree) if step.at_breakpoint == 1]
+        step = _pick(waiting, how)
+        given = b'{"changed":%d}' % how if how % 3 == 0 else None
+        return ResumeBreak(flow.id, token, 0 if step is None else step.id, given)
+
+    def _rewind(self, verb: str, flow: Flow, token: str, how: int) -> Rewind:
+        kind = cast("RewindKind", verb.partition("_")[0])
+        inputs = None
+        if how % 3 == 0:
+            again = meant(kind, map(place, self._model._steps_of((flow.id,))))
+            inputs = dict.fromkeys(again[how % 6 // 3 :], b'{"corrected":%d}' % how)
+        return Rewind(kind, flow.id, token, inputs=inputs)
+
+    # --- steps that have ended -------------------------------------------------------------------------------
+
+    def _ended(self, verb: str, how: int) -> list[Step]:
+        """Steps that have ended, for a fork those of trees that have: mostly, and every other time of branches."""
+        steps, flows = list(self._model.steps.values()), self._model.flows
+        ended = [step for step in steps if step.status in (*ENDED, "interrupted")]
+        if verb == "fork":
+            ended = [step for step in ended if flows[flows[step.flow_id].root_id or step.flow_id].status in ENDED]
+        inside = [step for step in ended if step.spawn_id is not None]
+        return (inside if how % 2 else ended) or ended or steps
+
+    def _from_step(self, kind: str, step: Step, how: int) -> Operation:
+        token = "wrong" if how % 16 == 15 else step.token
+        given = b'{"changed":%d}' % how if how % 3 == 0 else None
+        if kind == "restart_from":
+            inputs = None if given is None else {step.id: given}
+            return Rewind("restart_from", step.flow_id, step_id=step.id, step_token=token, inputs=inputs)
+        tree = self._model._tree(self._model.flows[step.flow_id].root_id or step.flow_id)
+        size = len(self._model._steps_of(tree)) - (how % 8 == 5)
+        return Fork(step.flow_id, step.id, token, size, len(tree), given)
+
+    # --- schedules -------------------------------------------------------------------------------------------
+
+    def _schedule(self, kind: str, which: int, how: int) -> Operation:
+        name, spec = f"schedule-{which % 2}", b'{"cron":%d}' % (how % 2)
+        known = self._model.schedules.get(name)
+        if known is None or kind == "schedule":
+            if known is not None and how % 3 == 0:
+                return PauseSchedule(name, how % 2 == 0)
+            return DropSchedule(name) if how % 8 == 7 else PutSchedule(name, spec)
+        self._ticks += 1
+        last = 0.0 if how % 8 == 7 else known.last_tick
+        return Tick(name, known.spec, last, FIRST_TICK + self._ticks, self._create(how) if how % 4 else None)
+
+    # --- to the end ------------------------------------------------------------------------------------------
+
+    def onward(self) -> list[Operation]:
+        """What brings every flow nearer to its end; nothing where all have ended."""
+        model = self._model
+        flows = [flow for flow in model.flows.values() if flow.status not in ENDED]
+        if not flows:
+            return []
+        self._named.clear()
+        found: list[Operation] = []
+        for step in list(model.steps.values()):
+            root = model.flows[model.flows[step.flow_id].root_id or step.flow_id]
+            if step.status == "running" and step.lease_expires is not None:
+                found.append(self._end(step, 0))
+            elif step.status == "interrupted" and step.at_breakpoint == 1:
+                found.append(ResumeBreak(root.id, root.token, step.id))
+            elif step.status == "interrupted":
+                found.append(Resume(root.id, root.token, b"{}", step.id, step.token))
+        found += [Start(flow.id, flow.token) for flow in flows if flow.status == "created" and not flow.queued]
+        return [*found, Recover(), Claim(Lease("w0", LONG), 1_000)]
 
     # --- leases --------------------------------------------------------------------------------------------
 
@@ -193,8 +310,8 @@ class Chooser:
     def _end(self, step: Step, how: int) -> Settle:
         """The end of its branch, or on the trunk of its flow."""
         if step.spawn_id is not None:
-            fan_in = self._new(step, how, state=None)
-            return self._settle(step, how, arrival=Arrival(step.spawn_id, step.depth, fan_in=fan_in))
+            first, *around = self._fan_ins(step, how)
+            return self._settle(step, how, arrival=Arrival(step.spawn_id, step.depth, False, first, tuple(around)))
         flow = self._model.flows.get(step.flow_id)
         unwanted = flow is not None and flow.delete_on_completion
         return self._settle(step, how, end=FlowEnd("completed", b'{"final":%d}' % how, delete=unwanted))
@@ -202,10 +319,20 @@ class Chooser:
     def _fail(self, step: Step, how: int) -> Settle:
         error = b'{"error":"no %d"}' % how
         if step.spawn_id is not None:
-            return self._settle(
-                step, how, "failed", error=error, arrival=Arrival(step.spawn_id, step.depth, failed=True)
-            )
+            # One whose graph nobody can read does not know its fan-ins.
+            fan_ins = self._fan_ins(step, how) if how % 16 < 14 else ()
+            arrival = Arrival(step.spawn_id, step.depth, True, next(iter(fan_ins), None), fan_ins[1:])
+            return self._settle(step, how, "failed", error=error, arrival=arrival)
         return self._settle(step, how, "failed", error=error, end=FlowEnd("failed", error=error))
+
+    def _fan_ins(self, step: Step, how: int) -> tuple[NewStep, ...]:
+        """Of the cohorts that it is in, innermost first."""
+        found, spawn_id = [], step.spawn_id
+        while spawn_id is not None:
+            found.append(self._new(step, how, state=None))
+            spawn = self._known.get(spawn_id) or self._model.steps[spawn_id]
+            spawn_id = spawn.spawn_id
+        return tuple(found)
 
     def _new(self, step: Step, how: int, **fields: Any) -> NewStep:
         lease = _lease(how, how) if how % 2 else None
@@ -251,38 +378,3 @@ def _number(step: Step, how: int) -> int:
 
 def _waiting(step: Step, park: dict[str, str]) -> bytes:
     return json.dumps([*json.loads(step.parks or b"[]"), park]).encode()
-
-
-class Names:
-    """The ids of a store by those of the model, and back. What both have is told by its token."""
-
-    def __init__(self) -> None:
-        self.steps: dict[int, int] = {}
-        self.flows: dict[int, int] = {}
-
-    def theirs(self, operation: Operation) -> Operation:
-        """The operation as it is put to the store."""
-        found: dict[str, Any] = {}
-        match operation:
-            case Extend():
-                found["steps"] = tuple((self.steps[step_id], number) for step_id, number in operation.steps)
-            case Release():
-                found["steps"] = operation.steps and tuple(self.steps[step_id] for step_id in operation.steps)
-            case Settle():
-                found["step_id"] = self.steps[operation.step_id]
-                found["successors"] = tuple(self._new(new) for new in operation.successors)
-                found["arrival"] = operation.arrival and self._arrival(operation.arrival)
-            case Resume():
-                found["step_id"] = None if operation.step_id is None else self.steps[operation.step_id]
-        if isinstance(operation, Settle | Start | Resume | Cancel | Delete):
-            found["flow_id"] = self.flows[operation.flow_id]
-        return msgspec.structs.replace(operation, **found)
-
-    def _arrival(self, arrival: Arrival) -> Arrival:
-        fan_in = arrival.fan_in and self._new(arrival.fan_in)
-        return msgspec.structs.replace(arrival, spawn_id=self.steps[arrival.spawn_id], fan_in=fan_in)
-
-    def _new(self, new: NewStep) -> NewStep:
-        spawn_id = None if new.spawn_id is None else self.steps[new.spawn_id]
-        cohort_id = None if new.cohort_id is None else self.steps[new.cohort_id]
-        return msgspec.structs.replace(new, spawn_id=spawn_id, cohort_id=cohort_id)

@@ -8,119 +8,63 @@ It takes and gives what `Store.commit` does. Its time passes by a millisecond a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from mbactor.errors import FlowConflict, to_wire
 from mbactor.foreman.model.join import ENOUGH, FAILED, NEVER_BEGAN
+from mbactor.foreman.store.join import CANCELLED
 from mbactor.foreman.store.operations import (
     Arrival,
+    BreakBefore,
     Cancel,
     Changed,
     Child,
     Claim,
     Claimed,
     Committed,
+    ContinueThread,
     Create,
     Created,
     Delete,
+    DropSchedule,
     Extend,
     FlowEnd,
+    Fork,
     Inserted,
-    NewStep,
     Operation,
+    PauseSchedule,
     Purge,
+    PutSchedule,
     Reap,
     Recover,
     Release,
     Result,
     Resume,
+    ResumeBreak,
+    Rewind,
     Settle,
     Settled,
     Start,
     Stopped,
+    Tick,
 )
+from tests.foreman.store_model_queueing import Queueing
+from tests.foreman.store_model_recovery import Recovery
+from tests.foreman.store_model_rows import ENDED, KEPT, RESTING, Flow, Step, answered
 
-ENDED = ("completed", "failed", "cancelled")
-KEPT = 60.0
-"""How long the row of a disposable flow stays."""
-RESTING = (*ENDED, "interrupted", "created")
-
-
-@dataclass
-class Flow:
-    id: int
-    token: str
-    status: str
-    workflow: str
-    delete_on_completion: bool = False
-    idempotency_key: str | None = None
-    root_id: int | None = None
-    caller_id: int | None = None
-    final_state: bytes | None = None
-    error: bytes | None = None
-    cancel_reason: str | None = None
-    created_at: float = 0.0
-    updated_at: float = 0.0
-    delete_at: float | None = None
+NEEDED_WAS_CANCELLED = msgspec.json.encode(to_wire(FlowConflict(CANCELLED)))
 
 
-@dataclass
-class Step:
-    id: int
-    token: str
-    flow_id: int
-    node: str
-    depth: int
-    status: str
-    priority: int
-    state: bytes | None
-    added: bytes | None
-    chain: int
-    predecessor_id: int | None
-    spawn_id: int | None
-    ordinal: int
-    cohort_id: int | None
-    not_before: float
-    updated_at: float
-    lease_expires: float | None = None
-    lease_number: int = 0
-    worker: str | None = None
-    successor_id: int | None = None
-    cohort_size: int = 0
-    cohort_arrivals: int = 0
-    cohort_failures: int = 0
-    cohort_depth: int = 0
-    cohort_needed: int = 0
-    cohort_at_once: int = 0
-    room: tuple[int, int] | None = None
-    """The step whose cohort has to make room before it begins, and its branch there."""
-    attempt: int = 0
-    changes: bytes | None = None
-    parks: bytes | None = None
-    payloads: bytes | None = None
-    error: bytes | None = None
-    refused: bool = False
-    cancel_reason: str | None = None
-
-
-class Model:
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.flows: dict[int, Flow] = {}
-        self.steps: dict[int, Step] = {}
-        self._step_id = 0
-        self._flow_id = 0
-        self._stopped: list[Stopped] = []
-        self._given_up: dict[int, int] = {}
-
+class Model(Recovery, Queueing):
     def skip(self, seconds: float) -> None:
         self.now += seconds
 
     def commit(self, batch: Sequence[Operation]) -> Committed:
         self.now += 0.001
-        self._stopped, self._given_up = [], {}
+        self._stopped, self._given_up, self._keys = [], {}, set()
         results: dict[int, Result] = {}
         outcomes = {index: one for index, one in enumerate(batch) if isinstance(one, Settle)}
         results.update(zip(outcomes, self._settle_all(list(outcomes.values())), strict=True))
@@ -128,13 +72,17 @@ class Model:
             for index, one in enumerate(batch):
                 if isinstance(one, kind):
                     results[index] = act(one)
+        self._admit()
         in_order = [results[index] for index in range(len(batch))]
         return Committed(in_order, tuple(self._stopped), self._best_due(), self._given_up)
 
     def _acts(self) -> tuple[tuple[type, Callable[[Any], Result]], ...]:
         return (
             (Create, self._create), (Start, self._start), (Resume, self._resume), (Cancel, self._cancel),
-            (Delete, self._delete), (Purge, self._purge), (Reap, self._reap), (Extend, self._extend), (Release, self._release), (Recover, self._recover),
+            (Delete, self._delete), (Rewind, self._rewind), (Fork, self._fork), (ContinueThread, self._continue),
+            (BreakBefore, self._break_before), (ResumeBreak, self._resume_break), (Purge, self._purge),
+            (Reap, self._reap), (PutSchedule, self._put), (DropSchedule, self._drop), (PauseSchedule, self._pause),
+            (Tick, self._tick), (Extend, self._extend), (Release, self._release), (Recover, self._recover),
             (Claim, self._claim),
         )  # fmt: skip
 
@@ -221,28 +169,26 @@ class Model:
                     step.status, step.not_before, step.room = "pending", max(step.not_before, self.now), None
                     step.updated_at = self.now
             return None
+        arrival, index, step_id = _last(mine)
+        goes_on = decided and arrival.fan_in is not None  # else nobody could read which one it is
         failed = [s for s in self._inside(spawn) if s.status == "failed"]
         if spawn.cohort_arrivals < spawn.cohort_size:
-            self._give_up(spawn, ENOUGH if decided else FAILED)
-        if not decided and spawn.spawn_id is None:
-            self._stop(spawn.flow_id, FlowEnd("failed", error=min(failed, key=lambda s: s.id).error))
-        elif not decided:
-            _, index, step_id = ([one for one in mine if one[0].fan_in] or mine)[-1]
-            return Arrival(spawn.spawn_id or 0, spawn.cohort_depth, failed=True), index, step_id
+            self._give_up(spawn, ENOUGH if goes_on else FAILED)
+        if not goes_on and spawn.spawn_id is None:
+            error = min(failed, key=lambda s: s.id).error if failed else NEEDED_WAS_CANCELLED
+            self._stop(spawn.flow_id, FlowEnd("failed", error=error))
+        elif not goes_on:
+            around = next((one[0].around for one in reversed(mine) if one[0].around), ())
+            fan_in = around[0] if around else None
+            return Arrival(spawn.spawn_id or 0, spawn.cohort_depth, True, fan_in, around[1:]), index, step_id
         else:
-            arrival, index, step_id = [one for one in mine if one[0].fan_in is not None][-1]
-            new = arrival.fan_in
-            assert new is not None
-            fan_in = NewStep(
-                new.node, new.token, spawn.cohort_depth + 1, new.priority, new.state, new.added, new.chain,
-                spawn.spawn_id, spawn.ordinal, spawn.id, new.delay, new.due_at, new.lease,
+            assert arrival.fan_in is not None
+            fan_in = msgspec.structs.replace(
+                arrival.fan_in, depth=spawn.cohort_depth + 1, spawn_id=spawn.spawn_id, ordinal=spawn.ordinal,
+                cohort_id=spawn.id,
             )  # fmt: skip
             inserted[index].append(self._insert(fan_in, spawn.flow_id, step_id))
         return None
-
-    def _inside(self, spawn: Step) -> list[Step]:
-        own = [step for step in self.steps.values() if step.spawn_id == spawn.id]
-        return [*own, *(step for one in own for step in self._inside(one))]
 
     def _give_up(self, spawn: Step, reason: str) -> None:
         steps, flows = self._inside(spawn), list[Flow]()
@@ -271,12 +217,17 @@ class Model:
         for flow in self.flows.values():
             if one.idempotency_key is not None and flow.idempotency_key == one.idempotency_key:
                 return Created(flow.id, flow.token, 0, existed=True, workflow=flow.workflow)
+        begins = one.started and one.concurrency_key is None
         flow = Flow(
-            self._flow_id, one.token, "running" if one.started else "created", one.workflow,
+            self._flow_id, one.token, "running" if begins else "created", one.workflow,
             one.delete_on_completion, one.idempotency_key, created_at=self.now, updated_at=self.now,
+            concurrency_key=one.concurrency_key, concurrency_limit=one.concurrency_limit,
+            queued=one.started and not begins,
         )  # fmt: skip
         self.flows[flow.id] = flow
-        entry = self._insert(one.entry, flow.id, None, status="pending" if one.started else "created")
+        if flow.queued and flow.concurrency_key is not None:
+            self._keys.add(flow.concurrency_key)
+        entry = self._insert(one.entry, flow.id, None, status="pending" if begins else "created")
         return Created(flow.id, flow.token, entry.step_id, workflow=flow.workflow)
 
     def _call(self, child: Child, parent_id: int, caller_id: int) -> Inserted:
@@ -292,34 +243,36 @@ class Model:
         refused = self._refused(one.flow_id, one.token, ("created",))
         if refused is not None:
             return refused
-        self._move(self.flows[one.flow_id], "running")
-        for step in self._steps_of((one.flow_id,)):
-            step.status, step.not_before = "pending", max(step.not_before, self.now)
-        return Changed(True, "running", self._tree(one.flow_id))
+        flow = self.flows[one.flow_id]
+        if flow.queued:
+            detail = f"it is started already, and waits for a place of {flow.concurrency_key!r}"
+            return Changed(False, "created", self._tree(flow.id), detail)
+        if flow.concurrency_key is not None:
+            flow.queued = True
+            self._keys.add(flow.concurrency_key)
+            return Changed(True, "created", self._tree(flow.id))
+        self._begin(flow)
+        return Changed(True, "running", self._tree(flow.id))
 
     def _resume(self, one: Resume) -> Changed:
         refused = self._refused(one.flow_id, one.token, ("interrupted",))
         if refused is not None:
             return refused
         tree = self._tree(one.flow_id)
-        waiting = [step for step in self._steps_of(tree) if step.status == "interrupted"]
+        asking = [step for step in self._steps_of(tree) if step.status == "interrupted"]
+        waiting = [step for step in asking if step.at_breakpoint != 1]
         if one.step_id is not None:
             waiting = [step for step in waiting if (step.id, step.token) == (one.step_id, one.step_token)]
         if not waiting:
+            if asking if one.step_id is None else (one.step_id, one.step_token) in {(s.id, s.token) for s in asking}:
+                return Changed(False, "interrupted", tree, "it waits at a breakpoint; resume_break lets it go on")
             return Changed(False, "interrupted", tree, "the step waits for no answer")
         step = min(waiting, key=lambda step: (step.updated_at, step.id))
-        step.status, step.parks = "pending", _answered(step.parks, one.answer, None)
+        step.status, step.parks = "pending", answered(step.parks, one.answer, None)
         step.not_before = step.updated_at = self.now
         step.worker = None
         self._go_on(step.flow_id)
         return Changed(True, "running", tree)
-
-    def _go_on(self, flow_id: int) -> None:
-        for flow in [self.flows[flow_id], *self._above(flow_id)]:
-            below = [called.status for called in self._called_by(flow.id)]
-            own = [step.status for step in self._steps_of((flow.id,))]
-            if flow.status == "interrupted" and "interrupted" not in [*below, *own]:
-                self._move(flow, "running")
 
     def _cancel(self, one: Cancel) -> Changed:
         refused = self._refused(one.flow_id, one.token, ("created", "running", "interrupted"))
@@ -327,13 +280,6 @@ class Model:
             return refused
         self._end_tree(one.flow_id, one.reason or None)
         return Changed(True, "cancelled", self._tree(one.flow_id))
-
-    def _end_tree(self, flow_id: int, reason: str | None = None) -> None:
-        for step in self._steps_of(self._tree(flow_id)):
-            if step.status not in ENDED:
-                step.status, step.lease_expires, step.updated_at = "cancelled", None, self.now
-        for one in self._tree(flow_id):
-            self._stop(one, FlowEnd("cancelled"), reason)
 
     def _delete(self, one: Delete) -> Changed:
         flow = self._found(one.flow_id, one.token)
@@ -373,29 +319,6 @@ class Model:
             self.steps = {key: step for key, step in self.steps.items() if step.flow_id not in tree}
         return len(roots)
 
-    def _stop(self, flow_id: int, end: FlowEnd, reason: str | None = None) -> bool:
-        flow = self.flows[flow_id]
-        if flow.status in ENDED:
-            return False
-        self._move(flow, end.status)
-        flow.final_state, flow.error, flow.cancel_reason = end.final_state, end.error, reason
-        self._stopped.append(Stopped(flow_id, end.status, flow.token, flow.workflow, None, end.final_state))
-        caller = self.steps.get(flow.caller_id) if flow.caller_id is not None else None
-        waits = caller is not None and caller.status == "running" and caller.lease_expires is None
-        if caller is not None and waits and end.status != "cancelled":
-            caller.parks = _answered(caller.parks, end.final_state, end.error)
-            caller.status, caller.worker, caller.not_before = "pending", None, self.now
-        return True
-
-    def _move(self, flow: Flow, status: str) -> None:
-        flow.status, flow.updated_at = status, self.now
-
-    def _interrupt(self, flow_id: int) -> None:
-        for flow in [self.flows[flow_id], *self._above(flow_id)]:
-            if flow.status == "running":
-                self._move(flow, "interrupted")
-                self._stopped.append(Stopped(flow.id, "interrupted", flow.token, flow.workflow))
-
     # --- leases --------------------------------------------------------------------------------------------
 
     def _extend(self, one: Extend) -> frozenset[int]:
@@ -415,6 +338,7 @@ class Model:
         )
 
     def _recover(self, _: Recover) -> int:
+        self._keys |= {flow.concurrency_key for flow in self.flows.values() if flow.queued and flow.concurrency_key}
         return self._give_back([s for s in self._leased() if (s.lease_expires or 0.0) <= self.now])
 
     def _leased(self) -> list[Step]:
@@ -427,12 +351,17 @@ class Model:
 
     def _claim(self, one: Claim) -> Claimed:
         due = [step for step in self._pending() if step.not_before <= self.now]
-        taken = sorted(due, key=lambda step: (step.priority, step.not_before, step.id))[: max(0, one.limit)]
+        taken = sorted(due, key=lambda step: self._urgency(step, one.ageing))[: max(0, one.limit)]
         for step in taken:
             step.status, step.worker, step.updated_at = "running", one.lease.worker, self.now
             step.lease_expires, step.lease_number = self.now + one.lease.seconds, step.lease_number + 1
+        paused = [step for step in taken if not step.at_breakpoint and step.node in self._breakpoints(step.flow_id)]
+        for step in paused:
+            self._pause_before(step)
+        for flow_id in sorted({step.flow_id for step in paused}):
+            self._interrupt(flow_id)
         waits = [max(0.0, step.not_before - self.now) for step in self._pending()]
-        rows: Any = tuple(taken)
+        rows: Any = tuple(step for step in taken if step not in paused)
         flows: Any = {step.flow_id: self.flows[step.flow_id] for step in taken}
         return Claimed(rows, flows, min(waits, default=None), self.now)
 
@@ -441,68 +370,13 @@ class Model:
 
     # --- rows ----------------------------------------------------------------------------------------------
 
-    def _next_step(self) -> int:
-        self._step_id += 1
-        return self._step_id
-
-    def _insert(
-        self, new: NewStep, flow_id: int, predecessor_id: int | None, *, step_id: int = 0, status: str = "pending"
-    ) -> Inserted:
-        step = Step(
-            step_id or self._next_step(), new.token, flow_id, new.node, new.depth, status, new.priority, new.state,
-            new.added, new.chain, predecessor_id, new.spawn_id, new.ordinal, new.cohort_id, self.now + new.delay,
-            self.now,
-        )  # fmt: skip
-        if new.waits:
-            assert new.spawn_id is not None
-            step.status, step.room = "created", (new.spawn_id, new.ordinal)
-        elif new.lease is not None:
-            step.status, step.worker, step.lease_number = "running", new.lease.worker, 1
-            step.lease_expires = self.now + new.lease.seconds
-        self.steps[step.id] = step
-        return Inserted(new, step.id, flow_id)
-
-    def _pending(self) -> list[Step]:
-        return [step for step in self.steps.values() if step.status == "pending"]
-
-    def _steps_of(self, flow_ids: Sequence[int]) -> list[Step]:
-        return [step for step in self.steps.values() if step.flow_id in flow_ids]
-
-    def _tree(self, flow_id: int) -> tuple[int, ...]:
-        return tuple(sorted(flow.id for flow in self.flows.values() if flow_id in {flow.id, flow.root_id}))
-
-    def _above(self, flow_id: int) -> list[Flow]:
-        caller_id = self.flows[flow_id].caller_id
-        if caller_id is None:
-            return []
-        parent = self.flows[self.steps[caller_id].flow_id]
-        return [parent, *self._above(parent.id)]
-
-    def _called_by(self, flow_id: int) -> list[Flow]:
-        callers = {step.id for step in self._steps_of((flow_id,))}
-        return [flow for flow in self.flows.values() if flow.caller_id in callers]
-
-    def _found(self, flow_id: int, token: str) -> Flow | Changed:
-        flow = self.flows.get(flow_id)
-        if flow is None or flow.token != token or (flow.delete_on_completion and flow.status == "completed"):
-            return Changed(False, None)
-        if flow.caller_id is not None:
-            return Changed(False, flow.status, (), "another flow called it; address that one", called=True)
-        return flow
-
-    def _refused(self, flow_id: int, token: str, allowed: Sequence[str]) -> Changed | None:
-        flow = self._found(flow_id, token)
-        if isinstance(flow, Changed):
-            return flow
-        if flow.delete_at is not None:
-            return Changed(False, flow.status, (), "it is about to be removed")
-        return None if flow.status in allowed else Changed(False, flow.status)
+    def _urgency(self, step: Step, ageing: float | None) -> tuple[float, ...]:
+        aged = 0 if ageing is None else (self.now - step.not_before) // ageing
+        return step.priority - aged, step.priority, step.not_before, step.id
 
 
-def _answered(parks: bytes | None, answer: bytes | None, error: bytes | None) -> bytes:
-    records = json.loads(parks or b"[]")
-    for record in records:
-        if "answer" not in record and "error" not in record:
-            record["answer" if error is None else "error"] = json.loads((answer or b"{}") if error is None else error)
-            break
-    return json.dumps(records).encode()
+def _last(mine: list[tuple[Arrival, int, int]]) -> tuple[Arrival, int, int]:
+    """The arrival whose fan-in counts: the last that completed, else the first that has one."""
+    completed = [one for one in mine if not one[0].failed]
+    with_one = [one for one in mine if one[0].fan_in is not None]
+    return completed[-1] if completed else (with_one or mine[-1:])[0]
