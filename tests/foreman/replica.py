@@ -1,4 +1,4 @@
-"""A Foreman in a process of its own, which a test starts by `replica(...)`.
+"""A Foreman, or only its tasks, in a process of its own, which a test starts by `replica(...)`.
 
 It says "ready", and then what is asked of it, a line each.
 """
@@ -41,6 +41,13 @@ class Clerk(Actor):
     async def sign(self, flow: Flow) -> None:
         flow["signed"] = flow.interrupt({"sign": "here"})
 
+    @task
+    async def deal(self, flow: Flow) -> None:
+        flow["runs"] = flow.get("runs", 0) + 1
+        flow["price"] = flow.interrupt({"offer": 5})
+        flow["noted"] = flow.subgraph(Clerk.noting, {})["process"]
+        flow["signed"] = flow.interrupt({"sign": "here"})
+
     @workflow
     def noting(self) -> Graph:
         return _one(Clerk.note)
@@ -52,6 +59,10 @@ class Clerk(Actor):
     @workflow
     def signing(self) -> Graph:
         return _one(Clerk.sign)
+
+    @workflow
+    def dealing(self) -> Graph:
+        return _one(Clerk.deal)
 
 
 def _one(task: Any) -> Graph:
@@ -90,9 +101,11 @@ class Replica:
 
 
 @asynccontextmanager
-async def replica(transport: str = "local", hangs: bool = False, **foreman: Any) -> AsyncIterator[Replica]:
-    """A process with a `Clerk` and a Foreman, ready; killed when the block ends."""
-    settings = json.dumps({"transport": transport, "hangs": hangs, "foreman": foreman})
+async def replica(
+    transport: str = "local", hangs: bool = False, only_tasks: bool = False, **foreman: Any
+) -> AsyncIterator[Replica]:
+    """A process with a `Clerk`, and a Foreman unless it is to have `only_tasks`, ready; killed when the block ends."""
+    settings = json.dumps({"transport": transport, "hangs": hangs, "foreman": None if only_tasks else foreman})
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.foreman.replica", settings,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
@@ -107,10 +120,11 @@ async def replica(transport: str = "local", hangs: bool = False, **foreman: Any)
         await process.wait()
 
 
-async def _main(transport: str, hangs: bool, foreman: dict[str, Any]) -> None:
+async def _main(transport: str, hangs: bool, foreman: dict[str, Any] | None) -> None:
     async with ActorSystem("replica", transport=transport) as system:
         await system.spawn(Clerk, hangs=hangs)
-        await system.spawn(Foreman, **foreman)
+        if foreman is not None:
+            await system.spawn(Foreman, **foreman)
         print("ready", flush=True)
         flows = Flows(system)
         while line := (await asyncio.to_thread(sys.stdin.readline)).strip():

@@ -18,6 +18,7 @@ import pytest
 from mbactor import Actor, ActorSystem, BadRequest, BudgetSpent, MbactorError, NoSuchActor, clock, endpoint, seams
 from mbactor.errors import FlowConflict, FlowNotFound, InvalidGraph, InvalidKey, InvalidSpec, InvalidState
 from mbactor.foreman import END, Filters, Flow, FlowOptions, FlowPage, Flows, Foreman, Graph, task, workflow
+from tests.foreman.conftest import url_of
 
 pytestmark = pytest.mark.anyio
 
@@ -127,10 +128,12 @@ def _one(node: Any) -> Graph:
     return graph
 
 
-@pytest.fixture(params=[False, True], ids=["handed over", "serialized"])
+@pytest.fixture(params=[("file", False), ("memory", True), ("postgres", False)], ids=lambda kind: kind[0])
 async def system(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ActorSystem]:
-    async with ActorSystem(serialize_local=request.param) as system:
-        await system.spawn(Foreman, database=f"sqlite:///{tmp_path}/flows.db", workers=2, lease=1)
+    """Tasks are handed over as they are, or serialized as those on other machines."""
+    kind, serialize = request.param
+    async with ActorSystem(serialize_local=serialize) as system:
+        await system.spawn(Foreman, database=url_of(kind, tmp_path, request), workers=2, lease=1)
         await system.spawn(Work)
         yield system
 
@@ -314,7 +317,7 @@ class Early(Actor):
 async def test_a_task_whose_actor_is_not_there_yet_is_offered_again(system: ActorSystem) -> None:
     await system.spawn(Early)
     flows = Flows(system)
-    key = await flows.create(Early.meeting)
+    key = await flows.create(Early.meeting, {}, FlowOptions(time_budget="4s"))  # asked again after an eighth
     assert (await flows.poll(key, "50ms")).status == "running"
     await system.spawn(Late)
     outcome = await flows.wait(key)
@@ -339,13 +342,13 @@ async def test_a_worker_that_crashes_is_restarted_and_its_steps_go_on(system: Ac
     assert [outcome.status for outcome in outcomes] == ["completed"] * 19
 
 
-async def test_a_foreman_that_is_stopped_keeps_its_flows_for_the_next(tmp_path: Path) -> None:
+async def test_a_foreman_that_is_stopped_keeps_its_flows_for_the_next(shared_database: str) -> None:
     async with ActorSystem() as system:
         await system.spawn(Work)
-        await system.spawn(Foreman, database=f"sqlite:///{tmp_path}/flows.db", workers=1)
+        await system.spawn(Foreman, database=shared_database, workers=1)
         key = (await Flows(system).run(Work.in_thread)).flow_key
     async with ActorSystem() as system:
-        await system.spawn(Foreman, database=f"sqlite:///{tmp_path}/flows.db", workers=1)
+        await system.spawn(Foreman, database=shared_database, workers=1)
         await system.spawn(Work)
         flows = Flows(system)
         await flows.resume(key, "yes")

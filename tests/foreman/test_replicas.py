@@ -68,6 +68,23 @@ async def test_over_a_bus_every_operation_may_go_to_any_of_the_foremen(nats: Nat
             assert (await flows.wait(key)).state == {"signed": "Ada"}
 
 
+async def test_a_task_in_another_process_parks_for_questions_and_for_a_call_and_goes_on(nats: NatsServer) -> None:
+    async with (
+        replica(nats.url, only_tasks=True) as other,
+        ActorSystem("foreman", transport=nats.url) as system,
+    ):
+        await system.spawn(Foreman)
+        flows = Flows(system)
+        key = await flows.create(Clerk.dealing)
+        for question, answer in (({"offer": 5}, 7), ({"sign": "here"}, "Ada")):
+            outcome = await flows.wait(key)
+            assert [payload for _, payload in outcome.interrupts] == [question]
+            await flows.resume(key, answer)
+        outcome = await flows.wait(key)
+        assert outcome.state == {"runs": 4, "price": 7, "noted": other.pid, "signed": "Ada"}
+        assert [step.node for step in await flows.history(key)] == ["deal"]
+
+
 async def test_a_dead_processs_steps_are_taken_over_within_its_lease_and_a_quarter(
     mbactor_postgres_server: PostgresServer,
 ) -> None:
