@@ -92,8 +92,8 @@ class Subject:
         now = time.time()
         steps, flows = await self.sql(_STEPS), await self.sql(_FLOWS)
         mine = {theirs: token for token, theirs in self.names.tokens.items()}
-        tokens = {row[0]: mine.get(row[1], row[1]) for row in steps} | {None: None}
-        of_flow = {row[0]: mine.get(row[1], row[1]) for row in flows} | {None: None}
+        tokens: dict[Any, Any] = {row[0]: mine.get(row[1], row[1]) for row in steps} | {None: None}
+        of_flow: dict[Any, Any] = {row[0]: mine.get(row[1], row[1]) for row in flows} | {None: None}
         schedules = await self.sql("SELECT name, spec, paused, last_tick FROM mbactor_schedule")
         ticks = {theirs: number for number, theirs in self.names.ticks.items()}
         return {
