@@ -21,7 +21,7 @@ from nats.aio.client import Client, Server, Srv
 from mbactor import observe
 from mbactor.errors import Unavailable
 from mbactor.transport.bus import Receive
-from mbactor.transport.nats_dispatch import VIEW, Dispatch, Subscribed
+from mbactor.transport.nats_dispatch import Dispatch, Subscribed
 from mbactor.transport.nats_parser import MalformedStream, Parser
 from mbactor.transport.nats_refused import refused
 from mbactor.transport.nats_url import without_secrets
@@ -159,17 +159,6 @@ class Connection(Client):
     def known_as(self) -> tuple[str, int]:
         """The server's name for itself, and its number for this connection."""
         return str(self._server_info.get("server_id")), int(self._server_info.get("client_id", 0))
-
-    def view(self) -> None:
-        """Ask the server what it knows of this connection; the answer is `viewed`."""
-        body = b'{"cid": %d}' % self.known_as[1]
-        self.send(b"PUB %s %s %d\r\n%s\r\n" % (VIEW, self.dispatch.watched, len(body), body))
-
-    def subscribe_again(self) -> None:
-        """Of what the server has already, it takes no notice."""
-        for one in self._subs.values():
-            if one.refused is None:
-                self.send(one.command())
 
     def _ping(self) -> asyncio.Future[bool]:
         """Whether the server has answered, to all that was sent before."""

@@ -36,6 +36,8 @@ class Subscribed:
         self.tokens = tuple(subject.split("."))
         self.receive = receive
         self.refused: str | None = None
+        self.told = False
+        """Whether it was told that it is refused."""
 
     def command(self) -> bytes:
         return f"SUB {self._subject} {self._queue} {self._id}\r\n".encode()
@@ -89,9 +91,10 @@ class Dispatch:
         """Tell whoever is concerned that the server has refused something. False where it is known already."""
         if found.what == "subscribe":
             concerned = [one for one in self.subscriptions.values() if one.is_of(found) and one.refused is None]
+            news = any(not one.told for one in concerned)
             for one in concerned:
-                one.refused = text
-            return bool(concerned)
+                one.refused, one.told = text, True
+            return news
         if found.what == "publish" and found.subject.encode() == self.watched:
             self.watched = b""  # it cannot be looked at, and is not deaf for that
             return True
@@ -103,6 +106,11 @@ class Dispatch:
         if reply is not None:
             self._fail(reply, text)
         return True
+
+    def forgive(self) -> None:
+        """What is not refused any more is told of again when it is."""
+        for one in self.subscriptions.values():
+            one.told = one.refused is not None
 
     def permitted(self) -> int:
         """How many subscriptions the server has not refused."""

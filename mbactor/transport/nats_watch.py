@@ -9,7 +9,7 @@ Every so many seconds a message of its own has to come back, and the server is a
 this connection. A connection that brings nothing is made anew (`bus.deaf`). Where the server has another number of
 subscriptions than were made, all are sent to it once more, which changes nothing about those that it has
 (`bus.forgot`); where that does not help either, the connection is made anew. Until the next look has gone well it is
-unready.
+unready. What the server refuses is tried again every minute.
 
 Costs, each time, two messages, and 200 bytes to and 900 from each server of the cluster, however many subscriptions
 there are. A user with permissions of its own needs `nats_dispatch.VIEW` to publish to for the second; without, only the
@@ -26,6 +26,10 @@ import msgspec
 from mbactor import observe
 from mbactor.errors import Unavailable
 from mbactor.transport.nats_client import Connection
+from mbactor.transport.nats_dispatch import VIEW
+
+AGAIN = 60.0
+"""Seconds after which what the server has refused is tried again: what it permits may have changed."""
 
 
 class Watch:
@@ -36,6 +40,8 @@ class Watch:
         self._every = every
         self._forgot = False
         """Whether the server had not all subscriptions at the last look."""
+        self._try_again = 0.0
+        """When what the server has refused is tried again."""
         self._view: asyncio.Future[int | None] | None = None
         self._looks: asyncio.Task[None] | None = None
         self.why = ""
@@ -64,6 +70,7 @@ class Watch:
     async def _look(self) -> None:
         silent = asyncio.get_running_loop().call_later(self._every, self._is_silent)
         try:
+            self._try_refused()
             if not await self._hears():
                 self.why = f"nothing comes back through {self._client.tried}; the connection is made anew"
                 observe.emit("bus.deaf", server=self._client.tried)
@@ -78,6 +85,21 @@ class Watch:
     def _is_silent(self) -> None:
         self.why = f"{self._client.tried} has not answered for {self._every:g} s"
 
+    def _try_refused(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._try_again:
+            self._try_again = now + AGAIN
+            self._subscribe_again(refused=True)
+
+    def _subscribe_again(self, *, refused: bool) -> None:
+        """To what the server has refused, or to all else. Of what it has already, it takes no notice; what it still
+        refuses is known after a barrier.
+        """
+        for one in self._client.dispatch.subscriptions.values():
+            if (one.refused is not None) == refused:
+                one.refused = None
+                self._client.send(one.command())
+
     async def _hears(self) -> bool:
         """What was published is back before the server answers a barrier that came later, or will not come at all."""
         dispatch = self._client.dispatch
@@ -90,6 +112,7 @@ class Watch:
         """The server has read all that was sent before the barrier, and counts."""
         client, changes = self._client, self._client.changes
         has, made = await self._seen(), client.dispatch.permitted()
+        client.dispatch.forgive()
         if has is None or has == made or changes != client.changes:
             self.why, self._forgot = "", False
             return
@@ -100,13 +123,14 @@ class Watch:
         else:
             self._forgot = True
             observe.emit("bus.forgot", server=client.tried, has=has, made=made)
-            client.subscribe_again()
+            self._subscribe_again(refused=False)
 
     async def _seen(self) -> int | None:
         """How many subscriptions the server says there are; None where it does not say."""
         if self._client.dispatch.watched and self._client.dispatch.viewable:
             self._view = asyncio.get_running_loop().create_future()
-            self._client.view()
+            body = b'{"cid": %d}' % self._client.known_as[1]
+            self._client.send(b"PUB %s %s %d\r\n%s\r\n" % (VIEW, self._client.dispatch.watched, len(body), body))
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._every):
                     return await self._view

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from mbactor import Actor, ActorSystem, endpoint, observe
+from mbactor import Actor, ActorSystem, NoSuchActor, endpoint, observe
 from mbactor.services.gateway import Gateway
 from mbactor.testing import Recorder
+from mbactor.transport import nats_watch
 from mbactor.transport.nats import NatsBus
 from mbactor.transport.nats_watch import subscriptions_in
 from tests.loops import run
@@ -152,6 +153,47 @@ def test_in_a_cluster_the_server_that_is_connected_to_says_what_it_has(tmp_path:
 
     with nats_cluster(tmp_path, size=2) as servers:
         run(work(servers[0].url))
+
+
+async def answer(system: ActorSystem) -> int | None:
+    """None where nobody is there."""
+    try:
+        return await system.ask(Adder.add, 1, 2)
+    except NoSuchActor:
+        return None
+
+
+def test_what_the_server_refuses_is_tried_again_and_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its permissions may change, and it tells nobody."""
+    monkeypatch.setattr(nats_watch, "AGAIN", 0.0)
+    users = 'authorization {{ users: [{{user: a, password: b, permissions: {{subscribe: {{deny: "{}"}}}}}}] }}'
+    endpoint_of = "mbactor.safe.443.*.adder_example._.*.add"
+
+    async def work(server: NatsServer) -> None:
+        url = server.url.replace("//", "//a:b@")
+        recorder = Recorder(asyncio.get_running_loop())
+        with observe.observing(recorder):
+            async with ActorSystem(transport=NatsBus(url, every=0.02)) as system, ActorSystem(transport=url) as other:
+                await system.spawn(Adder)
+                client: Any = system.node.remote.bus.__dict__["_client"]
+                for times in (1, 2):
+                    server.write(users.format(endpoint_of))
+                    server.signal(signal.SIGHUP)
+                    await until(lambda times=times: len(recorder.find("bus.refused")) == times)  # type: ignore[misc]
+                    for _ in range(3):
+                        client.dispatch.heard = False
+                        await until(lambda: client.dispatch.heard)
+                    assert await answer(other) is None
+                    assert len(recorder.find("bus.refused")) == times
+                    server.write(users.format("nothing"))
+                    server.signal(signal.SIGHUP)
+                    async with asyncio.timeout(30):
+                        while await answer(other) != 3:
+                            await asyncio.sleep(0.005)
+                    await until(ready(system))
+
+    with nats_server(tmp_path, users.format("nothing")) as server:
+        run(work(server))
 
 
 def test_who_may_not_ask_for_its_subscriptions_is_told_once_and_is_ready(tmp_path: Path) -> None:
