@@ -3,10 +3,10 @@
 `actor.py` is the class users extend, `features/` what its methods may be, `ref.py` what others hold.
 `sending.py` is where asks and tells start. `cell.py` runs an actor incarnation after incarnation, `gate.py` lets its
 messages pass, `worker.py` runs them, within what `pipeline.py` puts around a method. `node.py` is what the actors of a
-process share, `serving.py` what they are reached by, `remote.py` its half that speaks over the bus, `answers.py` what
-it owes there, `multicast.py` what comes of a request to all. `schema.py` reads signatures, `routes.py` makes them
-ready, `context.py` is the call at hand, `budget.py` how long it may take, `waits.py` who waits for whom. `look.py`
-shows it all, `watchdog.py` tells what blocks the loop.
+process share, `serving.py` what they are reached by, `remote.py` its half that speaks over the bus by `ways.py`,
+`answers.py` what it owes there, `multicast.py` what comes of a request to all. `schema.py` reads signatures,
+`routes.py` makes them ready, `context.py` is the call at hand, `budget.py` how long it may take, `waits.py` who waits
+for whom. `look.py` shows it all, `watchdog.py` tells what blocks the loop.
 """
 
 from mbactor.kernel.actor import Actor

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
-from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, MbactorError, NoSuchActor
+from mbactor.errors import BadRequest, CallTooDeep, MbactorError, NoSuchActor
 from mbactor.kernel.answers import Answer, Answers, BusCall, inbox_of, queue_of
 from mbactor.kernel.budget import deadline_of_ask, granted
 from mbactor.kernel.client import Response
@@ -17,16 +17,17 @@ from mbactor.kernel.multicast import ToAll
 from mbactor.kernel.parts import Parts
 from mbactor.kernel.routes import Route, routes_of
 from mbactor.kernel.sending import failed_already
+from mbactor.kernel.ways import Sent, WayOut, address_of, response_in, spent
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery
-from mbactor.transport.codec import packed, reader
+from mbactor.transport.codec import packed
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.headers import with_passed
 from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, ask_part, messages_of
 from mbactor.transport.outbox import Outbox
 from mbactor.transport.reassembly import Bounds
-from mbactor.transport.requester import Line, Requester
+from mbactor.transport.requester import Requester
 from mbactor.transport.transfers import Transfers
 
 if TYPE_CHECKING:
@@ -35,29 +36,6 @@ if TYPE_CHECKING:
 
 
 _EMPTY: dict[str, str] = {}
-
-
-class Sent:
-    """An ask on its way to another node, as far as its maker waits for it."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, future: asyncio.Future[Any]) -> None:
-        self.future = future
-
-    def done(self) -> bool:
-        return self.future.done()
-
-
-class WayOut:
-    """How asks of one operation from one source leave, and how their answers are read."""
-
-    __slots__ = ("line", "read", "route")
-
-    def __init__(self, route: Route, line: Line) -> None:
-        self.route = route
-        self.line = line
-        self.read = _reader(route)
 
 
 class Remote:
@@ -126,7 +104,7 @@ class Remote:
             deadline = deadline_of_ask(caller, now, self._node.loop)
             budget = deadline - now - self.bus.round_trip
             if budget <= 0:
-                raise _spent(way.route)
+                raise spent(way.route)
             bound, part = way.route.bind(args, kwargs), None
             try:
                 body, content_type = packed(bound), MSGPACK
@@ -149,7 +127,7 @@ class Remote:
         if len(self._ways) >= _WAYS:
             self._ways.clear()
         route = routes_of(operation.owner).by_name[operation.feature.name]
-        line = self._requester.line(source, _address(operation, host, replica))
+        line = self._requester.line(source, address_of(operation, host, replica))
         way = self._ways[operation, host, replica, source] = WayOut(route, line)
         return way
 
@@ -162,7 +140,7 @@ class Remote:
         kwargs: dict[str, Any],
     ) -> bool:
         route = routes_of(operation.owner).by_name[operation.feature.name]
-        address, caller = _address(operation, host, replica), current.get()
+        address, caller = address_of(operation, host, replica), current.get()
         bound = route.signature.bind(args, kwargs)
         body, content_type = route.signature.encode(bound)
         source = caller.cell if caller is not None else None
@@ -190,7 +168,7 @@ class Remote:
         budget = deadline - asyncio.get_running_loop().time() - self.bus.round_trip
         envelope = self.envelope("ask", budget, JSON, query=query, headers=headers)
         sent = self._requester.request(
-            self.source(current.get()), address, Message(envelope, body), deadline, _response_in
+            self.source(current.get()), address, Message(envelope, body), deadline, response_in
         )
         if call_off:
             sent.add_done_callback(lambda done: self._requester.call_off(done) if done.cancelled() else None)
@@ -348,33 +326,3 @@ _LONGEST = 20
 
 def _nothing(*_: object) -> None:
     """Whoever asked cannot be reached, and knows."""
-
-
-def _spent(route: Route) -> BudgetSpent:
-    error = BudgetSpent(f"{route.name} was not sent: the time budget was already spent")
-    error.taken = "no"
-    return error
-
-
-def _address(operation: Operation[Any, ..., Any], host: str, replica: str | None) -> Address:
-    address = operation.feature.address(host)
-    return address if replica is None else Address(host, address.path, address.method, address.port, replica)
-
-
-def _reader(route: Route) -> Callable[[Message], Any]:
-    """Reads the result of a method, as its annotation has it."""
-    read = reader(route.signature.returns)
-
-    def result_in(message: Message) -> Any:
-        if not message.body:
-            return None
-        try:
-            return read(message.body, message.envelope.content_type)
-        except BadRequest as error:
-            raise MbactorError(f"{route.name} answered what does not fit its annotation: {error}") from None
-
-    return result_in
-
-
-def _response_in(message: Message) -> Response:
-    return Response(message.envelope.status, message.body, {"content-type": message.envelope.content_type})

@@ -14,11 +14,12 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from mbactor.errors import BudgetSpent, Forbidden, MbactorError, NoSuchActor, NotAcknowledged, Unavailable
+from mbactor.errors import MbactorError, NotAcknowledged, Unavailable
 from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
 from mbactor.transport.ask import TICKS, Ask, Probe, Sending, Spreading, died
 from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
+from mbactor.transport.failures import error_of, expired, forbidden
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.large import Large
 from mbactor.transport.locality import Nearest
@@ -88,7 +89,7 @@ class Requester:
         self._plane = plane
         self._node = node
         self._ids = count(1)
-        self._waiting = Waiting(_expired, self._ticked, ack_window / TICKS)
+        self._waiting = Waiting(expired, self._ticked, ack_window / TICKS)
         self._transfers = Transfers(bus, Bounds()) if transfers is None else transfers
         self._large = Large(bus, plane, node, self._transfers, self._answered)
         self._ticks = 0
@@ -108,7 +109,7 @@ class Requester:
         self._small = min(BYTES, self._bus.max_payload - 1)
         await self._bus.flush()
         if self._inbox.refused is not None:
-            raise _forbidden(f"the broker does not let this node receive its answers: {self._inbox.refused}")
+            raise forbidden(f"the broker does not let this node receive its answers: {self._inbox.refused}")
 
     def close(self) -> None:
         """End the inbox; whoever still waits gets an error."""
@@ -427,7 +428,7 @@ class Requester:
             self._inquire(waiter)
             return
         else:
-            waiter.failed(_error(waiter.address, failure, told))
+            waiter.failed(error_of(waiter.address, failure, told))
         if waiter.done():
             self._waiting.remove(id)
 
@@ -460,28 +461,5 @@ class Requester:
                 waiter.failed(NotAcknowledged(text))
 
 
-def _error(address: Address, failure: Failure, told: bytes) -> MbactorError:
-    match failure:
-        case "no_responders":
-            return NoSuchActor(str(address))
-        case "refused":
-            return Unavailable(f"{address} takes no messages now: its process is being restarted, or does not read")
-        case "lost":
-            return died(address)
-        case "forbidden":
-            return _forbidden(f"{address}: the broker does not let this node ask it: {told.decode()}")
-
-
-def _forbidden(text: str) -> MbactorError:
-    """It has no claims of an end user in it, which `Forbidden` is otherwise about."""
-    return Forbidden.restore(text, Forbidden.status, {}, taken="no")
-
-
 def _nothing(id: str) -> None:
     """Nobody has to be told."""
-
-
-def _expired(waiter: Waiter) -> None:
-    error = BudgetSpent(f"{waiter.address} did not answer within the time budget")
-    error.taken = waiter.taken
-    waiter.failed(error)

@@ -1,0 +1,72 @@
+"""Ways out: where what leaves for other nodes goes, and how what comes back is read. Pure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from mbactor.errors import BadRequest, BudgetSpent, MbactorError
+from mbactor.kernel.client import Response
+from mbactor.kernel.feature import Operation
+from mbactor.kernel.routes import Route
+from mbactor.transport.address import Address
+from mbactor.transport.codec import reader
+from mbactor.transport.message import Message
+from mbactor.transport.requester import Line
+
+
+class Sent:
+    """An ask on its way to another node, as far as its maker waits for it."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.future = future
+
+    def done(self) -> bool:
+        return self.future.done()
+
+
+class WayOut:
+    """How asks of one operation from one source leave, and how their answers are read."""
+
+    __slots__ = ("line", "read", "route")
+
+    def __init__(self, route: Route, line: Line) -> None:
+        self.route = route
+        self.line = line
+        self.read = _reader(route)
+
+
+def spent(route: Route) -> BudgetSpent:
+    """There is no time left to send it."""
+    error = BudgetSpent(f"{route.name} was not sent: the time budget was already spent")
+    error.taken = "no"
+    return error
+
+
+def address_of(operation: Operation[Any, ..., Any], host: str, replica: str | None) -> Address:
+    """Where messages for an operation go: to any replica of a host, or to one."""
+    address = operation.feature.address(host)
+    return address if replica is None else Address(host, address.path, address.method, address.port, replica)
+
+
+def _reader(route: Route) -> Callable[[Message], Any]:
+    """Reads the result of a method, as its annotation has it."""
+    read = reader(route.signature.returns)
+
+    def result_in(message: Message) -> Any:
+        if not message.body:
+            return None
+        try:
+            return read(message.body, message.envelope.content_type)
+        except BadRequest as error:
+            raise MbactorError(f"{route.name} answered what does not fit its annotation: {error}") from None
+
+    return result_in
+
+
+def response_in(message: Message) -> Response:
+    """The answer to a request of bytes."""
+    return Response(message.envelope.status, message.body, {"content-type": message.envelope.content_type})
