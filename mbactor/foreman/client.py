@@ -233,7 +233,8 @@ class Flows:
     async def continue_thread(self, flow_key: str, state: Any = None) -> str:
         """The next flow of a thread, whose state is the final one of the latest with `state` reduced onto it; its key.
 
-        FlowConflict where the latest flow of the thread has not completed. Of several that continue at once one wins.
+        FlowConflict where the latest flow of the thread has not completed, BadRequest where a value does not fit its
+        reducer. Of several that continue at once one wins.
         """
         return await self._ask(ForemanApi.continue_thread, flow_key=flow_key, state=_overrides(state))
 

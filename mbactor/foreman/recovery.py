@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from mbactor import observe
-from mbactor.errors import BadRequest, FlowConflict
+from mbactor.errors import BadRequest, FlowConflict, ReducerError
 from mbactor.foreman.committer import Committer
 from mbactor.foreman.graphs import Graphs
 from mbactor.foreman.keys import Key, new_token, not_found, parse_key
+from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.places import StepPlace
 from mbactor.foreman.model.reducers import fold
 from mbactor.foreman.model.rewinding import RewindKind, meant
@@ -136,7 +137,7 @@ class Recovery:
                 flow_status=latest.status,
             )
         graph = await self._graphs.get(latest.graph)
-        state = fold(await self._reader.final_state(latest), [overrides] if overrides else [], graph)
+        state = _reduced(await self._reader.final_state(latest), overrides or {}, graph)
         first = graph.entry_point
         entry = NewStep(
             first, new_token(), 1, latest.priority, state=encode_fields(state), fairness_key=latest.fairness_key,
@@ -196,6 +197,21 @@ class Recovery:
             step_id: encode_fields(apply(fold_material(material, graph), overrides))
             for step_id, material in materials.items()
         }
+
+
+def _reduced(final: Fields, overrides: Fields, graph: Graph) -> Fields:
+    """A final state with what is given reduced onto it; BadRequest names the field whose value does not fit."""
+    try:
+        return fold(final, [overrides], graph)
+    except ReducerError as error:
+        if "incoming_type" not in error.fields:
+            raise
+        given = error.fields
+        raise BadRequest(
+            f"state.{given['field']}: {given['incoming_type']} given, to be reduced by {given['reducer']!r} onto the"
+            f" final state's {given['base_type']}: {error.__cause__}",
+            **given,
+        ) from None
 
 
 def _place(step: StepRow) -> StepPlace:

@@ -14,6 +14,8 @@ from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.outcome import StepRecord
+from mbactor.foreman.model.query import FlowQuery
+from mbactor.foreman.model.reducers import reducer
 from mbactor.foreman.model.state import overrides_of
 from tests.foreman.world import World, a_world, ok
 
@@ -286,6 +288,43 @@ async def test_the_next_turn_of_a_thread_begins_with_the_last_state(database: st
             *(world.engine.recovery.continue_thread(one) for one in (key, turn)), return_exceptions=True
         )
         assert sorted(type(one).__name__ for one in results) == ["FlowConflict", "str"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (
+            {"sumScore": "ten"},
+            "state.sumScore: string given, to be reduced by 'add' onto the final state's number: the incoming value must",
+        ),
+        (
+            {"said": {"by": 1}},
+            "state.said: object given, .* onto the final state's array: union takes arrays and single",
+        ),
+        (
+            {"odd": [1]},
+            "state.odd: array given, to be reduced by 'add' onto the final state's string: the base must be",
+        ),
+        ({"sum_more": 1, "own": 1}, "state.own: number given, .* by 'refuses' onto the final state's nothing: no ones"),
+    ],
+)
+async def test_what_cannot_be_reduced_onto_the_final_state_is_refused_by_name(wrong: dict[str, Any], text: str) -> None:
+    async with a_world() as world:
+        graph = chain("a", name="talk")
+        for field, how in (("said", "union"), ("odd", "add"), ("own", "refuses")):
+            graph.set_reducer(field, how)
+        workflow = await world.graph(graph, a=lambda _: None)
+        key = await world.engine.create(workflow, {"said": ["hi"], "sumScore": 1, "odd": "text"})
+        await world.engine.wait(key)
+        with pytest.raises(BadRequest, match=text) as refused:
+            await world.engine.recovery.continue_thread(key, overrides_of(wrong))
+        assert (refused.value.status, refused.value.fields["field"]) == (400, [*wrong][-1])
+        assert len((await world.engine.list(FlowQuery())).flows) == 1
+
+
+@reducer("refuses")
+def refuses(_: Any, incoming: int) -> int:
+    raise ValueError(f"no ones such as {incoming}")
 
 
 async def test_only_a_completed_thread_is_continued(database: str) -> None:

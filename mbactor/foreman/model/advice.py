@@ -14,7 +14,6 @@ from mbactor.errors import ActorCrashed, BudgetSpent, NoSuchActor, ReducerError
 from mbactor.foreman.model.status import TERMINAL
 
 _REFUSALS: Mapping[tuple[str, str], str] = {
-    ("resume", "created"): "it has not been started; start it first",
     ("resume", "running"): "it asks nothing now; wait until it is interrupted",
     ("resume", "failed"): "it has failed; recover it, or fork one of its steps to go on from there",
     ("resume", "ended"): "it has ended; fork one of its steps to go on from there",

@@ -228,6 +228,7 @@ def _checked(field: str, name: str, base: Any, incoming: Any, function: Fold) ->
     except _FAILURES as error:
         culprit = error.incoming if isinstance(error, _Unfit) else incoming
         types = json_type(base), json_type(culprit)
+        name = str(name)  # of the enumeration, too
         raise ReducerError(
             f"field {field!r}: reducer {name!r} cannot combine {types[0]} with {types[1]}: {error}",
             field=field,

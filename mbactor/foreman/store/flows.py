@@ -25,7 +25,7 @@ from mbactor.foreman.store.operations import (
     Start,
     Stopped,
 )
-from mbactor.foreman.store.queueing import START_STEPS, join
+from mbactor.foreman.store.queueing import START_STEPS, join, not_begun
 from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.store import StoreTrouble
 from mbactor.foreman.store.transaction import Transaction
@@ -206,6 +206,7 @@ async def tree(tx: Transaction, flow_id: int, token: str, allowed: set[str]) -> 
     if delete_at is not None:
         return Changed(False, status, (), "it is about to be removed"), ()
     if status not in allowed:
-        return Changed(False, status), ()
+        detail = await not_begun(tx, flow_id) if status == "created" else ""
+        return Changed(False, status, (), detail), ()
     rows = await tx.db.rows(f"{_TREE} ORDER BY id", flow_id, flow_id)
     return None, tuple(row[0] for row in rows)

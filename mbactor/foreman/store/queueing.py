@@ -64,6 +64,12 @@ def _fitting(queued: list[tuple[int, ...]], begun: int) -> list[int]:
     return found
 
 
+async def not_begun(tx: Transaction, flow_id: int) -> str:
+    """Why a flow that was created has not begun, and what is to be done."""
+    rows = await tx.db.rows("SELECT concurrency_key FROM mbactor_flow WHERE id = ? AND queued = 1", flow_id)
+    return f"it waits for a place of {rows[0][0]!r}, and begins by itself" if rows else "start it first"
+
+
 async def wanted(tx: Transaction) -> set[str]:
     """The keys for which flows wait."""
     return {row[0] for row in await tx.db.rows(_ALL)}

@@ -6,9 +6,12 @@ and a step that runs again has another lease number, so that nothing a former ru
 
 from __future__ import annotations
 
+import msgspec
+
 from mbactor.foreman.model.rewinding import Rewound, meant
 from mbactor.foreman.store.dialect import Update
 from mbactor.foreman.store.operations import Changed, Rewind
+from mbactor.foreman.store.queueing import not_begun
 from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.transaction import Transaction
 from mbactor.foreman.store.trees import CALLED_ANOTHER, ENDED, Tree, has_token, reopened, tree_of
@@ -66,6 +69,8 @@ async def rewind_flow(tx: Transaction, one: Rewind) -> Changed:
         return Changed(False, None)
     refused = _refusal(tree, one)
     if refused is not None:
+        if tree.root.status == "created" and not refused.called and tree.root.delete_at is None:
+            return msgspec.structs.replace(refused, detail=await not_begun(tx, tree.root.id))
         return refused
     own = [step for step in tree.steps.values() if step.flow_id == tree.root.id]
     again = [one.step_id] if one.how == "restart_from" else meant(one.how, own)
