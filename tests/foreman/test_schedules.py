@@ -231,14 +231,16 @@ supervisor:
   children:
     - foreman:
         schedules:
-          - {name: nightly, workflow: "https://reports.example:428/report", cron: "0 3 * * *", state: {n: 1}}
+          - {name: nightly, workflow: "https://reports.example:428/report", cron: "0 3 * * *", state: {n: 1},
+             options: {time_budget: 1m, priority: 7}}
 """
     file.write_text(text)
     (foreman,) = load(file, {}).supervisor.children
     (nightly,) = foreman.args["schedules"]
     assert nightly == Schedule(
-        name="nightly", workflow="https://reports.example:428/report", cron="0 3 * * *", state={"n": 1}
-    )
+        name="nightly", workflow="https://reports.example:428/report", cron="0 3 * * *", state={"n": 1},
+        options=FlowOptions(time_budget=60, priority=7),
+    )  # fmt: skip
     file.write_text(text.replace("0 3", "61 3"))
     with pytest.raises(TopologyError, match=r"tree.yaml:6:11: .*cron='61 3 \* \* \*': Bad minute"):
         load(file, {})

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     Lasting = Duration | None
     Moment = dt.datetime | Duration | None
 else:
-    # What is left of them once `FlowOptions` has read them, and so what travels.
-    Lasting = float | None
+    # What files may say, and what is left of them once `FlowOptions` has read them, and so what travels.
+    Lasting = float | str | None
     Moment = dt.datetime | float | None
 
 WireError = dict[str, Any] | str | None
