@@ -22,7 +22,7 @@ from mbactor.foreman.model.state import Fields, apply, decode_all, decode_fields
 from mbactor.foreman.model.status import FlowStatus, StepStatus, is_stopped, is_terminal
 from mbactor.foreman.model.winners import winners
 from mbactor.foreman.parks import decode_payloads
-from mbactor.foreman.step import fold_material
+from mbactor.foreman.step import fold_material, run_of
 from mbactor.foreman.store.rows import FlowFilter, FlowRow, Json, Places, Progress, StepRow
 from mbactor.foreman.store.store import Store
 
@@ -150,6 +150,8 @@ class Reader:
             status=cast("StepStatus", step.status),
             depth=step.depth,
             attempt=step.attempt,
+            runs=run_of(step),
+            lost=step.lost_leases,
             error=_error(step.error),
             cancel_reason=step.cancel_reason,
             created_at=_moment(step.created_at),

@@ -19,7 +19,7 @@ from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.state import Fields, apply, encode_fields
 from mbactor.foreman.parks import decode_parks, parks_waiting, payloads_with
 from mbactor.foreman.plan import Plan
-from mbactor.foreman.step import Held, budget_of, rate_of
+from mbactor.foreman.step import Held, budget_of, rate_of, run_of
 from mbactor.foreman.store.operations import Arrival, Child, FlowEnd, Inserted, Lease, NewStep, Settle
 from mbactor.foreman.store.rows import Json, StepRow
 
@@ -100,7 +100,7 @@ def unreadable(row: StepRow, shard: int, graph: Graph | None, error: BaseExcepti
     task = graph.url_of(row.node) if graph is not None and graph.has_node(row.node) else ""
     place = {
         "flow": f"{shard}-{row.flow_id}", "step": f"{shard}-{row.id}", "node": row.node, "task": task,
-        "run": row.attempt + 1,
+        "run": run_of(row),
     }  # fmt: skip
     told = _encoded(errors.to_wire(error) | {"at": place})
     arrival, end = None, None
@@ -291,7 +291,7 @@ def _around(error: BaseException, held: Held) -> dict[str, Any]:
         "step": held.key.rpartition("-")[0],
         "node": held.node,
         "task": graph.url_of(held.node) if known else "",
-        "run": held.attempt + 1,
+        "run": held.run,
     }
     more = hint(error, held.node, budget_of(held)) if known else ""
     return {"at": place, "hint": more} if more else {"at": place}

@@ -65,7 +65,7 @@ class Held:
     __slots__ = (
         "attempt", "before", "cancelled", "chain", "claimed_at", "cohort_id", "created_at", "depth", "executing",
         "flow_ended", "given_up", "head", "key", "lease_number", "material", "node", "ordinal", "parks", "payloads",
-        "refused_for", "spawn_id", "state", "step_id", "streak", "weight",
+        "refused_for", "run", "spawn_id", "state", "step_id", "streak", "weight",
     )  # fmt: skip
 
     def __init__(self, head: Head, key: str, step_id: int, new: NewStep, state: Fields | None, now: float) -> None:
@@ -73,6 +73,8 @@ class Held:
         self.key = key
         self.step_id = step_id
         self.lease_number = 1
+        self.run = 1
+        """Which run of the task this is, those that were lost included."""
         self.node = new.node
         self.depth = new.depth
         self.spawn_id = new.spawn_id
@@ -109,12 +111,18 @@ class Held:
         state = None if row.state is None else decode_fields(row.state)
         held = cls(head, str(Key(shard, row.id, row.token)), row.id, new, state, row.created_at)
         held.lease_number = row.lease_number
+        held.run = run_of(row)
         held.attempt = row.attempt
         held.before = decode_fields(row.changes) if row.changes is not None else {}
         held.parks = row.parks
         held.payloads = row.payloads
         held.refused_for = now - row.refused_at if row.refused_at is not None else 0.0
         return held
+
+
+def run_of(row: StepRow) -> int:
+    """How often the task of a step has been started."""
+    return row.lease_number - row.unused_leases
 
 
 # --- load ----------------------------------------------------------------------------------------------

@@ -195,6 +195,21 @@ def test_show_tells_questions_errors_and_the_state(shop: Shop) -> None:
     assert shop.json("show", "--step", step)["node"] == "bad"
 
 
+def test_history_says_how_often_each_step_ran_and_which_runs_were_lost(shop: Shop) -> None:
+    async def lose() -> None:
+        async with a_world(shop.url, workers=0) as world:
+            query = "UPDATE mbactor_step SET lease_number = lease_number + 2, lost_leases = 2 WHERE node = 'bad' RETURNING id"
+            await world.sql(query)
+
+    asyncio.run(lose())
+    _, start, call, _, bad = shop.told("history", shop.keys["failed"]).splitlines()
+    assert re.search(r"start +completed +1 +\d", start)
+    assert re.search(r"call +completed +2 +\d", call)
+    assert re.search(r"bad +failed +3, 2 lost +\d", bad)
+    shown = shop.told("show", "--step", bad.split()[0])
+    assert "started 3 times, of which 2 were lost: the process ended or stood still" in shown
+
+
 def test_history_prints_steps_a_diagram_or_a_page(shop: Shop, tmp_path: Path) -> None:
     lines = shop.told("history", shop.keys["failed"]).splitlines()
     assert [line.split()[1] for line in lines[1:]] == ["start", "call", "deep", "bad"]

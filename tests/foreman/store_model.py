@@ -131,6 +131,7 @@ class Model(Recovery, Queueing):
             step.worker = None
         if one.status == "running":
             step.lease_number += 1
+        step.unused_leases += one.status == "running" or one.refused
         return True
 
     def _join(self, arrivals: list[tuple[Arrival, int, int]], inserted: list[list[Inserted]]) -> None:
@@ -333,19 +334,20 @@ class Model(Recovery, Queueing):
         return frozenset(held)
 
     def _release(self, one: Release) -> int:
-        return self._give_back(
-            [s for s in self._leased() if s.worker == one.worker and (one.steps is None or s.id in one.steps)]
-        )
+        mine = [s for s in self._leased() if s.worker == one.worker and (one.steps is None or s.id in one.steps)]
+        return self._give_back(mine, lost=one.steps is None)
 
     def _recover(self, _: Recover) -> int:
         self._keys |= {flow.concurrency_key for flow in self.flows.values() if flow.queued and flow.concurrency_key}
-        return self._give_back([s for s in self._leased() if (s.lease_expires or 0.0) <= self.now])
+        return self._give_back([s for s in self._leased() if (s.lease_expires or 0.0) <= self.now], lost=True)
 
     def _leased(self) -> list[Step]:
         return [s for s in self.steps.values() if s.status == "running" and s.lease_expires is not None]
 
-    def _give_back(self, steps: list[Step]) -> int:
+    def _give_back(self, steps: list[Step], *, lost: bool) -> int:
         for step in steps:
+            step.lost_leases += lost
+            step.unused_leases += not lost
             step.status, step.lease_expires, step.worker, step.updated_at = "pending", None, None, self.now
         return len(steps)
 

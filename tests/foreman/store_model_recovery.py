@@ -100,7 +100,8 @@ class Recovery(Rows):
             looked_at = [self.flows[flow_id], *self._above(flow_id)]
         for flow in looked_at:
             if flow.status not in ALLOWED[one.how]:
-                return Changed(False, flow.status, (), ADVICE[one.how])
+                advice = self._not_begun(root) if flow.status == "created" else ADVICE[one.how]
+                return Changed(False, flow.status, (), advice)
         if one.how == "restart_from":
             status = self.steps[one.step_id].status
             if status not in (*ENDED, "interrupted"):
@@ -156,6 +157,7 @@ class Recovery(Rows):
         step.attempt = step.at_breakpoint = 0
         step.not_before = step.updated_at = self.now
         step.lease_number += 1
+        step.unused_leases, step.lost_leases = step.lease_number, 0
         if given is not None:
             step.state, step.chain = given, 0
 
@@ -164,6 +166,7 @@ class Recovery(Rows):
         step.changes = None if step.status == "completed" else step.changes
         step.status, step.parks, step.updated_at = "running", parks, self.now
         step.lease_number += 1
+        step.unused_leases += 1
 
     def _forget(self, step: Step) -> None:
         step.successor_id = step.cancel_reason = step.error = step.lease_expires = step.worker = None
@@ -214,7 +217,7 @@ class Recovery(Rows):
             if step.id in rewound.again:
                 given = one.input if step.id == one.step_id else None
                 self._run_again(again, rewound.status_of(step.id), ids.branch(rewound.held.get(step.id)), given)
-                again.lease_number = 1
+                again.lease_number = again.unused_leases = 1
             elif step.id in rewound.waiting:
                 self._wait_again(again, parks[step.id])
             elif step.status not in ENDED:
@@ -261,6 +264,7 @@ class Recovery(Rows):
         asked = [*json.loads(step.payloads or b"[]"), {"breakpoint": step.node}]
         step.status, step.at_breakpoint, step.payloads = "interrupted", 1, json.dumps(asked).encode()
         step.lease_expires = step.worker = None
+        step.unused_leases += 1
 
     def _resume_break(self, one: ResumeBreak) -> Changed:
         refused = self._refused(one.flow_id, one.token, ("interrupted",))

@@ -61,6 +61,8 @@ class Step:
     updated_at: float
     lease_expires: float | None = None
     lease_number: int = 0
+    unused_leases: int = 0
+    lost_leases: int = 0
     worker: str | None = None
     successor_id: int | None = None
     cohort_size: int = 0
@@ -215,7 +217,16 @@ class Rows:
             return flow
         if flow.delete_at is not None:
             return Changed(False, flow.status, (), "it is about to be removed")
-        return None if flow.status in allowed else Changed(False, flow.status)
+        if flow.status in allowed:
+            return None
+        return Changed(False, flow.status, (), self._not_begun(flow) if flow.status == "created" else "")
+
+    def _not_begun(self, flow: Flow) -> str:
+        return (
+            f"it waits for a place of {flow.concurrency_key!r}, and begins by itself"
+            if flow.queued
+            else "start it first"
+        )
 
 
 def answered(parks: bytes | None, answer: bytes | None, error: bytes | None) -> bytes:

@@ -140,7 +140,7 @@ async def test_a_failed_flow_says_where_it_failed_why_and_what_to_do(
     assert hint in outcome.error.get("hint", "" if not hint else "none")
     place = outcome.error["at"]
     failed = next(step for step in await flows.history(outcome.flow_key) if step.status == "failed")
-    assert (place["node"], place["task"], place["run"]) == (node, failed.task, 1)
+    assert (place["node"], place["task"], place["run"]) == (node, failed.task, failed.runs)
     assert outcome.flow_key.startswith(place["flow"] + "-")
     assert failed.step_key.startswith(place["step"] + "-")
     assert outcome.failure is not None

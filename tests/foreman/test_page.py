@@ -74,14 +74,16 @@ def test_a_page_shows_each_step_with_its_bar_its_numbers_and_its_error() -> None
     steps = [
         step(1, "intake"),
         step(2, "call", 1, 3, subflow=inner),
-        step(4, "pay", 5, 0.25, status="failed", attempt=2, error=error),
+        step(4, "pay", 5, 0.25, status="failed", attempt=1, runs=3, lost=1, error=error),
         step(5, "join", 6, reducers={"sum_x": "add (prefix sum_)", "y": "replace (default)"},
              winners={"y": "1-1-0123456789abcdef"}),
         step(6, "ask", 7, None, status="interrupted"),
         step(7, "later", 8, None, status="pending", started_at=None),
     ]  # fmt: skip
-    read = page(steps, status="failed", error="card refused", priority=7, fairness_key="tenant")
-    for text in ("Name", KEY, "intake", "deep", "250ms", "card refused", "Traceback:\n  line 7", "attempt 3", "tenant",
+    read = page(steps, status="failed", error="card refused", priority=7, fairness_key="tenant",
+                concurrency_key="customer <7>", concurrency_limit=3)  # fmt: skip
+    for text in ("Name", KEY, "intake", "deep", "250ms", "card refused", "Traceback:\n  line 7", "3 runs", "1 lost", "3, 1 lost", "tenant",
+                 "customer <7>", "(at most 3 at once)",
                  "sum_x", "Inner", "12:00:05.100", "2026-05-01 12:00:00.000 UTC"):  # fmt: skip
         assert any(text in one for one in read.texts), text
     assert [read.count("bar"), read.count("wait"), read.count("hollow")] == [6, 7, 1]

@@ -36,7 +36,8 @@ TABLES = ("mbactor_step", "mbactor_flow", "mbactor_graph", "mbactor_schedule", "
 _STEPS = """SELECT id, token, flow_id, node, depth, status, priority, state, added, chain, predecessor_id, spawn_id,
     ordinal, cohort_id, worker, lease_number, successor_id, cohort_size, cohort_arrivals, cohort_failures, cohort_depth,
     attempt, changes, parks, payloads, error, refused_at IS NOT NULL, not_before, lease_expires,
-    cohort_needed, cancel_reason, cohort_at_once, CASE WHEN status = 'created' THEN room_id END, room_ordinal, at_breakpoint
+    cohort_needed, cancel_reason, cohort_at_once, CASE WHEN status = 'created' THEN room_id END, room_ordinal, at_breakpoint,
+    unused_leases, lost_leases
     FROM mbactor_step ORDER BY id"""
 _FLOWS = """SELECT id, token, status, workflow, delete_on_completion, idempotency_key, root_id, caller_id, final_state,
     error, cancel_reason, delete_at, thread_id, forked_from, breakpoints, concurrency_key, queued
@@ -101,7 +102,7 @@ class Subject:
                 "flow": of_flow[row[2]], "plain": row[3:7], "input": (row[7], row[8], row[9]),
                 "before": tokens[row[10]], "spawn": tokens[row[11]], "ordinal": row[12], "cohort": tokens[row[13]],
                 "lease": (row[14], row[15], _over(row[28], now)) if row[5] == "running" else None,
-                "after": tokens[row[16]], "joined": (*row[17:21], *row[29:32], (tokens[row[32]], row[33]) if row[32] else None, row[34]), "attempt": row[21], "changes": row[22],
+                "after": tokens[row[16]], "joined": (*row[17:21], *row[29:32], (tokens[row[32]], row[33]) if row[32] else None, row[34]), "attempt": (row[21], *row[35:]), "changes": row[22],
                 "parks": _value(row[23]), "asked": _value(row[24]), "error": row[25],
                 "due": (row[27] <= now, bool(row[26]), row[14]) if row[5] == "pending" else None,
             }
@@ -134,7 +135,7 @@ def model_rows(model: Model) -> dict[str, dict[str, Any]]:
             "joined": (one.cohort_size, one.cohort_arrivals, one.cohort_failures, one.cohort_depth, one.cohort_needed,
                        one.cancel_reason, one.cohort_at_once,
                        (tokens[one.room[0]], one.room[1]) if one.room and one.status == "created" else None, one.at_breakpoint),
-            "attempt": one.attempt, "changes": one.changes, "parks": _value(one.parks),
+            "attempt": (one.attempt, one.unused_leases, one.lost_leases), "changes": one.changes, "parks": _value(one.parks),
             "asked": _value(one.payloads), "error": one.error,
             "due": (one.not_before <= model.now, one.refused, one.worker) if one.status == "pending" else None,
         }

@@ -39,6 +39,8 @@ MUST_BE_EMPTY = {
     "a step has no flow": "SELECT id FROM mbactor_step WHERE flow_id NOT IN (SELECT id FROM mbactor_flow)",
     "a pending step has an owner": "SELECT id FROM mbactor_step WHERE status = 'pending' AND worker IS NOT NULL",
     "a pending step has a lease": "SELECT id FROM mbactor_step WHERE status = 'pending' AND lease_expires IS NOT NULL",
+    "a step lost more runs than it had": """SELECT id FROM mbactor_step
+        WHERE lost_leases > lease_number - unused_leases OR unused_leases < 0""",
     "a caller waits for nobody": """SELECT s.id FROM mbactor_step s WHERE s.status = 'running' AND s.lease_expires IS NULL
         AND NOT EXISTS (SELECT 1 FROM mbactor_flow f WHERE f.caller_id = s.id
             AND f.status IN ('created', 'running', 'interrupted'))""",

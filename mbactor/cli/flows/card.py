@@ -93,11 +93,19 @@ def _moment(at: dt.datetime | None, now: dt.datetime) -> str:
     return f"{at.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC ({short(seconds_between(at, now))} ago)"
 
 
+def runs_text(step: StepRecord) -> str:
+    """How often the task of a step was started, and what became of that."""
+    lost = f", of which {step.lost} {'was' if step.lost == 1 else 'were'} lost: the process ended or stood still"
+    return f"started {step.runs} times{lost if step.lost else ''}"
+
+
 def step_card(step: StepRecord) -> RenderableType:
     """A step with its state, what it changed, and its questions."""
     title = Text(one_line(step.node), style="bold")
     title.append(f"  {step.status}", style=STYLES[step.status])
     parts: list[RenderableType] = [title, Text(step.step_key), Text(step.task, style="dim")]
+    if step.runs > 1:
+        parts.append(Text(runs_text(step)))
     if step.error is not None:
         error = step.error if isinstance(step.error, dict) else {"error": step.error}
         parts += [Text(f"\n{error.get('error', '')}", style="red")]

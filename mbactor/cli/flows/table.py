@@ -168,7 +168,7 @@ def history_table(steps: Sequence[StepRecord]) -> Table:
             step.step_key,
             Text(indent + one_line(step.node)),
             Text(step.status, style=STYLES[step.status]),
-            Text(str(step.attempt + 1) if step.started_at is not None else "", style="dim" if not step.attempt else ""),
+            _runs(step),
             Text(f"{step.started_at:%H:%M:%S.%f}"[:-3] if step.started_at is not None else ""),
             Text(duration_text(waited) if waited is not None else "", style="dim"),
             Text(duration_text(step.duration) if step.duration is not None else ""),
@@ -183,6 +183,11 @@ def _below(steps: Sequence[StepRecord], indent: str) -> Iterator[tuple[str, Step
         yield indent, step
         if step.subflow is not None:
             yield from _below(step.subflow.steps, indent + "  ")
+
+
+def _runs(step: StepRecord) -> Text:
+    text = Text(str(step.runs or ""), style="" if step.runs > 1 else "dim")
+    return text.append(f", {step.lost} lost", style="yellow") if step.lost else text
 
 
 def _remark(step: StepRecord) -> Text | None:

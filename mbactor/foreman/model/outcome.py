@@ -117,6 +117,11 @@ class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     status: StepStatus
     depth: int = 0
     attempt: int = 0
+    """How often `flow.retry` has run it again."""
+    runs: int = 0
+    """How often its task was started: at first, by `retry`, after an answer, and after a run that was lost."""
+    lost: int = 0
+    """How many of these runs were lost: their process ended, or let the lease run out, and they ran again."""
     error: WireError = None
     cancel_reason: str | None = None
     """Why its branch was given up."""

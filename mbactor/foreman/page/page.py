@@ -69,6 +69,10 @@ def _facts(flow: FlowSummary, steps: Sequence[StepRecord], now: dt.datetime) -> 
         yield _fact("priority", str(flow.priority))
     if flow.fairness_key:
         yield _fact("fairness key", safe(flow.fairness_key))
+    if flow.concurrency_key:
+        waits = f", {flow.places_taken} taken" if flow.queued else ""
+        more = f' <span class="dim">(at most {flow.concurrency_limit} at once{waits})</span>'
+        yield _fact("concurrency key", safe(flow.concurrency_key) + more)
 
 
 def _fact(name: str, value: str) -> str:

@@ -12,7 +12,7 @@ from mbactor.foreman.render import duration_text, with_subflows
 def table(steps: Sequence[StepRecord], ids: Mapping[str, str]) -> Iterator[str]:
     """The rows, those of called flows below the step that called."""
     nodes = {step.step_key: step.node for step in with_subflows(steps)}
-    yield '<div class="scroll"><table><tr><th>step</th><th>status</th><th class="num">attempts</th>'
+    yield '<div class="scroll"><table><tr><th>step</th><th>status</th><th class="num">runs</th>'
     yield '<th class="num">started</th><th class="num">waited</th><th class="num">took</th><th>more</th></tr>'
     yield from _rows(steps, ids, nodes, 0)
     yield "</table></div>"
@@ -23,8 +23,8 @@ def _rows(steps: Sequence[StepRecord], ids: Mapping[str, str], nodes: Mapping[st
         waited = None
         if step.created_at is not None and step.started_at is not None:
             waited = max(0.0, (step.started_at - step.created_at).total_seconds())
-        runs = step.attempt + (step.started_at is not None)
-        numbers = (runs or "", time_of_day(step.started_at), _length(waited), _length(step.duration))
+        lost = f", {step.lost} lost" if step.lost else ""
+        numbers = (f"{step.runs or ''}{lost}", time_of_day(step.started_at), _length(waited), _length(step.duration))
         yield f'<tr id="{ids[step.step_key]}"><td class="node" style="--in:{depth}">{_named(step)}</td>'
         yield f'<td class="{step.status}"><span class="state">{step.status}</span></td>'
         yield "".join(f'<td class="num">{number}</td>' for number in numbers)

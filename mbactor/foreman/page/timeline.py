@@ -102,7 +102,9 @@ def _created(step: StepRecord) -> float:
 
 
 def _step(drawing: Drawing, step: StepRecord, depth: int) -> Iterator[str]:
-    more = f" <small>attempt {step.attempt + 1}</small>" if step.attempt else ""
+    more = f" <small>{step.runs} runs</small>" if step.runs > 1 else ""
+    if step.lost:
+        more += f' <small class="failed">{step.lost} lost</small>'
     if step.subflow is not None:
         more += f" <small>{safe(step.subflow.workflow_name or step.subflow.workflow)}</small>"
     took = duration_text(step.duration) if step.duration is not None else step.status

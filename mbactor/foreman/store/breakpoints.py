@@ -27,13 +27,13 @@ AGAIN_SOON = 0.05
 _PAUSE = Update(
     "mbactor_step",
     f"""status = 'interrupted', at_breakpoint = {WAITS}, payloads = :payloads, lease_expires = NULL, worker = NULL,
-    updated_at = :updated_at""",
+    unused_leases = unused_leases + 1, updated_at = :updated_at""",
     "id = :id",
     ("payloads", "updated_at", "id"),
 )
 
 _NOT_YET = """UPDATE mbactor_step SET status = 'pending', lease_expires = NULL, worker = NULL, not_before = ?,
-    updated_at = ? WHERE id IN (<ids>)"""
+    unused_leases = unused_leases + 1, updated_at = ? WHERE id IN (<ids>)"""
 
 _LOCK = "SELECT id FROM mbactor_flow WHERE id IN (<ids>) <skip locked>"
 

@@ -118,7 +118,7 @@ class _Copy:
                 "payloads": None,
             }
             own |= {"attempt": 0, "at_breakpoint": 0, "created_at": self._tx.now, "started_at": None}
-            own |= {"not_before": self._tx.now, "lease_number": 1}
+            own |= {"not_before": self._tx.now, "lease_number": 1, "unused_leases": 1, "lost_leases": 0}
             if row.id in self._rewound.held:
                 spawn_id, ordinal = self._rewound.held[row.id]
                 own |= {"room_id": self.steps[spawn_id], "room_ordinal": ordinal}
@@ -135,7 +135,8 @@ class _Copy:
         return {
             "successor_id": None, "cohort_size": 0, "cohort_arrivals": 0, "cohort_failures": 0, "cohort_depth": 0,
             "cohort_needed": 0, "cohort_at_once": 0, "cancel_reason": None, "error": None, "refused_at": None,
-            "slot": None, "lease_number": row.lease_number + 1, "updated_at": self._tx.now,
+            "slot": None, "lease_number": row.lease_number + 1,
+            "unused_leases": row.unused_leases + 1, "updated_at": self._tx.now,
         }  # fmt: skip
 
 

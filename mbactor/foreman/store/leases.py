@@ -63,9 +63,11 @@ _EXTEND = Update(
 
 _GIVE_BACK = "UPDATE mbactor_step SET status = 'pending', lease_expires = NULL, worker = NULL, updated_at = ?"
 
-_RELEASE = f"{_GIVE_BACK} WHERE status = 'running' AND lease_expires IS NOT NULL AND worker = ?"
+_OF_WORKER = "WHERE status = 'running' AND lease_expires IS NOT NULL AND worker = ?"
+_RELEASE = f"{_GIVE_BACK}, lost_leases = lost_leases + 1 {_OF_WORKER}"
+_RELEASE_UNUSED = f"{_GIVE_BACK}, unused_leases = unused_leases + 1 {_OF_WORKER} AND id IN (<ids>)"
 
-_RECOVER = f"""{_GIVE_BACK} WHERE id IN
+_RECOVER = f"""{_GIVE_BACK}, lost_leases = lost_leases + 1 WHERE id IN
     (SELECT id FROM mbactor_step WHERE status = 'running' AND lease_expires <= ? <skip locked>)"""
 
 # The breakpoints of a tree stand on its root.
@@ -155,10 +157,10 @@ async def extend(tx: Transaction, one: Extend) -> frozenset[int]:
 
 
 async def release(tx: Transaction, one: Release) -> int:
-    """Make due again what the worker has leased."""
+    """Make due again what the worker has leased: all of it, lost, or steps that it has not begun."""
     if one.steps is None:
         return await tx.db.count(_RELEASE, tx.now, one.worker)
-    return await tx.db.count(f"{_RELEASE} AND id IN (<ids>)", tx.now, one.worker, one.steps)
+    return await tx.db.count(_RELEASE_UNUSED, tx.now, one.worker, one.steps)
 
 
 async def recover(tx: Transaction, one: Recover) -> int:  # noqa: ARG001 - every operation is called alike

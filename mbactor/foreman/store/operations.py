@@ -158,7 +158,9 @@ class Extend(msgspec.Struct, frozen=True, gc=False):
 
 
 class Release(msgspec.Struct, frozen=True, gc=False):
-    """Give back what a worker holds, at once: these steps, or all. The result is the number of steps."""
+    """Give back what a worker holds, at once: these steps, which it has not begun, or all. The result is the number of
+    steps.
+    """
 
     worker: str
     steps: tuple[int, ...] | None = None

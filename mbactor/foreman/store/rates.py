@@ -20,6 +20,7 @@ _GIVE_OUT = "UPDATE mbactor_rate SET free_from = ? WHERE name = ?"
 _WAIT = Update(
     "mbactor_step",
     """status = 'pending', slot = :slot, not_before = :slot, lease_expires = NULL, worker = NULL,
+    unused_leases = unused_leases + 1,
     started_at = CASE WHEN attempt = 0 AND parks IS NULL THEN NULL ELSE started_at END, updated_at = :updated_at""",
     "id = :id",
     ("slot", "updated_at", "id"),

@@ -25,7 +25,7 @@ _AGAIN = Update(
     f"""status = :status, state = coalesce(:state, state), chain = CASE WHEN :state IS NULL THEN chain ELSE 0 END,
     changes = NULL, parks = NULL, payloads = NULL, attempt = 0, at_breakpoint = 0, not_before = :not_before,
     created_at = :not_before, started_at = NULL, updated_at = :not_before, lease_number = lease_number + 1,
-    room_id = :room_id, room_ordinal = :room_ordinal, {_FORGET}""",
+    unused_leases = lease_number + 1, lost_leases = 0, room_id = :room_id, room_ordinal = :room_ordinal, {_FORGET}""",
     "id = :id",
     ("status", "state", "not_before", "room_id", "room_ordinal", "id"),
 )
@@ -34,7 +34,8 @@ _AGAIN = Update(
 _WAIT = Update(
     "mbactor_step",
     f"""status = 'running', parks = :parks, updated_at = :updated_at,
-    changes = CASE WHEN status <> 'completed' THEN changes END, lease_number = lease_number + 1, {_FORGET}""",
+    changes = CASE WHEN status <> 'completed' THEN changes END, lease_number = lease_number + 1,
+    unused_leases = unused_leases + 1, {_FORGET}""",
     "id = :id",
     ("parks", "updated_at", "id"),
 )
@@ -69,7 +70,7 @@ async def rewind_flow(tx: Transaction, one: Rewind) -> Changed:
         return Changed(False, None)
     refused = _refusal(tree, one)
     if refused is not None:
-        if tree.root.status == "created" and not refused.called and tree.root.delete_at is None:
+        if refused.status == "created" and not refused.called and tree.root.delete_at is None:
             return msgspec.structs.replace(refused, detail=await not_begun(tx, tree.root.id))
         return refused
     own = [step for step in tree.steps.values() if step.flow_id == tree.root.id]

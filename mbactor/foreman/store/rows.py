@@ -76,6 +76,8 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     lease_expires: float | None
     lease_number: int
     worker: str | None
+    unused_leases: int
+    lost_leases: int
     created_at: float
     started_at: float | None
     fairness_key: str

@@ -6,7 +6,9 @@
 * `mbactor_step`: one row a step (a run of a task). `status`: created, pending, running, interrupted,
   completed, failed, cancelled. A running step is leased: `worker` has it until `lease_expires`, and
   `lease_number` rises with each claim, so a late result of an earlier claim is told apart; a running step without
-  a lease waits for the flow it called. A pending step is due at `not_before`.
+  a lease waits for the flow it called. A pending step is due at `not_before`. Its task was started `lease_number` -
+  `unused_leases` times: a claim that was put off, and a number that only fences, is not used. Of the runs,
+  `lost_leases` came to nothing: the worker ended, or let the lease run out.
 * `mbactor_graph`: the frozen graphs, stored once each, by the SHA-256 of their JSON.
 * `mbactor_meta`: the schema's version, the number of this shard and, on SQLite, the counters of ids (on PostgreSQL two
   sequences).
@@ -109,6 +111,8 @@ _STEP = {
     "lease_expires": "float",
     "lease_number": "small NOT NULL DEFAULT 0",
     "worker": "text",
+    "unused_leases": "small NOT NULL DEFAULT 0",
+    "lost_leases": "small NOT NULL DEFAULT 0",
     "created_at": "float NOT NULL",
     "started_at": "float",
     "fairness_key": "text NOT NULL DEFAULT ''",
@@ -179,7 +183,7 @@ CREATE VIEW mbactor_step_view AS SELECT
     <text>(changes) AS changes, <text>(parks) AS parks, <text>(error) AS error,
     predecessor_id, successor_id, spawn_id, ordinal, cohort_id, cohort_size, cohort_arrivals, cohort_failures,
     cohort_needed, cohort_at_once, cancel_reason,
-    worker, lease_number, <time>(lease_expires) AS lease_expires,
+    worker, lease_number, unused_leases, lost_leases, <time>(lease_expires) AS lease_expires,
     <time>(not_before) AS not_before, <time>(created_at) AS created_at,
     <time>(started_at) AS started_at, <time>(updated_at) AS updated_at
 FROM mbactor_step;

@@ -32,6 +32,7 @@ _SETTLE = Update(
     successor_id = :successor_id, cohort_size = :cohort_size, cohort_arrivals = :cohort_arrivals,
     cohort_depth = :cohort_depth, cohort_needed = :cohort_needed, cohort_at_once = :cohort_at_once,
     lease_expires = NULL, lease_number = lease_number + CASE WHEN :status = 'running' THEN 1 ELSE 0 END,
+    unused_leases = unused_leases + CASE WHEN :status = 'running' OR :refused_at IS NOT NULL THEN 1 ELSE 0 END,
     worker = CASE WHEN :status = 'pending' THEN NULL ELSE worker END, updated_at = :updated_at,
     slot = CASE WHEN :refused_at IS NOT NULL THEN slot END""",
     FENCE,
