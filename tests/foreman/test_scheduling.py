@@ -291,10 +291,12 @@ async def test_a_task_is_not_started_more_often_than_its_rate_over_several_worke
         histories = [await one.engine.history(key) for key in keys]
         assert all(step.attempt == 0 for history in histories for step in history)
     assert len(started) == 20
-    # 20 starts, the first at once, take 19 twentieths of a second: less what may come ahead of its time.
-    assert max(started) - min(started) >= 19 / 20 - 2 * AHEAD
-    for begin in started:
-        assert sum(begin <= other < begin + 0.5 for other in started) <= 10 + 20 * 2 * AHEAD + 1
+    sends = [step for history in histories for step in history if step.node == "send"]
+    created = min(step.created_at for step in sends if step.created_at is not None)
+    begun = sorted(step.started_at for step in sends if step.started_at is not None)
+    # None before its time, but for what may come ahead of it; on a busy machine some come later, and then at once.
+    for number, at in enumerate(begun):
+        assert (at - created).total_seconds() >= number / 20 - 2 * AHEAD
 
 
 @pytest.mark.anyio
