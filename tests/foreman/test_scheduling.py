@@ -20,7 +20,7 @@ from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.outcome import FlowOptions
 from mbactor.foreman.model.rate import AHEAD, STALE, Rate, may_start, reserve
 from mbactor.foreman.model.shares import MOST_KEYS, Waiting, shares
-from mbactor.foreman.store import leases
+from mbactor.foreman.store import join, leases
 from mbactor.foreman.store.operations import Claim, Claimed, Create, Lease, NewStep
 from mbactor.foreman.store.postgres import PostgresStore
 from mbactor.foreman.store.postgres_text import text_of as postgres_text
@@ -186,10 +186,11 @@ async def test_only_a_step_that_has_waited_itself_comes_before_what_is_more_urge
         (leases._CLAIM_OF_KEY, (100, "a", 1e12, 20, "w", 1e12, 1.0, 1.0), "step_fair"),
         (leases._CLAIM, (100, 1e12, 20, "w", 1e12, 1.0, 1.0), "step_pending"),
         (leases._OLDEST, (100, 1e12, 20), "step_pending"),
+        (join._RELEASE, (1.0, 1.0, 7, 7, 3), "step_room"),
     ],
-    ids=["keys", "keys behind one", "claim of a key", "claim", "the oldest"],
+    ids=["keys", "keys behind one", "claim of a key", "claim", "the oldest", "room for branches"],
 )
-async def test_what_a_claim_asks_is_a_seek_in_an_index(
+async def test_what_a_claim_or_an_arrival_asks_is_a_seek_in_an_index(
     database: str, query: str, values: tuple[Any, ...], index: str
 ) -> None:
     async with a_world(database, workers=0) as world:
