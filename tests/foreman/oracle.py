@@ -1,8 +1,7 @@
-"""Random workflows and what must come of them, worked out one step after the other with no engine at all.
+"""Random workflows, whose tasks do everything a task may; `interpreter` says what must come of them.
 
     program = Program(body)               # `body` is drawn from PROGRAMS
     program.graphs, program.tasks         # for the engine
-    expected(program)                     # what it must end with
 
 A program is a list of blocks, each with one way in and one way out: so every graph made of them is valid.
 """
@@ -107,6 +106,23 @@ def _blocks(inner: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[list[Any]]
 PROGRAMS = st.recursive(st.lists(WORK, min_size=1, max_size=2), _blocks, max_leaves=6)
 
 
+def healthy(body: list[Any]) -> list[Any]:
+    """The same program, in which nothing fails."""
+    for block in body:
+        match block:
+            case Work():
+                block.fails = ""
+            case Sub():
+                healthy(block.body)
+            case Handled():
+                block.work.fails = ""
+            case Switch():
+                healthy(block.odd + block.even)
+            case Fan():
+                healthy([one for branch in block.branches for one in branch])
+    return body
+
+
 # --- for the engine -------------------------------------------------------------------------------------------
 
 
@@ -117,6 +133,8 @@ class Program:
         self.body = body
         self.pace = pace
         """Seconds that stand for one."""
+        self.healed = False
+        """From now on no task fails."""
         self.graphs: dict[str, Graph] = {}
         self.tasks: dict[str, Callable[[Flow], Any]] = {}
         self.state: State = {}
@@ -136,7 +154,7 @@ class Program:
 
     def _node(self, graph: Graph, work: Work) -> str:
         work.name = self._name("t")
-        self.tasks[work.name] = lambda flow: perform(work, flow, self.pace)
+        self.tasks[work.name] = lambda flow: perform(work, flow, self.pace, healed=self.healed)
         graph.set_endpoint(work.name, work.name)
         if work.loops:
             graph.add_transition_goto(work.name, work.name)
@@ -193,7 +211,7 @@ class Program:
         return start, end
 
 
-async def perform(work: Work, flow: Flow, pace: float) -> None:
+async def perform(work: Work, flow: Flow, pace: float, *, healed: bool) -> None:
     """The task of a node."""
     if flow.attempt < work.retries:
         flow[f"tries_{work.name}"] = flow.attempt + 1
@@ -206,9 +224,10 @@ async def perform(work: Work, flow: Flow, pace: float) -> None:
         flow[name] = value
     if work.sleeps:
         flow.sleep(0.5 * pace)
-    if work.fails == "late":
+    fails = "" if healed else work.fails
+    if fails == "late":
         await asyncio.sleep(30 * pace)
-    if work.fails == "always" or (work.fails == "odd" and is_odd(flow)):
+    if fails == "always" or (fails == "odd" and is_odd(flow)):
         raise ValueError(work.name)
     if looped < work.loops:
         flow[f"loops_{work.name}"] = looped + 1
@@ -235,165 +254,3 @@ def writes_of(work: Work, state: Any) -> State:
 
 def is_odd(state: Any) -> bool:
     return int(state.get("acc", "0")) % 2 == 1
-
-
-# --- with no engine -------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Expected:
-    status: str
-    state: State | None
-    """None: it depends on which branch is faster."""
-
-
-class _Failed(Exception):
-    """A branch, or the trunk, ends here. `kept` is what the failing step wrote in earlier runs."""
-
-    def __init__(self, kept: State) -> None:
-        self.kept = kept
-
-
-class _Line:
-    """Steps one after another: the state they reached, and the delta of each step that completed."""
-
-    def __init__(self, oracle: Oracle, state: State) -> None:
-        self.oracle = oracle
-        self.state = dict(state)
-        self.deltas: list[State] = []
-        self.failed = False
-
-    def done(self, delta: State) -> None:
-        self.deltas.append(delta)
-        self.state = applied(self.state, delta)
-
-    def run(self, body: list[Any]) -> None:
-        for block in body:
-            self.block(block)
-
-    def block(self, block: Any) -> None:
-        match block:
-            case Work():
-                self.work(block)
-            case Sub():
-                child = self.oracle.whole(block.body, self.state)
-                if child.status == "failed":
-                    raise _Failed({})
-                self.done(dict(child.state or {}))
-            case Handled():
-                try:
-                    self.work(block.work)
-                except _Failed as failure:
-                    if isinstance(failure, _Cohort):
-                        raise
-                    self.done({**failure.kept, "on_err": True})
-                    self.work(block.handler)
-                self.work(block.end)
-            case Switch():
-                self.work(block.work)
-                self.run(block.odd if is_odd(self.state) else block.even)
-                self.work(block.end)
-            case Fan():
-                self.fan(block)
-
-    def work(self, work: Work) -> None:
-        while True:
-            delta: State = {}
-            if work.retries:
-                delta[f"tries_{work.name}"] = work.retries
-            kept = dict(delta)
-            for number in range(work.asks):
-                kept = dict(delta)
-                delta[f"answer_{work.name}"] = number + 10
-            live = applied(self.state, delta)
-            looped = live.get(f"loops_{work.name}", 0)
-            delta |= writes_of(work, live)
-            if work.fails in {"always", "late"} or (work.fails == "odd" and is_odd(applied(self.state, delta))):
-                raise _Failed(kept)
-            if looped < work.loops:
-                delta[f"loops_{work.name}"] = looped + 1
-            self.done(delta)
-            if looped >= work.loops:
-                return
-
-    def fan(self, block: Fan) -> None:
-        before, needed = self.state, block.join.needed
-        own = writes_of(block.work, before)
-        live = applied(before, own)
-        if block.each is not None:
-            name = f"item_{block.work.name}"
-            fields = [{name: n, f"{name}_index": n, f"{name}_count": block.each} for n in range(block.each)]
-            starts = [(block.branches[0], live | more) for more in fields]
-        else:
-            starts = [
-                (body, live) for body, when in zip(block.branches, block.conditions, strict=True) if when is not False
-            ]
-        if isinstance(needed, int) and len(starts) < needed:
-            raise _Failed({})
-        lines = [self.oracle.branch(body, state) for body, state in starts]
-        good = [line for line in lines if not line.failed]
-        enough = len(good) >= (needed if isinstance(needed, int) else len(lines))
-        if isinstance(needed, int) and len(good) != needed:
-            self.oracle.fuzzy = True
-        if not enough and needed != "all":
-            self.oracle.fuzzy = True
-        arrived = good if isinstance(needed, int) and enough else lines
-        deltas = [own, *(delta for line in arrived for delta in line.deltas)]
-        self.deltas += deltas
-        if not enough:
-            raise _Cohort(reduced(before, deltas))
-        self.state = reduced(before, deltas)
-        self.work(block.end)
-
-
-class _Cohort(_Failed):
-    """A fan-out failed; `kept` is the whole state then."""
-
-
-class Oracle:
-    def __init__(self) -> None:
-        self.fuzzy = False
-
-    def branch(self, body: list[Any], state: State) -> _Line:
-        line = _Line(self, state)
-        try:
-            line.run(body)
-        except _Failed:
-            line.failed = True
-        return line
-
-    def whole(self, body: list[Any], state: State) -> Expected:
-        line = _Line(self, state)
-        try:
-            line.run(body)
-        except _Cohort as failure:
-            return Expected("failed", failure.kept)
-        except _Failed as failure:
-            return Expected("failed", applied(line.state, failure.kept))
-        return Expected("completed", line.state)
-
-
-def expected(program: Program) -> Expected:
-    """How the program ends."""
-    oracle = Oracle()
-    found = oracle.whole(program.body, program.state)
-    return Expected(found.status, None) if oracle.fuzzy else found
-
-
-def applied(state: State, delta: State) -> State:
-    return {name: value for name, value in {**state, **delta}.items() if value is not None}
-
-
-def reduced(state: State, deltas: list[State]) -> State:
-    for delta in deltas:
-        state = {**state}
-        for name, value in delta.items():
-            base = state.get(name)
-            if (name == "sum_s" and base is not None) or (name == "list_l" and base is not None):
-                state[name] = base + value
-            elif name == "set_t" and base is not None:
-                state[name] = base + [one for one in value if one not in base]
-            else:
-                state[name] = value
-        state = {name: value for name, value in state.items() if value is not None}
-    return state

@@ -14,10 +14,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mbactor.errors import FlowConflict
+from mbactor.foreman.keys import Key, parse_key
+from mbactor.foreman.model.outcome import FlowOutcome
 from mbactor.testing import VirtualTimeLoop
 from mbactor.testing.postgres import PostgresServer
-from tests.foreman.oracle import PROGRAMS, Program, expected
-from tests.foreman.world import a_world
+from tests.foreman.interpreter import expected
+from tests.foreman.oracle import PROGRAMS, Program, healthy
+from tests.foreman.world import World, a_world
 from tests.long import usual_or_long
 
 EXAMPLES = int(os.environ.get("MBACTOR_ORACLE", usual_or_long(50, 20_000)))
@@ -27,8 +30,17 @@ USUAL = settings(
 )  # fmt: skip
 
 
-async def run(program: Program, url: str, workers: int, seed: int) -> tuple[str, dict[str, Any]]:
-    """What the engine makes of it; interrupts are answered in an order by the seed, by step key or without."""
+MOST_TRIES = 20
+
+
+async def run(
+    program: Program, url: str, workers: int, seed: int, *, heals: bool = False, again: int = 0
+) -> tuple[str, dict[str, Any]]:
+    """What the engine makes of it; interrupts are answered in an order by the seed, by step key or without.
+
+    Where it `heals`, what failed is run again. So many times something that has ended is run `again`, there or in a
+    fork.
+    """
     order = random.Random(seed)
     async with a_world(url, workers=workers, poll_interval=0.05) as world:
         for name, graph in program.graphs.items():
@@ -36,22 +48,53 @@ async def run(program: Program, url: str, workers: int, seed: int) -> tuple[str,
             world.host.graphs[name] = graph
         world.host.tasks.update(program.tasks)
         key = await world.engine.create("root", program.state)
-        while (outcome := await world.engine.wait(key)).status == "interrupted":
-            if not outcome.interrupts:
-                continue
-            step_key, payload = order.choice(outcome.interrupts)
-            if order.random() < 0.5:
-                step_key, payload = outcome.interrupts[0]
-            with suppress(FlowConflict):  # its branch was given up meanwhile
-                await world.engine.resume(key, payload["number"] + 10, step_key)
+        tries = 0
+        while True:
+            outcome = await world.engine.wait(key)
+            if again and order.random() < (0.3 if outcome.status == "interrupted" else 1.0):
+                again -= 1
+                key = await run_again(world, key, order)
+            elif outcome.status == "interrupted":
+                await answer(world, outcome, order)
+            elif heals and outcome.status == "failed" and tries < MOST_TRIES:
+                tries, program.healed = tries + 1, True
+                await getattr(world.engine.recovery, order.choice(["recover", "retry"]))(key)
+            else:
+                break
     state = dict(outcome.state)
     if "on_err" in state:
         state["on_err"] = True
     return outcome.status, state
 
 
-def check(program: Program, got: tuple[str, dict[str, Any]]) -> None:
-    wanted = expected(program)
+async def answer(world: World, outcome: FlowOutcome, order: random.Random) -> None:
+    if not outcome.interrupts:
+        return
+    step_key, payload = order.choice(outcome.interrupts)
+    if order.random() < 0.5:
+        step_key, payload = outcome.interrupts[0]
+    with suppress(FlowConflict):  # its branch was given up meanwhile
+        await world.engine.resume(outcome.flow_key, payload["number"] + 10, step_key)
+
+
+async def run_again(world: World, key: str, order: random.Random) -> str:
+    """Some step of the flow, or of those it called, that has ended; the key of the flow that it is run again in."""
+    flow = parse_key(key)
+    tree = "SELECT id FROM mbactor_flow WHERE id = ? OR root_id = ?"
+    rows = await world.sql(
+        f"SELECT id, token FROM mbactor_step WHERE flow_id IN ({tree}) AND status = 'completed' ORDER BY id",
+        flow.id, flow.id,
+    )  # fmt: skip
+    if rows:
+        step_key = str(Key(flow.shard, *order.choice(rows)))
+        if order.random() < 0.3 and (await world.engine.snapshot(key)).status == "completed":
+            return await world.engine.recovery.fork(step_key)
+        await world.engine.recovery.restart_from(step_key)
+    return key
+
+
+def check(program: Program, got: tuple[str, dict[str, Any]], *, heals: bool = False) -> None:
+    wanted = expected(program, heals=heals)
     if wanted.state is not None:
         assert got == (wanted.status, wanted.state)
     else:
@@ -79,3 +122,23 @@ def test_it_does_so_on_postgresql(mbactor_postgres_server: PostgresServer, body:
 @cache
 def _url(server: PostgresServer) -> str:
     return server.fresh()
+
+
+@given(PROGRAMS, st.sampled_from([1, 2, 8]), st.integers(0, 1_000))
+@settings(USUAL, max_examples=max(5, EXAMPLES // 2))
+@pytest.mark.timeout(usual_or_long(300, 7200))
+def test_what_failed_and_is_recovered_ends_as_if_it_had_not_failed(body: list[Any], workers: int, seed: int) -> None:
+    program = Program(body)
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        check(program, runner.run(run(program, "sqlite://", workers, seed, heals=True)), heals=True)
+
+
+@given(PROGRAMS, st.sampled_from([1, 2, 8]), st.integers(0, 1_000), st.integers(1, 3))
+@settings(USUAL, max_examples=max(5, EXAMPLES // 2))
+@pytest.mark.timeout(usual_or_long(300, 7200))
+def test_whatever_is_run_again_in_its_flow_or_in_a_fork_it_ends_the_same(
+    body: list[Any], workers: int, seed: int, again: int
+) -> None:
+    program = Program(healthy(body))
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        check(program, runner.run(run(program, "sqlite://", workers, seed, again=again)))
