@@ -84,7 +84,7 @@ QUIET = st.builds(Work, st.lists(st.sampled_from(["x", "acc", "sum_s", "list_l"]
 JOINS = st.sampled_from([Join.ALL] * 6 + [Join.FIRST_ERROR, Join.ANY, Join.at_least(2)])
 
 
-def _blocks(inner: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[list[Any]]:
+def _fans(inner: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[Fan]:
     fans = st.lists(inner, min_size=2, max_size=3).flatmap(
         lambda branches: st.builds(
             Fan, QUIET, st.just(branches),
@@ -96,14 +96,23 @@ def _blocks(inner: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[list[Any]]
         Fan, QUIET, st.lists(inner, min_size=1, max_size=1), st.just([None]), st.integers(0, 3),
         st.sampled_from([None, 1, 2]), JOINS, QUIET,
     )  # fmt: skip
+    return st.one_of(fans, eaches)
+
+
+def _blocks(inner: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[list[Any]]:
     block = st.one_of(
-        WORK, WORK, fans, eaches, st.builds(Switch, QUIET, inner, inner, QUIET), st.builds(Handled, WORK, QUIET, QUIET),
-        st.builds(Sub, inner),
+        WORK, WORK, _fans(inner), _fans(inner), st.builds(Switch, QUIET, inner, inner, QUIET),
+        st.builds(Handled, WORK, QUIET, QUIET), st.builds(Sub, inner),
     )  # fmt: skip
     return st.lists(block, min_size=1, max_size=3)
 
 
 PROGRAMS = st.recursive(st.lists(WORK, min_size=1, max_size=2), _blocks, max_leaves=6)
+FANNED = st.builds(
+    lambda before, fan, after: [*before, fan, *after], st.lists(WORK, max_size=1),
+    _fans(st.one_of(PROGRAMS, st.lists(_fans(PROGRAMS), min_size=1, max_size=1))), st.lists(WORK, max_size=1),
+)  # fmt: skip
+"""Programs that fan out, and often again within."""
 
 
 def healthy(body: list[Any]) -> list[Any]:

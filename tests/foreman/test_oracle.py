@@ -19,7 +19,7 @@ from mbactor.foreman.model.outcome import FlowOutcome
 from mbactor.testing import VirtualTimeLoop
 from mbactor.testing.postgres import PostgresServer
 from tests.foreman.interpreter import expected
-from tests.foreman.oracle import PROGRAMS, Program, healthy
+from tests.foreman.oracle import FANNED, PROGRAMS, Program, healthy
 from tests.foreman.world import World, a_world
 from tests.long import usual_or_long
 
@@ -61,6 +61,7 @@ async def run(
                 await getattr(world.engine.recovery, order.choice(["recover", "retry"]))(key)
             else:
                 break
+            await world.check()
     state = dict(outcome.state)
     if "on_err" in state:
         state["on_err"] = True
@@ -124,7 +125,7 @@ def _url(server: PostgresServer) -> str:
     return server.fresh()
 
 
-@given(PROGRAMS, st.sampled_from([1, 2, 8]), st.integers(0, 1_000))
+@given(FANNED, st.sampled_from([1, 2, 8]), st.integers(0, 1_000))
 @settings(USUAL, max_examples=max(5, EXAMPLES // 2))
 @pytest.mark.timeout(usual_or_long(300, 7200))
 def test_what_failed_and_is_recovered_ends_as_if_it_had_not_failed(body: list[Any], workers: int, seed: int) -> None:
@@ -133,7 +134,7 @@ def test_what_failed_and_is_recovered_ends_as_if_it_had_not_failed(body: list[An
         check(program, runner.run(run(program, "sqlite://", workers, seed, heals=True)), heals=True)
 
 
-@given(PROGRAMS, st.sampled_from([1, 2, 8]), st.integers(0, 1_000), st.integers(1, 3))
+@given(FANNED, st.sampled_from([1, 2, 8]), st.integers(0, 1_000), st.integers(1, 3))
 @settings(USUAL, max_examples=max(5, EXAMPLES // 2))
 @pytest.mark.timeout(usual_or_long(300, 7200))
 def test_whatever_is_run_again_in_its_flow_or_in_a_fork_it_ends_the_same(

@@ -176,7 +176,7 @@ def told(result: Result, steps: dict[int, int], flows: dict[int, int], tokens: d
             claimed = [(_named(one, tokens), one.lease_number, one.worker) for one in result.steps]
             return ("claimed", claimed, sorted(_named(flow, tokens) for flow in result.flows.values()), due)
         case Changed():
-            changed = [flows.get(flow_id) for flow_id in result.flows]  # one may have come and gone in the batch
+            changed = [flows.get(flow_id) for flow_id in result.flows]
             return ("changed", result.done, result.status, changed, result.detail, result.called)
         case frozenset():
             return ("held", {steps[step_id] for step_id in result})
@@ -190,9 +190,12 @@ def _named(one: Any, tokens: dict[str, str]) -> str:
 
 
 def everything(committed: Committed, steps: dict[int, int], flows: dict[int, int], tokens: dict[str, str]) -> Any:
-    stopped = [(flows[one.flow_id], one.status, _named(one, tokens), one.final_state) for one in committed.stopped]
+    # A flow that has come and gone within the batch has no name.
+    stopped = [
+        (flows.get(one.flow_id, 0), one.status, _named(one, tokens), one.final_state) for one in committed.stopped
+    ]
     stopped.sort(key=lambda one: one[0])  # the order counts within a flow
-    given_up = {steps.get(step_id): flows[flow_id] for step_id, flow_id in committed.given_up.items()}
+    given_up = {steps.get(step_id): flows.get(flow_id) for step_id, flow_id in committed.given_up.items()}
     return [told(one, steps, flows, tokens) for one in committed.results], stopped, committed.best_due, given_up
 
 
