@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from mbactor.foreman.keys import Key
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.join import Join
@@ -462,3 +463,27 @@ async def test_all_that_runs_again_within_a_branch_waits_for_its_room(world: Wor
     outcome = await asyncio.wait_for(world.engine.wait(key), 20)
     assert (outcome.status, outcome.state["list_done"]) == ("completed", [0, 1, 10, 11])
     assert world.host.ran.count("deep") == 8
+
+
+async def test_a_step_of_a_flow_that_a_branch_called_waits_for_the_room_of_the_branch(world: World) -> None:
+    inner = Graph("inner")
+    inner.add_transition("deep", END)
+    graph = Graph("bounded")
+    graph.add_transition_for_each("start", "call", for_each="items", max_parallel=1)
+    graph.add_subgraph("call", "inner")
+    graph.add_transition("call", "join")
+    graph.set_fan_in("join")
+    graph.add_transition("join", END)
+    gates = Gates()
+    await world.graph(inner, deep=gates.branch)
+    await world.graph(graph, start=ok, join=ok)
+    key = await world.engine.create("bounded", {"items": [0, 1]})
+    gates.open(0)
+    await gates.begun(world, 2)
+    ((id, token),) = await world.sql("SELECT id, token FROM mbactor_step WHERE node = 'deep' AND status = 'completed'")
+    await world.engine.recovery.restart_from(str(Key(1, id, token)))
+    assert await world.sql("SELECT status FROM mbactor_step WHERE id = ?", id) == [("created",)]
+    await world.check()
+    gates.open(1)
+    assert (await asyncio.wait_for(world.engine.wait(key), 20)).state["list_done"] == [0, 1]
+    assert (gates.began, gates.most) == ([0, 1, 0], 1)

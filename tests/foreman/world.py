@@ -27,7 +27,8 @@ MUST_BE_EMPTY = {
     "a step of an ended flow has not ended": """SELECT s.id FROM mbactor_step s JOIN mbactor_flow f ON f.id = s.flow_id
         WHERE f.status IN ('completed', 'failed', 'cancelled') AND s.status NOT IN ('completed', 'failed', 'cancelled')""",
     "a running flow has nothing to run": """SELECT f.id FROM mbactor_flow f WHERE f.status = 'running' AND NOT EXISTS
-        (SELECT 1 FROM mbactor_step s WHERE s.flow_id = f.id AND s.status IN ('pending', 'running', 'interrupted'))""",
+        (SELECT 1 FROM mbactor_step s WHERE s.flow_id = f.id AND (s.status IN ('pending', 'running', 'interrupted')
+            OR (s.status = 'created' AND s.room_id IS NOT NULL)))""",
     "a cohort has more arrivals than branches": "SELECT id FROM mbactor_step WHERE cohort_arrivals > cohort_size",
     "a cohort has more failures than arrivals": "SELECT id FROM mbactor_step WHERE cohort_failures > cohort_arrivals",
     "a called flow has no caller": """SELECT id FROM mbactor_flow f WHERE caller_id IS NOT NULL AND NOT EXISTS
@@ -48,7 +49,7 @@ MUST_BE_EMPTY = {
         WHERE s.status = 'interrupted' AND f.status <> 'interrupted'""",
     "more branches of a cohort are under way than may be": """SELECT spawn.id FROM mbactor_step spawn
         JOIN mbactor_step s ON s.spawn_id = spawn.id WHERE spawn.cohort_at_once > 0
-        AND s.status IN ('pending', 'running', 'interrupted')
+        AND (s.status IN ('pending', 'interrupted') OR (s.status = 'running' AND s.lease_expires IS NOT NULL))
         GROUP BY spawn.id, spawn.cohort_at_once HAVING count(DISTINCT s.ordinal) > spawn.cohort_at_once""",
     "a cohort was joined twice": """SELECT cohort_id FROM mbactor_step WHERE cohort_id IS NOT NULL
         GROUP BY cohort_id HAVING count(*) > 1""",
