@@ -165,16 +165,18 @@ def test_a_flow_that_waits_for_a_place_says_for_which_and_who_has_it(shop: Shop)
 
     first, second = asyncio.run(queue())
     listed = shop.told("list", "--concurrency-key", "customer-7").splitlines()
-    assert re.search(rf"{second} +created +Order +question .* customer-7 +waits for a place: 1 of 1 taken", listed[1])
+    assert re.search(rf"{second} +created +Order +question .* customer-7 +queued, 1 of 1 taken", listed[1])
     assert re.search(rf"{first} +running +Order +question .* customer-7$", listed[2])
     assert re.search(rf"{shop.keys['created']} +created .* not started$", shop.told("watch", "--once"), re.MULTILINE)
-    assert "waits for a place: 1 of 1 taken" in shop.run("watch", second, "--once").stdout
+    assert "queued, 1 of 1 taken" in shop.run("watch", second, "--once").stdout
     shown = shop.told("show", second)
     assert re.search(
         rf"concurrency key +customer-7, at most 1 at once\nwaits for a place +1 of 1 taken\ntaken by +{first}", shown
     )
     assert shop.json("list", "--concurrency-key", "customer-7")["flows"][0]["waits_for"] == [first]
-    assert re.search(r"waits +to be started", shop.told("show", shop.keys["created"]))
+    assert f"waits to be started\n  mbactor flows start {shop.keys['created']}\n" in shop.told(
+        "show", shop.keys["created"]
+    )
     assert shop.told("purge", "--concurrency-key", "customer-7", "--yes") == "1 flow purged\n"
 
 

@@ -146,7 +146,7 @@ def test_waiting_ends_in_time_and_the_flow_goes_on(url: str) -> None:
 
 def test_a_flow_that_was_only_created_is_started_by_its_key(url: str) -> None:
     key = told(url, "start", ORDER, "--no-start").strip()
-    assert re.search("waits +to be started", told(url, "show", key))
+    assert "waits to be started" in told(url, "show", key)
     assert told(url, "start", key) == f"{key}\n"
     again = run(url, "start", key)
     assert (again.exit_code, "it has been started" in again.stderr) == (4, True)
@@ -255,13 +255,13 @@ def test_schedules_say_when_next_and_what_they_made_last(url: str) -> None:
     asyncio.run(scheduled(url))
     (flow,) = json.loads(told(url, "list", "--json"))["flows"]
     late, yearly = told(url, "schedules").splitlines()[1:]
-    assert re.fullmatch(r"late +0 0 1 1 \* +1971-01-01 00:00:00 UTC +\S+ late +nobody has it", late)
+    assert re.fullmatch(r"late +0 0 1 1 \* +1971-01-01 00:00 UTC +\S+ late +nobody has it", late)
     key = flow["flow_key"]
-    assert re.fullmatch(rf"yearly +0 0 1 1 \* +\d+-01-01 00:00:00 CET +\d+\S+ +{key} +completed +tick", yearly)
+    assert re.fullmatch(rf"yearly +0 0 1 1 \* +\d+-01-01 00:00 CET +\d+\S+ +{key} +completed +tick", yearly)
     found = {one["name"]: one for one in json.loads(told(url, "schedules", "--ticks", "3", "--json"))}
     assert (found["yearly"]["last_flow"], found["yearly"]["last_status"]) == (key, "completed")
     assert [tick[:10] for tick in found["late"]["ticks"]] == ["1971-01-01", "1972-01-01", "1973-01-01"]
-    assert len(re.findall("(?m)-01-01 00:00:00", told(url, "schedules", "--ticks", "3"))) == 6
+    assert len(re.findall("(?m)-01-01 00:00", told(url, "schedules", "--ticks", "3"))) == 6
     told(url, "delete", key)
     assert key not in told(url, "schedules")
 

@@ -46,7 +46,7 @@ def _facts(flow: FlowSummary, now: dt.datetime) -> Iterator[tuple[str, str]]:
         took = duration_text(seconds_between(flow.started_at, flow.updated_at))
         yield "ended", f"{_moment(flow.updated_at, now)}, after {took}"
     else:
-        yield f"{flow.status} since", _moment(flow.updated_at, now)
+        yield f"{flow.status} since", "" if flow.status == "created" else _moment(flow.updated_at, now)
     yield "priority", "" if flow.priority == 100 else str(flow.priority)
     yield "fairness key", flow.fairness_key
     yield from _place(flow)
@@ -60,7 +60,6 @@ def _place(flow: FlowSummary) -> Iterator[tuple[str, str]]:
     if flow.concurrency_key:
         yield "concurrency key", f"{flow.concurrency_key}, at most {flow.concurrency_limit} at once"
     if not flow.queued:
-        yield "waits", "to be started" if not_begun(flow) else ""
         return
     yield "waits for a place", places_text(flow)
     more = flow.places_taken - len(flow.waits_for)
@@ -73,6 +72,9 @@ def _hint(error: WireError) -> Iterator[tuple[str, str]]:
 
 
 def _questions(flow: FlowSummary, outcome: FlowOutcome, where: str) -> Iterator[RenderableType]:
+    if not flow.queued and not_begun(flow):
+        yield Text("\nwaits to be started", style="yellow")
+        yield Text(f"  mbactor flows start {flow.flow_key}{where}", style="dim")
     for step_key, payload in outcome.interrupts:
         if isinstance(payload, dict) and list(payload) == ["breakpoint"]:
             yield Text(f"\nwaits at a breakpoint before {one_line(str(payload['breakpoint']))}", style="yellow")

@@ -125,7 +125,30 @@ def state_of(text: str | None) -> Any:
     return state
 
 
-@click.group()
+SECTIONS = {
+    "Look": ("list", "show", "history", "watch", "schedules", "shards", "check-graph"),
+    "Steer": (
+        "start", "resume", "cancel", "recover", "retry", "restart", "restart-from", "fork", "break", "resume-break",
+        "delete", "purge", "pause-schedule", "resume-schedule", "unschedule",
+    ),
+}  # fmt: skip
+
+
+class Sections(click.Group):
+    """A group whose help has its commands by what they are for, and not by their letters."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [name for names in SECTIONS.values() for name in names]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        longest = max(map(len, self.commands))
+        for title, names in SECTIONS.items():
+            rows = [(f"{name:{longest}}", self.commands[name].short_help or "") for name in names]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@click.group(cls=Sections)
 def flows() -> None:
     """Look at flows and steer them, over their database.
 

@@ -21,7 +21,7 @@ from mbactor.cli.flows.group import (
 )
 
 
-@flows.command("list")
+@flows.command("list", short_help="Print flows, newest first.")
 @WHERE
 @FILTERS
 @click.option("--subflows", is_flag=True, help="Also flows that other flows called.")
@@ -40,7 +40,7 @@ def list_flows(subflows: bool, limit: int, cursor: str, as_json: bool, **given: 
     work_on(given, lambda shards: listed(shards, query, json=as_json))
 
 
-@flows.command()
+@flows.command(short_help="Print all of one flow, or of one step.")
 @click.argument("flow_key", metavar="[FLOW]", required=False)
 @WHERE
 @click.option("--step", "step_key", metavar="STEP", help="A step instead, as `history` prints its key.")
@@ -59,7 +59,7 @@ def show(flow_key: str | None, step_key: str | None, as_json: bool, **given: Any
     work_on(given, lambda shards: show_flow(shards, flow_key, json=as_json, where=where_text(given)))
 
 
-@flows.command()
+@flows.command(short_help="Print the steps of a flow: a table, a page, a diagram.")
 @KEY
 @WHERE
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with a timeline instead.")
@@ -77,7 +77,7 @@ def history(flow_key: str, html: Path | None, mermaid: bool, as_json: bool, **gi
     work_on(given, lambda shards: show_history(shards, flow_key, html=html, mermaid=mermaid, json=as_json))
 
 
-@flows.command()
+@flows.command(short_help="Show flows as they go.")
 @click.argument("flow_keys", metavar="[FLOW]...", nargs=-1)
 @WHERE
 @FILTERS
@@ -101,7 +101,7 @@ def watch(flow_keys: tuple[str, ...], limit: int, every: str, once: bool, as_jso
     work_on(given, lambda shards: watched(shards, view))
 
 
-@flows.command("check-graph")
+@flows.command("check-graph", short_help="Say which open flows a changed graph would stop.")
 @click.argument("workflow", metavar="MODULE:CLASS.WORKFLOW")
 @WHERE
 @JSON
@@ -117,7 +117,7 @@ def check_graph(workflow: str, as_json: bool, **given: Any) -> None:
     work_on(given, lambda shards: checked(shards, workflow, json=as_json))
 
 
-@flows.command()
+@flows.command(short_help="Print how each shard fares.")
 @WHERE
 @JSON
 def shards(as_json: bool, **given: Any) -> None:
@@ -130,7 +130,7 @@ def shards(as_json: bool, **given: Any) -> None:
     work_on(given, lambda known: list_shards(known, json=as_json))
 
 
-@flows.command()
+@flows.command(short_help="Print what creates flows by itself, and when next.")
 @WHERE
 @click.option("--ticks", type=click.IntRange(1, 100), default=1, show_default=True, help="So many next ticks of each.")
 @JSON

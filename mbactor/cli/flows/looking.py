@@ -9,7 +9,7 @@ import click
 from mbactor import clock
 from mbactor.cli.flows.card import flow_card, step_card
 from mbactor.cli.flows.database import tell_warning
-from mbactor.cli.flows.printing import print_json, print_rich
+from mbactor.cli.flows.printing import print_json, print_rich, terminal_width
 from mbactor.cli.flows.table import flows_table, history_table, shards_table
 from mbactor.errors import BadRequest
 from mbactor.foreman.model.query import FlowQuery
@@ -29,7 +29,7 @@ async def list_flows(shards: Shards, query: FlowQuery, *, json: bool) -> int:
     if not page.flows:
         click.echo("no flows", err=True)
         return 0
-    print_rich(flows_table(page.flows, clock.utcnow()))
+    print_rich(flows_table(page.flows, clock.utcnow(), width=terminal_width()))
     if page.next_cursor:
         click.echo(click.style(f"\nthere are more: --cursor {page.next_cursor}", dim=True), err=True)
     return 0
@@ -41,7 +41,7 @@ async def list_shards(shards: Shards, *, json: bool) -> int:
     if json:
         print_json(infos)
     else:
-        print_rich(shards_table(infos))
+        print_rich(shards_table(infos, width=terminal_width()))
     return 1 if any(one.error for one in infos) else 0
 
 
@@ -78,7 +78,7 @@ async def show_history(shards: Shards, flow_key: str, *, html: Path | None, merm
     elif json:
         print_json(steps)
     else:
-        print_rich(history_table(steps))
+        print_rich(history_table(steps, width=terminal_width()))
     return 0
 
 

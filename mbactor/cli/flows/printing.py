@@ -12,6 +12,12 @@ PLAIN_WIDTH = 200
 """Columns of what is printed elsewhere than on a terminal: enough for every field."""
 
 
+def terminal_width() -> int:
+    """How many columns there are to print on."""
+    console = Console()
+    return console.width if console.is_terminal else PLAIN_WIDTH
+
+
 def print_rich(what: RenderableType) -> None:
     """Print it, without blanks at the ends of lines."""
     console = Console(highlight=False)

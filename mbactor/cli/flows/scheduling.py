@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from mbactor import clock
-from mbactor.cli.flows.printing import print_json, print_rich
+from mbactor.cli.flows.printing import print_json, print_rich, terminal_width
 from mbactor.cli.flows.table import schedules_table
 from mbactor.foreman.model.schedule import Schedule, ticks_after
 from mbactor.foreman.schedules import Schedules
@@ -21,7 +21,7 @@ async def list_schedules(shards: Shards, *, ticks: int, json: bool) -> int:
     if json:
         print_json([{**msgspec.to_builtins(one), "ticks": following} for one, following in found])
     elif found:
-        print_rich(schedules_table(found, clock.utcnow()))
+        print_rich(schedules_table(found, clock.utcnow(), width=terminal_width()))
     else:
         click.echo("no schedules", err=True)
     return 0

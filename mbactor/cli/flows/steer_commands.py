@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mbactor.foreman.model.outcome import FlowOptions
 
 
-@flows.command()
+@flows.command(short_help="Create a flow, or start one that was created.")
 @click.argument("what", metavar="MODULE:CLASS.WORKFLOW|FLOW")
 @WHERE
 @click.option("--state", metavar="JSON", help="The fields that the flow begins with.")
@@ -78,7 +78,7 @@ def _options(text: str | None) -> FlowOptions:
         raise click.UsageError(f"--options: {error.message}") from None
 
 
-@flows.command()
+@flows.command(short_help="Answer the question that a flow waits with.")
 @KEY
 @WHERE
 @click.option("--data", metavar="JSON", help="The answer.  [default: {}]")
@@ -91,7 +91,7 @@ def resume(flow_key: str, data: str | None, step: str | None, **given: Any) -> N
     work_on(given, lambda shards: resumed(shards, flow_key, answer, step))
 
 
-@flows.command()
+@flows.command(short_help="End a flow that has not ended.")
 @KEY
 @WHERE
 @click.option("--reason", default="", help="Kept with the flow.")
@@ -102,7 +102,7 @@ def cancel(flow_key: str, reason: str, **given: Any) -> None:
     work_on(given, lambda shards: cancelled(shards, flow_key, reason))
 
 
-@flows.command()
+@flows.command(short_help="Make a new flow that goes on from a step.")
 @STEP
 @WHERE
 @STATE
@@ -114,7 +114,7 @@ def fork(step_key: str, state: str | None, **given: Any) -> None:
     work_on(given, lambda shards: forked(shards, step_key, fields))
 
 
-@flows.command()
+@flows.command(short_help="Run every failed step of a flow again.")
 @KEY
 @WHERE
 @STATE
@@ -123,7 +123,7 @@ def recover(flow_key: str, state: str | None, **given: Any) -> None:
     _again("recover", flow_key, state, given)
 
 
-@flows.command()
+@flows.command(short_help="Run the step of a flow again that failed last.")
 @KEY
 @WHERE
 @STATE
@@ -132,7 +132,7 @@ def retry(flow_key: str, state: str | None, **given: Any) -> None:
     _again("retry", flow_key, state, given)
 
 
-@flows.command()
+@flows.command(short_help="Run a flow again from its first step.")
 @KEY
 @WHERE
 @STATE
@@ -148,7 +148,7 @@ def _again(how: Literal["recover", "retry", "restart"], flow_key: str, state: st
     work_on(given, lambda shards: again(shards, how, flow_key, fields))
 
 
-@flows.command("restart-from")
+@flows.command("restart-from", short_help="Run a step again, and all that followed from it.")
 @STEP
 @WHERE
 @STATE
@@ -160,7 +160,7 @@ def restart_from(step_key: str, state: str | None, **given: Any) -> None:
     work_on(given, lambda shards: restarted(shards, step_key, fields))
 
 
-@flows.command("break")
+@flows.command("break", short_help="Have a flow pause before a node.")
 @KEY
 @click.argument("node", metavar="NODE")
 @WHERE
@@ -175,7 +175,7 @@ def break_before(flow_key: str, node: str, off: bool, **given: Any) -> None:
     work_on(given, lambda shards: broken(shards, flow_key, node, on=not off))
 
 
-@flows.command("resume-break")
+@flows.command("resume-break", short_help="Let a flow go on that waits at a breakpoint.")
 @KEY
 @WHERE
 @STATE
@@ -187,7 +187,7 @@ def resume_break(flow_key: str, state: str | None, **given: Any) -> None:
     work_on(given, lambda shards: resumed(shards, flow_key, fields))
 
 
-@flows.command()
+@flows.command(short_help="Remove flows that do not run.")
 @click.argument("flow_keys", metavar="FLOW...", nargs=-1, required=True)
 @WHERE
 def delete(flow_keys: tuple[str, ...], **given: Any) -> None:
@@ -197,7 +197,7 @@ def delete(flow_keys: tuple[str, ...], **given: Any) -> None:
     work_on(given, lambda shards: deleted(shards, flow_keys))
 
 
-@flows.command()
+@flows.command(short_help="Remove all flows that filters are about.")
 @WHERE
 @FILTERS
 @click.option("--limit", type=int, help="At most so many, oldest first.")
@@ -219,7 +219,7 @@ def purge(limit: int | None, yes: bool, **given: Any) -> None:
     work_on(given, lambda shards: purged(shards, query, limit))
 
 
-@flows.command("pause-schedule")
+@flows.command("pause-schedule", short_help="Create no more flows by a schedule.")
 @NAME
 @WHERE
 def pause_schedule(name: str, **given: Any) -> None:
@@ -229,7 +229,7 @@ def pause_schedule(name: str, **given: Any) -> None:
     work_on(given, lambda shards: paused(shards, name, paused=True))
 
 
-@flows.command("resume-schedule")
+@flows.command("resume-schedule", short_help="Let a schedule go on.")
 @NAME
 @WHERE
 def resume_schedule(name: str, **given: Any) -> None:
@@ -239,7 +239,7 @@ def resume_schedule(name: str, **given: Any) -> None:
     work_on(given, lambda shards: paused(shards, name, paused=False))
 
 
-@flows.command()
+@flows.command(short_help="Forget a schedule.")
 @NAME
 @WHERE
 def unschedule(name: str, **given: Any) -> None:

@@ -65,7 +65,7 @@ async def watch(shards: Shards, view: View) -> int:
         return 0
     finally:
         if live:
-            console.print(flows_table(page.flows, clock.utcnow(), bars=True))
+            console.print(flows_table(page.flows, clock.utcnow(), bars=True, width=console.width))
     return NOT_ALL_WELL if view.keys and any(flow.status != "completed" for flow in page.flows) else 0
 
 
@@ -116,7 +116,7 @@ def picture(page: FlowPage, view: View, console: Console) -> RenderableType:
     counted = f"{len(page.flows)} flow{'' if len(page.flows) == 1 else 's'}"
     notes = [Text(note, style="bold red", no_wrap=True, overflow="ellipsis") for note in page.notes]
     footer = Text(f"\n{more}{counted}, every {text_of(view.every)}, Ctrl-C ends", style="dim")
-    return Group(*notes, flows_table(shown, clock.utcnow(), bars=True), footer)
+    return Group(*notes, flows_table(shown, clock.utcnow(), bars=True, width=console.width), footer)
 
 
 def _print(console: Console, page: FlowPage, view: View) -> None:
@@ -127,6 +127,6 @@ def _print(console: Console, page: FlowPage, view: View) -> None:
         print("\n".join([*page.notes, "no flows"]), file=sys.stderr)  # noqa: T201
         return
     with console.capture() as capture:
-        console.print(flows_table(page.flows, clock.utcnow(), bars=False))
+        console.print(flows_table(page.flows, clock.utcnow(), width=console.width))
     text = "\n".join(line.rstrip() for line in capture.get().splitlines())
     print("\n".join([*page.notes, text, *([] if view.once else [""])]), flush=True)  # noqa: T201

@@ -1,0 +1,84 @@
+"""Tables that fit: what goes first, what stays whole, and what the help of the group has."""
+
+from __future__ import annotations
+
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.text import Text
+
+from mbactor.cli.flows.columns import GAP, Column, fitting, table_of, widths
+from mbactor.cli.flows.commands import flows
+from mbactor.cli.flows.group import SECTIONS
+
+TEXTS = st.text("abcß漢", max_size=30)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[Column]:
+    rows = draw(st.integers(1, 3))
+    count = draw(st.integers(1, 7))
+    return [
+        Column(
+            draw(st.sampled_from(["KEY", "A LONGER TITLE", ""])),
+            [Text(draw(TEXTS)) for _ in range(rows)],
+            draw(st.booleans()),
+            stretch=draw(st.integers(0, 3)),
+            least=draw(st.integers(1, 12)),
+            rank=draw(st.integers(0, 3)),
+        )
+        for _ in range(count)
+    ]
+
+
+def total(found: list[int]) -> int:
+    return sum(found) + GAP * (len(found) - 1)
+
+
+@given(tables(), st.integers(20, 200))
+def test_what_is_shown_fits_is_as_wide_as_it_needs_and_nothing_goes_without_need(
+    columns: list[Column], room: int
+) -> None:
+    shown = fitting(columns, room)
+    wide = widths(shown, room)
+    least = [column.needed for column in shown]
+    gone = [column for column in columns if not any(column is one for one in shown)]
+    stays = max((column.rank for column in shown), default=0)
+    assert all(column.rank >= max(1, stays) for column in gone)
+    assert total(wide) <= max(room, total(least))
+    assert all(a <= b for a, b in zip(least, wide, strict=True))
+    if stays and shown:
+        assert total(least) <= room
+    for column, width in zip(shown, wide, strict=True):
+        assert width <= max(column.natural, len(column.title))
+        assert width == column.natural or column.stretch
+    # Room that is left over is left because nobody needs it.
+    if total(wide) < room:
+        assert all(width == max(column.natural, column.needed) for column, width in zip(shown, wide, strict=True))
+
+
+@given(tables(), st.integers(20, 200))
+def test_a_table_is_drawn_as_wide_as_was_reckoned(columns: list[Column], room: int) -> None:
+    there = [column for column in columns if not column.empty]
+    needed = total([column.needed for column in fitting(there, room)])
+    console = Console(width=max(room, needed, 1), color_system=None)
+    with console.capture() as captured:
+        console.print(table_of(columns, room))
+    lines = captured.get().splitlines()
+    assert all(Text(line.rstrip()).cell_len <= max(room, needed) for line in lines)
+    whole = [column for column in fitting(there, room) if not column.stretch]
+    for column in whole:
+        for cell in column.cells:
+            assert isinstance(cell, Text)
+            assert any(cell.plain in line for line in lines)
+
+
+def test_every_command_is_in_one_section_of_the_help_and_told_whole() -> None:
+    named = [name for names in SECTIONS.values() for name in names]
+    assert sorted(named) == sorted(flows.commands)
+    told = CliRunner().invoke(flows, ["--help"]).output
+    for name, command in flows.commands.items():
+        assert command.short_help
+        assert f"{name} " in told
+        assert command.short_help in told
