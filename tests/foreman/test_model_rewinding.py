@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbactor.foreman.model.join import ENOUGH, NEVER_BEGAN
+from mbactor.foreman.model.join import ENOUGH, FAILED, NEVER_BEGAN
 from mbactor.foreman.model.places import FlowPlace, StepPlace
 from mbactor.foreman.model.rewinding import Rewound, rewind
 
@@ -68,7 +68,7 @@ def test_a_branch_whose_own_cohort_was_cancelled_is_not_waited_for() -> None:
         step(4, "cancelled", predecessor_id=3, spawn_id=3, ordinal=0),
         step(5, "cancelled", predecessor_id=3, spawn_id=3, ordinal=1),
     ]
-    assert rewind([FlowPlace(1, "cancelled")], steps, [2]).counts == {3: (2, 0)}
+    assert rewind([FlowPlace(1, "cancelled")], steps, [2]).counts == {}, "1 of the 2, and that is the other branch now"
 
 
 def test_branches_that_led_to_the_fan_in_at_once_stay_arrived() -> None:
@@ -158,7 +158,8 @@ def after(steps: list[StepPlace], found: Rewound) -> list[StepPlace]:
             continue
         if one.id in found.again or one.id in found.waiting:
             status = "pending" if one.id in found.again else "running"
-            one = msgspec.structs.replace(one, status=status, cohort_size=0, cohort_arrivals=0, cohort_failures=0)
+            counts = {"cohort_size": 0, "cohort_arrivals": 0, "cohort_failures": 0}
+            one = msgspec.structs.replace(one, status=status, cancel_reason=None, **counts)
         if one.id in found.counts:
             arrivals, failures = found.counts[one.id]
             one = msgspec.structs.replace(one, cohort_arrivals=arrivals, cohort_failures=failures)
@@ -279,3 +280,23 @@ def test_what_runs_again_within_a_branch_waits_for_the_room_of_the_branch() -> N
     # While it waits there, another step of the same branch finds the inner room taken, and not the outer one.
     steps = [msgspec.structs.replace(one, status="created", room_id=1) if one.id == 5 else one for one in steps]
     assert rewind(flows, steps, [7]).held == {7: (4, 1)}
+
+
+def test_a_cohort_that_was_given_up_in_another_branch_goes_on_when_that_is_gone_back_to() -> None:
+    """1 fans out to 2 and 3. Of each of these a branch failed, and the other one, which fans out itself, was given up."""
+    steps = [
+        step(1, cohort_size=2, cohort_arrivals=2, cohort_failures=2),
+        step(2, predecessor_id=1, spawn_id=1, ordinal=0, cohort_size=2, cohort_arrivals=1, cohort_failures=1,
+             cohort_needed=2),
+        step(3, predecessor_id=1, spawn_id=1, ordinal=1, cohort_size=2, cohort_arrivals=1, cohort_failures=1,
+             cohort_needed=2),
+        step(4, "failed", predecessor_id=2, spawn_id=2, ordinal=0),
+        step(5, predecessor_id=2, spawn_id=2, ordinal=1, cohort_size=1, cohort_needed=1),
+        step(6, "failed", predecessor_id=3, spawn_id=3, ordinal=0),
+        step(7, predecessor_id=3, spawn_id=3, ordinal=1, cohort_size=1, cohort_needed=1),
+        step(8, "cancelled", predecessor_id=5, spawn_id=5, cancel_reason=FAILED),
+        step(9, "cancelled", predecessor_id=7, spawn_id=7, cancel_reason=FAILED),
+    ]  # fmt: skip
+    first = rewind([ROOT], steps, [4])
+    assert (first.again, first.counts) == ((4, 8), {1: (1, 1), 2: (0, 0)})
+    assert rewind([ROOT], after(steps, first), [6]).again == (6, 9)

@@ -78,6 +78,7 @@ def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Col
         if one.id not in gone and one.flow_id not in gone_flows
     ]
     begun = {tree.steps[step_id].flow_id for step_id in (*again, *waiting)}
+    reopened = {spawn for step_id in (*again, *waiting) for spawn in tree.around(step_id)}
     return Rewound(
         again=tuple(sorted(again)),
         held=_held(tree, again),
@@ -85,7 +86,7 @@ def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Col
         gone_steps=frozenset(gone),
         gone_flows=frozenset(gone_flows),
         loose=tuple(one.id for one in left if one.successor_id in gone),
-        counts=_counts(left, begun),
+        counts=_counts(left, reopened),
         statuses=_statuses(tree, left, begun, gone_flows),
     )
 
@@ -170,8 +171,11 @@ def _as_it_goes_on(step: StepPlace, again: Collection[int], waiting: Collection[
     return step
 
 
-def _counts(left: list[StepPlace], flows: Collection[int]) -> dict[int, tuple[int, int]]:
-    """Arrivals and failures of the cohorts of these flows, where they are to be corrected."""
+def _counts(left: list[StepPlace], reopened: Collection[int]) -> dict[int, tuple[int, int]]:
+    """Arrivals and failures of these cohorts, where they are to be corrected.
+
+    Others stay as they are: one that was given up undecided is to be known as such when it is gone back to.
+    """
     branches: defaultdict[int, dict[int, StepPlace]] = defaultdict(dict)
     first: defaultdict[int, int] = defaultdict(int)
     for step in sorted(left, key=lambda one: one.id):
@@ -195,7 +199,7 @@ def _counts(left: list[StepPlace], flows: Collection[int]) -> dict[int, tuple[in
     return {
         one.id: found[one.id]
         for one in left
-        if one.id in found and one.flow_id in flows and found[one.id] != (one.cohort_arrivals, one.cohort_failures)
+        if one.id in found and one.id in reopened and found[one.id] != (one.cohort_arrivals, one.cohort_failures)
     }
 
 
