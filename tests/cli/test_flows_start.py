@@ -23,8 +23,12 @@ from mbactor.foreman.shards import Member, Shards
 from tests.foreman.world import World, a_world, ok
 
 CODE = """
+from typing import TypedDict
 from mbactor import Actor
 from mbactor.foreman import END, Graph, task, workflow
+
+class Parcel(TypedDict):
+    number: int
 
 class Shop(Actor):
     host = "shop.example"
@@ -32,7 +36,7 @@ class Shop(Actor):
     @task
     async def pay(self) -> None: ...
     @task
-    async def ship(self) -> None: ...
+    async def ship(self) -> Parcel: ...
 
     @workflow
     def order(self) -> Graph:
@@ -156,7 +160,10 @@ def test_a_flow_that_was_only_created_is_started_by_its_key(url: str) -> None:
 
 def test_what_is_doubtful_about_the_graph_is_said_and_what_cannot_run_refused(url: str) -> None:
     done = run(url, "start", "shop_to_start:Shop.doubtful", "--state", "{}")
-    assert done.exit_code == 0
+    assert (done.exit_code, done.stderr.count("write one field 'number'")) == (0, 1), done.stderr
+    checked = run(url, "check-graph", "shop_to_start:Shop.doubtful")
+    assert (checked.exit_code, checked.stderr.count("write one field 'number'")) == (0, 1), checked.stderr
+    assert checked.stderr.startswith("warning: graph 'Doubtful'")
     broken = run(url, "start", "shop_to_start:Shop.broken")
     assert (broken.exit_code, "Traceback" in broken.output) == (2, False)
     assert "Broken" in broken.stderr
@@ -231,6 +238,22 @@ def test_a_flow_pauses_where_it_is_told_to(url: str) -> None:
     assert (refused.exit_code, "so it cannot break: it has ended" in refused.stderr) == (4, True)
 
 
+def test_a_thread_is_continued(url: str) -> None:
+    def pay(flow: Flow) -> None:
+        flow["sumPaid"] = flow.get("sumPaid", 0) + 1
+
+    done = asyncio.run(beside(url, "start", ORDER, "--wait", pay=pay))
+    key = done.stdout.split()[0]
+    following = told(url, "continue", key, "--state", '{"sumPaid": 10}').strip()
+    assert following != key
+    again = run(url, "continue", key)
+    assert (again.exit_code, "the latest of its thread, is running" in again.stderr) == (4, True)
+    told(url, "cancel", following)
+    wrong = asyncio.run(beside(url, "start", ORDER, "--wait", pay=pay)).stdout.split()[0]
+    refused = run(url, "continue", wrong, "--state", '{"sumPaid": "ten"}')
+    assert (refused.exit_code, "state.sumPaid: string given, to be reduced by 'add'" in refused.stderr) == (2, True)
+
+
 # --- schedules ----------------------------------------------------------------------------------------------------
 
 
@@ -275,3 +298,21 @@ def test_a_schedule_is_paused_goes_on_and_is_forgotten(url: str) -> None:
     refused = run(url, "pause-schedule", "yearly")
     assert (refused.exit_code, "no such schedule; there are: late" in refused.stderr) == (2, True)
     assert len(json.loads(told(url, "list", "--json"))["flows"]) == 1
+
+
+def test_a_schedule_is_made_and_changed(url: str) -> None:
+    made = told(url, "schedule", "yearly", ORDER, "0 0 1 1 *", "--state", '{"n": 1}', "--options", '{"priority": 7}')
+    assert re.fullmatch(r"yearly: scheduled, next at \d+-01-01 00:00:00 UTC\n", made)
+    told(url, "schedule", "yearly", ORDER, "30 2 1 1 *", "--timezone", "Asia/Tokyo", "--catch-up", "none")
+    (one,) = json.loads(told(url, "schedules", "--json"))
+    assert (one["cron"], one["timezone"], one["catch_up"]) == ("30 2 1 1 *", "Asia/Tokyo", "none")
+    assert (one["workflow"], "state" in one) == ("https://shop.example:428/order", False)
+    for arguments, expected in (
+        (["yearly", ORDER, "never"], "five fields expected"),
+        (["yearly", ORDER, "0 0 1 1 *", "--timezone", "Mars/Base"], "the name of a time zone expected"),
+        (["yearly", ORDER, "0 0 1 1 *", "--options", '{"start_at": "1h"}'], "each of its flows has its own"),
+        (["yearly", "shop_to_start:Shop.broken", "0 0 1 1 *"], "Broken"),
+        (["yearly", "shop", "0 0 1 1 *"], "module:Class.workflow expected"),
+    ):
+        refused = run(url, "schedule", *arguments)
+        assert (refused.exit_code, expected in refused.stderr) == (2, True), refused.output

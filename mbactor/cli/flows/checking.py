@@ -69,6 +69,17 @@ async def graph_of(reference: WorkflowReference) -> Graph:
     return graph
 
 
+async def told_graph_of(reference: WorkflowReference) -> Graph:
+    """The same; what is doubtful about it is told as a warning."""
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", GraphWarning)
+        graph = await graph_of(reference)
+    for doubt in doubts:
+        if issubclass(doubt.category, GraphWarning):
+            tell_warning(str(doubt.message))
+    return graph
+
+
 async def judge_graphs(classes: Mapping[str, type]) -> tuple[list[str], list[str]]:
     """What is wrong, and what is doubtful, with the workflows of classes that a file names.
 
@@ -98,7 +109,7 @@ async def judge_graphs(classes: Mapping[str, type]) -> tuple[list[str], list[str
 async def check_graph(shards: Shards, text: str, *, json: bool) -> int:
     """Compare and tell; the exit code."""
     reference = reference_of(text)
-    new = await graph_of(reference)
+    new = await told_graph_of(reference)
     checked = [one async for one in _checked(shards, reference.url, new)]
     bad = [one for one in checked if one.problems]
     if json:

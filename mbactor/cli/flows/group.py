@@ -128,8 +128,8 @@ def state_of(text: str | None) -> Any:
 SECTIONS = {
     "Look": ("list", "show", "history", "watch", "schedules", "shards", "check-graph"),
     "Steer": (
-        "start", "resume", "cancel", "recover", "retry", "restart", "restart-from", "fork", "break", "resume-break",
-        "delete", "purge", "pause-schedule", "resume-schedule", "unschedule",
+        "start", "resume", "cancel", "recover", "retry", "restart", "restart-from", "fork", "continue", "break",
+        "resume-break", "delete", "purge", "schedule", "pause-schedule", "resume-schedule", "unschedule",
     ),
 }  # fmt: skip
 

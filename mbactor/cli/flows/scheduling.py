@@ -1,16 +1,19 @@
-"""`mbactor flows schedules`, `pause-schedule`, `resume-schedule` and `unschedule`: what creates flows by itself."""
+"""`mbactor flows schedule`, `schedules`, `pause-schedule` ...: what creates flows by itself."""
 
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any, NamedTuple
 
 import click
 import msgspec
 
 from mbactor import clock
+from mbactor.cli.flows.checking import reference_of, told_graph_of
 from mbactor.cli.flows.printing import print_json, print_rich, terminal_width
 from mbactor.cli.flows.table import schedules_table
-from mbactor.foreman.model.schedule import Schedule, ticks_after
+from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.model.schedule import CatchUp, Schedule, ticks_after
 from mbactor.foreman.schedules import Schedules
 from mbactor.foreman.shards import Shards
 
@@ -36,14 +39,42 @@ def _ticks(schedule: Schedule, count: int) -> list[dt.datetime]:
     return [dt.datetime.fromtimestamp(tick, dt.UTC) for tick in following]
 
 
+class Wanted(NamedTuple):
+    """A schedule as it was given; its workflow is `module:Class.workflow`."""
+
+    name: str
+    workflow: str
+    cron: str
+    timezone: str
+    state: dict[str, Any]
+    options: FlowOptions
+    catch_up: CatchUp
+
+
+async def put_schedule(shards: Shards, wanted: Wanted) -> int:
+    """Make a schedule, or change the one of its name."""
+    reference = reference_of(wanted.workflow)
+    await told_graph_of(reference)
+    schedule = Schedule(**{**wanted._asdict(), "workflow": reference.url})
+    schedules = Schedules(shards)
+    await schedules.put(schedule)
+    return await _told(schedules, wanted.name, "scheduled")
+
+
+async def _told(schedules: Schedules, name: str, verb: str) -> int:
+    """Say what was done with a schedule, and when it ticks next."""
+    for one in await schedules.all():
+        if one.name == name:
+            following = "" if one.next_tick is None else f", next at {one.next_tick:%Y-%m-%d %H:%M:%S} UTC"
+            click.echo(f"{name}: {verb}{following}")
+    return 0
+
+
 async def pause_schedule(shards: Shards, name: str, *, paused: bool) -> int:
     """Pause a schedule, or let it go on."""
     schedules = Schedules(shards)
     await schedules.pause(name, paused)
-    (one,) = [one for one in await schedules.all() if one.name == name]
-    following = "" if one.next_tick is None else f", next at {one.next_tick:%Y-%m-%d %H:%M:%S} UTC"
-    click.echo(f"{name}: {'paused' if paused else 'goes on'}{following}")
-    return 0
+    return await _told(schedules, name, "paused" if paused else "goes on")
 
 
 async def unschedule(shards: Shards, name: str) -> int:

@@ -15,7 +15,6 @@ import msgspec
 from mbactor import clock
 from mbactor.cli.flows.card import flow_card
 from mbactor.cli.flows.checking import graph_of, reference_of
-from mbactor.cli.flows.database import tell_warning
 from mbactor.cli.flows.printing import print_json, print_rich
 from mbactor.durations import seconds_of_text
 from mbactor.errors import BadRequest, FlowNotFound, Unavailable, did_you_mean
@@ -63,12 +62,9 @@ class Code:
         return reference_of(self._text)
 
     async def load_graph(self, workflow: str, baggage: Mapping[str, Any]) -> Graph:  # noqa: ARG002
-        with warnings.catch_warnings(record=True) as doubts:
-            warnings.simplefilter("always", GraphWarning)
-            graph = await graph_of(self.reference)
-        for doubt in doubts:
-            tell_warning(str(doubt.message))
-        return graph
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GraphWarning)  # the engine tells of what is doubtful
+            return await graph_of(self.reference)
 
     async def execute_task(self, task_url: str, flow: Flow, time_budget: float) -> None:  # noqa: ARG002
         raise Unavailable(f"{task_url} cannot be run here: no actor runs in this command")

@@ -26,6 +26,7 @@ from mbactor.cli.flows.group import (
 
 if TYPE_CHECKING:
     from mbactor.foreman.model.outcome import FlowOptions
+    from mbactor.foreman.model.schedule import CatchUp
 
 
 @flows.command(short_help="Create a flow, or start one that was created.")
@@ -160,6 +161,21 @@ def restart_from(step_key: str, state: str | None, **given: Any) -> None:
     work_on(given, lambda shards: restarted(shards, step_key, fields))
 
 
+@flows.command("continue", short_help="Make a new flow that goes on where a completed one ended.")
+@KEY
+@WHERE
+@click.option("--state", metavar="JSON", help="Fields that are reduced onto the final state; null removes one.")
+def continue_thread(flow_key: str, state: str | None, **given: Any) -> None:
+    """Make the next flow of a thread, and print its key: it begins with the final state of the latest.
+
+    FLOW is any flow of the thread. The latest has to have completed; of several that continue at once one wins.
+    """
+    from mbactor.cli.flows.steering import continue_thread as continued
+
+    fields = state_of(state)
+    work_on(given, lambda shards: continued(shards, flow_key, fields))
+
+
 @flows.command("break", short_help="Have a flow pause before a node.")
 @KEY
 @click.argument("node", metavar="NODE")
@@ -217,6 +233,42 @@ def purge(limit: int | None, yes: bool, **given: Any) -> None:
     if not yes:
         click.confirm("Remove these flows and their steps for good?", abort=True, err=True)
     work_on(given, lambda shards: purged(shards, query, limit))
+
+
+@flows.command(short_help="Have flows created at the ticks of a cron expression.")
+@NAME
+@click.argument("workflow", metavar="MODULE:CLASS.WORKFLOW")
+@click.argument("cron", metavar="CRON")
+@WHERE
+@click.option("--timezone", metavar="NAME", default="UTC", show_default=True, help="Such as Europe/Berlin.")
+@click.option("--state", metavar="JSON", help="The fields that each flow begins with.")
+@click.option("--options", metavar="JSON", help="Those of FlowOptions, such as '{\"priority\": 10}'.")
+@click.option(
+    "--catch-up",
+    type=click.Choice(["latest", "all", "none"]),
+    default="latest",
+    show_default=True,
+    help="Which ticks are made up for at which no Foreman ran.",
+)
+def schedule(
+    name: str,
+    workflow: str,
+    cron: str,
+    state: str | None,
+    options: str | None,
+    timezone: str,
+    catch_up: CatchUp,
+    **given: Any,
+) -> None:
+    """Have a flow created at each tick of a cron expression; the schedule of this name is changed, where there is one.
+
+    CRON has five fields (minute, hour, day of month, month, day of week), or six with seconds before them. A Foreman
+    asks the workflow for its graph at each tick. One of a topology file is what the file says when its Foreman starts.
+    """
+    from mbactor.cli.flows.scheduling import Wanted, put_schedule
+
+    wanted = Wanted(name, workflow, cron, timezone, state_of(state) or {}, _options(options), catch_up)
+    work_on(given, lambda shards: put_schedule(shards, wanted))
 
 
 @flows.command("pause-schedule", short_help="Create no more flows by a schedule.")

@@ -44,6 +44,12 @@ async def fork(shards: Shards, step_key: str, state: Mapping[str, Any] | None) -
     return 0
 
 
+async def continue_thread(shards: Shards, flow_key: str, state: Mapping[str, Any] | None) -> int:
+    """Make the next flow of a thread."""
+    click.echo(await shards.of(flow_key).recovery.continue_thread(flow_key, overrides_of(state)))
+    return 0
+
+
 async def again(
     shards: Shards, how: Literal["recover", "retry", "restart"], flow_key: str, state: Mapping[str, Any] | None
 ) -> int:
