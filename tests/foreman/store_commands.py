@@ -255,6 +255,11 @@ class Chooser:
         found += [Start(flow.id, flow.token) for flow in flows if flow.status == "created" and not flow.queued]
         return [*found, Recover(), Claim(Lease("w0", LONG), 1_000)]
 
+    def failed(self) -> list[Flow]:
+        """The flows that may be recovered."""
+        flows = self._model.flows.values()
+        return [flow for flow in flows if flow.status == "failed" and flow.root_id is None and flow.delete_at is None]
+
     # --- leases --------------------------------------------------------------------------------------------
 
     def _leases(self, kind: str, which: int, how: int) -> Operation:

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from mbactor.foreman.store.open import open_store
-from mbactor.foreman.store.operations import Changed, Claimed, Committed, Created, Operation, Result, Settled
+from mbactor.foreman.store.operations import Changed, Claimed, Committed, Created, Operation, Result, Rewind, Settled
 from mbactor.foreman.store.sql import SqlStore
 from mbactor.testing.postgres import PostgresServer
 from tests.foreman.store_commands import KINDS, SKIP, Chooser, Command
-from tests.foreman.store_model import Model
+from tests.foreman.store_model import NEEDED_WAS_CANCELLED, Model
 from tests.foreman.store_model_rows import ENDED
 from tests.foreman.store_names import Names
 from tests.foreman.world import broken_invariants, sql_of
@@ -236,6 +236,16 @@ class StoreMachine(RuleBasedStateMachine):
             self._pass_time()
         raise AssertionError([flow for flow in self.model.flows.values() if flow.status not in ENDED])
 
+    def _heal_all(self) -> None:
+        """Whatever failed is recovered, and then completes: unless a fork needs what had been cancelled before it."""
+        flows = self.model.flows
+        failed = self.chooser.failed()
+        if failed:
+            self.runner.run(self._batch([Rewind("recover", flow.id, flow.token) for flow in failed]))
+            self._end_all()
+        left = [flows[flow.id] for flow in failed if flows[flow.id].status != "completed"]
+        assert [flow for flow in left if flow.error != NEEDED_WAS_CANCELLED] == []
+
     async def _batch(self, operations: list[Operation]) -> None:
         self.agreed = False
         before = {**self.model.steps}, {**self.model.flows}
@@ -258,6 +268,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not self.agreed:
             return  # it runs after a failure too, and would hide it
         self._end_all()
+        self._heal_all()
         read = [self.runner.run(self._read(subject)) for subject in self.subjects]
         assert all(one == read[0] for one in read)
 
