@@ -14,7 +14,7 @@ import anyio
 from mbactor.durations import Duration, seconds
 from mbactor.errors import DeclarationError
 from mbactor.kernel.exit import Exit
-from mbactor.kernel.feature import Operation, Reference
+from mbactor.kernel.feature import Operation, Reference, take_from
 from mbactor.kernel.features.config import shown_values
 from mbactor.kernel.log import Log
 from mbactor.kernel.ref import ActorRef, Answer, At
@@ -78,6 +78,10 @@ class Actor:
     _incarnation: Incarnation | None = None
     _configuration: Mapping[str, Any] | None = None
     """The values of its properties; None on an instance made by hand of which nobody has asked for any."""
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        take_from(cls)
 
     # --- hooks ------------------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """What an actor class declares: features.
 
-A feature is a descriptor on the class. Taken from the class it is an `Operation`, the typed reference that
-`ask` and `tell` are given; taken from an instance it is the plain method, for unit tests. A package above the
-kernel may add features of its own: it subclasses `Feature` and overrides `handler`. `routes.py` makes what runs of
-the features of a class.
+A feature is a descriptor on the class, in whose place its reference stands once the class is made. Taken from the
+class it is an `Operation`, the typed reference that `ask` and `tell` are given; taken from an instance it is the plain
+method, for unit tests. A package above the kernel may add features of its own: it subclasses `Feature` and overrides
+`handler`. `routes.py` makes what runs of the features of a class.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import inspect
 import re
 import types
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from mbactor.errors import DeclarationError, MbactorError
@@ -35,21 +36,34 @@ Invoke = Callable[[Any, Call], Awaitable[Any]]
 """Runs the method of an actor for a call and returns its result."""
 
 
-class Reference(Generic[P, R_co]):
+if TYPE_CHECKING:
+
+    class _Taken:
+        def __init__(self, bound: Callable[[Any], Any]) -> None: ...
+
+else:
+    # Each message names its endpoint, and a property that is taken from a class is the property itself, without a
+    # step in Python: so a reference is one, and stands in its class where the feature was (`take_from`). Taken from an
+    # instance it is the plain method.
+    _Taken = property
+
+
+class Reference(_Taken, Generic[P, R_co]):
     """A method of an actor class, taken from the class: `Counter.add`, `Orders.on_placed`.
 
     It carries the method's signature for type checkers and the class it was taken from, so `Sub.add` addresses
     Sub even where `add` is inherited. There is one for each class and method, so it is compared by identity.
     """
 
-    __slots__ = ("feature", "owner")
     named = "a method"
     """What it refers to, in errors."""
     sent_by = "ask, tell"
 
     def __init__(self, feature: Feature, owner: type) -> None:
+        super().__init__(partial(types.MethodType, feature.function))
         self.feature = feature
         self.owner = owner
+        self.__doc__ = feature.__doc__
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         sent = " or ".join(f"{verb}({self!r}, ...)" for verb in self.sent_by.split(", "))
@@ -70,7 +84,6 @@ class Reference(Generic[P, R_co]):
 class Operation(Reference[P, R_co], Generic[A_contra, P, R_co]):
     """An endpoint, taken as a reference: what `ask` and `tell` are given."""
 
-    __slots__ = ()
     named = "an endpoint"
 
 
@@ -188,6 +201,26 @@ class Feature:
         """The method itself, where awaiting it with its arguments is all that a handler would do."""
         plain = type(self).handler is Feature.handler and inspect.iscoroutinefunction(self.function)
         return self.function if plain else None
+
+
+def feature_of(attribute: Any) -> Feature | None:
+    """The feature that stands in a class under a name; None where something else does."""
+    if isinstance(attribute, Reference):
+        return attribute.feature
+    return attribute if isinstance(attribute, Feature) else None
+
+
+def take_from(owner: type) -> None:
+    """Put the references of a class where its features are, those it inherits too: each is of the class it is taken
+    from. A feature with a `__get__` of its own stays.
+    """
+    found: dict[str, Any] = {}
+    for one in reversed(owner.__mro__):
+        found.update(vars(one))
+    for name, attribute in found.items():
+        feature = feature_of(attribute)
+        if feature is not None and type(feature).__get__ is Feature.__get__:
+            setattr(owner, name, feature.__get__(None, owner))
 
 
 def check_operation(operation: Any) -> None:

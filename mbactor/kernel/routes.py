@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbactor.errors import DeclarationError, MethodNotAllowed, NoSuchActor
 from mbactor.kernel.context import Call
-from mbactor.kernel.feature import Feature, Invoke, Operation, Reference, check_operation
+from mbactor.kernel.feature import Feature, Invoke, Operation, Reference, check_operation, feature_of
 from mbactor.kernel.pipeline import INBOUND, assemble, observed
 from mbactor.kernel.properties import differing, properties_of
 from mbactor.kernel.schema import Signature
@@ -141,8 +141,13 @@ class Routes:
         self._by_path: dict[tuple[int, str], dict[str, Route]] = {}
         self._reached: dict[Any, Route] = {}
         for name in dir(cls):
-            feature = inspect.getattr_static(cls, name)
-            if isinstance(feature, Feature):
+            feature = feature_of(inspect.getattr_static(cls, name))
+            if feature is not None:
+                if getattr(cls, name).owner is not cls:
+                    raise DeclarationError(
+                        f"{cls.__name__}.{name} refers to a class above: an __init_subclass__ of it does not call"
+                        " super().__init_subclass__()"
+                    )
                 self._add(Route(feature, cls))
             else:
                 self._check_override(name)
@@ -219,7 +224,7 @@ class Routes:
 
     def _check_override(self, name: str) -> None:
         """A method that has lost the decorator of the one it overrides would just be gone for whoever asks."""
-        above = next((one for one in self.cls.__mro__ if isinstance(vars(one).get(name), Feature)), None)
+        above = next((one for one in self.cls.__mro__ if feature_of(vars(one).get(name)) is not None), None)
         if above is not None:
             raise DeclarationError(
                 f"{self.cls.__name__}.{name} overrides {above.__name__}.{name} without its decorator, such as @endpoint"

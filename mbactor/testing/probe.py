@@ -23,7 +23,7 @@ from mbactor.errors import DeclarationError, MbactorError
 from mbactor.kernel import ActorRef, Operation, config
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.context import Call
-from mbactor.kernel.feature import Feature, Invoke
+from mbactor.kernel.feature import Feature, Invoke, feature_of
 from mbactor.kernel.properties import properties_of
 from mbactor.kernel.routes import HOOKS, Route
 from mbactor.kernel.schema import Signature
@@ -189,14 +189,15 @@ class Probes:
 
 def _stand_in(cls: type[A], record: _Record) -> type[A]:
     """A subclass with the features of the class and none of its code."""
-    names = [name for name in dir(cls) if isinstance(inspect.getattr_static(cls, name), Feature)]
+    features = {name: feature_of(inspect.getattr_static(cls, name)) for name in dir(cls)}
     members: dict[str, Any] = {
         "__init__": lambda _: None,
         **{name: getattr(Actor, name) for name in HOOKS},
         "__module__": cls.__module__,
     }
-    for name in names:
-        feature = inspect.getattr_static(cls, name)
+    for name, feature in features.items():
+        if feature is None:
+            continue
         if feature.aside:
             raise DeclarationError(
                 f"{cls.__name__}.{name} is a task or a workflow: a probe stands in for endpoints; run a class with"

@@ -9,7 +9,7 @@ import gc
 import time
 import warnings
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict, cast
 
 import anyio
 import msgspec
@@ -340,6 +340,48 @@ async def test_an_inherited_operation_addresses_the_class_it_was_taken_from(syst
     assert await system.ask(Doubler.add, 2) == 4
     assert await system.ask(Counter.add, 2) == 2
     assert await doubler.ask(Counter.add, 2) == 8, "the instance's own method"
+
+
+class Pings:
+    """Adds an endpoint to the actors that have it among their classes."""
+
+    @endpoint
+    async def ping(self) -> str:
+        return type(self).__name__
+
+
+class Pinged(Pings, Counter):
+    host = "pinged.example"
+
+
+class PingedToo(Pinged):
+    host = "pinged-too.example"
+
+    @endpoint
+    async def ping(self) -> str:
+        return f"{await super().ping()}, too"
+
+
+async def test_an_endpoint_may_come_from_a_class_that_is_no_actor(system: ActorSystem) -> None:
+    pinged: Any = Pinged.ping
+    assert Pinged.ping is pinged, "there is one reference a class and method, compared by identity"
+    await system.spawn(Pinged)
+    await system.spawn(PingedToo)
+    assert await system.ask(pinged) == "Pinged"
+    assert await system.ask(cast("Any", PingedToo.ping)) == "PingedToo, too"
+    assert await system.ask(PingedToo.add, 2) == 2
+
+
+async def test_a_class_that_hides_the_making_of_its_subclasses_is_told(system: ActorSystem) -> None:
+    class Hides(Counter):
+        def __init_subclass__(cls) -> None:
+            """Does not call that of the actors."""
+
+    class Hidden(Hides):
+        host = "hidden.example"
+
+    with pytest.raises(DeclarationError, match=r"Hidden\.add refers to a class above: .*super\(\)"):
+        await system.spawn(Hidden)
 
 
 async def test_an_address_is_reached_without_its_class(system: ActorSystem) -> None:

@@ -35,7 +35,6 @@ R_co = TypeVar("R_co", covariant=True)
 class EventReference(Reference[P, R_co]):
     """An event taken as a reference, `Orders.on_placed`: what `publish`, `ask_all` and `@sink` are given."""
 
-    __slots__ = ()
     named = "an @event"
     sent_by = "publish, ask_all"
 

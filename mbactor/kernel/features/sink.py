@@ -20,7 +20,6 @@ S_co = TypeVar("S_co", covariant=True)
 class SinkReference(Reference[P, S_co]):
     """A sink taken as a reference, `Audit.placed`: what `activate` and `deactivate` are given."""
 
-    __slots__ = ()
     named = "a @sink"
     sent_by = "publish of its event"
 
