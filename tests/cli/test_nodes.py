@@ -131,6 +131,7 @@ def test_a_node_that_dies_too_often_is_the_end_of_the_whole_and_its_exit_code(tm
     with serving(tmp_path / "shop.yaml", tmp_path) as served:
         pid = httpx.get(f"{served.url}/till.example/pid", timeout=PATIENCE).json()
         assert nodes(served) == {"till": pid}
+        served.until_error('"asked"')  # what a process has not handed over yet dies with it
         os.kill(pid, signal.SIGKILL)
         assert served.end() == 1
     assert "till | asked" in served.lines
