@@ -111,7 +111,7 @@ class Gate:
     def halt(self) -> None:
         """No worker takes another message; each that waits is told at its own deadline all the same."""
         self.shut = True
-        self.let_in(not self.cell.node.stopping)
+        self.let_in(not (self.cell.node.stopping or self.cell.state == "closed"))
         for worker in self.workers:
             worker.retired = True
         self.dismiss()
