@@ -24,6 +24,7 @@ from mbactor.testing import VirtualTimeLoop
 from mbactor.testing.stage import Stage
 from mbactor.threads import Threads
 from tests.loops import LOOPS, Factory, run
+from tests.process import alive
 from tests.process_work import Teapot, Work
 
 PATIENCE = 20.0
@@ -59,13 +60,6 @@ def wait_until(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
-
-
-def is_alive(number: int) -> bool:
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.fixture(autouse=True)
@@ -275,7 +269,7 @@ def test_an_idle_process_ends_after_a_while(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def work() -> None:
         number = await pid()
-        await until(lambda: not is_alive(number))
+        await until(lambda: not alive(number))
         assert await pid() != number
 
     run(work())
@@ -331,7 +325,7 @@ def test_cancelling_a_call_kills_its_process(loop: Factory, tmp_path: Path) -> N
         await asyncio.wait([going])
         assert going.cancelled()
         await until(lambda: offload.outstanding() == 0)
-        assert not is_alive(number)
+        assert not alive(number)
         assert await pid() != number
 
     run(work(), loop)
@@ -587,7 +581,7 @@ asyncio.run(main())
         numbers = [int(number) for number in process.stdout.readline().split()]
         assert len(numbers) == 3
         process.wait(PATIENCE)
-        wait_until(lambda: not any(is_alive(number) for number in numbers))
+        wait_until(lambda: not any(alive(number) for number in numbers))
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert not (tmp_path / "went on").exists()

@@ -309,8 +309,7 @@ class Dispatcher:
             if held.cancelled:
                 seen["ended"] = "cancelled"
                 return []
-            budget = budget_of(held)
-            if was_refused(error) and held.refused_for < budget:
+            if was_refused(error) and held.refused_for < (budget := budget_of(held)):
                 seen["ended"] = "refused"
                 return await self._settle(held, None, postponed(held, budget / 8))
             plan = self._decide(held, flow, error)
@@ -346,14 +345,15 @@ class Dispatcher:
             except MbactorError as error:
                 plan = fail(error, held.before)
         kept = self._kept(held, plan)
-        self.reserve(max(0, kept - 1))
+        more = max(0, kept - 1)
+        self.reserve(more)
         try:
             return await self._settle(held, plan, settlement(held, plan, HandOff(self.lease, kept), child))
         except Unstorable as error:
             # Written again without what the run produced: that is what the database refuses.
             return await self._settle(held, None, failed(held, fail(error, held.before)))
         finally:
-            self.reserve(-max(0, kept - 1))
+            self.reserve(-more)
 
     async def _settle(self, held: Held, plan: Plan | None, one: Settle) -> list[Held]:
         await checkpoint("foreman.settle.before", node=held.node, worker=self.lease.worker, status=one.status)

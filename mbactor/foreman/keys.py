@@ -29,12 +29,17 @@ class Key(NamedTuple):
     token: str
 
     def __str__(self) -> str:
-        return f"{self.shard}-{self.id}-{self.token}"
+        return key_text(self.shard, self.id, self.token)
 
     @property
     def correlation_id(self) -> str:
         """The part that may be logged: it opens nothing."""
         return f"{self.shard}-{self.id}"
+
+
+def key_text(shard: int, id: int, token: str) -> str:
+    """The key as its holders have it."""
+    return f"{shard}-{id}-{token}"
 
 
 def parse_key(text: str, kind: KeyKind = "flow") -> Key:

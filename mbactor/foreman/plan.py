@@ -109,10 +109,14 @@ def _after_error(graph: Graph, node: str, in_cohort: bool, run: Run, error: Base
 
 
 def _after_success(graph: Graph, node: str, in_cohort: bool, state: Fields, run: Run) -> Plan:
-    live = apply(state, run.changes)
     goto, delay = run.signals.goto, run.signals.sleep
     try:
-        targets = [_goto(graph, node, goto)] if goto is not None else list(_routed(graph, node, live))
+        if goto is not None:
+            targets = [_goto(graph, node, goto)]
+        elif (only := graph.only_way(node)) is not None:
+            targets = [Target(only.target)]
+        else:
+            targets = list(_routed(graph, node, apply(state, run.changes)))
         return _route(graph, node, in_cohort, run.changes, targets, delay, override=goto is not None)
     except (_Unroutable, InvalidExpression, InvalidState) as reason:
         return fail(MbactorError(str(reason)), run.before)

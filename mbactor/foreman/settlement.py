@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mbactor import errors
-from mbactor.foreman.keys import Key, new_token, new_tokens
+from mbactor.foreman.keys import key_text, new_token, new_tokens
 from mbactor.foreman.model.advice import hint
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.state import Fields, apply, encode_fields
@@ -56,7 +56,7 @@ def settlement(held: Held, plan: Plan, hand_off: HandOff, child: Child | None = 
             arrival = Arrival(held.spawn_id, held.depth, fan_in=fan_in, around=around, makes_room=makes_room)
             return _completed(held, plan, arrival=arrival)
         case "complete":
-            final = encode_fields(apply(held.state or {}, plan.changes))
+            final = encode_fields(_live(held, plan))
             return _completed(held, plan, end=FlowEnd("completed", final, delete=held.head.delete_on_completion))
         case "fail":
             return failed(held, plan)
@@ -140,19 +140,10 @@ def _onward(held: Held, plan: Plan, hand_off: HandOff) -> Settle:
         return _completed(held, plan, successors=(new,))
     if plan.kind == "advance":
         lease = hand_off.lease if kept else None
-        live = apply(held.state or {}, plan.changes)
-        if not _snapshot_due(held, plan, live):
-            new = _new(held, plan.targets[0].node, new_token(), delay=plan.delay, lease=lease)
-        else:
-            new = _new(
-                held,
-                plan.targets[0].node,
-                new_token(),
-                delay=plan.delay,
-                lease=lease,
-                state=encode_fields(live),
-                chain=0,
-            )
+        node, written = plan.targets[0].node, dict[str, Any]()
+        if held.chain + 1 >= SNAPSHOT_CHAIN and _snapshot_due(held, plan, live := _live(held, plan)):
+            written = {"state": encode_fields(live), "chain": 0}
+        new = _new(held, node, new_token(), delay=plan.delay, lease=lease, **written)
         return _completed(held, plan, successors=(new,))
     return _branches(held, plan, hand_off.lease, kept)
 
@@ -183,6 +174,11 @@ def _branches(held: Held, plan: Plan, lease: Lease, kept: int) -> Settle:
         depth=held.depth,
         state=state,
     )
+
+
+def _live(held: Held, plan: Plan) -> Fields:
+    """The state that the step leaves."""
+    return apply(held.state or {}, plan.changes)
 
 
 def _snapshot_due(held: Held, plan: Plan, live: Fields) -> bool:
@@ -251,14 +247,15 @@ def _settle(
 def successors(held: Held, plan: Plan, inserted: Sequence[Inserted], shard: int, now: float) -> list[Held]:
     """The steps that the write handed to this worker, with their input in memory where it is known."""
     following = []
-    for index, (new, step_id) in enumerate((one.step, one.step_id) for one in inserted):
+    for index, row in enumerate(inserted):
+        new, step_id = row.step, row.step_id
         if new.lease is None:
             continue
         state = None
         if plan.kind in {"advance", "fan_out"} and new.cohort_id is None:
-            state = apply(held.state or {}, {**plan.changes, **(plan.targets[index].added or {})})
-        key = str(Key(shard, step_id, new.token))
-        one = Held(held.head, key, step_id, new, state, now)
+            added = plan.targets[index].added
+            state = apply(held.state or {}, {**plan.changes, **added} if added else plan.changes)
+        one = Held(held.head, key_text(shard, step_id, new.token), step_id, new, state, now)
         one.weight = 0 if new.chain <= 1 else held.weight + _weight(plan.changes)
         one.streak, one.claimed_at = held.streak + 1, held.claimed_at
         following.append(one)

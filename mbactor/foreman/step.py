@@ -7,8 +7,7 @@ same transaction already leased to the same worker and goes on from memory: no c
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -51,7 +50,7 @@ class Head:
         self.key = str(key)
         self.correlation_id = key.correlation_id
         self.graph = graph
-        self.baggage: Mapping[str, Any] = msgspec.json.decode(row.baggage) if row.baggage else {}
+        self.baggage = MappingProxyType(msgspec.json.decode(row.baggage, type=dict[str, Any]) if row.baggage else {})
         self.priority = row.priority
         self.fairness_key = row.fairness_key
         self.time_budget = row.time_budget
@@ -154,7 +153,7 @@ def carrier(held: Held) -> Flow:
         flow_key=held.head.key,
         step_key=held.key,
         attempt=held.attempt,
-        step_created_at=dt.datetime.fromtimestamp(held.created_at, dt.UTC),
+        step_created_at=held.created_at,
         baggage=held.head.baggage,
         parks=decode_parks(held.parks),
     )

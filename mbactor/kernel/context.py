@@ -123,6 +123,12 @@ class Call(msgspec.Struct, eq=False):
         if self.future is not None and not self.future.done():
             self.future.set_exception(handed_over(error))
 
+    def call_off(self) -> None:
+        """Nobody wants the answer any more: cancel the method, or let the message never reach it."""
+        if self.future is not None:
+            self.future.cancel()
+        self.cell.call_off(self)
+
     def path(self) -> tuple[Any, ...]:
         """The asks it is made for, outermost first: running calls of this process, texts for those of others."""
         found: list[Any] = []

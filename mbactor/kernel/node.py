@@ -7,6 +7,7 @@ the bus (`remote.py`).
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import threading
 import time
@@ -316,24 +317,20 @@ class Node:
         cell.accept(call)
         return future
 
-    def hand_over(self, address: Address, arguments: dict[str, Any], budget: float) -> asyncio.Future[Any] | None:
+    def hand_over(self, address: Address, arguments: dict[str, Any], budget: float) -> Call | None:
         """Give a feature of this process arguments that need not travel; None where the address is elsewhere.
 
-        The time budget counts from the start of the method, and cancelling the future cancels the method. For
-        packages that bring features of their own.
+        The answer is in the `future` of the call. The time budget counts from the start of the method; who does not
+        want the answer any more says so by `call.call_off()`. For packages that bring features of their own.
         """
         cell, route = self._find(address)
         if cell is None or route is None or self.serialize_local:
             return None
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        call = Call(route, arguments, cell, future=future)
+        now = self.time()
+        call = Call(route, arguments, cell, now, None, None, math.inf, self.future(), None, None, observe.traceparent())
         call.budget = budget
-        call.trace = observe.traceparent()
-        call.arrived = loop.time()
-        future.add_done_callback(lambda done: cell.call_off(call) if done.cancelled() else None)
         cell.accept(call)
-        return future
+        return call
 
     def _find(self, address: Address) -> tuple[Cell | None, Route | None]:
         """The local actor and route of an address; MethodNotAllowed where the path is here and the method is not."""

@@ -399,7 +399,7 @@ async def test_a_worker_that_hangs_takes_its_own_step_over(world: World, first_e
 async def test_who_stands_still_within_a_batch_keeps_others_waiting_for_a_bounded_time(
     mbactor_postgres_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(postgres._SETTINGS, "idle_in_transaction_session_timeout", "300ms")
+    monkeypatch.setitem(postgres._SETTINGS, "idle_in_transaction_session_timeout", "2s")
     url = mbactor_postgres_server.fresh()
     async with a_world(url, workers=0) as still, a_world(url, workers=0) as other:
         await still.graph(line("task"), task=ok)
@@ -407,9 +407,9 @@ async def test_who_stands_still_within_a_batch_keeps_others_waiting_for_a_bounde
         with faults.holding("foreman.commit.before") as held:
             cancelling = asyncio.create_task(still.engine.cancel(key, "by who stands still"))
             await held.reached()
-            await asyncio.wait_for(other.engine.cancel(key, "by the other"), 10)
+            await asyncio.wait_for(other.engine.cancel(key, "by the other"), 30)
         with pytest.raises(FlowConflict, match="cancelled"):
-            await asyncio.wait_for(cancelling, 10)
+            await asyncio.wait_for(cancelling, 30)
         assert (await other.engine.snapshot(key)).cancel_reason == "by the other"
 
 

@@ -68,7 +68,7 @@ class Flow(MutableMapping[str, Any]):
         flow_key: str = "",
         step_key: str = "",
         attempt: int = 0,
-        step_created_at: dt.datetime | None = None,
+        step_created_at: dt.datetime | float | None = None,
         baggage: Mapping[str, Any] | None = None,
         parks: Sequence[ParkRecord] = (),
     ) -> None:
@@ -79,7 +79,7 @@ class Flow(MutableMapping[str, Any]):
         self._step_key = step_key
         self._attempt = attempt
         self._step_created_at = step_created_at
-        self._baggage: Mapping[str, Any] = MappingProxyType(dict(baggage or {}))
+        self._baggage = baggage if type(baggage) is MappingProxyType else MappingProxyType(dict(baggage or {}))
         self._parks = tuple(parks)
         self._signals = Signals()
         self._calls = 0
@@ -182,7 +182,8 @@ class Flow(MutableMapping[str, Any]):
     @property
     def step_created_at(self) -> dt.datetime | None:
         """When the step was first created; retries keep it. None outside a Foreman."""
-        return self._step_created_at
+        created = self._step_created_at
+        return dt.datetime.fromtimestamp(created, dt.UTC) if isinstance(created, float) else created
 
     @property
     def baggage(self) -> Mapping[str, Any]:
@@ -297,9 +298,8 @@ class Flow(MutableMapping[str, Any]):
             )
 
     def _elapsed(self) -> float:
-        if self._step_created_at is None:
-            return 0.0
-        return max(0.0, (clock.utcnow() - self._step_created_at).total_seconds())
+        created = self.step_created_at
+        return 0.0 if created is None else max(0.0, (clock.utcnow() - created).total_seconds())
 
     # --- the wire --------------------------------------------------------------------------------------
 
@@ -312,7 +312,7 @@ class Flow(MutableMapping[str, Any]):
                 state=self._state,
                 changes=self._changes,
                 attempt=self._attempt,
-                step_created_at=self._step_created_at,
+                step_created_at=self.step_created_at,
                 baggage=dict(self._baggage),
                 parks=self._parks,
             )

@@ -68,6 +68,7 @@ class GraphWarning(UserWarning):
 class _Index:
     nodes: Mapping[str, Node]
     out: Mapping[str, tuple[Transition, ...]]
+    only_ways: Mapping[str, Transition]
     fan_out_sources: frozenset[str]
     fan_ins: Mapping[str, str]
     stacks: Mapping[str, tuple[str, ...]]
@@ -288,6 +289,10 @@ class Graph:
         """The edges that leave the node, in the order of registration."""
         return self._indexed().out.get(name, ())
 
+    def only_way(self, name: str) -> Transition | None:
+        """The edge that is taken from the node whatever the state is; None where that depends on it."""
+        return self._indexed().only_ways.get(name)
+
     def join_of(self, fan_in: str) -> Join:
         """Which branches the fan-in waits for."""
         return self._fan_ins.get(fan_in, Join.ALL)
@@ -327,7 +332,9 @@ class Graph:
             )
             for name, node in self._nodes.items()
         }
-        return _Index(nodes, out, sources, found.fan_ins, found.stacks, found.problems)
+        routed = {name: [edge for edge in edges if edge.routes] for name, edges in out.items()}
+        only_ways = {name: ways[0] for name, ways in routed.items() if len(ways) == 1 and ways[0].kind == "plain"}
+        return _Index(nodes, out, only_ways, sources, found.fan_ins, found.stacks, found.problems)
 
     # --- checking ------------------------------------------------------------------------------------
 

@@ -107,8 +107,14 @@ def decode_all(fields: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
 
 
 def apply(state: Mapping[str, msgspec.Raw], delta: Mapping[str, msgspec.Raw]) -> Fields:
-    """The state after the delta: its values written, its tombstones enacted and gone."""
-    return {name: raw for name, raw in {**state, **delta}.items() if raw != NULL}
+    """The state after the delta: its values written, its tombstones enacted and gone. A state has none itself, so what
+    is not in the delta is not looked at.
+    """
+    after = {**state, **delta}
+    for name, raw in delta.items():
+        if raw == NULL:
+            del after[name]
+    return after
 
 
 def accumulate(delta: Mapping[str, msgspec.Raw], newer: Mapping[str, msgspec.Raw]) -> Fields:
