@@ -7,7 +7,6 @@ they look at the clock.
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.harness import SEED, InvalidRun, percentiles
+from benchmarks.harness import SEED, InvalidRun, percentiles, settle_heap
 
 PATIENCE = 20.0
 """Seconds that an answer may take."""
@@ -52,7 +51,7 @@ class Load(msgspec.Struct, frozen=True):
 
 async def run(asks: Sequence[Ask], load: Load) -> dict[str, float]:
     """What a pass measured. InvalidRun where an answer was wrong."""
-    gc.collect()
+    settle_heap()
     asks = asks[: load.destinations]
     return await (open_loop(asks, load) if load.rate else closed_loop(asks, load))
 

@@ -13,7 +13,7 @@ import json
 import sys
 
 from benchmarks.flows import LEASE, LINEAR, Load, Nothing, drive
-from benchmarks.harness import event_loops
+from benchmarks.harness import event_loops, settle_heap
 from mbactor import ActorSystem, observe
 from mbactor.foreman import Flows, Foreman
 
@@ -22,6 +22,7 @@ async def serve(url: str) -> None:
     async with ActorSystem() as system:
         await system.spawn(Foreman, database=url, lease=LEASE)
         await system.spawn(Nothing)
+        settle_heap()
         _say("ready")
         lines = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -137,6 +138,9 @@ async def _until_stopped(system: ActorSystem, stopped: asyncio.Event, addresses:
         starting.result()
     except MbactorError as error:
         return _failed(error)
+    # What is there by now stays. Looking through it again and again for garbage takes a tenth of a second each time,
+    # in which the loop stands still.
+    gc.freeze()
     click.echo(render(await system.whole_tree(), "text"))
     for url in addresses.urls:
         click.echo(f"serving {click.style(url, bold=True)}")

@@ -14,7 +14,7 @@ import asyncio
 import contextvars
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, overload
 
 from mbactor import observe
@@ -87,27 +87,27 @@ class Committer:
         self._closed = False
 
     @overload
-    async def commit(self, operation: Settle) -> Settled: ...
+    def commit(self, operation: Settle) -> Awaitable[Settled]: ...
     @overload
-    async def commit(self, operation: Create, *, patient: bool = True) -> Created: ...
+    def commit(self, operation: Create, *, patient: bool = True) -> Awaitable[Created]: ...
     @overload
-    async def commit(
+    def commit(
         self, operation: Start | Resume | Cancel | Delete | Rewind | BreakBefore | ResumeBreak
-    ) -> Changed: ...
+    ) -> Awaitable[Changed]: ...
     @overload
-    async def commit(self, operation: Fork | ContinueThread | Tick) -> Created | Changed: ...
+    def commit(self, operation: Fork | ContinueThread | Tick) -> Awaitable[Created | Changed]: ...
     @overload
-    async def commit(self, operation: Claim) -> Claimed: ...
+    def commit(self, operation: Claim) -> Awaitable[Claimed]: ...
     @overload
-    async def commit(self, operation: Extend) -> frozenset[int]: ...
+    def commit(self, operation: Extend) -> Awaitable[frozenset[int]]: ...
     @overload
-    async def commit(self, operation: Enrol) -> dict[int, str]: ...
+    def commit(self, operation: Enrol) -> Awaitable[dict[int, str]]: ...
     @overload
-    async def commit(
+    def commit(
         self, operation: Release | Recover | Purge | Reap | PutSchedule | DropSchedule | PauseSchedule
-    ) -> int: ...
+    ) -> Awaitable[int]: ...
 
-    async def commit(self, operation: Operation, *, patient: bool = True) -> Any:
+    def commit(self, operation: Operation, *, patient: bool = True) -> Awaitable[Any]:
         """Hand in an operation; its result once it is durable.
 
         One that is not `patient` fails with `StoreTrouble` where the database does not take it, and is not written.
@@ -115,8 +115,16 @@ class Committer:
         A caller that is cancelled while its operation still waits takes it back; once it is being written it may land.
         `Unstorable` where it can never be written, `Unavailable` after `close`.
         """
+        if len(self._queue) >= MOST_WAITING and not self._closed:
+            return self._commit_late(operation, patient=patient)
+        return self._hand_in(operation, patient=patient)
+
+    async def _commit_late(self, operation: Operation, *, patient: bool) -> Any:
         while len(self._queue) >= MOST_WAITING and not self._closed:
             await self._wait_for_room()
+        return await self._hand_in(operation, patient=patient)
+
+    def _hand_in(self, operation: Operation, *, patient: bool) -> asyncio.Future[Any]:
         if self._closed:
             raise Unavailable("the Foreman has been closed")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -129,7 +137,7 @@ class Committer:
         if self._writing is None:
             # Not in the context of whoever comes first: the batch belongs to many.
             self._writing = asyncio.create_task(self._write_all(), name="committer", context=contextvars.Context())
-        return await future
+        return future
 
     async def close(self) -> None:
         """Write what has been handed in, then refuse more. Idempotent."""

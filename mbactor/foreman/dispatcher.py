@@ -272,10 +272,11 @@ class Dispatcher:
         """Run a step and settle it; the step to go on with, if this worker was handed one."""
         following: list[Held] = []
         try:
-            following = await self._step(held)
-            if held.flow_ended:
-                following = []  # what was handed over as it settled has been cancelled by now
-            following = [one for one in following if one.step_id not in held.given_up]
+            plan = await self._run(held)
+            if plan is not None:
+                following = await self._carry_out(held, plan)
+            if held.flow_ended or held.given_up:
+                following = _still_wanted(held, following)
         finally:
             if self._held.get(held.step_id) is held:
                 del self._held[held.step_id]
@@ -294,29 +295,31 @@ class Dispatcher:
         if self._engine.committer.best_due is not None:
             self._bell.set()
 
-    async def _step(self, held: Held) -> list[Held]:
+    async def _run(self, held: Held) -> Plan | None:
+        """Run the task; what follows from that. None where it does not count, or is settled already."""
         flow = await self._load(held)
         if flow is None:
-            return []
+            return None
         with observe.span(
             "step", held.node, parent=held.head.trace_parent, flow=held.head.correlation_id, attempt=held.attempt
         ) as seen:
             await checkpoint("foreman.execute.before", node=held.node, worker=self.lease.worker, attempt=held.attempt)
             if held.cancelled:
-                return []
+                return None
             error = await execute(self._engine.host, held, flow)
             await checkpoint("foreman.execute.after", node=held.node, worker=self.lease.worker, attempt=held.attempt)
             if held.cancelled:
                 seen["ended"] = "cancelled"
-                return []
+                return None
             if was_refused(error) and held.refused_for < (budget := budget_of(held)):
                 seen["ended"] = "refused"
-                return await self._settle(held, None, postponed(held, budget / 8))
+                await self._settle(held, None, postponed(held, budget / 8))
+                return None
             plan = self._decide(held, flow, error)
             seen["ended"] = plan.kind
             if plan.error is not None and isinstance(seen, observe.Span):
                 seen.error = plan.error
-        return await self._carry_out(held, plan)
+        return plan
 
     async def _load(self, held: Held) -> Flow | None:
         """What the task is to see. The input of a step that was not handed over in memory is folded first. None where
@@ -398,6 +401,11 @@ async def _until(bell: asyncio.Event, pause: float) -> None:
             await bell.wait()
         finally:
             timer.cancel()
+
+
+def _still_wanted(held: Held, following: list[Held]) -> list[Held]:
+    """Of what was handed over as a step settled, what has not been cancelled or given up meanwhile."""
+    return [] if held.flow_ended else [one for one in following if one.step_id not in held.given_up]
 
 
 def _cancel(held: Held) -> None:

@@ -143,7 +143,9 @@ class Task(Feature):
             except SystemExit as raised:
                 # A library that exits would take every flow of the process with it, again at each recovery.
                 raise MbactorError(f"{signature.name} called sys.exit({raised.code!r})") from raised
-            return Ran(error) if carried else _wire_result(flow, error)
+            if carried:
+                return RAN if error is None else Ran(error)
+            return _wire_result(flow, error)
 
         return invoke
 
@@ -170,6 +172,10 @@ class Ran:
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
+
+
+RAN = Ran(None)
+"""That of all runs which came to their end."""
 
 
 class Workflow(Feature):

@@ -9,7 +9,6 @@ with an arrival at its cohort; whether that was the last one is for the store to
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -27,14 +26,13 @@ ON_ERROR_FIELD = "on_err"
 """Where the handler of an error finds what happened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True, gc=False):
     """How a run of a task ended: `changes` is all the step has written, `before` what earlier runs of it had."""
 
     outcome: Outcome
     changes: Fields
-    before: Fields = field(default_factory=dict)
-    signals: Signals = field(default_factory=Signals)
+    before: Fields = {}
+    signals: Signals = msgspec.field(default_factory=Signals)
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
@@ -114,6 +112,8 @@ def _after_success(graph: Graph, node: str, in_cohort: bool, state: Fields, run:
         if goto is not None:
             targets = [_goto(graph, node, goto)]
         elif (only := graph.only_way(node)) is not None:
+            if only.target != END and not graph.is_fan_in(only.target):
+                return Plan("advance", run.changes, (Target(only.target),), delay=delay)
             targets = [Target(only.target)]
         else:
             targets = list(_routed(graph, node, apply(state, run.changes)))

@@ -58,6 +58,9 @@ class Head:
         self.delete_on_completion = bool(row.delete_on_completion)
 
 
+_NONE: frozenset[int] = frozenset()
+
+
 class Held:
     """A step that this worker has leased. `state` is its input; None until it has been loaded."""
 
@@ -97,7 +100,7 @@ class Held:
         self.executing: asyncio.Task[Any] | None = None
         self.cancelled = False
         self.flow_ended = False
-        self.given_up: frozenset[int] = frozenset()
+        self.given_up = _NONE
         """Steps of its flow that were given up while it ran."""
 
     @classmethod

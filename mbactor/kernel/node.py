@@ -21,7 +21,7 @@ import anyio
 
 from mbactor import observe
 from mbactor.durations import Duration, seconds
-from mbactor.errors import BadRequest, DeclarationError, MbactorError, NoSuchActor, Unavailable
+from mbactor.errors import BadRequest, DeclarationError, MbactorError, Unavailable
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.client import BytesCall, Response, body_of
@@ -341,9 +341,12 @@ class Node:
             cell = served.replica(address.replica)
             return cell, None if cell is None else cell.routes.find(address)
         for one in served.cells:
-            with suppress(NoSuchActor):
-                cell = served.next(one.routes.find(address).feature.name)
-                return cell, None if cell is None else cell.routes.find(address)
+            route = one.routes.known(address)
+            cell = None if route is None else served.next(route.feature.name)
+            if cell is not None and cell.routes is not one.routes:
+                route = cell.routes.known(address)
+            if cell is not None and route is not None:
+                return cell, route
         return None, None
 
     # --- who is reached here ------------------------------------------------------------------------------------

@@ -189,9 +189,16 @@ class Routes:
 
     def find(self, address: Address) -> Route:
         """The route of an address: NoSuchActor for an unknown path, MethodNotAllowed for the wrong method."""
+        route = self.known(address)
+        if route is None:
+            raise NoSuchActor(str(address), "the actor has no such path")
+        return route
+
+    def known(self, address: Address) -> Route | None:
+        """As `find`, but None for an unknown path."""
         methods = self._by_path.get((address.port, address.path))
         if methods is None:
-            raise NoSuchActor(str(address), "the actor has no such path")
+            return None
         route = methods.get(address.method) or methods.get(ANY_METHOD)
         if route is None:
             raise MethodNotAllowed(str(address), address.method, tuple(methods))

@@ -85,9 +85,9 @@ async def test_what_arrives_while_the_writer_is_busy_joins_the_next_batch() -> N
         store = Slowed(world.store)
         committer = Committer(store, landed)
         store.go.clear()
-        first = asyncio.create_task(committer.commit(new()))
+        first = asyncio.ensure_future(committer.commit(new()))
         await world.until(lambda: _count(store, 1))
-        others = [asyncio.create_task(committer.commit(new())) for _ in range(50)]
+        others = [asyncio.ensure_future(committer.commit(new())) for _ in range(50)]
         await asyncio.sleep(0)
         store.go.set()
         created = await asyncio.gather(first, *others)
@@ -136,7 +136,7 @@ async def test_callers_and_waiters_go_on_only_after_the_commit() -> None:
         await asyncio.sleep(0)
         key = await engine_world.engine.create("line")
         store.after.clear()
-        waiting = asyncio.create_task(engine_world.engine.wait(key))
+        waiting = asyncio.ensure_future(engine_world.engine.wait(key))
         await world.until(lambda: _ended(world))
         # The transaction is durable, and the writer has not been told yet.
         for _ in range(10):
@@ -242,9 +242,9 @@ async def test_an_operation_that_its_caller_gave_up_is_not_written() -> None:
         store = Slowed(world.store)
         committer = Committer(store, landed)
         store.go.clear()
-        first = asyncio.create_task(committer.commit(new()))
+        first = asyncio.ensure_future(committer.commit(new()))
         await world.until(lambda: _count(store, 1))
-        second = asyncio.create_task(committer.commit(new()))
+        second = asyncio.ensure_future(committer.commit(new()))
         await asyncio.sleep(0)
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
@@ -259,7 +259,7 @@ async def test_a_step_leased_for_a_caller_that_went_away_is_given_back_at_once()
         store = Slowed(world.store)
         committer = Committer(store, landed)
         store.go.clear()
-        lost = asyncio.create_task(committer.commit(new(lease=Lease("gone", 10))))
+        lost = asyncio.ensure_future(committer.commit(new(lease=Lease("gone", 10))))
         await world.until(lambda: _count(store, 1))
         lost.cancel()
         await asyncio.gather(lost, return_exceptions=True)
@@ -272,7 +272,7 @@ async def test_a_step_leased_for_a_caller_that_went_away_is_given_back_at_once()
 async def test_close_writes_what_was_handed_in_and_refuses_more() -> None:
     async with a_world(workers=0) as world:
         committer = Committer(world.store, landed)
-        waiting = [asyncio.create_task(committer.commit(new())) for _ in range(5)]
+        waiting = [asyncio.ensure_future(committer.commit(new())) for _ in range(5)]
         await asyncio.sleep(0)
         await committer.close()
         await committer.close()

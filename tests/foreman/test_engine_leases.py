@@ -300,7 +300,7 @@ from tests.foreman.test_engine_leases import a_world, crash_graph
 
 async def main():
     async with a_world({url!r}, workers=2, lease=0.5, poll_interval=0.05) as world:
-        await crash_graph(world, pause=0.002)
+        await crash_graph(world, pause=0.002, halts=True)
         for number in range(200):
             key = await world.engine.create("crash", {{"number": number}})
             print(key, flush=True)
@@ -310,8 +310,8 @@ asyncio.run(main())
 """
 
 
-async def crash_graph(world: World, pause: float) -> None:
-    """Eight steps, with a fan-out in the middle."""
+async def crash_graph(world: World, pause: float, *, halts: bool = False) -> None:
+    """Eight steps, with a fan-out in the middle, where every eighth flow stands still if it `halts`."""
     graph = Graph("crash")
     graph.add_transition_chain("a", "b", "spread")
     graph.add_transition_fan_out("spread", "x", "y", "z")
@@ -326,6 +326,8 @@ async def crash_graph(world: World, pause: float) -> None:
 
     async def branch(flow: Flow) -> None:
         await task(flow)
+        if halts and flow["number"] % 8 == 0:
+            await asyncio.Event().wait()
         flow["list_keys"] = [flow.step_key]
 
     await world.graph(graph, a=task, b=task, spread=ok, join=ok, last=ok, x=branch, y=branch, z=branch)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Never, TypeVar, cast
 
@@ -59,6 +58,11 @@ class Flow(MutableMapping[str, Any]):
     A task that wants one asks for a parameter of this type. Setting a field to None deletes it. A value
     that cannot be stored (NaN, a NUL in a string, no JSON) is refused where it is set, with `InvalidState`.
     """
+
+    __slots__ = (
+        "_attempt", "_baggage", "_calls", "_changes", "_fault", "_flow_key", "_live", "_over", "_parks", "_signals",
+        "_state", "_step_created_at", "_step_key", "_unwound",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -183,7 +187,7 @@ class Flow(MutableMapping[str, Any]):
     def step_created_at(self) -> dt.datetime | None:
         """When the step was first created; retries keep it. None outside a Foreman."""
         created = self._step_created_at
-        return dt.datetime.fromtimestamp(created, dt.UTC) if isinstance(created, float) else created
+        return dt.datetime.fromtimestamp(created, dt.UTC) if isinstance(created, int | float) else created
 
     @property
     def baggage(self) -> Mapping[str, Any]:
@@ -346,12 +350,14 @@ class Flow(MutableMapping[str, Any]):
         self._unwound = result.signals.park is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How one run of a task ended. `error` is set exactly where it failed."""
 
     kind: Literal["completed", "parked", "retry", "failed"]
     error: BaseException | None = None
+
+
+_COMPLETED = Outcome("completed")
 
 
 def finish(flow: Flow, error: BaseException | None) -> Outcome:
@@ -361,6 +367,8 @@ def finish(flow: Flow, error: BaseException | None) -> Outcome:
     out of the task. More than one of goto, retry and a park is a failure.
     """
     flow._over = True  # noqa: SLF001 - one module: the carrier's own end
+    if error is None and flow._fault is None and not flow._unwound and flow.signals.plain:  # noqa: SLF001
+        return _COMPLETED
     own = _without_parks(error) or flow._fault  # noqa: SLF001
     if own is not None:
         return Outcome("failed", own)

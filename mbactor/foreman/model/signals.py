@@ -25,7 +25,7 @@ class Parked(BaseException):
     """
 
 
-class Park(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Park(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
     """A wait for something outside: an answer to `payload`, or the end of a child flow started with it.
 
     `number` counts the parks of the step from 0: it is the place of the answer among the records.
@@ -37,7 +37,7 @@ class Park(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     number: int = 0
 
 
-class ParkRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class ParkRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
     """A park of an earlier run of the same step, with its answer once there is one.
 
     For the unit test of a task: `Flow.of(state, parks=[ParkRecord.answering({"approved": True})])`.
@@ -73,13 +73,18 @@ class ParkRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
         return call_text(self.kind, self.workflow)
 
 
-class Signals(msgspec.Struct, rename="camel", omit_defaults=True):
+class Signals(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """What the run asked for. `goto`, `retry_delay` and `park` exclude each other; `sleep` goes with all."""
 
     goto: str | None = None
     retry_delay: float | None = None
     sleep: float = 0.0
     park: Park | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether none of those is set that exclude each other."""
+        return self.goto is None and self.retry_delay is None and self.park is None
 
     def competing(self) -> list[str]:
         """The signals set, of those that exclude each other."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import os
 import signal
 import socket
@@ -227,6 +228,7 @@ class _Hosted:
             self._over.set()
         else:
             self._node.serving = True
+            gc.freeze()  # as `mbactor run` does
             self._line.send(Ready(self._child.ref.url if self._is_actor else None))
 
     def _stop(self, timeout: float | None, exit: Exit) -> None:
