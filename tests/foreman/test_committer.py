@@ -32,6 +32,7 @@ class Slowed:
     statuses: Any
     step: Any
     progress: Any
+    places: Any
     tokens: Any
     steps: Any
     materials: Any
