@@ -167,7 +167,7 @@ def told(result: Result, steps: dict[int, int], flows: dict[int, int], tokens: d
     """A result in the ids and tokens of the model, which the others have by those of whose result it is."""
     match result:
         case Created():
-            return ("created", flows[result.flow_id], _named(result, tokens), result.existed, result.workflow)
+            return ("created", flows.get(result.flow_id), _named(result, tokens), result.existed, result.workflow)
         case Settled():
             rows = [(one.step.token, steps.get(one.step_id), flows.get(one.flow_id)) for one in result.inserted]
             return ("settled", result.landed, rows)
