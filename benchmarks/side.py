@@ -15,7 +15,7 @@ import sys
 
 import msgspec
 
-from benchmarks.harness import event_loops
+from benchmarks.harness import event_loops, settle_heap
 from benchmarks.load import Load, run
 from benchmarks.ways import WAYS, first_answer
 from mbactor import observe
@@ -25,6 +25,7 @@ async def take(name: str, url: str, lines: asyncio.StreamReader) -> None:
     take_by = WAYS[name].take
     assert take_by is not None
     async with take_by(url) as address:
+        settle_heap()
         _say(address)
         await lines.read()
 
