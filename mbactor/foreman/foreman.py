@@ -30,6 +30,7 @@ from mbactor.foreman.shards import Member, Shards
 from mbactor.foreman.store.open import is_numbered, passes_on
 from mbactor.foreman.store.store import Store
 from mbactor.foreman.worker import Ears, Keeper, Scheduler
+from mbactor.kernel.context import Call
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor.children import Build, build_child
 from mbactor.supervisor.spec import Backoff, ChildSpec, checked_duration, child
@@ -180,12 +181,7 @@ class ActorHost:
         address = Address.parse(workflow)
         handed = self._node.hand_over(address, {}, 20.0)
         if handed is not None:
-            assert handed.future is not None
-            try:
-                graph: Graph = await handed.future
-            except asyncio.CancelledError:
-                handed.call_off()
-                raise
+            graph: Graph = await _answer_of(handed)
             return graph
         response = await self._node.request("POST", workflow)
         return Graph.from_json(response.body)
@@ -198,11 +194,16 @@ class ActorHost:
                 response = await self._node.request("POST", task_url, flow.to_wire(), call_off=True)
             flow.apply_result(response.body)
             return
-        assert handed.future is not None
-        try:
-            ran: Ran = await handed.future
-        except asyncio.CancelledError:
-            handed.call_off()
-            raise
+        ran: Ran = await _answer_of(handed)
         if ran.error is not None:
             raise ran.error
+
+
+async def _answer_of(call: Call) -> Any:
+    """What a method answers; it is cancelled with whoever waits for that."""
+    assert call.future is not None
+    try:
+        return await call.future
+    except asyncio.CancelledError:
+        call.call_off()
+        raise

@@ -112,8 +112,6 @@ def _after_success(graph: Graph, node: str, in_cohort: bool, state: Fields, run:
         if goto is not None:
             targets = [_goto(graph, node, goto)]
         elif (only := graph.only_way(node)) is not None:
-            if only.target != END and not graph.is_fan_in(only.target):
-                return Plan("advance", run.changes, (Target(only.target),), delay=delay)
             targets = [Target(only.target)]
         else:
             targets = list(_routed(graph, node, apply(state, run.changes)))

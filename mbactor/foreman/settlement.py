@@ -141,7 +141,7 @@ def _onward(held: Held, plan: Plan, hand_off: HandOff) -> Settle:
     if plan.kind == "advance":
         lease = hand_off.lease if kept else None
         node, written = plan.targets[0].node, dict[str, Any]()
-        if held.chain + 1 >= SNAPSHOT_CHAIN and _snapshot_due(held, plan, live := _live(held, plan)):
+        if held.chain + 1 >= SNAPSHOT_CHAIN and _snapshot_pays(held, plan, live := _live(held, plan)):
             written = {"state": encode_fields(live), "chain": 0}
         new = _new(held, node, new_token(), delay=plan.delay, lease=lease, **written)
         return _completed(held, plan, successors=(new,))
@@ -150,7 +150,7 @@ def _onward(held: Held, plan: Plan, hand_off: HandOff) -> Settle:
 
 def _branches(held: Held, plan: Plan, lease: Lease, kept: int) -> Settle:
     # A snapshot is written once, on the spawning step, and not on each of its branches.
-    due = held.cohort_id is None and _snapshot_due(held, plan, held.state or {})
+    due = held.cohort_id is None and held.chain + 1 >= SNAPSHOT_CHAIN and _snapshot_pays(held, plan, held.state or {})
     tokens = new_tokens(len(plan.targets))
     at_once = len(plan.targets) if plan.at_once is None else plan.at_once
     successors = tuple(
@@ -181,9 +181,8 @@ def _live(held: Held, plan: Plan) -> Fields:
     return apply(held.state or {}, plan.changes)
 
 
-def _snapshot_due(held: Held, plan: Plan, live: Fields) -> bool:
-    if held.chain + 1 < SNAPSHOT_CHAIN:
-        return False
+def _snapshot_pays(held: Held, plan: Plan, live: Fields) -> bool:
+    """Whether a state whose chain of deltas is long is to be written down again."""
     if held.chain + 1 >= LONGEST_CHAIN:
         return True
     size = sum(len(raw) + len(name) for name, raw in live.items())

@@ -79,11 +79,9 @@ class Places:
     def _following(self, step_id: int) -> Iterable[int]:
         yield from self.after[step_id]
         # The fan-in of a cohort has one of its branches before it in the chain, and follows from all.
-        spawn_id = self.steps[step_id].spawn_id
-        while spawn_id is not None:
+        for spawn_id in self.around(step_id):
             if spawn_id in self.fan_ins:
                 yield self.fan_ins[spawn_id]
-            spawn_id = self.steps[spawn_id].spawn_id
 
     def around(self, step_id: int) -> Iterable[int]:
         """The steps that spawned the cohorts that a step is in, innermost first."""
