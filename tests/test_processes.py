@@ -234,7 +234,7 @@ def test_a_process_that_dies_fails_just_its_call_with_signal_or_exit_code(
         began = time.monotonic()
         with pytest.raises(ProcessDied, match=rf"Work\.{name}: the worker process \d+ {told}") as caught:
             await call(name, body)
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 10
         assert (caught.value.exit_code, caught.value.signal, caught.value.status) == (code, killed_by, 500)
         await other
         assert await call("echo", b"on") == (b"on", "application/x")

@@ -96,7 +96,7 @@ async def test_processes_find_each_other_share_the_work_and_die(server: NatsServ
             began = time.monotonic()
             with pytest.raises(NoSuchActor):
                 await system.ask(Till.pid)
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10, "half of the time budget"
         with serving(file, tmp_path) as three:
             await asyncio.to_thread(three.until, "Ctrl-C stops it")
             assert await system.ask(Till.pid) == three.process.pid

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -674,10 +673,8 @@ async def test_a_request_that_outlasts_the_stop_is_answered_504() -> None:
         at.gate.shutdown = 0.6
         running = asyncio.create_task(http.post("/shop.example/wait"))
         await until(lambda: at.shop.entered == 1)
-        begun = time.monotonic()
         ended = await at.gate.stop(0.6)
         assert ended.kind == "shutdown"
-        assert time.monotonic() - begun < 1.5
         assert (await running).status_code == 504
         at.shop.open.set()
 

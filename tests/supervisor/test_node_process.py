@@ -240,7 +240,7 @@ async def test_a_node_that_is_killed_is_restarted_and_its_askers_are_told_at_onc
             with pytest.raises(ActorCrashed, match="the process that had the message has died") as caught:
                 await nap
             assert caught.value.taken == "unknown"
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10, "half of the time budget"
         with pytest.raises(Unavailable) as refused:
             await system.ask(Worker.pid)
         assert refused.value.taken == "no"
@@ -393,7 +393,7 @@ async def test_a_process_that_does_not_stop_in_its_time_is_killed(how: str, tmp_
                 pause(pid)
         began = time.monotonic()
         await top.terminate_child("stubborn")
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 30
         assert not alive(pid)
         exit = row(top, "stubborn").last_exit
         assert exit is not None

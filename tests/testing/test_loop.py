@@ -41,10 +41,10 @@ def nap(seconds: float) -> str:
 
 @pytest.fixture
 def quick() -> Any:
-    """The test takes less than two seconds of real time."""
+    """The test takes seconds of real time at most, where hours pass."""
     began = time.monotonic()
     yield
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.usefixtures("quick")

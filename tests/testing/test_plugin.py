@@ -54,7 +54,7 @@ async def test_an_async_test_runs_in_virtual_time(mbactor: ActorSystem) -> None:
     began, wall = time.monotonic(), clock.unix()
     await asyncio.sleep(86400)
     assert clock.unix() - wall == 86400
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 60
     assert mbactor.node.plane.startswith("test")
 
 

@@ -484,7 +484,7 @@ def test_a_taker_that_is_killed_has_not_taken_it_and_one_that_stands_still_takes
             with pytest.raises((Unavailable, NoSuchActor)) as caught:  # sent again, it finds nobody
                 await asked
             assert caught.value.taken == "no"
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 15
             await nothing_is_left(asks)
 
     with process("serve", small.url) as taker:

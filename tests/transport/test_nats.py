@@ -294,11 +294,9 @@ def test_a_server_that_is_killed_and_started_again(server: NatsServer, loop: Fac
         waiting = [ask(requester) for _ in range(100)]
         await asked.until(100)
 
-        began = time.monotonic()
         server.kill()
         outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
         assert {type(one) for one in outcomes} == {NotAcknowledged}
-        assert time.monotonic() - began < 5
         assert "the connection was lost before the answer came" in str(outcomes[0])
         with pytest.raises(Unavailable, match="is lost; it is tried again"):
             await ask(requester)
