@@ -40,16 +40,20 @@ from mbactor.transport.message import JSON
 class Reference:
     """A task or a workflow taken from its class."""
 
-    __slots__ = ("feature", "owner")
+    __slots__ = ("_told", "feature", "owner")
 
     def __init__(self, feature: Feature, owner: type) -> None:
         self.feature = feature
         self.owner = owner
+        self._told = ("", "")
 
     @property
     def url(self) -> str:
         """Where it is reached. DeclarationError where its class has no host."""
-        return str(self.feature.address(host_of(self.owner)))
+        host = host_of(self.owner)
+        if self._told[0] != host:
+            self._told = (host, str(self.feature.address(host)))
+        return self._told[1]
 
     def __repr__(self) -> str:
         return f"{self.owner.__name__}.{self.feature.name}"
@@ -110,13 +114,19 @@ class Task(Feature):
         self.rate = rate
         self.aside = not serial
         self.begins_late = not inspect.iscoroutinefunction(function)
+        self._known: dict[type, TaskReference] = {}
 
     @overload
     def __get__(self, instance: None, owner: type) -> TaskReference: ...
     @overload
     def __get__(self, instance: object, owner: type) -> Callable[..., Any]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
-        return TaskReference(self, owner) if instance is None else types.MethodType(self.function, instance)
+        if instance is not None:
+            return types.MethodType(self.function, instance)
+        known = self._known.get(owner)
+        if known is None:
+            known = self._known[owner] = TaskReference(self, owner)
+        return known
 
     def signature(self, owner: type) -> Signature:
         read = signature_of(self.function, owner, self.local_names, Flow)

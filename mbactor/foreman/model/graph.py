@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from mbactor import expressions
 from mbactor.durations import Duration, seconds
@@ -34,7 +36,6 @@ from mbactor.foreman.model.transition import END, Node, Transition, TransitionKi
 __all__ = ["END", "Graph", "GraphWarning", "Node", "NodeReference", "Transition", "TransitionKind", "holds"]
 
 
-@runtime_checkable
 class NodeReference(Protocol):
     """What stands for a task where a node is named, such as `Credit.verify_credit`.
 
@@ -49,7 +50,6 @@ class NodeReference(Protocol):
     def url(self) -> str: ...
 
 
-@runtime_checkable
 class WorkflowReference(Protocol):
     """What stands for a workflow, such as `Credit.approval`."""
 
@@ -164,14 +164,14 @@ class Graph:
         outputs: Sequence[str] | None = None,
     ) -> None:
         """A node that runs a workflow as a child; the named fields (default: all) go in and come back."""
-        if isinstance(workflow, NodeReference):
+        if _stands_for_task(workflow):
             raise TypeError(f"add_subgraph({name!r}) needs a workflow, {workflow!r} is a task; use set_endpoint")
         node = Node(name, _url_of(workflow), subgraph=True, inputs=_names(inputs), outputs=_names(outputs))
         self._set(node)
 
     def set_endpoint(self, name: str, task: AnyNode) -> None:
         """What the node of this name runs: a task reference, or a URL. Without it a name is its own URL."""
-        if not isinstance(task, str) and not isinstance(task, NodeReference) and isinstance(task, WorkflowReference):
+        if not isinstance(task, str) and not _stands_for_task(task) and hasattr(task, "url"):
             raise TypeError(f"set_endpoint({name!r}) needs a task, {task!r} is a workflow; use add_subgraph")
         self._references[name] = task
         self._set(Node(name, _url_of(task)))
@@ -240,7 +240,7 @@ class Graph:
     @property
     def nodes(self) -> tuple[Node, ...]:
         """In the order of registration."""
-        return tuple(self._indexed().nodes.values())
+        return tuple(map(self._whole, self._nodes.values()))
 
     @property
     def transitions(self) -> tuple[Transition, ...]:
@@ -320,18 +320,20 @@ class Graph:
             self._index = self._make_index()
         return self._index
 
+    def _whole(self, node: Node) -> Node:
+        """The node with what was said of it apart."""
+        name = node.name
+        if name not in self._fan_ins and name not in self._budgets:
+            return node
+        return replace(node, fan_in=name in self._fan_ins, join=self.join_of(name), time_budget=self._budgets.get(name))
+
     def _make_index(self) -> _Index:
         out: dict[str, tuple[Transition, ...]] = dict.fromkeys(self._nodes, ())
         for edge in self._transitions:
             out[edge.source] = (*out.get(edge.source, ()), edge)
         sources = frozenset(name for name, edges in out.items() if _fans_out(edges))
         found = lineage.trace(self.entry_point, out, sources, self._fan_ins)
-        nodes = {
-            name: replace(
-                node, fan_in=name in self._fan_ins, join=self.join_of(name), time_budget=self._budgets.get(name)
-            )
-            for name, node in self._nodes.items()
-        }
+        nodes = {node.name: node for node in self.nodes}
         routed = {name: [edge for edge in edges if edge.routes] for name, edges in out.items()}
         only_ways = {name: ways[0] for name, ways in routed.items() if len(ways) == 1 and ways[0].kind == "plain"}
         return _Index(nodes, out, only_ways, sources, found.fan_ins, found.stacks, found.problems)
@@ -437,10 +439,15 @@ def _fans_out(edges: Sequence[Transition]) -> bool:
     return any(edge.kind == "for_each" for edge in edges) or sum(edge.spawns for edge in edges) >= 2
 
 
+def _stands_for_task(given: object) -> bool:
+    """Whether it is a `NodeReference`. A graph is built for each flow, and `isinstance` of a protocol is slow."""
+    return hasattr(given, "node_name")
+
+
 def _name_of(node: AnyNode) -> str:
     name = node if isinstance(node, str) else getattr(node, "node_name", None)
     if not isinstance(name, str):
-        if isinstance(node, WorkflowReference):
+        if hasattr(node, "url"):
             raise TypeError(
                 f"{node!r} is a workflow; make it a node with add_subgraph(name, {node!r}) and use that name"
             )

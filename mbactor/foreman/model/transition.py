@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from mbactor.foreman.model.join import Join
 
@@ -13,8 +14,7 @@ END = "END"
 TransitionKind = Literal["plain", "when", "switch", "goto", "for_each", "on_error", "on_timeout"]
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True, gc=False):
     """A place in the graph. Its name is its identity; several nodes may share the URL of one task."""
 
     name: str
@@ -34,8 +34,7 @@ class Node:
     """How often its task may be started, as `100/s`; empty: as often as it comes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True, gc=False):
     """An edge. `when` goes with the kinds when, switch and (from JSON) for_each."""
 
     source: str
