@@ -28,7 +28,14 @@ from mbactor.foreman.host import Host
 from mbactor.foreman.keys import Key, new_token, not_found, parse_key
 from mbactor.foreman.model.advice import refusal
 from mbactor.foreman.model.graph import Graph
-from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, FlowSummary, StepRecord
+from mbactor.foreman.model.outcome import (
+    DEFAULT_TIME_BUDGET,
+    FlowOptions,
+    FlowOutcome,
+    FlowPage,
+    FlowSummary,
+    StepRecord,
+)
 from mbactor.foreman.model.paging import Listed, merged
 from mbactor.foreman.model.query import FlowQuery, check_purge
 from mbactor.foreman.model.state import Fields, decode_all, decode_fields, encode_fields, encode_value, initial_state
@@ -92,7 +99,7 @@ class Engine:
         store: Store,
         host: Host,
         *,
-        default_time_budget: float = 20.0,
+        default_time_budget: float = DEFAULT_TIME_BUDGET,
         lease: float = 10.0,
         poll_interval: float = 0.5,
         commit_each: bool = False,

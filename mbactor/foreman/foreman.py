@@ -21,6 +21,7 @@ from mbactor.foreman.engine import Engine
 from mbactor.foreman.features import Ran
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.model.outcome import DEFAULT_TIME_BUDGET
 from mbactor.foreman.model.schedule import Schedule
 from mbactor.foreman.news import Herald, News
 from mbactor.foreman.roll import Roll
@@ -64,7 +65,7 @@ class Foreman(Supervisor):
         database: str = "sqlite://",
         workers: int = 4,
         slots: int = 256,
-        default_time_budget: Duration = 20.0,
+        default_time_budget: Duration = DEFAULT_TIME_BUDGET,
         lease: Duration = 10.0,
         commit_each: bool = False,
         retention_days: float = 0,

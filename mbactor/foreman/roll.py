@@ -15,11 +15,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 from mbactor import observe
-from mbactor.errors import BadRequest, MbactorError, ShardInUse
+from mbactor.errors import BadRequest, InvalidSpec, MbactorError, ShardInUse
 from mbactor.foreman.model.outcome import ShardState
 from mbactor.foreman.shards import Member, Shards
 from mbactor.foreman.store.late import LateStore, open_or_late
-from mbactor.foreman.store.open import is_numbered, open_store, url_of_shard
+from mbactor.foreman.store.open import is_numbered, open_store, shown_database, url_of_shard
 from mbactor.foreman.store.operations import Enrol
 from mbactor.foreman.store.store import Store
 
@@ -53,6 +53,12 @@ class Roll:
             known = {} if isinstance(first, LateStore) else await first.roll()
             states = {**dict.fromkeys(range(1, count + 1), "active"), **known}
             wanted = [number for number, state in states.items() if number > 1 and state != "removed"]
+            if wanted and not is_numbered(self._database):
+                others = ", ".join(map(str, wanted))
+                raise InvalidSpec(
+                    f"{shown_database(self._database)} is that of shard 1 of several (there is {others}, too); give the"
+                    " URL with %d in it, which stands for the number of a shard"
+                )
             stores = [first, *await asyncio.gather(*map(self._open, wanted), return_exceptions=True)]
             for store in stores:
                 if isinstance(store, BaseException):
@@ -134,11 +140,11 @@ class Roll:
 
     async def cordon(self, number: int) -> None:
         """Let no new flows on a shard. Those that are there go on, and what follows from them."""
-        await self._write({self._shards.member(number).number: "cordoned"}, changing=True)
+        await self._change(self._shards.member(number), "cordoned")
 
     async def uncordon(self, number: int) -> None:
         """Let new flows on a shard again."""
-        await self._write({self._shards.member(number).number: "active"}, changing=True)
+        await self._change(self._shards.member(number), "active")
 
     async def remove(self, number: int) -> None:
         """Forget a shard that is drained, for good: its flows are not found any more, its number is not used again.
@@ -154,6 +160,11 @@ class Roll:
         if count:
             raise ShardInUse(f"shard {number} has {count} open flows; it can be removed once it has none", shard=number)
         await self._write({number: "removed"}, changing=True)
+
+    async def _change(self, member: Member, state: ShardState) -> None:
+        # The Foreman that knows of it may not have come to put it on the roll.
+        await self._write({member.number: "active"})
+        await self._write({member.number: state}, changing=True)
 
     async def _write(self, states: Mapping[int, str], *, changing: bool = False) -> None:
         one = Enrol(dict(states), changing=changing)

@@ -190,9 +190,9 @@ class Shards:
             return [self.member(query.shard)]
         return [self.members[number] for number in sorted(self.members)]
 
-    async def info(self) -> ShardInfos:
-        """How each shard fares. Costs a pass over each one's table of flows."""
-        known = [self.members[number] for number in sorted(self.members)]
+    async def info(self, shard: int | None = None) -> ShardInfos:
+        """How each shard fares, or one of them. Costs a pass over each one's table of flows."""
+        known = [self.members[number] for number in sorted(self.members)] if shard is None else [self.member(shard)]
         return await asyncio.gather(*(_info(member) for member in known))
 
     def member(self, number: int) -> Member:

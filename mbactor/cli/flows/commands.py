@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mbactor.cli.flows import look_commands, steer_commands
+from mbactor.cli.flows import look_commands, shard_commands, steer_commands
 from mbactor.cli.flows.group import flows
 
-__all__ = ["flows", "look_commands", "steer_commands"]
+__all__ = ["flows", "look_commands", "shard_commands", "steer_commands"]

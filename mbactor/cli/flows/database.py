@@ -26,6 +26,7 @@ from mbactor.foreman.foreman import Foreman
 from mbactor.foreman.host import Host
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
+from mbactor.foreman.model.outcome import DEFAULT_TIME_BUDGET
 from mbactor.foreman.roll import Roll
 from mbactor.foreman.shards import Member, Shards
 from mbactor.foreman.store.late import LateStore
@@ -34,7 +35,6 @@ from mbactor.foreman.store.store import Store
 from mbactor.supervisor.spec import ChildSpec
 
 FAILED, WRONG, REFUSED = 1, 2, 4
-DEFAULT_TIME_BUDGET = 20.0
 _EXPECTED = "--database URL (or the variable MBACTOR_DATABASE), or -f FILE, a topology file with a Foreman"
 
 
@@ -87,6 +87,11 @@ def operate(where: Where, work: Callable[[Shards], Awaitable[int]], host: Host |
     """Do the work over the database; the exit code, also of what fails, which is told. The `host` has the graphs of
     flows that are created.
     """
+    return operate_roll(where, lambda shards, _: work(shards), host)
+
+
+def operate_roll(where: Where, work: Callable[[Shards, Roll], Awaitable[int]], host: Host | None = None) -> int:
+    """The same for what changes which shards there are."""
     try:
         return asyncio.run(_with_shards(where.database_of(), work, host or _NoHost()))
     except KeyboardInterrupt:
@@ -98,12 +103,12 @@ def operate(where: Where, work: Callable[[Shards], Awaitable[int]], host: Host |
         return REFUSED if error.status in {404, 409} else FAILED
 
 
-async def _with_shards(database: Database, work: Callable[[Shards], Awaitable[int]], host: Host) -> int:
+async def _with_shards(database: Database, work: Callable[[Shards, Roll], Awaitable[int]], host: Host) -> int:
     first = url_of_shard(database.url, 1)
     if not await is_there(first):
         raise InvalidSpec(f"{shown_database(first)} has no flows: no Foreman has used it (working in {Path.cwd()})")
     shards = Shards()
-    roll = Roll(shards, database.url, 0.0, _nothing, _nothing)
+    roll = Roll(shards, database.url, 0.0, _not_begun, _end)
     await roll.open(database.shards)
     try:
         for member in shards.members.values():
@@ -111,15 +116,24 @@ async def _with_shards(database: Database, work: Callable[[Shards], Awaitable[in
             member.engine = Engine(store, host, default_time_budget=database.time_budget)
             if isinstance(member.store, LateStore):
                 member.engine.committer.trouble = Trouble(str(member.store.why), -math.inf)
-        return await work(shards)
+        return await work(shards, roll)
     finally:
-        for engine in [member.engine for member in shards.members.values() if member.engine is not None]:
-            await engine.close()
-        await roll.close()
+        for member in list(shards.members.values()):
+            await _end(member)
 
 
-async def _nothing(_: Member) -> None:
-    """No part of a tree is started or stopped for a shard."""
+async def _not_begun(_: Member) -> None:
+    """No part of a tree is started for a shard."""
+
+
+async def _end(member: Member) -> None:
+    """Close what was opened of a shard."""
+    engine, member.engine = member.engine, None
+    if engine is not None:
+        await engine.close()
+    store, member.store = member.store, None
+    if store is not None:
+        await store.close()
 
 
 class _NoHost:

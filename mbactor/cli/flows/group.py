@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from mbactor.cli.flows.database import Where
     from mbactor.foreman.host import Host
     from mbactor.foreman.model.query import FlowQuery
+    from mbactor.foreman.roll import Roll
     from mbactor.foreman.shards import Shards
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -69,13 +71,27 @@ FILTERS = _all_of(_FILTERS)
 
 def work_on(given: Options, work: Callable[[Shards], Awaitable[int]], host: Host | None = None) -> NoReturn:
     """Do the work over the database that the options say, and end the program with its exit code."""
-    from mbactor.cli.flows.database import Where, operate
+    from mbactor.cli.flows.database import operate
+
+    sys.exit(operate(where_of(given), work, host))
+
+
+def work_on_roll(given: Options, work: Callable[[Shards, Roll], Awaitable[int]]) -> NoReturn:
+    """The same for what changes which shards there are."""
+    from mbactor.cli.flows.database import operate_roll
+
+    sys.exit(operate_roll(where_of(given), work))
+
+
+def where_of(given: Options) -> Where:
+    """The database that the options say."""
+    from mbactor.cli.flows.database import Where
 
     overlays: tuple[Path, ...] = given["overlays"]
     if overlays and given["file"] is None:
         raise click.UsageError("--overlay goes with --file")
     # A URL that a variable says is what there is where no file is named.
-    sys.exit(operate(Where(None if given["file"] else given["database"], given["file"], overlays), work, host))
+    return Where(None if given["file"] else given["database"], given["file"], overlays)
 
 
 def where_text(given: Options) -> str:
@@ -126,11 +142,12 @@ def state_of(text: str | None) -> Any:
 
 
 SECTIONS = {
-    "Look": ("list", "show", "history", "watch", "schedules", "shards", "check-graph"),
+    "Look": ("list", "show", "history", "watch", "fingerprint", "schedules", "shards", "check-graph"),
     "Steer": (
         "start", "resume", "cancel", "recover", "retry", "restart", "restart-from", "fork", "continue", "break",
         "resume-break", "delete", "purge", "schedule", "pause-schedule", "resume-schedule", "unschedule",
     ),
+    "Shards": ("cordon", "uncordon", "drain", "add-shard", "remove-shard"),
 }  # fmt: skip
 
 
@@ -156,5 +173,5 @@ def flows() -> None:
     task is run by these commands. A key, as `list` prints it, gives full power over its flow.
 
     Exit codes: 0 done, 1 the database does not answer, 2 what was given cannot be, 3 a flow that was waited for did not
-    complete, 4 refused: there is no such flow, or its status does not allow it.
+    complete (a shard: is not drained), 4 refused: there is no such flow, or its status does not allow it.
     """

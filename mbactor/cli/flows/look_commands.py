@@ -101,6 +101,20 @@ def watch(flow_keys: tuple[str, ...], limit: int, every: str, once: bool, as_jso
     work_on(given, lambda shards: watched(shards, view))
 
 
+@flows.command(short_help="Print a hash that changes with whatever happens in a flow.")
+@KEY
+@WHERE
+@JSON
+def fingerprint(flow_key: str, as_json: bool, **given: Any) -> None:
+    """Print a hash that changes with whatever happens in a flow or in those that it called, and its status.
+
+    It costs one query: what to look at again and again before a history is read anew.
+    """
+    from mbactor.cli.flows.looking import show_fingerprint
+
+    work_on(given, lambda shards: show_fingerprint(shards, flow_key, json=as_json))
+
+
 @flows.command("check-graph", short_help="Say which open flows a changed graph would stop.")
 @click.argument("workflow", metavar="MODULE:CLASS.WORKFLOW")
 @WHERE

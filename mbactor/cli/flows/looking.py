@@ -56,6 +56,16 @@ async def show_flow(shards: Shards, flow_key: str, *, json: bool, where: str = "
     return 0
 
 
+async def show_fingerprint(shards: Shards, flow_key: str, *, json: bool) -> int:
+    """Print the hash of all that happened in a flow, and its status."""
+    fingerprint, status = await shards.of(flow_key).fingerprint(flow_key)
+    if json:
+        print_json({"fingerprint": fingerprint, "status": status})
+    else:
+        click.echo(f"{fingerprint} {status}")
+    return 0
+
+
 async def show_step(shards: Shards, step_key: str, *, json: bool) -> int:
     """Print one step."""
     step = await shards.of(step_key, "step").step(step_key)

@@ -184,6 +184,9 @@ class ShardInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 ShardInfos = list[ShardInfo]
 
+DEFAULT_TIME_BUDGET = 20.0
+"""Seconds that a run of a task may take, where neither its node nor its flow nor its Foreman says so."""
+
 
 class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
     """How a flow is to run; fixed for its life and inherited by what is derived from it.

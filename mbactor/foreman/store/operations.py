@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from mbactor.foreman.model.outcome import DEFAULT_TIME_BUDGET
 from mbactor.foreman.model.rewinding import RewindKind
 from mbactor.foreman.store.rows import FlowFilter, FlowRow, Json, StepRow
 
@@ -61,7 +62,7 @@ class Create(msgspec.Struct, frozen=True, gc=False):
     priority: int = 100
     fairness_key: str = ""
     fairness_weight: float = 1.0
-    time_budget: float = 20.0
+    time_budget: float = DEFAULT_TIME_BUDGET
     thread_id: int | None = None
     idempotency_key: str | None = None
     trace_parent: str | None = None
