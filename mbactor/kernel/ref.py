@@ -160,7 +160,7 @@ class ActorRef(Generic[A]):
         depth = len(work)
         if depth >= gate.room or len(kwargs) < way.needed or (caller is not None and carries(caller)):
             return tell(cell, operation, (), kwargs)
-        message: Any = Told(way.route, kwargs, cell, way.time(), caller, way.context, way.direct)
+        message: Any = Told(way.context, kwargs, way.time(), caller)
         work.append(message)
         queue = way.queue
         queue.accepted += 1

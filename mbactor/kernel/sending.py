@@ -48,7 +48,7 @@ class Way:
         self.gate = gate
         self.queue = gate.queue
         self.work = gate.work
-        self.context = Call(route, None, gate.cell)
+        self.context = Call(route, None, gate.cell, direct=route.direct)
         self.names = route.signature.names
         self.needed = route.needed
         self.types = route.types

@@ -186,21 +186,21 @@ class Worker:
             if context is not last:
                 current.set(context)
                 last = context
-            route = call.route
+            direct = context.direct
             try:
                 if observe.tracers:
-                    value = await route.observed(actor, call)
-                elif call.direct is not None:
+                    value = await call.route.observed(actor, call)
+                elif direct is not None:
                     kwargs = call.kwargs
-                    value = await call.direct(actor, **(call.arguments() if kwargs is None else kwargs))
+                    value = await direct(actor, **(call.arguments() if kwargs is None else kwargs))
                 else:
-                    value = await route.plain(actor, call)
+                    value = await call.route.plain(actor, call)
             except BaseException as error:
                 if self._leaves(call, error):
                     raise
             else:
                 if context is call:
-                    if future is not None and type(value) in route.returns and type(call) is Call:
+                    if future is not None and type(value) in call.route.returns and type(call) is Call:
                         # `answer`, where there is nothing to do
                         if not future.done():
                             future.set_result(value)
