@@ -87,7 +87,7 @@ def check(file: Path, overlays: tuple[Path, ...], strict: bool) -> None:
     Warnings tell what is allowed and hardly meant, such as restarts that can never be counted together. The graphs of
     the actors' workflows are judged too. Nothing is started. Exit code 0 when the file is right, 2 when it is not.
     """
-    from mbactor.cli.flows.checking import judge_graphs
+    from mbactor.cli.flows.graphs import judge_graphs
 
     topology = load(file, overlays)
     wrong, doubtful = asyncio.run(judge_graphs(topology.classes))

@@ -13,7 +13,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -33,6 +33,9 @@ from mbactor.foreman.store.late import LateStore
 from mbactor.foreman.store.open import is_there, shown_database, url_of_shard
 from mbactor.foreman.store.store import Store
 from mbactor.supervisor.spec import ChildSpec
+
+if TYPE_CHECKING:
+    from mbactor.supervisor.topology import Topology
 
 FAILED, WRONG, REFUSED = 1, 2, 4
 _EXPECTED = "--database URL (or the variable MBACTOR_DATABASE), or -f FILE, a topology file with a Foreman"
@@ -55,13 +58,18 @@ class Where:
     file: Path | None = None
     overlays: tuple[Path, ...] = ()
 
+    def topology(self) -> Topology | None:
+        """What the file says, where there is one."""
+        return None if self.file is None else load(self.file, self.overlays)
+
     def database_of(self) -> Database:
         """What the command line or the file says of it. InvalidSpec where nothing does, or it is out of reach."""
-        if self.file is None:
+        topology = self.topology()
+        if topology is None:
             if self.database is None:
                 raise InvalidSpec(f"which database? Give {_EXPECTED}")
             return Database(self.database)
-        found = list(_foremen(load(self.file, self.overlays).supervisor.children))
+        found = list(_foremen(topology.supervisor.children))
         if not found:
             raise InvalidSpec(f"{self.file} has no Foreman; give {_EXPECTED}")
         if len(found) > 1:

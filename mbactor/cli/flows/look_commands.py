@@ -16,6 +16,7 @@ from mbactor.cli.flows.group import (
     duration_of,
     flows,
     query_of,
+    where_of,
     where_text,
     work_on,
 )
@@ -116,11 +117,13 @@ def fingerprint(flow_key: str, as_json: bool, **given: Any) -> None:
 
 
 @flows.command("check-graph", short_help="Say which open flows a changed graph would stop.")
-@click.argument("workflow", metavar="MODULE:CLASS.WORKFLOW")
+@click.argument("workflow", metavar="WORKFLOW")
 @WHERE
 @JSON
 def check_graph(workflow: str, as_json: bool, **given: Any) -> None:
     """Say whether the open flows of a workflow could go on under the graph that its code has now.
+
+    WORKFLOW is MODULE:CLASS.WORKFLOW in the code here, or its URL, of which the running system is asked as by `start`.
 
     Each flow keeps the graph it was created with, so nothing stops it; this tells, before a new version is deployed,
     which flows are at or before nodes and edges that are gone, or whose reducers are others. Exit code 1 where there
@@ -128,7 +131,8 @@ def check_graph(workflow: str, as_json: bool, **given: Any) -> None:
     """
     from mbactor.cli.flows.checking import check_graph as checked
 
-    work_on(given, lambda shards: checked(shards, workflow, json=as_json))
+    where = where_of(given)
+    work_on(given, lambda shards: checked(shards, workflow, where, json=as_json))
 
 
 @flows.command(short_help="Print how each shard fares.")

@@ -9,9 +9,11 @@ import click
 import msgspec
 
 from mbactor import clock
-from mbactor.cli.flows.checking import reference_of, told_graph_of
+from mbactor.cli.flows.database import Where, tell_warning
 from mbactor.cli.flows.printing import print_json, print_rich, terminal_width
 from mbactor.cli.flows.table import schedules_table
+from mbactor.cli.flows.workflows import told_graph_of, workflow_of
+from mbactor.errors import Unavailable
 from mbactor.foreman.model.outcome import FlowOptions
 from mbactor.foreman.model.schedule import CatchUp, Schedule, ticks_after
 from mbactor.foreman.schedules import Schedules
@@ -40,7 +42,7 @@ def _ticks(schedule: Schedule, count: int) -> list[dt.datetime]:
 
 
 class Wanted(NamedTuple):
-    """A schedule as it was given; its workflow is `module:Class.workflow`."""
+    """A schedule as it was given; its workflow is `module:Class.workflow` or a URL."""
 
     name: str
     workflow: str
@@ -51,11 +53,14 @@ class Wanted(NamedTuple):
     catch_up: CatchUp
 
 
-async def put_schedule(shards: Shards, wanted: Wanted) -> int:
+async def put_schedule(shards: Shards, wanted: Wanted, where: Where) -> int:
     """Make a schedule, or change the one of its name."""
-    reference = reference_of(wanted.workflow)
-    await told_graph_of(reference)
-    schedule = Schedule(**{**wanted._asdict(), "workflow": reference.url})
+    workflow = workflow_of(wanted.workflow, where)
+    schedule = Schedule(**{**wanted._asdict(), "workflow": workflow.url})
+    try:
+        await told_graph_of(workflow)
+    except Unavailable as error:  # its first tick may be far off
+        tell_warning(f"whether the workflow is there is not known: {error.message}")
     schedules = Schedules(shards)
     await schedules.put(schedule)
     return await _told(schedules, wanted.name, "scheduled")

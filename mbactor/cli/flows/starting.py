@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import click
@@ -14,13 +12,10 @@ import msgspec
 
 from mbactor import clock
 from mbactor.cli.flows.card import flow_card
-from mbactor.cli.flows.checking import graph_of, reference_of
 from mbactor.cli.flows.printing import print_json, print_rich
+from mbactor.cli.flows.workflows import Workflow
 from mbactor.durations import seconds_of_text
-from mbactor.errors import BadRequest, FlowNotFound, Unavailable, did_you_mean
-from mbactor.foreman.features import WorkflowReference
-from mbactor.foreman.model.flow import Flow
-from mbactor.foreman.model.graph import Graph, GraphWarning
+from mbactor.errors import BadRequest, FlowNotFound, did_you_mean
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome
 from mbactor.foreman.shards import Shards
 
@@ -32,7 +27,7 @@ _DURATIONS = ("time_budget", "start_at")
 
 @dataclass(frozen=True)
 class Start:
-    """What is to be started: `module:Class.workflow`, or the key of a flow. `wait` until it stops, at most `within`."""
+    """What is to be started: a workflow, or a flow by its key. `wait` until it stops, at most `within`."""
 
     what: str
     state: Mapping[str, Any] | None = None
@@ -50,33 +45,13 @@ class Start:
         return re.match(r"\d", self.what) is not None
 
 
-class Code:
-    """A host that has the graph of the one workflow that is to be started, from its code, and runs no task."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    @cached_property
-    def reference(self) -> WorkflowReference:
-        """The workflow; BadRequest says why there is none."""
-        return reference_of(self._text)
-
-    async def load_graph(self, workflow: str, baggage: Mapping[str, Any]) -> Graph:  # noqa: ARG002
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", GraphWarning)  # the engine tells of what is doubtful
-            return await graph_of(self.reference)
-
-    async def execute_task(self, task_url: str, flow: Flow, time_budget: float) -> None:  # noqa: ARG002
-        raise Unavailable(f"{task_url} cannot be run here: no actor runs in this command")
-
-
-async def start(shards: Shards, code: Code, given: Start) -> int:
+async def start(shards: Shards, workflow: Workflow, given: Start) -> int:
     """Start the flow, print its key, and wait for it where that is asked for; the exit code."""
     key = given.what
     if given.is_key:
         await shards.of(key).start(key)
     else:
-        key = await shards.create(code.reference.url, given.state, given.options, start=given.begin)
+        key = await shards.create(workflow.url, given.state, given.options, start=given.begin)
     if given.wait:
         # Whatever ends the waiting, the key has been told.
         click.echo(key, err=given.json)

@@ -20,6 +20,7 @@ from mbactor.cli.flows.group import (
     json_of,
     query_of,
     state_of,
+    where_of,
     where_text,
     work_on,
 )
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @flows.command(short_help="Create a flow, or start one that was created.")
-@click.argument("what", metavar="MODULE:CLASS.WORKFLOW|FLOW")
+@click.argument("what", metavar="WORKFLOW|FLOW")
 @WHERE
 @click.option("--state", metavar="JSON", help="The fields that the flow begins with.")
 @click.option("--options", metavar="JSON", help='Those of FlowOptions, such as \'{"priority": 10, "start_at": "1h"}\'.')
@@ -50,13 +51,18 @@ def start(
 ) -> None:
     """Create a flow of a workflow and print its key; or start one that was created and not started.
 
-    The graph is that of the code here; a Foreman, wherever it runs, finds the flow and runs its tasks. A task has the
-    time budget that its node, the options or the Foreman in the file says, else 20s.
+    WORKFLOW is MODULE:CLASS.WORKFLOW, whose graph is that of the code here; or its URL, such as
+    https://credit.example:428/approval: then whoever serves it in the running system is asked for its graph, where
+    `mbactor run` runs on this machine (that of -f FILE, or the only one), or by the NATS server that FILE names.
+
+    A Foreman, wherever it runs, finds the flow and runs its tasks. A task has the time budget that its node, the
+    options or the Foreman in the file says, else 20s.
 
     With --wait the exit code is 0 where the flow completed, 3 where it did not, or not yet.
     """
-    from mbactor.cli.flows.starting import Code, Start
+    from mbactor.cli.flows.starting import Start
     from mbactor.cli.flows.starting import start as started
+    from mbactor.cli.flows.workflows import HostOf, workflow_of
 
     limit = duration_of("within", within)
     asked = Start(
@@ -65,8 +71,8 @@ def start(
     )  # fmt: skip
     if asked.is_key and (state is not None or options is not None or no_start):
         raise click.UsageError(f"{what} is there already: --state, --options and --no-start are for a new flow")
-    code = Code(what)
-    work_on(given, lambda shards: started(shards, code, asked), code)
+    workflow = workflow_of(what, where_of(given))
+    work_on(given, lambda shards: started(shards, workflow, asked), HostOf(workflow))
 
 
 def _options(text: str | None) -> FlowOptions:
@@ -237,7 +243,7 @@ def purge(limit: int | None, yes: bool, **given: Any) -> None:
 
 @flows.command(short_help="Have flows created at the ticks of a cron expression.")
 @NAME
-@click.argument("workflow", metavar="MODULE:CLASS.WORKFLOW")
+@click.argument("workflow", metavar="WORKFLOW")
 @click.argument("cron", metavar="CRON")
 @WHERE
 @click.option("--timezone", metavar="NAME", default="UTC", show_default=True, help="Such as Europe/Berlin.")
@@ -262,13 +268,17 @@ def schedule(
 ) -> None:
     """Have a flow created at each tick of a cron expression; the schedule of this name is changed, where there is one.
 
+    WORKFLOW is MODULE:CLASS.WORKFLOW in the code here, or its URL: then the running system, where there is one, is
+    asked whether it is there, as by `start`.
+
     CRON has five fields (minute, hour, day of month, month, day of week), or six with seconds before them. A Foreman
     asks the workflow for its graph at each tick. One of a topology file is what the file says when its Foreman starts.
     """
     from mbactor.cli.flows.scheduling import Wanted, put_schedule
 
     wanted = Wanted(name, workflow, cron, timezone, state_of(state) or {}, _options(options), catch_up)
-    work_on(given, lambda shards: put_schedule(shards, wanted))
+    where = where_of(given)
+    work_on(given, lambda shards: put_schedule(shards, wanted, where))
 
 
 @flows.command("pause-schedule", short_help="Create no more flows by a schedule.")

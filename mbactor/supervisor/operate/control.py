@@ -6,7 +6,8 @@
     $ echo '{"get": "tree"}' | nc -U $XDG_RUNTIME_DIR/mbactor/shop-1f0c3d5e7a-4711.sock
     {"tree": {"id": "shop", ...}, "system": "shop", "pid": 4711, "uptime": 12.5, "dead_letters": 0}
 
-A request is an object with one key, the verb: get, plan, apply, stop, start or restart (`operator.py`). What cannot be
+A request is an object with one key, the verb: get, ask (`{"ask": {"url": ...}}`: what an address of the system answers
+to an empty request), plan, apply, stop, start or restart (`operator.py`). What cannot be
 answered is answered with `{"error": "..."}`, with the HTTP-like `status` of the error, and the `problems` of a faulty
 file. An apply is answered with several lines, up to `applied` or `failed`. Requests are bounded, so are connections; a
 client that does not read is cut off, and nobody ever waits for one. However many ask, taking snapshots costs the system
@@ -137,6 +138,17 @@ class Control:
             raise BadRequest(f"get: {_short(what)} given, one of {', '.join(_GET)} expected")
         yield await _GET[what](self)
 
+    async def _ask(self, what: Any) -> AsyncGenerator[Any]:
+        if not isinstance(what, dict) or what.keys() != {"url"} or not isinstance(what["url"], str):
+            raise BadRequest(
+                f'ask: {_short(what)} given, an object such as {{"url": "https://orders.example/place"}} expected'
+            )
+        response = await self._system.request("POST", what["url"])
+        try:
+            yield {"body": response.body.decode()}
+        except UnicodeDecodeError:
+            raise BadRequest(f"ask: {what['url']} answered with {len(response.body)} bytes that are no text") from None
+
     def _plan(self, what: Any) -> AsyncGenerator[Any]:
         return self._operator.plan(what, os.getpid())
 
@@ -173,6 +185,7 @@ class Control:
 
 _VERBS: Mapping[str, Callable[[Control, Any], AsyncGenerator[Any]]] = {
     "get": Control._get,  # noqa: SLF001 - its own, and so on
+    "ask": Control._ask,  # noqa: SLF001
     "plan": Control._plan,  # noqa: SLF001
     "apply": Control._apply,  # noqa: SLF001
     "stop": Control._stop,  # noqa: SLF001
