@@ -59,6 +59,11 @@ KINDS = (
 WORKERS = ("w0", "w1", "w2")
 SHORT, LONG, SKIP = 1_000.0, 5_000.0, 1_500.0
 """A delay or a lease is short or long against the time that a test lets pass, never against the time it takes."""
+RATE, STEP_OF_TIME, STALE = "2.57147/h https://rated", 100.0, 450.0
+"""A start every 1,400 seconds, or a little less. With `SKIP` all moments of a test lie multiples of `STEP_OF_TIME` apart:
+a start that was not made has lost its time half way between two of them, and time that passes by itself decides nothing.
+"""
+TENANTS = ("", "B", "a")
 ON_A_FLOW = (
     "start", "resume", "cancel", "delete", "break", "resume_break", "continue", "restart", "recover_flow", "retry_flow",
 )  # fmt: skip
@@ -145,12 +150,14 @@ class Chooser:
         started = lease is not None or how % 5 != 0
         priority = 100 + how % 2
         entry = NewStep(
-            "entry", self._token(), 1, priority, state=b'{"n":1}', delay=0.0 if lease else _delay(how), lease=lease
-        )
+            "entry", self._token(), 1, priority, state=b'{"n":1}', delay=0.0 if lease else _delay(how), lease=lease,
+            fairness_key=TENANTS[how % 3], rate=_rate(how % 8),
+        )  # fmt: skip
         return Create(
             self._token(), f"url-{how % 2}", "name", "hash", b"{}", entry, started, priority=priority,
             idempotency_key=f"key-{how % 3}" if how % 7 == 0 else None, delete_on_completion=how % 6 == 0,
             concurrency_key=f"shared-{how % 3 % 2}" if limited else None, concurrency_limit=1 + how % 2,
+            fairness_key=TENANTS[how % 3], fairness_weight=(1.0, 2.0, 0.5, 3.0)[how % 4],
         )  # fmt: skip
 
     def _fitting(self, verb: str) -> list[Flow]:
@@ -295,7 +302,9 @@ class Chooser:
                 parks = _waiting(step, {"kind": "interrupt"})
                 return self._settle(step, how, "interrupted", parks=parks, payloads=json.dumps(asked).encode())
         parks = _waiting(step, {"kind": "subgraph", "workflow": "called"})
-        entry = NewStep("inner", self._token(), step.depth + 1, step.priority, state=b'{"inner":1}')
+        entry = NewStep(
+            "inner", self._token(), step.depth + 1, step.priority, state=b'{"inner":1}', fairness_key=step.fairness_key
+        )
         child = Child(self._token(), "called", "called", f"hash-{how % 2}", b"{}", entry)
         return self._settle(step, how, "running", parks=parks, child=child)
 
@@ -341,7 +350,10 @@ class Chooser:
 
     def _new(self, step: Step, how: int, **fields: Any) -> NewStep:
         lease = _lease(how, how) if how % 2 else None
-        given = {"spawn_id": step.spawn_id, "ordinal": step.ordinal, "chain": step.chain + 1, "lease": lease}
+        given: dict[str, Any] = {
+            "spawn_id": step.spawn_id, "ordinal": step.ordinal, "chain": step.chain + 1, "lease": lease,
+            "fairness_key": step.fairness_key, "rate": _rate(how % 5),
+        }  # fmt: skip
         if how % 5 == 0 and "state" not in fields and "cohort_id" not in fields:
             fields |= {"state": b'{"snapshot":%d}' % how, "chain": 0}
         delay = 0.0 if lease is not None else _delay(how)
@@ -366,6 +378,10 @@ def _pick(some: Sequence[T], which: int) -> T | None:
 
 def _lease(which: int, how: int) -> Lease:
     return Lease(WORKERS[which % len(WORKERS)], (LONG, SHORT, LONG, 0.0)[how % 4])
+
+
+def _rate(node: int) -> str:
+    return RATE if node == 3 else ""
 
 
 def _delay(how: int) -> float:

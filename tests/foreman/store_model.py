@@ -23,7 +23,6 @@ from mbactor.foreman.store.operations import (
     Changed,
     Child,
     Claim,
-    Claimed,
     Committed,
     ContinueThread,
     Create,
@@ -51,14 +50,14 @@ from mbactor.foreman.store.operations import (
     Stopped,
     Tick,
 )
+from tests.foreman.store_model_leases import Leases
 from tests.foreman.store_model_queueing import Queueing
-from tests.foreman.store_model_recovery import Recovery
 from tests.foreman.store_model_rows import ENDED, KEPT, RESTING, Flow, Step, answered
 
 NEEDED_WAS_CANCELLED = msgspec.json.encode(to_wire(FlowConflict(CANCELLED)))
 
 
-class Model(Recovery, Queueing):
+class Model(Leases, Queueing):
     def skip(self, seconds: float) -> None:
         self.now += seconds
 
@@ -129,6 +128,8 @@ class Model(Recovery, Queueing):
             step.state, step.chain = one.state, 0
         if one.status == "pending":
             step.worker = None
+        if not one.refused:
+            step.slot = None
         if one.status == "running":
             step.lease_number += 1
         step.unused_leases += one.status == "running" or one.refused
@@ -223,7 +224,7 @@ class Model(Recovery, Queueing):
             self._flow_id, one.token, "running" if begins else "created", one.workflow,
             one.delete_on_completion, one.idempotency_key, created_at=self.now, updated_at=self.now,
             concurrency_key=one.concurrency_key, concurrency_limit=one.concurrency_limit,
-            queued=one.started and not begins,
+            queued=one.started and not begins, fairness_weight=one.fairness_weight,
         )  # fmt: skip
         self.flows[flow.id] = flow
         if flow.queued and flow.concurrency_key is not None:
@@ -236,7 +237,7 @@ class Model(Recovery, Queueing):
         root_id = self.flows[parent_id].root_id or parent_id
         self.flows[self._flow_id] = Flow(
             self._flow_id, child.token, "running", child.workflow, root_id=root_id, caller_id=caller_id,
-            created_at=self.now, updated_at=self.now,
+            created_at=self.now, updated_at=self.now, fairness_weight=self.flows[parent_id].fairness_weight,
         )  # fmt: skip
         return self._insert(child.entry, self._flow_id, None)
 
@@ -320,61 +321,8 @@ class Model(Recovery, Queueing):
             self.steps = {key: step for key, step in self.steps.items() if step.flow_id not in tree}
         return len(roots)
 
-    # --- leases --------------------------------------------------------------------------------------------
-
-    def _extend(self, one: Extend) -> frozenset[int]:
-        held = set()
-        for step_id, lease_number in one.steps:
-            step = self.steps.get(step_id)
-            if step is None or (step.status, step.lease_number) != ("running", lease_number):
-                continue
-            if step.worker == one.lease.worker:
-                step.lease_expires = self.now + one.lease.seconds
-                held.add(step_id)
-        return frozenset(held)
-
-    def _release(self, one: Release) -> int:
-        mine = [s for s in self._leased() if s.worker == one.worker and (one.steps is None or s.id in one.steps)]
-        return self._give_back(mine, lost=one.steps is None)
-
-    def _recover(self, _: Recover) -> int:
-        self._keys |= {flow.concurrency_key for flow in self.flows.values() if flow.queued and flow.concurrency_key}
-        return self._give_back([s for s in self._leased() if (s.lease_expires or 0.0) <= self.now], lost=True)
-
-    def _leased(self) -> list[Step]:
-        return [s for s in self.steps.values() if s.status == "running" and s.lease_expires is not None]
-
-    def _give_back(self, steps: list[Step], *, lost: bool) -> int:
-        for step in steps:
-            step.lost_leases += lost
-            step.unused_leases += not lost
-            step.status, step.lease_expires, step.worker, step.updated_at = "pending", None, None, self.now
-        return len(steps)
-
-    def _claim(self, one: Claim) -> Claimed:
-        due = [step for step in self._pending() if step.not_before <= self.now]
-        taken = sorted(due, key=lambda step: self._urgency(step, one.ageing))[: max(0, one.limit)]
-        for step in taken:
-            step.status, step.worker, step.updated_at = "running", one.lease.worker, self.now
-            step.lease_expires, step.lease_number = self.now + one.lease.seconds, step.lease_number + 1
-        paused = [step for step in taken if not step.at_breakpoint and step.node in self._breakpoints(step.flow_id)]
-        for step in paused:
-            self._pause_before(step)
-        for flow_id in sorted({step.flow_id for step in paused}):
-            self._interrupt(flow_id)
-        waits = [max(0.0, step.not_before - self.now) for step in self._pending()]
-        rows: Any = tuple(step for step in taken if step not in paused)
-        flows: Any = {step.flow_id: self.flows[step.flow_id] for step in taken}
-        return Claimed(rows, flows, min(waits, default=None), self.now)
-
     def _best_due(self) -> int | None:
         return min((step.priority for step in self._pending() if step.not_before <= self.now), default=None)
-
-    # --- rows ----------------------------------------------------------------------------------------------
-
-    def _urgency(self, step: Step, ageing: float | None) -> tuple[float, ...]:
-        aged = 0 if ageing is None else (self.now - step.not_before) // ageing
-        return step.priority - aged, step.priority, step.not_before, step.id
 
 
 def _last(mine: list[tuple[Arrival, int, int]]) -> tuple[Arrival, int, int]:

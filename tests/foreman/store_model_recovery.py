@@ -171,7 +171,7 @@ class Recovery(Rows):
     def _forget(self, step: Step) -> None:
         step.successor_id = step.cancel_reason = step.error = step.lease_expires = step.worker = None
         step.cohort_size = step.cohort_arrivals = step.cohort_failures = step.cohort_depth = step.cohort_needed = 0
-        step.cohort_at_once, step.refused = 0, False
+        step.cohort_at_once, step.refused, step.slot = 0, False, None
 
     # --- as another flow -------------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class Recovery(Rows):
         flow = Flow(
             self._next_flow(), one.token, "created" if queued else "running", latest.workflow, created_at=self.now,
             updated_at=self.now, thread_id=one.anchor_id, concurrency_key=latest.concurrency_key,
-            concurrency_limit=latest.concurrency_limit, queued=queued,
+            concurrency_limit=latest.concurrency_limit, queued=queued, fairness_weight=latest.fairness_weight,
         )  # fmt: skip
         self.flows[flow.id] = flow
         if flow.concurrency_key is not None:

@@ -39,6 +39,7 @@ class Flow:
     concurrency_key: str | None = None
     concurrency_limit: int = 1
     queued: bool = False
+    fairness_weight: float = 1.0
 
 
 @dataclass
@@ -82,6 +83,10 @@ class Step:
     cancel_reason: str | None = None
     at_breakpoint: int = 0
     """1: it waits there; 2: it has been let go on."""
+    fairness_key: str = ""
+    rate: str = ""
+    slot: float | None = None
+    """When it may be started, as its rate gave it."""
 
 
 @dataclass
@@ -99,6 +104,8 @@ class Rows:
         self.flows: dict[int, Flow] = {}
         self.steps: dict[int, Step] = {}
         self.schedules: dict[str, Schedule] = {}
+        self.rates: dict[str, float] = {}
+        """Up to when starts have been given out, by task."""
         self._step_id = 0
         self._flow_id = 0
         self._stopped: list[Stopped] = []
@@ -167,9 +174,9 @@ class Rows:
         step = Step(
             step_id or self._next_step(), new.token, flow_id, new.node, new.depth, status, new.priority, new.state,
             new.added, new.chain, predecessor_id, new.spawn_id, new.ordinal, new.cohort_id, self.now + new.delay,
-            self.now,
+            self.now, fairness_key=new.fairness_key, rate=new.rate,
         )  # fmt: skip
-        if new.lease is not None and new.node in self._breakpoints(flow_id):
+        if new.lease is not None and (new.rate or new.node in self._breakpoints(flow_id)):
             new = msgspec.structs.replace(new, lease=None)  # a claim looks at it
         if new.waits:
             assert new.spawn_id is not None

@@ -17,11 +17,13 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
+from mbactor.foreman.model import rate
+from mbactor.foreman.store import leases
 from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.operations import Changed, Claimed, Committed, Created, Operation, Result, Rewind, Settled
 from mbactor.foreman.store.sql import SqlStore
 from mbactor.testing.postgres import PostgresServer
-from tests.foreman.store_commands import KINDS, SKIP, Chooser, Command
+from tests.foreman.store_commands import KINDS, SKIP, STALE, STEP_OF_TIME, Chooser, Command
 from tests.foreman.store_model import NEEDED_WAS_CANCELLED, Model
 from tests.foreman.store_model_rows import ENDED
 from tests.foreman.store_names import Names
@@ -30,23 +32,25 @@ from tests.long import usual_or_long
 
 NUMBERS = st.integers(0, 63)
 BATCHES = st.lists(st.builds(Command, st.sampled_from(KINDS), NUMBERS, NUMBERS), min_size=1, max_size=6)
+DRAWS = (0.0, 0.5, 0.999)
 MOST_ROUNDS = 200
-TABLES = ("mbactor_step", "mbactor_flow", "mbactor_graph", "mbactor_schedule", "mbactor_concurrency")
+TABLES = ("mbactor_step", "mbactor_flow", "mbactor_graph", "mbactor_schedule", "mbactor_concurrency", "mbactor_rate")
 
 _STEPS = """SELECT id, token, flow_id, node, depth, status, priority, state, added, chain, predecessor_id, spawn_id,
     ordinal, cohort_id, worker, lease_number, successor_id, cohort_size, cohort_arrivals, cohort_failures, cohort_depth,
     attempt, changes, parks, payloads, error, refused_at IS NOT NULL, not_before, lease_expires,
     cohort_needed, cancel_reason, cohort_at_once, CASE WHEN status = 'created' THEN room_id END, room_ordinal, at_breakpoint,
-    unused_leases, lost_leases
+    unused_leases, lost_leases, fairness_key, rate, slot
     FROM mbactor_step ORDER BY id"""
 _FLOWS = """SELECT id, token, status, workflow, delete_on_completion, idempotency_key, root_id, caller_id, final_state,
-    error, cancel_reason, delete_at, thread_id, forked_from, breakpoints, concurrency_key, queued
+    error, cancel_reason, delete_at, thread_id, forked_from, breakpoints, concurrency_key, queued, fairness_weight
     FROM mbactor_flow ORDER BY id"""
 _PAST = (
     """UPDATE mbactor_step SET not_before = not_before - ?, lease_expires = lease_expires - ?,
-    refused_at = refused_at - ?, created_at = created_at - ?, started_at = started_at - ?, updated_at = updated_at - ?""",
+    refused_at = refused_at - ?, slot = slot - ?, created_at = created_at - ?, started_at = started_at - ?, updated_at = updated_at - ?""",
     """UPDATE mbactor_flow SET created_at = created_at - ?, started_at = started_at - ?, updated_at = updated_at - ?,
     delete_at = delete_at - ?""",
+    "UPDATE mbactor_rate SET free_from = free_from - ?",
 )
 
 
@@ -96,13 +100,14 @@ class Subject:
         tokens: dict[Any, Any] = {row[0]: mine.get(row[1], row[1]) for row in steps} | {None: None}
         of_flow: dict[Any, Any] = {row[0]: mine.get(row[1], row[1]) for row in flows} | {None: None}
         schedules = await self.sql("SELECT name, spec, paused, last_tick FROM mbactor_schedule")
+        rates = await self.sql("SELECT name, free_from FROM mbactor_rate")
         ticks = {theirs: number for number, theirs in self.names.ticks.items()}
         return {
             tokens[row[0]]: {
                 "flow": of_flow[row[2]], "plain": row[3:7], "input": (row[7], row[8], row[9]),
                 "before": tokens[row[10]], "spawn": tokens[row[11]], "ordinal": row[12], "cohort": tokens[row[13]],
                 "lease": (row[14], row[15], _over(row[28], now)) if row[5] == "running" else None,
-                "after": tokens[row[16]], "joined": (*row[17:21], *row[29:32], (tokens[row[32]], row[33]) if row[32] else None, row[34]), "attempt": (row[21], *row[35:]), "changes": row[22],
+                "after": tokens[row[16]], "joined": (*row[17:21], *row[29:32], (tokens[row[32]], row[33]) if row[32] else None, row[34]), "attempt": (row[21], *row[35:37]), "rated": (*row[37:39], None if row[5] in ENDED else _about(row[39], now)), "changes": row[22],
                 "parks": _value(row[23]), "asked": _value(row[24]), "error": row[25],
                 "due": (row[27] <= now, bool(row[26]), row[14]) if row[5] == "pending" else None,
             }
@@ -112,12 +117,12 @@ class Subject:
                 "flow": (*row[2:4], bool(row[4]), row[5]), "root": of_flow[row[6]], "caller": tokens[row[7]],
                 "ended": row[8:11], "marked": _over(row[11], now),
                 "from": (of_flow.get(row[12]), tokens.get(row[13])),
-                "breaks": sorted(json.loads(row[14] or "[]")), "shares": (row[15], bool(row[16])),
+                "breaks": sorted(json.loads(row[14] or "[]")), "shares": (row[15], bool(row[16]), row[17]),
             }
             for row in flows
         } | {
             name: {"schedule": (spec, bool(paused), ticks[last_tick])} for name, spec, paused, last_tick in schedules
-        }  # fmt: skip
+        } | {name: {"free": _about(free_from, now)} for name, free_from in rates}  # fmt: skip
 
 
 def model_rows(model: Model) -> dict[str, dict[str, Any]]:
@@ -135,7 +140,8 @@ def model_rows(model: Model) -> dict[str, dict[str, Any]]:
             "joined": (one.cohort_size, one.cohort_arrivals, one.cohort_failures, one.cohort_depth, one.cohort_needed,
                        one.cancel_reason, one.cohort_at_once,
                        (tokens[one.room[0]], one.room[1]) if one.room and one.status == "created" else None, one.at_breakpoint),
-            "attempt": (one.attempt, one.unused_leases, one.lost_leases), "changes": one.changes, "parks": _value(one.parks),
+            "attempt": (one.attempt, one.unused_leases, one.lost_leases),
+            "rated": (one.fairness_key, one.rate, None if one.status in ENDED else _about(one.slot, model.now)), "changes": one.changes, "parks": _value(one.parks),
             "asked": _value(one.payloads), "error": one.error,
             "due": (one.not_before <= model.now, one.refused, one.worker) if one.status == "pending" else None,
         }
@@ -147,16 +153,21 @@ def model_rows(model: Model) -> dict[str, dict[str, Any]]:
             "ended": (one.final_state, one.error, one.cancel_reason),
             "marked": _over(one.delete_at, model.now),
             "from": (of_flow.get(one.thread_id), tokens.get(one.forked_from)), "breaks": sorted(one.breakpoints),
-            "shares": (one.concurrency_key, one.queued),
+            "shares": (one.concurrency_key, one.queued, one.fairness_weight),
         }
         for one in model.flows.values()
     } | {
         name: {"schedule": (one.spec, one.paused, one.last_tick)} for name, one in model.schedules.items()
-    }  # fmt: skip
+    } | {name: {"free": _about(free_from, model.now)} for name, free_from in model.rates.items()}  # fmt: skip
 
 
 def _over(moment: float | None, now: float) -> bool | None:
     return None if moment is None else moment <= now
+
+
+def _about(moment: float | None, now: float) -> int | None:
+    """How far off: all that passes of time by itself is far less than the half of it."""
+    return None if moment is None else round((moment - now) / STEP_OF_TIME)
 
 
 def _value(data: bytes | None) -> Any:
@@ -199,11 +210,21 @@ def everything(committed: Committed, steps: dict[int, int], flows: dict[int, int
     return [told(one, steps, flows, tokens) for one in committed.results], stopped, committed.best_due, given_up
 
 
+class Draw:
+    """What every store and the model draw alike."""
+
+    value = 0.5
+
+    def random(self) -> float:
+        return self.value
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Batches to the model and to every subject. A test makes a class of it that has subjects."""
 
     subjects: ClassVar[list[Subject]]
     runner: ClassVar[asyncio.Runner]
+    draw: ClassVar[Draw]
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,8 +234,9 @@ class StoreMachine(RuleBasedStateMachine):
         for subject in self.subjects:
             self.runner.run(subject.empty())
 
-    @rule(commands=BATCHES, time_passes=st.sampled_from([False] * 5 + [True]))
-    def batch(self, commands: list[Command], time_passes: bool) -> None:
+    @rule(commands=BATCHES, time_passes=st.sampled_from([False] * 5 + [True]), draw=st.sampled_from(DRAWS))
+    def batch(self, commands: list[Command], time_passes: bool, draw: float) -> None:
+        self.draw.value = self.model.draw = draw
         if time_passes:
             self._pass_time()
         operations = self.chooser.batch(commands)
@@ -289,7 +311,12 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def machine(tmp_path: Path, mbactor_postgres_server: PostgresServer) -> Iterator[type[StoreMachine]]:
+def machine(
+    tmp_path: Path, mbactor_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[type[StoreMachine]]:
+    drawn = Draw()
+    monkeypatch.setattr(leases, "random", drawn)
+    monkeypatch.setattr(rate, "STALE", STALE)
     urls = {
         "memory": "sqlite://",
         "file": f"sqlite:///{tmp_path}/flows.db",
@@ -301,6 +328,7 @@ def machine(tmp_path: Path, mbactor_postgres_server: PostgresServer) -> Iterator
         class Machine(StoreMachine):
             subjects = made
             runner = used
+            draw = drawn
 
         yield Machine
         for subject in made:
