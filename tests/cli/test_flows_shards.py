@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from mbactor import Actor, ActorSystem
 from mbactor.cli.main import main
 from mbactor.foreman import END, Flow, Flows, Foreman, Graph, task, workflow
+from mbactor.foreman.store.open import open_store, url_of_shard
 
 
 class Till(Actor):
@@ -50,13 +51,18 @@ def refused(url: str, *arguments: str) -> tuple[int, str]:
 def url(tmp_path: Path) -> str:
     """Two shards, whose Foreman has ended."""
     url = f"sqlite:///{tmp_path}/flows-%d.db"
-
-    async def make() -> None:
-        async with ActorSystem() as system:
-            await system.spawn(Foreman, database=url, shards=2)
-
-    asyncio.run(make())
+    asyncio.run(made(url, 2))
     return url
+
+
+async def made(url: str, shards: int) -> None:
+    """Let a Foreman run until it has put its shards on the roll."""
+    async with ActorSystem() as system:
+        await system.spawn(Foreman, database=url, shards=shards)
+        store = await open_store(url_of_shard(url, 1))
+        while len(await store.roll()) < shards:
+            await asyncio.sleep(0.01)
+        await store.close()
 
 
 def states(url: str) -> dict[int, str]:
@@ -90,12 +96,7 @@ def test_what_cannot_be_done_with_a_shard_is_said(url: str, tmp_path: Path) -> N
     code, why = refused(one, "shards")
     assert (code, "is that of shard 1 of several (there is 2, too); give the URL with %d" in why) == (2, True), why
     alone = f"sqlite:///{tmp_path}/alone.db"
-
-    async def make() -> None:
-        async with ActorSystem() as system:
-            await system.spawn(Foreman, database=alone)
-
-    asyncio.run(make())
+    asyncio.run(made(alone, 1))
     code, why = refused(alone, "add-shard")
     assert (code, "the Foreman has one database" in why) == (2, True), why
     assert told(alone, "cordon", "1") == "shard 1: drained, no flow on it is open\n"
