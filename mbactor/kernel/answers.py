@@ -20,7 +20,7 @@ from mbactor.kernel.feature import EVERY
 from mbactor.transport.bus import Bus
 from mbactor.transport.codec import packed
 from mbactor.transport.headers import passed_on
-from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, Op
+from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, Op, reply_part
 from mbactor.transport.outbox import Outbox
 from mbactor.transport.responders import private_queue
 
@@ -70,7 +70,8 @@ class Answers:
         """Give a result in msgpack; False where that has to be done by `give`."""
         if answer.queue or len(body) >= SMALL:
             return False
-        part = answer.cell.replying.part(answer.request, body)
+        cell = answer.cell
+        part = reply_part(answer.request, cell.replica, cell.node.locality, body)
         try:
             self._outbox.put(answer.inbox, answer.inbox, answer.reply, None, "", part)
         except MessageTooLarge:

@@ -32,7 +32,6 @@ from mbactor.kernel.properties import differing
 from mbactor.kernel.ref import ActorRef
 from mbactor.kernel.routes import SERIAL
 from mbactor.mailbox import Lane, Mailbox
-from mbactor.transport.message import Envelope, Template
 
 if TYPE_CHECKING:
     from mbactor.kernel.actor import Actor
@@ -56,7 +55,7 @@ class Cell(Inbox):
     """Runs one actor, incarnation after incarnation. Everything happens on one event loop."""
 
     __slots__ = (
-        "__weakref__", "_killed", "_replica", "_replying", "args", "config", "exits", "hook", "idle_after",
+        "__weakref__", "_killed", "_replica", "args", "config", "exits", "hook", "idle_after",
         "incarnation", "kwargs",
         "on_exit", "served", "shutdown", "started_at", "terminate", "watchers",
     )  # fmt: skip
@@ -92,7 +91,6 @@ class Cell(Inbox):
         self._killed: Exit | None = None
         """How `ref.kill()` ended it, before its supervisor closes it as one that does not run."""
         self._replica: str | None = None
-        self._replying: Template | None = None
 
     @property
     def replica(self) -> str:
@@ -101,13 +99,6 @@ class Cell(Inbox):
             self._replica = f"id-{secrets.token_hex(5)}"
             self.node.cells[self._replica] = self
         return self._replica
-
-    @property
-    def replying(self) -> Template:
-        """What its replies to asks of other nodes have in common."""
-        if self._replying is None:
-            self._replying = Template(Envelope("reply", "", replica=self.replica, locality=self.node.locality))
-        return self._replying
 
     @property
     def ref(self) -> ActorRef[Any]:

@@ -15,7 +15,7 @@ from mbactor.kernel.answers import ACCEPTED
 from mbactor.transport import subjects
 from mbactor.transport.bus import Delivery
 from mbactor.transport.fragments import WHOLE
-from mbactor.transport.message import JSON, Envelope, Message
+from mbactor.transport.message import JSON, OVERHEAD, Envelope, Message
 from mbactor.transport.outbox import BYTES, Outbox
 from mbactor.transport.transfers import Transfer, Transfers
 
@@ -56,7 +56,7 @@ class Parts:
         """Send an answer. MessageTooLarge above the bound; where the bus is cut, nobody waits for it."""
         if len(message.body) < min(BYTES, self.bus.max_payload):
             part = message.part()
-            if len(part) < min(BYTES, self.bus.max_payload):
+            if len(part) + OVERHEAD <= min(BYTES, self.bus.max_payload):
                 inbox = reply[: reply.rindex(".")]  # the last token differs by request, and any will do
                 self.outbox.put(inbox, inbox, reply, None, "", part)
                 return

@@ -24,7 +24,7 @@ from mbactor.transport.bus import Bus, Delivery
 from mbactor.transport.codec import packed
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.headers import with_passed
-from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, ask_part, messages_of
+from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, messages_of
 from mbactor.transport.outbox import Outbox
 from mbactor.transport.reassembly import Bounds
 from mbactor.transport.requester import Requester
@@ -105,18 +105,16 @@ class Remote:
             budget = deadline - now - self.bus.round_trip
             if budget <= 0:
                 raise spent(way.route)
-            bound, part = way.route.bind(args, kwargs), None
+            bound = way.route.bind(args, kwargs)
             try:
                 body, content_type = packed(bound), MSGPACK
             except Exception:  # noqa: BLE001 - what is wrong, or goes as another content type, the long way says
                 body, content_type = way.route.signature.encode(bound)
             if caller is not None or observe.tracers or content_type is not MSGPACK:
-                envelope = self.envelope("ask", budget, content_type)
+                message = Message(self.envelope("ask", budget, content_type), body)
+                answer = self._requester.ask(way.line, message, deadline, way.read, now)
             else:
-                id = self._requester.new_id()
-                envelope = Envelope("ask", id, budget, (), None, None, _EMPTY, 200, WHOLE, MSGPACK, "", _EMPTY)
-                part = ask_part(id, budget, body)
-            answer = self._requester.ask(way.line, Message(envelope, body), deadline, way.read, now, part)
+                answer = self._requester.ask_plainly(way.line, budget, body, deadline, way.read, now)
         except MbactorError as error:
             return failed_already(error)
         if caller is not None:
@@ -189,11 +187,11 @@ class Remote:
             op,
             self._requester.new_id(),
             budget,
-            path,
-            observe.traceparent() or (caller.trace if caller else None),
-            caller.token if caller else None,
-            dict(caller.baggage or {}) if caller else {},
             content_type=content_type,
+            path=path,
+            trace=observe.traceparent() or (caller.trace if caller else None),
+            identity=caller.token if caller else None,
+            baggage=dict(caller.baggage or {}) if caller else {},
             headers=with_passed(headers, caller.passed if caller else None),
             **more,
         )

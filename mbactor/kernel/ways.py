@@ -11,8 +11,8 @@ from mbactor.kernel.client import Response
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.routes import Route
 from mbactor.transport.address import Address
-from mbactor.transport.codec import reader
-from mbactor.transport.message import Message
+from mbactor.transport.codec import decode, unpacker
+from mbactor.transport.message import MSGPACK, Message
 from mbactor.transport.requester import Line
 
 
@@ -54,13 +54,20 @@ def address_of(operation: Operation[Any, ..., Any], host: str, replica: str | No
 
 def _reader(route: Route) -> Callable[[Message], Any]:
     """Reads the result of a method, as its annotation has it."""
-    read = reader(route.signature.returns)
+    returns = route.signature.returns
+    unpack = unpacker(returns)
 
     def result_in(message: Message) -> Any:
-        if not message.body:
+        body, content_type = message.body, message.envelope.content_type
+        if not body:
             return None
+        if content_type == MSGPACK:
+            try:
+                return unpack(body)
+            except Exception:  # noqa: BLE001, S110 - what is wrong, the long way says
+                pass
         try:
-            return read(message.body, message.envelope.content_type)
+            return decode(body, content_type, returns)
         except BadRequest as error:
             raise MbactorError(f"{route.name} answered what does not fit its annotation: {error}") from None
 

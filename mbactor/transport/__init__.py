@@ -25,14 +25,13 @@ own id (`id-` and random letters):
    `POST https://orders.example/place`: dots of a host become `_`, a segment of the path is one token, and what is no
    letter, digit or hyphen is `%` with two lower-case hex digits a byte. The fourth token is who asks. The reply subject
    is `mbactor.reply._.orders_example.billing_example.id-7f3a.1`: to an inbox of another than who asks nobody answers.
-3. The payload is the byte 2, the length of the envelope and that of the body (4 bytes each, big-endian), the envelope,
-   the body. The envelope is a msgpack array, here of `"ask"`, `"1"` (unique among the requests of this id), the
-   seconds the answer may take, and as the tenth element `"application/json"`; those between are `[]`, nil, nil, `{}`,
-   200, `[1, 1]`. The body is a JSON object of the method's arguments.
-4. What comes to the inbox is one or more such messages, one after the other behind one byte 2. One whose first two
-   elements are `"reply"`, `"1"` has the result as its body (in the content type of its tenth element), `"error"` has a
-   map with `error`, `statusCode` and `type`, and `"ack"` says that the actor has the request and will answer later.
-   Empty, with the NATS status 503: nobody serves it.
+3. The payload is the byte 3 and a msgpack array of messages, here of one. A message is an array of its envelope and its
+   body, a bin. The envelope is an array, here of `"ask"`, `"1"` (unique among the requests of this id), the seconds the
+   answer may take, two empty texts, and `"application/json"`. The body is a JSON object of the method's arguments.
+4. What comes to the inbox is such a payload, of one or more messages. One whose envelope begins with `"reply"`, `"1"`
+   has the result as its body (in the content type that is its envelope's sixth element, or in msgpack where it ends
+   before that), `"error"` has a map with `error`, `statusCode` and `type`, and `"ack"` says that the actor has the
+   request and will answer later. Empty, with the NATS status 503: nobody serves it.
 5. To be asked, subscribe to `mbactor.safe.443.*.billing_example._.post.>` with the queue `billing.example`; publish
    the reply with the `id` of the request to its reply subject, if that is the inbox of who asks: its fifth token is the
    fourth of the subject. Within a second reply or acknowledge.

@@ -25,7 +25,7 @@ from mbactor.errors import (
 )
 from mbactor.transport.address import Address
 from mbactor.transport.codec import decode
-from mbactor.transport.message import Message
+from mbactor.transport.message import Message, message_of
 from mbactor.transport.repeats import Refusal, refusal_by_actor, refusal_by_bus
 from mbactor.transport.waiting import Waiter
 
@@ -39,8 +39,10 @@ class Ask(Waiter, eq=False):
     future: asyncio.Future[Any]
     read: Callable[[Message], Any]
     source: str
-    message: Message | None
-    """What is sent again; None once all fragments of a large one have left, which is not kept for that."""
+    message: Message | bytes | None
+    """What is sent again, or the part of a payload that it is; None once all fragments of a large one have left, which
+    is not kept for that.
+    """
     again: Callable[[Ask, Refusal, MbactorError, str], bool]
     """Told of a refusal and of the replica it comes from, before the asker is: whether it is sent again."""
     patience: int = 0
@@ -57,6 +59,11 @@ class Ask(Waiter, eq=False):
     @property
     def taken(self) -> Taken:
         return "no" if self.resting else "yes" if self.holder else "unknown"
+
+    def sent(self) -> Message | None:
+        """What is sent again."""
+        message = self.message
+        return message_of(message) if type(message) is bytes else message  # type: ignore[return-value]
 
     def done(self) -> bool:
         return self.future.done()

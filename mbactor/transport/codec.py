@@ -56,9 +56,14 @@ def decode(body: bytes | memoryview, content_type: str, type_: Any = Any) -> Any
         raise BadRequest(f"no value can be made of the body: {error_told(error)}") from error
 
 
+def unpacker(type_: Any) -> Callable[[bytes], Any]:
+    """`decode` from msgpack for one type, or whatever error that meets: for what is read with every message."""
+    return msgspec.msgpack.Decoder(type_, dec_hook=_from_plain).decode
+
+
 def reader(type_: Any) -> Callable[[bytes, str], Any]:
     """`decode` for one type, made ready once: for what is read with every message."""
-    unpack = msgspec.msgpack.Decoder(type_, dec_hook=_from_plain).decode
+    unpack = unpacker(type_)
 
     def read(body: bytes, content_type: str) -> Any:
         if content_type == MSGPACK:

@@ -28,6 +28,8 @@ CHUNK = 256 * 1024
 """Bytes of the body in a fragment, where the bus carries that."""
 WHOLE = (1, 1)
 """The `fragment` of a message that is not cut."""
+_LENGTH = 3
+"""Bytes more that the length of a body takes than that of none."""
 _LONGEST = (2**31, 2**31)
 """As a `fragment`: no pair of numbers takes more bytes."""
 
@@ -43,7 +45,7 @@ class Cut:
     def __init__(self, message: Message, limit: int) -> None:
         self._envelope = message.envelope
         self._body = memoryview(message.body)
-        head = len(Message(replace(message.envelope, fragment=_LONGEST), b"").to_bytes())
+        head = len(Message(replace(message.envelope, fragment=_LONGEST), b"").to_bytes()) + _LENGTH
         self._chunk = min(CHUNK, limit - head)
         if self._chunk < LEAST:
             raise MessageTooLarge(head + LEAST, limit)

@@ -274,7 +274,7 @@ def _aged(reply: str | None, data: bytes, at: float) -> bytes:
         messages = messages_of(data)
     except BadRequest:
         return data
-    return payload_of(_older(message, waited).part() for message in messages)
+    return payload_of([_older(message, waited).part() for message in messages])
 
 
 def _older(message: Message, waited: float) -> Message:

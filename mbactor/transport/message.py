@@ -3,20 +3,18 @@
     payload = Message(Envelope("ask", "17", budget=2.5), b"...").to_bytes()
     [message] = messages_of(payload)
 
-On the wire a payload is one version byte and then one or more messages, each of them: the envelope's length in four
-bytes, the body's length in four bytes (both big-endian), the envelope as a msgpack array, the body. One message and a
-batch are the same format. Envelope fields are only ever appended, with a default, so replicas of two versions
-understand each other; a test holds the bytes.
+On the wire a payload is one version byte and then a msgpack array of one or more messages, each an array of envelope
+and body. One message and a batch are the same format. Envelope fields are only ever appended, with a default, so
+replicas of two versions understand each other; a test holds the bytes.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
-from msgspec import structs
 
 from mbactor.errors import BadRequest
 
@@ -27,12 +25,15 @@ ask of the same asker, who does not want it done any more.
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 
-_VERSION = b"\x02"
-_HEAD = struct.Struct(">II")
+_VERSION = b"\x03"
+_HEAD = struct.Struct(">cBI")
+_ARRAY = 0xDD
+OVERHEAD = _HEAD.size
+"""Bytes of a payload beside its messages."""
 
 
-class Envelope(msgspec.Struct, array_like=True, frozen=True):
-    """The control fields of a message.
+class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The control fields of a message, those that most messages have first: an end of defaults need not be written.
 
     `id` is unique among the requests of who asks; the reply, the error and the acknowledgement of a request have the
     same. `budget` is what remains, in seconds; None is no deadline. `path` holds the ids of the asks this one is made
@@ -47,23 +48,23 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     op: Op
     id: str
     budget: float | None = None
+    replica: str = ""
+    locality: str = ""
+    content_type: str = MSGPACK
+    status: int = 200
     path: tuple[str, ...] = ()
     trace: str | None = None
     identity: str | None = None
     baggage: dict[str, str] = {}
-    status: int = 200
     fragment: tuple[int, int] = (1, 1)
-    content_type: str = MSGPACK
     query: str = ""
     headers: dict[str, str] = {}
-    replica: str = ""
     queue: str = ""
-    locality: str = ""
     multi: bool = False
     host: str = ""
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """An envelope and its body, as handed to and received from a bus."""
 
     envelope: Envelope
@@ -71,67 +72,48 @@ class Message(msgspec.Struct, frozen=True):
 
     def part(self) -> bytes:
         """Its share of a payload: see `payload_of`."""
-        envelope = _encode(self.envelope)
-        return b"".join((_HEAD.pack(len(envelope), len(self.body)), envelope, self.body))
+        return _encode(self)
 
     def to_bytes(self) -> bytes:
         """A payload of this message alone."""
-        return _VERSION + self.part()
+        return payload_of((_encode(self),))
 
 
 def ask_part(id: str, budget: float, body: bytes) -> bytes:
-    """`Message.part` of an ask whose envelope says nothing more: fields with their defaults may be left out at its end,
-    which makes it quicker to write and to read.
-    """
-    envelope = _encode(("ask", id, budget))
-    return _HEAD.pack(len(envelope), len(body)) + envelope + body
+    """`Message.part` of an ask whose envelope says nothing more."""
+    return _encode((("ask", id, budget), body))
 
 
-class Template:
-    """Parts of messages whose envelopes differ in the id only, without the defaults at their end."""
-
-    __slots__ = ("_after", "_before", "_size")
-
-    def __init__(self, envelope: Envelope) -> None:
-        fields, plain = structs.astuple(envelope), structs.astuple(Envelope(envelope.op, envelope.id))
-        told = max(at for at in range(len(fields)) if at < 2 or fields[at] != plain[at]) + 1
-        whole, after = _encode(fields[:told]), b"".join(map(_encode, fields[2:told]))
-        self._after = after
-        self._before = whole[: len(whole) - len(after) - len(_encode(envelope.id))]
-        self._size = len(self._before) + len(after)
-
-    def part(self, id: str, body: bytes) -> bytes:
-        """`Message.part` with this id."""
-        named = _encode(id)
-        return b"".join((_HEAD.pack(self._size + len(named), len(body)), self._before, named, self._after, body))
+def reply_part(id: str, replica: str, locality: str, body: bytes) -> bytes:
+    """`Message.part` of a reply in msgpack whose envelope says nothing more."""
+    if locality:
+        return _encode((("reply", id, None, replica, locality), body))
+    return _encode((("reply", id, None, replica), body))
 
 
-def payload_of(parts: Iterable[bytes]) -> bytes:
+def payload_of(parts: Sequence[bytes]) -> bytes:
     """One payload of several messages, in this order: what `Message.part` made of each."""
-    return b"".join((_VERSION, *parts))
+    return b"".join((_HEAD.pack(_VERSION, _ARRAY, len(parts)), *parts))
 
 
 def messages_of(data: bytes) -> list[Message]:
     """The messages of a payload, at least one. BadRequest where the bytes are none of ours."""
     if data[:1] != _VERSION:
         raise BadRequest(f"a payload of version {data[:1].hex() or 'none'}: expected version {_VERSION.hex()}")
-    found, start, size = [], 1, len(data)
-    view = memoryview(data)
     try:
-        while True:
-            envelope, body = _HEAD.unpack_from(data, start)
-            start += _HEAD.size
-            middle = start + envelope
-            end = middle + body
-            if end > size:
-                raise BadRequest(f"a payload of {size} bytes that ends within a message: expected {end}")
-            found.append(Message(_decode(view[start:middle]), data[middle:end]))
-            start = end
-            if start == size:
-                return found
-    except (struct.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        messages = _decode(memoryview(data)[1:])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"no message of mbactor: {error}") from error
+    if not messages:
+        raise BadRequest("a payload without a message: expected one at least")
+    return messages
+
+
+def message_of(part: bytes) -> Message:
+    """What `Message.part` was made of."""
+    return _decode_part(part)
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Envelope).decode
+_decode = msgspec.msgpack.Decoder(list[Message]).decode
+_decode_part = msgspec.msgpack.Decoder(Message).decode

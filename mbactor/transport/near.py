@@ -31,7 +31,7 @@ class NearAsk(Ask, eq=False, kw_only=True):
         super().answered(message)
 
     def failed(self, error: MbactorError) -> None:
-        message = self.message
+        message = self.sent()
         if self.address is self.plain or message is None or not isinstance(error, NoSuchActor | Unavailable):
             super().failed(error)
             return

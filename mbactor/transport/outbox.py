@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from mbactor.errors import MbactorError, MessageTooLarge
 from mbactor.transport.bus import Bus
-from mbactor.transport.message import payload_of
+from mbactor.transport.message import OVERHEAD, payload_of
 
 MOST, BYTES = 64, 64 * 1024
 SOON = 128
@@ -89,8 +89,9 @@ class Outbox:
         self._batches: list[Batch] = []
         self._gathered = 0
 
-    def put(self, key: str, same: str, subject: str, reply: str | None, id: str, part: bytes) -> None:
-        """Send a message at the end of this turn, together with others that have the `same`.
+    def put(self, key: str, same: str, subject: str, inbox: str | None, id: str, part: bytes) -> None:
+        """Send a message at the end of this turn, together with others that have the `same`. What answers the first of
+        them goes to `inbox` and its id.
 
         MessageTooLarge at once; what else is wrong is told `unsent`, or raised where it is sent at once.
         """
@@ -106,9 +107,10 @@ class Outbox:
                 self._gathered += 1
                 return
         limit = self._bus.max_payload
-        if len(part) >= limit:
-            raise MessageTooLarge(len(part) + 1, limit)
-        batch = Batch(same, subject, reply, id, part, self._most(key), min(BYTES, limit - 1))
+        if len(part) + OVERHEAD > limit:
+            raise MessageTooLarge(len(part) + OVERHEAD, limit)
+        reply = None if inbox is None else inbox + id
+        batch = Batch(same, subject, reply, id, part, self._most(key), min(BYTES, limit - OVERHEAD))
         if not self._gather:
             self._bus.publish(subject, payload_of(batch.parts), reply=reply)
             return

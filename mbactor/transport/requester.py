@@ -23,7 +23,7 @@ from mbactor.transport.failures import error_of, expired, forbidden
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.large import Large
 from mbactor.transport.locality import Nearest
-from mbactor.transport.message import Envelope, Message, messages_of
+from mbactor.transport.message import OVERHEAD, Envelope, Message, ask_part, messages_of
 from mbactor.transport.near import NearAsk, NearSending, asking_where
 from mbactor.transport.outbox import BYTES, MOST, Outbox, Together
 from mbactor.transport.reassembly import Bounds
@@ -36,6 +36,8 @@ ACK_WINDOW = 1.0
 """Seconds within which a request is answered or acknowledged, where nothing else is set."""
 _LINES = 4096
 _CALLED_OFF = 1024
+_PLAIN = 64
+"""Bytes that an envelope takes at most which says nothing but its id and its budget."""
 _FEW = 8
 """Messages that travel together at least, however many replicas there are."""
 _NOBODY_WITHIN = 2.0
@@ -84,6 +86,7 @@ class Requester:
         self._lines: dict[tuple[str, Address], Line] = {}
         self._called_off: dict[str, Ask] = {}
         """Asks by id that nobody wants answered, and of which nobody knows who has them; the oldest first."""
+        self._future: Callable[[], asyncio.Future[Any]]
         self._small = 0
         """Bytes of a message that may travel together with others."""
         self._plane = plane
@@ -106,7 +109,8 @@ class Requester:
         """Subscribe to the node's inbox. Forbidden where the bus does not let it receive there."""
         inbox = subjects.inbox_pattern(self._plane, self._node)
         self._inbox = self._bus.subscribe(inbox, self._receive)
-        self._small = min(BYTES, self._bus.max_payload - 1)
+        self._small = min(BYTES, self._bus.max_payload - OVERHEAD)
+        self._future = asyncio.get_running_loop().create_future
         await self._bus.flush()
         if self._inbox.refused is not None:
             raise forbidden(f"the broker does not let this node receive its answers: {self._inbox.refused}")
@@ -138,11 +142,8 @@ class Requester:
         deadline: float,
         read: Callable[[Message], Any],
         now: float,
-        part: bytes | None = None,
     ) -> asyncio.Future[Any]:
-        """As `request`, on a line that is there already, at this time; of a message whose share of a payload may have
-        been made.
-        """
+        """As `request`, on a line that is there already, at this time."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         id, address, source = message.envelope.id, line.address, line.source
         again, patience, nearest = self._again, self._patience, self._nearest
@@ -155,10 +156,22 @@ class Requester:
                 plain=address, nearest=nearest, publish=self._publish, ticks=patience,
             )  # fmt: skip
             line = self.line(source, place)
-        if part is not None and len(part) <= self._small:
-            self._outbox.put(line.address.host, line.subject, line.subject, line.inbox + id, id, part)
-        else:
-            self._put(line, message, ask)
+        self._put(line, message, ask)
+        self._waiting.add(ask, now)
+        return future
+
+    def ask_plainly(
+        self, line: Line, budget: float, body: bytes, deadline: float, read: Callable[[Message], Any], now: float
+    ) -> asyncio.Future[Any]:
+        """As `ask`, of a body in msgpack with nothing to say of it. Its message is made only where it is sent again."""
+        id = str(next(self._ids))
+        if self._nearest is not None or len(body) > self._small - _PLAIN:
+            return self.ask(line, Message(Envelope("ask", id, budget), body), deadline, read, now)
+        address, subject = line.address, line.subject
+        future: asyncio.Future[Any] = self._future()
+        part = ask_part(id, budget, body)
+        ask = Ask(id, address, deadline, future, read, line.source, part, self._again, self._patience)
+        self._outbox.put(address.host, subject, subject, line.inbox, id, part)
         self._waiting.add(ask, now)
         return future
 
@@ -239,7 +252,7 @@ class Requester:
             part = message.part()
             if len(part) <= self._small:
                 id, subject = message.envelope.id, line.subject
-                self._outbox.put(line.address.host, subject, subject, line.inbox + id, id, part)
+                self._outbox.put(line.address.host, subject, subject, line.inbox, id, part)
                 return
         self._put_now(line, message, waiter)
 
@@ -295,13 +308,14 @@ class Requester:
         return True
 
     def _repeat(self, ask: Ask) -> None:
-        if ask.done() or self._inbox is None or ask.message is None:
+        sent = ask.sent()
+        if ask.done() or self._inbox is None or sent is None:
             return
         # From now on it travels with others: what is told of it is not told of those it travelled with before.
         self._together.take(ask.id)
         ask.resting, ask.patience = False, self._patience
         left = ask.deadline - asyncio.get_running_loop().time()
-        message = Message(structs.replace(ask.message.envelope, budget=left), ask.message.body)
+        message = Message(structs.replace(sent.envelope, budget=left), sent.body)
         address = replace(ask.address, replica=ask.sent_to) if ask.sent_to else ask.address
         try:
             self._publish(ask.source, address, message, ask)
@@ -351,7 +365,7 @@ class Requester:
             except MbactorError as error:
                 self._unreadable(delivery.subject.rpartition(".")[2], by, error)
                 return
-            waiting = self._waiting
+            waiting, host, replica = self._waiting, "", ""
             for message in messages:
                 envelope = message.envelope
                 waiter = waiting.find(envelope.id)
@@ -359,12 +373,14 @@ class Requester:
                     type(waiter) is Ask
                     and envelope.op == "reply"
                     and envelope.fragment == WHOLE
-                    and by == subjects.host_token(host := waiter.address.host)
+                    and (waiter.address.host == host or by == subjects.host_token(waiter.address.host))
                     and not waiter.future.done()
                 ):
                     # As `_take`, for nearly all there are: the result of an ask that waits for it.
-                    if envelope.replica:
-                        self._replicas.saw(host, envelope.replica)
+                    if waiter.address.host != host or envelope.replica != replica:
+                        host, replica = waiter.address.host, envelope.replica
+                        if replica:
+                            self._replicas.saw(host, replica)
                     waiter.answered(message)
                     waiting.remove(envelope.id)
                 else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import struct
 from typing import Any
 
 import msgspec
@@ -59,22 +58,25 @@ def envelope(**fields: Any) -> bytes:
         "op",
         "id",
         "budget",
+        "replica",
+        "locality",
+        "content_type",
+        "status",
         "path",
         "trace",
         "identity",
         "baggage",
-        "status",
         "fragment",
-        "content_type",
         "query",
     )
-    plain = {"op": "ask", "id": "1", "budget": 5.0, "path": [], "trace": None, "identity": None, "baggage": {},
-             "status": 200, "fragment": [1, 1], "content_type": "application/msgpack", "query": ""}  # fmt: skip
+    plain = {"op": "ask", "id": "1", "budget": 5.0, "replica": "", "locality": "",
+             "content_type": "application/msgpack", "status": 200, "path": [], "trace": None, "identity": None,
+             "baggage": {}, "fragment": [1, 1], "query": ""}  # fmt: skip
     return msgspec.msgpack.encode([{**plain, **fields}[name] for name in names])
 
 
 def payload(head: bytes, body: bytes = b"\x80") -> bytes:
-    return b"\x02" + struct.pack(">II", len(head), len(body)) + head + body
+    return b"\x03\x91\x92" + head + msgspec.msgpack.encode(body)
 
 
 def forged(work: Any) -> None:
@@ -132,10 +134,11 @@ def test_an_envelope_that_lies_is_answered_within_its_time(fields: dict[str, Any
     [
         b"",
         b"\x01",
-        b"\x02",
-        b"\x02\0\0",
-        b"\x02" + b"\xff" * 8,
-        b"\x02" + b"\0" * 8,
+        b"\x03",
+        b"\x03\x90",
+        b"\x03\xdd\xff\xff\xff\xff",
+        b"\x03" + b"\xff" * 8,
+        b"\x03" + b"\0" * 8,
         payload(b"\x91" * 500_000),
         payload(b"\xc1"),
         payload(b"[]"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mbactor.errors import ActorCrashed, BadRequest, MailboxFull, MbactorError, from_wire, to_wire
 from mbactor.transport.codec import decode, encode, travel
-from mbactor.transport.message import JSON, Envelope, Message, Template, ask_part, messages_of, payload_of
+from mbactor.transport.message import JSON, Envelope, Message, ask_part, message_of, messages_of, payload_of, reply_part
 
 envelopes = st.builds(
     Envelope,
@@ -24,16 +24,19 @@ envelopes = st.builds(
 
 @given(st.lists(st.builds(Message, envelopes, st.binary()), min_size=1, max_size=4))
 def test_messages_survive_their_bytes(messages: list[Message]) -> None:
-    assert messages_of(payload_of(message.part() for message in messages)) == messages
+    assert messages_of(payload_of([message.part() for message in messages])) == messages
+    assert [message_of(message.part()) for message in messages] == messages
     assert messages_of(messages[0].to_bytes()) == messages[:1]
 
 
-@given(envelopes, st.text(), st.binary())
-def test_what_is_made_of_a_template_reads_as_what_it_stands_for(envelope: Envelope, id: str, body: bytes) -> None:
-    part = Template(envelope).part(id, body)
-    message = Message(msgspec.structs.replace(envelope, id=id), body)
+@given(st.text(), st.text(), st.text(), st.binary())
+def test_a_reply_of_nothing_but_its_replica_reads_as_its_whole_envelope(
+    id: str, replica: str, locality: str, body: bytes
+) -> None:
+    message = Message(Envelope("reply", id, replica=replica, locality=locality), body)
+    part = reply_part(id, replica, locality, body)
     assert messages_of(payload_of([part])) == [message]
-    assert len(part) <= len(message.part())
+    assert len(part) < len(message.part())
 
 
 @given(st.text(), st.floats(0, 1e6), st.binary())
@@ -44,23 +47,25 @@ def test_an_ask_of_nothing_but_a_budget_reads_as_its_whole_envelope(id: str, bud
 def test_golden_bytes() -> None:
     one = Message(Envelope("ask", "1", budget=2.5), b"body")
     two = Message(Envelope("reply", "1", replica="id-x", queue="q", locality="eu", multi=True, host="h"), b"")
-    envelope = (
-        "dc0011a361736ba131cb400400000000000090c0c080ccc8920101b36170706c69636174696f6e2f6d73677061636ba080a0a0a0c2a0"
+    first = (
+        "92dc0011a361736ba131cb4004000000000000a0a0b36170706c69636174696f6e2f6d73677061636bccc890c0c080920101a080a0c2a0"
+        "c404626f6479"
     )
-    assert one.to_bytes().hex() == "02" + "00000036" + "00000004" + envelope + b"body".hex()
-    assert payload_of([one.part(), two.part()]).hex() == one.to_bytes().hex() + (
-        "0000003800000000dc0011a57265706c79a131c090c0c080ccc8920101b36170706c69636174696f6e2f6d73677061636ba080"
-        "a469642d78a171a26575c3a168"
+    second = (
+        "92dc0011a57265706c79a131c0a469642d78a26575b36170706c69636174696f6e2f6d73677061636bccc890c0c080920101a080a171c3"
+        "a168c400"
     )
+    assert one.to_bytes().hex() == "03" + "dd00000001" + first
+    assert payload_of([one.part(), two.part()]).hex() == "03" + "dd00000002" + first + second
 
 
-def test_an_envelope_of_an_older_version_is_read() -> None:
-    envelope = msgspec.msgpack.encode(["ask", "1", None])
-    data = b"\x02" + len(envelope).to_bytes(4, "big") + (1).to_bytes(4, "big") + envelope + b"x"
-    assert messages_of(data) == [Message(Envelope("ask", "1"), b"x")]
+def test_an_envelope_of_an_older_version_and_one_of_a_later_are_read() -> None:
+    later = [*msgspec.to_builtins(Envelope("ask", "2")), "more", {"of": "it"}]
+    data = b"\x03" + msgspec.msgpack.encode([[["ask", "1", None], b"x"], [later, b"y", "and more"]])
+    assert messages_of(data) == [Message(Envelope("ask", "1"), b"x"), Message(Envelope("ask", "2"), b"y")]
 
 
-@given(st.binary() | st.binary().map(lambda rest: b"\x02" + rest))
+@given(st.binary() | st.binary().map(lambda rest: b"\x03" + rest))
 def test_other_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(BadRequest):
         messages_of(data)
@@ -70,19 +75,21 @@ def test_an_envelope_that_is_no_text_or_too_deep_is_refused() -> None:
     deep = b"\xdc\x00\x12" + msgspec.msgpack.encode("ask") + msgspec.msgpack.encode("1") + b"\x91" * 100_000
     golden = msgspec.msgpack.encode(Envelope("ask", "1"))
     deeper = b"\xdc\x00\x12" + golden[3:] + b"\x91" * 100_000  # in a field of a later version
-    for envelope in (b"\x92\xa3ask\xa2\xff\xfe", b"\x94\xa3ask\xa11\xc0\x91\xa1\xff", deep, deeper):
+    for envelope in (b"\x92\xa3ask\xa2\xff\xfe", b"\x94\xa3ask\xa11\xc0\xa1\xff", deep, deeper):
         with pytest.raises(BadRequest, match="no message of mbactor"):
-            messages_of(b"\x02" + len(envelope).to_bytes(4, "big") + bytes(4) + envelope)
+            messages_of(b"\x03\x91\x92" + envelope + b"\xc4\x00")
 
 
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (b"", "a payload of version none: expected version 02"),
-        (b"\x01abc", "a payload of version 01: expected version 02"),
-        (b"\x02", "no message of mbactor"),
-        (b"\x02\0\0\0\1\0\0\0\0", "a payload of 9 bytes that ends within a message: expected 10"),
-        (b"\x02\0\0\0\1\0\0\0\0x", "no message of mbactor: Expected `array`, got `int`"),
+        (b"", "a payload of version none: expected version 03"),
+        (b"\x01abc", "a payload of version 01: expected version 03"),
+        (b"\x03", "no message of mbactor: Input data was truncated"),
+        (b"\x03\x90", "a payload without a message: expected one at least"),
+        (b"\x03\xdd\xff\xff\xff\xff", "no message of mbactor: Input data was truncated"),
+        (b"\x03\x91\x92\x92\xa3ask\xa11\xc4\x02x", "no message of mbactor: Input data was truncated"),
+        (b"\x03\x91\x92\x00\xc4\x00", "no message of mbactor: Expected `array`, got `int`"),
     ],
 )
 def test_what_is_refused_says_why(data: bytes, told: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +35,17 @@ class Orders(Actor):
 
 
 def payload(op: str, id: str, body: Any) -> bytes:
-    envelope = msgspec.msgpack.encode([op, id, 5.0, [], None, None, {}, 200, [1, 1], "application/json"])
-    data = json.dumps(body).encode()
-    return b"\x02" + struct.pack(">II", len(envelope), len(data)) + envelope + data
+    envelope = [op, id, 5.0, "", "", "application/json"]
+    return b"\x03" + msgspec.msgpack.encode([[envelope, json.dumps(body).encode()]])
 
 
 def read(data: bytes) -> list[tuple[list[Any], bytes]]:
-    assert data[:1] == b"\x02"
-    found, at = [], 1
-    while at < len(data):
-        envelope, body = struct.unpack_from(">II", data, at)
-        at += 8
-        found.append((msgspec.msgpack.decode(data[at : at + envelope]), data[at + envelope : at + envelope + body]))
-        at += envelope + body
-    return found
+    assert data[:1] == b"\x03"
+    return [(envelope, body) for envelope, body in msgspec.msgpack.decode(data[1:])]
 
 
 def value(envelope: list[Any], body: bytes) -> Any:
-    return json.loads(body) if envelope[9] == "application/json" else msgspec.msgpack.decode(body)
+    return json.loads(body) if envelope[5:6] == ["application/json"] else msgspec.msgpack.decode(body)
 
 
 async def asks(url: str, plane: str) -> None:
@@ -122,4 +114,4 @@ def test_the_page_describes_the_bytes_that_mbactor_writes() -> None:
     [message] = messages_of(payload("ask", "1", {"a": 1}))
     assert message == Message(Envelope("ask", "1", 5.0, content_type="application/json"), b'{"a": 1}')
     [(envelope, body)] = read(message.to_bytes())
-    assert (envelope[:3], envelope[9], body) == (["ask", "1", 5.0], "application/json", b'{"a": 1}')
+    assert (envelope[:3], envelope[5], body) == (["ask", "1", 5.0], "application/json", b'{"a": 1}')
