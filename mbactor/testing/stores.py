@@ -52,6 +52,7 @@ async def check_store(opened: Callable[[], Awaitable[Store]]) -> None:
         _an_answer_wakes_the_step_and_the_flows_above,
         _the_end_of_a_called_flow_answers_its_caller,
         _a_cancelled_tree_is_at_rest_and_may_be_deleted,
+        _an_id_is_never_given_out_twice,
         _an_idempotency_key_names_one_flow,
         _the_roll_of_shards_is_kept,
         _what_is_open_is_counted,
@@ -242,6 +243,18 @@ async def _a_cancelled_tree_is_at_rest_and_may_be_deleted(store: Store) -> None:
     assert (again.done, resumed.done, reaped) == (True, False, 1)
     assert await store.statuses([caller.flow_id, inner.flow_id]) == {}
     assert await store.step(inner.id) is None
+
+
+async def _an_id_is_never_given_out_twice(store: Store) -> None:
+    flows, steps = set[int](), set[int]()
+    for _ in range(3):
+        kept, gone = await _do(store, _new(), _new())
+        await _do(store, Cancel(gone.flow_id, TOKEN), Delete(gone.flow_id, TOKEN), Reap(9))
+        assert await store.flow(gone.flow_id) is None
+        assert (kept.flow_id < gone.flow_id, kept.step_id < gone.step_id) == (True, True)
+        flows |= {kept.flow_id, gone.flow_id}
+        steps |= {kept.step_id, gone.step_id}
+    assert (len(flows), len(steps)) == (6, 6)
 
 
 async def _an_idempotency_key_names_one_flow(store: Store) -> None:

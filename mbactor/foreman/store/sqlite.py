@@ -57,7 +57,17 @@ async def run_in_driver(
         return await work(function, connection._conn, *args, **kwargs)  # noqa: SLF001
 
 
-_ANY_BREAKPOINT = "SELECT 1 FROM mbactor_flow WHERE breakpoints IS NOT NULL LIMIT 1"
+# The counters of ids stand on the rows themselves: one written apart would be a page more to log for each batch.
+_BEGUN = """SELECT max((SELECT value FROM mbactor_meta WHERE name = 'step_id'),
+        (SELECT coalesce(max(id), 0) FROM mbactor_step)),
+    max((SELECT value FROM mbactor_meta WHERE name = 'flow_id'), (SELECT coalesce(max(id), 0) FROM mbactor_flow)),
+    EXISTS (SELECT 1 FROM mbactor_flow WHERE breakpoints IS NOT NULL)"""
+
+# What was known by a number that is given out a second time would be taken for something else.
+_KEEP_HIGHEST = """CREATE TRIGGER mbactor_<row>_deleted AFTER DELETE ON mbactor_<row>
+    WHEN old.id > (SELECT value FROM mbactor_meta WHERE name = '<row>_id')
+    BEGIN UPDATE mbactor_meta SET value = old.id WHERE name = '<row>_id'; END"""
+
 _BREAKPOINTS = """SELECT flow.id, root.breakpoints FROM mbactor_flow AS flow JOIN mbactor_flow AS root
     ON root.id = coalesce(flow.root_id, flow.id) WHERE flow.id IN (<ids>) AND root.breakpoints IS NOT NULL"""
 
@@ -134,19 +144,13 @@ class SqliteDb:
         self._raw = raw
 
     async def begin(self, batch: Sequence[Operation], steps: int, flows: int) -> Begun:
-        (now,) = self._raw.execute("SELECT mbactor_now()").fetchone()
+        step_id, flow_id, any_breakpoint = self._raw.execute(_BEGUN).fetchone()
         breakpoints: dict[int, Json] = {}
-        if self._raw.execute(_ANY_BREAKPOINT).fetchone() is not None:
+        if any_breakpoint:
             flow_ids = sorted({one.flow_id for one in batch if isinstance(one, Settle)})
             breakpoints = dict(await self.rows(_BREAKPOINTS, flow_ids))
-        return Begun(now, self._reserve("step_id", steps), self._reserve("flow_id", flows), breakpoints)
-
-    def _reserve(self, counter: str, count: int) -> range:
-        if not count:
-            return range(0)
-        query = "UPDATE mbactor_meta SET value = value + ? WHERE name = ? RETURNING value"
-        ((last,),) = self._raw.execute(query, (count, counter)).fetchall()
-        return range(last - count + 1, last + 1)
+        step_ids, flow_ids = range(step_id + 1, step_id + steps + 1), range(flow_id + 1, flow_id + flows + 1)
+        return Begun(clock.unix(), step_ids, flow_ids, breakpoints)
 
     async def rows(self, query: str, *values: Any) -> list[Row]:
         return self._raw.execute(_text(query), _bound(values)).fetchall()
@@ -301,6 +305,8 @@ def _migrate(db: sqlite3.Connection, shard: int) -> None:
     if known is None:
         for statement in schema.statements(_TYPES):
             db.execute(statement)
+        for row in ("step", "flow"):
+            db.execute(_KEEP_HIGHEST.replace("<row>", row))
         values = [("schema_version", schema.VERSION), ("shard", shard), ("step_id", 0), ("flow_id", 0)]
         db.executemany("INSERT INTO mbactor_meta (name, value) VALUES (?, ?)", values)
         return
