@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from functools import partial
 from typing import Any
 
+import asyncpg
 import pytest
 
 from mbactor import seams
@@ -16,9 +18,21 @@ from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.store.leases import _EXTEND
 from mbactor.foreman.store.one_statement import plan_of
 from mbactor.foreman.store.open import open_store
-from mbactor.foreman.store.operations import Claim, Create, Created, FlowEnd, Lease, NewStep, Release, Settle, Settled
+from mbactor.foreman.store.operations import (
+    Claim,
+    Create,
+    Created,
+    FlowEnd,
+    Lease,
+    NewStep,
+    Operation,
+    Release,
+    Settle,
+    Settled,
+)
 from mbactor.foreman.store.postgres import PostgresStore
 from mbactor.foreman.store.postgres_db import PostgresDb
+from mbactor.foreman.store.postgres_pool import Connections
 from mbactor.foreman.store.postgres_text import shown_url, text_of, update_of
 from mbactor.foreman.store.rows import FlowFilter
 from mbactor.foreman.store.settle import _COMPLETE, _SETTLE
@@ -164,16 +178,19 @@ async def test_the_one_statement_of_a_batch_finds_its_rows_by_id_however_many_st
     await store.commit([new() for _ in range(300)])
     await store.commit([Claim(Lease("w", 60), 300)])
     end = FlowEnd("completed", b"{}")
-    written = await plan_of([Settle(1, 1, 1, "completed", None, end=end), goes_on(2, 2), new()])
-    assert written is not None
-    async with store._connection() as connection:
-        nothing: list[object] = [[] for _ in written.writes]
-        explained = await connection.fetch(f"EXPLAIN {written.text}", [], 0, 0, *nothing)
-    plan = "\n".join(row[0] for row in explained)
-    assert "Seq Scan" not in plan
-    assert re.search(r"Index Scan using mbactor_step_pkey.*\n +Index Cond: \(id = unnest", plan), plan
-    assert re.search(r"Index Scan using mbactor_flow_pkey.*\n +Index Cond: \(id = unnest", plan), plan
-    assert "mbactor_step_lease" not in plan, plan
+    settle = Settle(1, 1, 1, "completed", None, end=end)
+    batches: list[tuple[list[Operation], str]] = [([settle, goes_on(2, 2), new()], "unnest"), ([settle], "'1'")]
+    for batch, found_by in batches:
+        written = await plan_of(batch)
+        assert written is not None
+        async with store._connection() as connection:
+            explained = await connection.fetch(f"EXPLAIN {written.text}", *written.values)
+        plan = "\n".join(row[0] for row in explained)
+        assert "Seq Scan" not in plan
+        for table in ("step", "flow"):
+            wanted = rf"Index Scan using mbactor_{table}_pkey.*\n +Index Cond: \(id = .*{found_by}"
+            assert re.search(wanted, plan), plan
+        assert "mbactor_step_lease" not in plan, plan
     await store.close()
 
 
@@ -188,11 +205,11 @@ async def test_what_happens_most_is_one_round_trip(url: str) -> None:
     (claimed,) = (await store.commit([Claim(Lease("w", 60), 3)])).results
     asked: list[str] = []
     async with store._connection() as connection:
-        own = connection.itself
-        own.add_query_logger(lambda record: asked.append(record.query))
+        connection.add_query_logger(lambda record: asked.append(record.query))
     ids = [(one.step_id, one.flow_id) for one in created if isinstance(one, Created)]
     end = Settle(*ids[0], 1, "completed", None, end=FlowEnd("completed", b'{"x":1}'))
     committed = await store.commit([end, *(goes_on(*both) for both in ids[1:]), new()])
+    await asyncio.sleep(0)  # the driver tells of a query a turn later
     assert len(asked) == 1
     assert committed.best_due == 100
     (stopped,) = committed.stopped
@@ -288,7 +305,7 @@ async def test_who_writes_without_an_answer_is_ended_before_anybody_looks(url: s
     async with other._connection() as connection, connection.transaction():
         await connection.execute("SELECT FROM mbactor_flow FOR UPDATE")
         async with store._connection() as own:
-            own.itself._config = own.itself._config._replace(command_timeout=0.2)
+            own._config = own._config._replace(command_timeout=0.2)
         # It waits for the lock until nobody waits for it.
         with pytest.raises(StoreTrouble):
             await store.commit([goes_on(created.step_id, created.flow_id)])
@@ -318,6 +335,39 @@ async def test_flows_go_on_over_a_crash_of_the_server(url: str, mbactor_postgres
         rows = await world.sql("SELECT count(*), count(DISTINCT node) FROM mbactor_step GROUP BY flow_id")
         assert rows == [(8, 8)] * 32
         sweeping.cancel()
+
+
+async def test_a_connection_is_taken_again_unless_its_user_may_have_left_something_behind(url: str) -> None:
+    connections = Connections(partial(asyncpg.connect, url), most=1, refusal=asyncpg.PostgresError)
+
+    async def used(query: str = "SELECT 1") -> int:
+        async with connections.one() as connection:
+            await connection.execute(query)
+            pid: int = connection.get_server_pid()
+        return pid
+
+    first = await used()
+    assert set(await asyncio.gather(used(), used())) == {first}
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await used("SELECT 1 / 0")
+    assert await used() == first
+    cut_off = asyncio.create_task(used("SELECT pg_sleep(60)"))
+    waiting = asyncio.create_task(used())
+    await asyncio.sleep(0)
+    cut_off.cancel()
+    second = await waiting
+    assert await used("BEGIN") == second != first
+    third = await used()
+    assert second != third == await used()
+    asleep = asyncio.create_task(used("SELECT pg_sleep(60)"))
+    waiting = asyncio.create_task(used())
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        await connections.close(within=0.01)
+    with pytest.raises(asyncpg.PostgresConnectionError):
+        await asleep
+    with pytest.raises(StoreTrouble, match="closed"):
+        await waiting
 
 
 # --- several at once ------------------------------------------------------------------------------------

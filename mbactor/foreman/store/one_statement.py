@@ -38,7 +38,7 @@ from mbactor.foreman.store.operations import (
     Settled,
     Stopped,
 )
-from mbactor.foreman.store.postgres_text import TREE, given_of, given_rows, text_of
+from mbactor.foreman.store.postgres_text import TREE, given_of, given_of_one, given_rows, text_of
 from mbactor.foreman.store.transaction import BANDS, best_of
 
 NOW = -float(1 << 33)
@@ -102,10 +102,13 @@ async def plan_of(batch: Sequence[Operation]) -> Written | None:
     except Inapplicable:
         return None
     kinds = tuple(statement for statement, _ in recorder.writes)
-    given = [given_rows(statement.table, _columns(statement), rows) for statement, rows in recorder.writes]
+    alone = all(len(rows) == 1 for _, rows in recorder.writes)
+    given: list[Any] = []
+    for statement, rows in recorder.writes:
+        given += rows[0] if alone else [given_rows(statement.table, _columns(statement), rows)]
     named = sorted({one.flow_id for one in batch if isinstance(one, Settle)})
     values = (named, recorder.steps, recorder.flows, *given)
-    return Written(statement_of(kinds), values, recorder.writes, expected)
+    return Written(statement_of(kinds, alone=alone), values, recorder.writes, expected)
 
 
 def _is_plain(one: Operation) -> bool:
@@ -121,8 +124,9 @@ def _is_plain(one: Operation) -> bool:
 
 
 @functools.cache
-def statement_of(kinds: tuple[Update | Insert, ...]) -> str:
-    """One statement for a batch that writes by these, in this order.
+def statement_of(kinds: tuple[Update | Insert, ...], *, alone: bool) -> str:
+    """One statement for a batch that writes by these, in this order. `alone`: one row by each, brought without an array
+    around it, which costs driver and server a sixth less.
 
     It gives back the time, the new ids, the bands as they were before, and what the writes return, in their order. It
     divides by zero, and writes nothing, where a row was not found as assumed.
@@ -138,23 +142,25 @@ def statement_of(kinds: tuple[Update | Insert, ...]) -> str:
     told = ["begun.now", "begun.ids", "ARRAY(SELECT priority FROM bands)", "ARRAY(SELECT due FROM bands)"]
     # Before a breakpoint steps are not handed on.
     found = ["NOT EXISTS (SELECT FROM tree WHERE breakpoints IS NOT NULL)"]
+    place = 4
     for number, statement in enumerate(kinds, 1):
-        place = number + 3
+        given = (given_of_one if alone else given_of)(statement.table, _columns(statement), place)
         if isinstance(statement, Insert):
-            parts.append(f"write{number} AS ({_insert(statement, place)})")
+            parts.append(f"write{number} AS ({_insert(statement, given)})")
             condition = "true" if statement.returning else ""
         else:
-            parts.append(f"write{number} AS ({_update(statement, place)})")
+            parts.append(f"write{number} AS ({_update(statement, given)})")
             condition = statement.assumed or "true"
             told += [f"ARRAY(SELECT {name} FROM write{number} ORDER BY number)" for name in _names(statement)]
         if condition:
-            found.append(f"(SELECT count(*) FROM write{number} WHERE {condition}) = cardinality(${place})")
+            count = "1" if alone else f"cardinality(${place})"
+            found.append(f"(SELECT count(*) FROM write{number} WHERE {condition}) = {count}")
+        place += len(_columns(statement)) if alone else 1
     told.append(f"1 / CASE WHEN {' AND '.join(found)} THEN 1 ELSE 0 END")
     return f"WITH {', '.join(parts)} SELECT {', '.join(told)} FROM begun"
 
 
-def _update(statement: Update, place: int) -> str:
-    given = given_of(statement.table, statement.values, place)
+def _update(statement: Update, given: str) -> str:
     changed = _PLACE.sub(lambda found: _value(statement.table, found[1]), statement.set)
     # What a row is found by is known: an index finds it only by the bare value.
     where = _PLACE.sub(r"given._\1", statement.where)
@@ -168,10 +174,9 @@ def _update(statement: Update, place: int) -> str:
 _PLACE = re.compile(r"(?<!:):(\w+)")
 
 
-def _insert(statement: Insert, place: int) -> str:
+def _insert(statement: Insert, given: str) -> str:
     columns = ", ".join(statement.columns)
     values = ", ".join(_value(statement.table, name) for name in statement.columns)
-    given = given_of(statement.table, statement.columns, place)
     conflict = "ON CONFLICT DO NOTHING " if statement.once else ""
     return (
         f"INSERT INTO {statement.table} ({columns}) SELECT {values} FROM begun, {given}"

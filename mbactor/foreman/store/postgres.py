@@ -29,6 +29,7 @@ from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.one_statement import Written, committed_of, found_of, plan_of
 from mbactor.foreman.store.operations import Committed, Created, Operation
 from mbactor.foreman.store.postgres_db import PostgresDb
+from mbactor.foreman.store.postgres_pool import Connections
 from mbactor.foreman.store.postgres_text import EXPECTED, TYPES, shown_url
 from mbactor.foreman.store.sql import Query, SqlStore
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
@@ -80,39 +81,37 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
     backend: tuple[int, Any]
     """The server's process for this connection: its number, and since when."""
 
-    @property
-    def itself(self) -> _Connection:
-        """This, where what the pool gave out may have been taken back."""
-        return self
-
-    def get_reset_query(self) -> str:
-        """Nothing of a connection's is changed between two uses: a round trip less for each batch."""
-        return ""
-
 
 async def open_postgres(url: str, shard: int = 1) -> PostgresStore:
     """Connect and see to it that the tables are there. InvalidSpec says what is wrong with the URL, the credentials or
     the database, without what is secret in them; StoreTrouble that nobody answers.
     """
-    shown = shown_url(url)
+
+    async def connect() -> Any:
+        connection = await asyncpg.connect(
+            url, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT, server_settings=_SETTINGS,
+            connection_class=_Connection,
+        )  # fmt: skip
+        try:
+            await connection.execute(_DURABLE)
+            connection.backend = tuple(await connection.fetchrow(_BACKEND))
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    shown, connections = shown_url(url), Connections(connect, CONNECTIONS, asyncpg.PostgresError)
     with offload.busy():
         try:
-            pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=CONNECTIONS, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT,
-                server_settings=_SETTINGS, connection_class=_Connection, init=_begin_well,
-            )  # fmt: skip
-        except (*_BROKEN, ValueError) as error:
-            raise _refused(shown, error) from None
-        try:
-            async with pool.acquire() as connection, connection.transaction():
+            async with connections.one() as connection, connection.transaction():
                 await _prepare(connection, shard)
-        except _BROKEN as error:
-            pool.terminate()
-            raise _refused(shown, error) from None
-        except BaseException:
-            pool.terminate()
+        except BaseException as error:
+            with suppress(*_BROKEN):
+                await connections.close(0)
+            if isinstance(error, (*_BROKEN, ValueError)) and not isinstance(error, InvalidSpec):
+                raise _refused(shown, error) from None
             raise
-    return PostgresStore(pool, url, shard)
+    return PostgresStore(connections, url, shard)
 
 
 async def has_tables(url: str) -> bool:
@@ -127,11 +126,6 @@ async def has_tables(url: str) -> bool:
                 await connection.close()
         except (*_BROKEN, ValueError) as error:
             raise _refused(shown, error) from None
-
-
-async def _begin_well(connection: Any) -> None:
-    await connection.execute(_DURABLE)
-    connection.backend = tuple(await connection.fetchrow(_BACKEND))
 
 
 async def _prepare(connection: Any, shard: int) -> None:
@@ -166,10 +160,10 @@ def _refused(shown: str, error: BaseException) -> InvalidSpec | StoreTrouble:
 class PostgresStore(SqlStore):
     """A shard in a PostgreSQL database. Made by `open_postgres`."""
 
-    def __init__(self, pool: Any, url: str, shard: int) -> None:
+    def __init__(self, connections: Connections, url: str, shard: int) -> None:
         super().__init__(shard)
         self._url = url
-        self._pool = pool
+        self._connections = connections
         self._newest_flow = 0
         self._closed = False
 
@@ -177,11 +171,8 @@ class PostgresStore(SqlStore):
         if self._closed:
             return
         self._closed = True
-        with offload.busy():
-            try:
-                await asyncio.wait_for(self._pool.close(), LONGEST_PAUSE)
-            except _BROKEN:
-                self._pool.terminate()
+        with offload.busy(), suppress(*_BROKEN):
+            await self._connections.close(LONGEST_PAUSE)
 
     @asynccontextmanager
     async def listening(self, heard: Callable[[str], None]) -> AsyncIterator[PostgresLine]:
@@ -217,13 +208,12 @@ class PostgresStore(SqlStore):
 
     async def _commit_in_one(self, batch: Sequence[Operation], written: Written) -> Committed:
         async with self._connection() as connection:
-            own = connection.itself
             rows, unknown = await _answered(0, connection.fetch(written.text, *written.values))
             if unknown is not None:
-                own.terminate()
+                connection.terminate()
         if unknown is None:
             return self._noted(committed_of(written, rows[0]))
-        found = await self._found(batch, own.backend, unknown)
+        found = await self._found(batch, connection.backend, unknown)
         if found is None:
             raise unknown
         return found
@@ -253,16 +243,15 @@ class PostgresStore(SqlStore):
 
     async def _commit_once(self, batch: Sequence[Operation]) -> Committed:
         async with self._connection() as connection:
-            transaction = connection.transaction()
-            await transaction.start()
+            await connection.execute("BEGIN")
             db = PostgresDb(connection)
             try:
                 committed = await apply_batch(db, batch)
             except BaseException:
                 if not connection.is_closed():
-                    await transaction.rollback()
+                    await connection.execute("ROLLBACK")
                 raise
-            _, unknown = await _answered(db.number, transaction.commit())
+            _, unknown = await _answered(db.number, connection.execute("COMMIT"))
         if unknown is not None and not await self._has_landed(db.number, unknown):
             raise unknown
         return committed
@@ -300,21 +289,18 @@ class PostgresStore(SqlStore):
         async with self._connection() as connection:
             if query in _ONE_STATEMENT:
                 return await query(PostgresDb(connection), *args, **kwargs)
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                return await query(PostgresDb(connection), *args, **kwargs)
+            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            found = await query(PostgresDb(connection), *args, **kwargs)
+            await connection.execute("COMMIT")
+            return found
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
         if self._closed:
             raise StoreTrouble("the database is closed")
         with offload.busy():
-            connection = await self._pool.acquire()
-            try:
+            async with self._connections.one() as connection:
                 yield connection
-            finally:
-                # A connection that broke as it was given back changes nothing of what it was used for.
-                with suppress(*_BROKEN):
-                    await self._pool.release(connection)
 
 
 class PostgresLine:

@@ -95,6 +95,13 @@ def given_of(table: str, names: Sequence[str], place: int = 1) -> str:
     return f"(SELECT {columns}, ordinality AS number FROM unnest(${place}::{table}[]) WITH ORDINALITY) AS given"
 
 
+def given_of_one(table: str, names: Sequence[str], place: int) -> str:
+    """As `given_of`, of one row, each value of which has a place of its own, from this one on."""
+    kinds = schema.TABLES[table]
+    values = (f"${place + more}::{TYPES[kinds[name].partition(' ')[0]]} AS _{name}" for more, name in enumerate(names))
+    return f"(SELECT {', '.join(values)}, 1 AS number) AS given"
+
+
 def shown_url(url: str) -> str:
     """The URL without its password and settings, for errors; InvalidSpec where it is none, which shows nothing of it.
 

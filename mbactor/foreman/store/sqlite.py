@@ -147,8 +147,8 @@ class SqliteDb:
         step_id, flow_id, any_breakpoint = self._raw.execute(_BEGUN).fetchone()
         breakpoints: dict[int, Json] = {}
         if any_breakpoint:
-            flow_ids = sorted({one.flow_id for one in batch if isinstance(one, Settle)})
-            breakpoints = dict(await self.rows(_BREAKPOINTS, flow_ids))
+            named = sorted({one.flow_id for one in batch if isinstance(one, Settle)})
+            breakpoints = dict(await self.rows(_BREAKPOINTS, named))
         step_ids, flow_ids = range(step_id + 1, step_id + steps + 1), range(flow_id + 1, flow_id + flows + 1)
         return Begun(clock.unix(), step_ids, flow_ids, breakpoints)
 

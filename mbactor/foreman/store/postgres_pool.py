@@ -1,0 +1,97 @@
+"""The connections of a store to PostgreSQL: a few, opened as they are needed, the one used last taken first.
+
+    connections = Connections(connect, most=4, refusal=asyncpg.PostgresError)
+    async with connections.one() as connection:
+        await connection.fetch(...)
+    await connections.close(within=2.0)
+
+Taking one and giving it back is no task and no turn of the event loop. The driver's own pool has a task for each giving
+back, which costs more than a short statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mbactor.foreman.store.store import StoreTrouble
+
+LONGEST_REST = 300.0
+"""Seconds after which a connection that nobody used is not used any more: what is between may have dropped it."""
+
+
+class Connections:
+    """At most `most` of what `connect` opens. Who comes when all are taken waits for his turn. A `refusal` is an error
+    that the server answered with, and leaves a connection as it was.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Any]], most: int, refusal: type[Exception]) -> None:
+        self._connect = connect
+        self._most = most
+        self._refusal = refusal
+        self._places = asyncio.Semaphore(most)
+        self._open: set[Any] = set()
+        self._resting: deque[tuple[Any, float]] = deque()
+        """Those that nobody uses, and since when; the one used last is the last."""
+        self._closed = False
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[Any]:
+        """A connection outside of any transaction. One that may be at something else afterwards is ended: its user was
+        cancelled, or was not answered.
+        """
+        async with self._places:
+            connection = await self._taken()
+            sound = False
+            try:
+                yield connection
+                sound = True
+            except self._refusal:
+                sound = True
+                raise
+            finally:
+                if sound and not self._closed and not connection.is_closed() and not connection.is_in_transaction():
+                    self._resting.append((connection, asyncio.get_running_loop().time()))
+                else:
+                    self._end(connection)
+
+    async def _taken(self) -> Any:
+        oldest = asyncio.get_running_loop().time() - LONGEST_REST
+        while self._resting and self._resting[0][1] < oldest:
+            self._end(self._resting.popleft()[0])
+        while self._resting:
+            connection, _ = self._resting.pop()
+            if not connection.is_closed():
+                return connection
+            self._end(connection)
+        if self._closed:
+            raise StoreTrouble("the database is closed")
+        connection = await self._connect()
+        self._open.add(connection)
+        return connection
+
+    def _end(self, connection: Any) -> None:
+        self._open.discard(connection)
+        connection.terminate()
+
+    async def close(self, within: float) -> None:
+        """End all of them: those in use when they are given back, and all at once when the time is over, which is a
+        TimeoutError.
+        """
+        self._closed = True
+        places = 0
+        try:
+            async with asyncio.timeout(within):
+                while places < self._most:
+                    await self._places.acquire()
+                    places += 1
+                for connection, _ in self._resting:
+                    await connection.close()
+        finally:
+            for connection in [*self._open]:
+                self._end(connection)
+            for _ in range(places):
+                self._places.release()  # who waits for one is told that all are closed
