@@ -458,9 +458,13 @@ def _seconds(value: Any) -> float | None:
 
 
 def _row_of(new: Create, created: Created) -> FlowRow:
+    now = created.now
     return FlowRow(
-        created.flow_id, created.token, "running", new.workflow, new.name, new.graph_hash, new.baggage, new.priority,
-        new.fairness_key, new.fairness_weight, new.time_budget, new.thread_id, None, None, new.idempotency_key,
-        new.trace_parent, int(new.delete_on_completion), new.notify_on_stop, None, None, None, created.now, created.now,
-        created.now,
+        id=created.flow_id, token=created.token, status="running", workflow=new.workflow, name=new.name,
+        graph=new.graph_hash, baggage=new.baggage, priority=new.priority, fairness_key=new.fairness_key,
+        fairness_weight=new.fairness_weight, time_budget=new.time_budget, thread_id=new.thread_id, root_id=None,
+        caller_id=None, idempotency_key=new.idempotency_key, trace_parent=new.trace_parent,
+        delete_on_completion=int(new.delete_on_completion), notify_on_stop=new.notify_on_stop, final_state=None,
+        error=None, cancel_reason=None, created_at=now, started_at=now, updated_at=now, delete_at=None,
+        forked_from=None, breakpoints=None, concurrency_key=None, concurrency_limit=None, queued=0,
     )  # fmt: skip

@@ -134,8 +134,10 @@ async def _prepare(connection: Any, shard: int) -> None:
     if await connection.fetchval("SELECT to_regclass('mbactor_meta')") is None:
         for statement in schema.statements(TYPES):
             await connection.execute(statement)
-        # Each step is written twice. Its second version has room next to the first, so only the difference is logged.
-        await connection.execute("ALTER TABLE mbactor_step SET (fillfactor = 50)")
+        # Steps and flows are written twice. The second version, larger by what the step has changed, has room next to
+        # the first, so only the difference is logged.
+        for table in ("step", "flow"):
+            await connection.execute(f"ALTER TABLE mbactor_{table} SET (fillfactor = 40)")
         await connection.execute("CREATE SEQUENCE mbactor_step_id")
         await connection.execute("CREATE SEQUENCE mbactor_flow_id")
         query = "INSERT INTO mbactor_meta (name, value) VALUES ('schema_version', $1), ('shard', $2)"

@@ -12,78 +12,78 @@ class FlowRow(msgspec.Struct, frozen=True, gc=False):
     """A row of `mbactor_flow`, in the order of `schema.FLOW_COLUMNS`."""
 
     id: int
-    token: str
-    status: str
-    workflow: str
-    name: str
-    graph: str
-    baggage: Json | None
     priority: int
-    fairness_key: str
     fairness_weight: float
     time_budget: float
     thread_id: int | None
     root_id: int | None
     caller_id: int | None
+    created_at: float
+    started_at: float | None
+    delete_at: float | None
+    forked_from: int | None
+    concurrency_limit: int | None
+    delete_on_completion: int
+    queued: int
+    token: str
+    workflow: str
+    name: str
+    graph: str
+    baggage: Json | None
+    fairness_key: str
     idempotency_key: str | None
     trace_parent: str | None
-    delete_on_completion: int
     notify_on_stop: str | None
+    breakpoints: Json | None
+    concurrency_key: str | None
+    updated_at: float
+    status: str
     final_state: Json | None
     error: Json | None
     cancel_reason: str | None
-    created_at: float
-    started_at: float | None
-    updated_at: float
-    delete_at: float | None = None
-    forked_from: int | None = None
-    breakpoints: Json | None = None
-    concurrency_key: str | None = None
-    concurrency_limit: int | None = None
-    queued: int = 0
 
 
 class StepRow(msgspec.Struct, frozen=True, gc=False):
     """A row of `mbactor_step`, in the order of `schema.STEP_COLUMNS`."""
 
     id: int
-    token: str
     flow_id: int
-    node: str
-    depth: int
-    attempt: int
-    state: Json | None
-    added: Json | None
-    chain: int
     predecessor_id: int | None
     spawn_id: int | None
-    ordinal: int
     cohort_id: int | None
+    room_id: int | None
+    priority: int
+    not_before: float
+    refused_at: float | None
+    lease_expires: float | None
+    created_at: float
+    started_at: float | None
+    slot: float | None
+    depth: int
+    attempt: int
+    chain: int
+    ordinal: int
     cohort_size: int
     cohort_arrivals: int
     cohort_failures: int
     cohort_depth: int
     cohort_needed: int
     cohort_at_once: int
-    room_id: int | None
     room_ordinal: int | None
+    lease_number: int
+    unused_leases: int
+    lost_leases: int
+    at_breakpoint: int
+    token: str
+    node: str
+    state: Json | None
+    added: Json | None
     parks: Json | None
     payloads: Json | None
     error: Json | None
-    priority: int
-    not_before: float
-    refused_at: float | None
-    lease_expires: float | None
-    lease_number: int
     worker: str | None
-    unused_leases: int
-    lost_leases: int
-    created_at: float
-    started_at: float | None
     fairness_key: str
     rate: str
-    slot: float | None
-    at_breakpoint: int
     cancel_reason: str | None
     successor_id: int | None
     updated_at: float
