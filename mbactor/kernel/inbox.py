@@ -116,7 +116,7 @@ class Inbox:
 
     def _queued(self, gate: Gate, call: Call) -> None:
         # A worker that begins with a message of a key in flight leaves it where it is.
-        if not gate.kick() or gate.keyed:
+        if not gate.idle or not gate.kick() or gate.keyed:
             self.waits_in_line(gate, call)
 
     def waits_in_line(self, gate: Gate, call: Call) -> None:

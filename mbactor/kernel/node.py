@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from threading import get_ident
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -202,7 +203,8 @@ class Node:
         if type(operation) is not Operation:
             check_operation(operation)
         try:
-            if self.loop is not asyncio.get_running_loop():
+            # As `get_running_loop`, which makes a system call before Python 3.12.
+            if get_ident() != self.thread or not self.loop.is_running():
                 self.check_running()
             host = host or host_of(operation.owner)
         except (DeclarationError, Unavailable) as error:

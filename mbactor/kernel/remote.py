@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mbactor import observe
 from mbactor.errors import BadRequest, CallTooDeep, MbactorError, NoSuchActor
 from mbactor.kernel.answers import Answer, Answers, BusCall, inbox_of, queue_of
-from mbactor.kernel.budget import deadline_of_ask, granted
+from mbactor.kernel.budget import BUDGET_CAP, deadline_of_ask, granted
 from mbactor.kernel.client import Response
 from mbactor.kernel.context import MAX_DEPTH, Call, check_not_fenced, current
 from mbactor.kernel.feature import Operation
@@ -231,8 +231,8 @@ class Remote:
                 # As `take`, for nearly all there are: asks by no other call, for the method of this subscription.
                 answer: Any = Answer(self._answers, reply or "", inbox, envelope.id, cell)
                 self._answers.owe(answer, now)
-                call = BusCall.of(route, cell, message, now, now + granted(budget, asked=True))
-                call.future = answer
+                granted_now = budget if 0 < budget <= BUDGET_CAP else granted(budget, asked=True)
+                call = BusCall.of(route, cell, message, now, now + granted_now, answer)
                 cell.accept(call)
                 continue
             deadline = now + granted(envelope.budget, asked=envelope.op == "ask")

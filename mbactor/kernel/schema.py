@@ -23,7 +23,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from mbactor.errors import BadRequest, DeclarationError, MbactorError
-from mbactor.transport.codec import encode, is_extended, reader, travel
+from mbactor.transport.codec import decode, encode, is_extended, travel, unpacker
 from mbactor.transport.message import JSON, MSGPACK
 
 _SCALARS: frozenset[Any] = frozenset(
@@ -46,7 +46,7 @@ class Signature:
     """Binds the arguments of one method. Made once, at the first spawn or check of its class."""
 
     __slots__ = (
-        "_body", "_read", "_required", "exact", "given", "name", "names", "parameters", "returns", "returns_exact",
+        "_body", "_required", "_unpack", "exact", "given", "name", "names", "parameters", "returns", "returns_exact",
     )  # fmt: skip
 
     def __init__(self, name: str, parameters: list[Parameter], returns: Any, given: tuple[str, ...] = ()) -> None:
@@ -61,7 +61,7 @@ class Signature:
         # A mapping, so that what comes is at once what the method is called with.
         mapping: Any = typing.TypedDict  # to type checkers it has to be written out
         self._body = mapping("Arguments", {p.name: p.type for p in parameters}, total=False)
-        self._read: Callable[[bytes, str], dict[str, Any]] | None = None
+        self._unpack: Callable[[bytes], dict[str, Any]] | None = None
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The keyword arguments the method gets. BadRequest names the argument that does not fit."""
@@ -86,11 +86,18 @@ class Signature:
 
     def decode(self, body: bytes, content_type: str, query: str = "") -> dict[str, Any]:
         """The keyword arguments in a body (an object) and a query string; the body wins."""
+        if content_type == MSGPACK and not query:
+            unpack = self._unpack = self._unpack or unpacker(self._body)
+            try:
+                arguments = unpack(body)
+                if len(arguments) == len(self.exact):
+                    return arguments
+            except Exception:  # noqa: BLE001, S110 - what is wrong, the long way says
+                pass
         arguments = self._from_query(query) if query else {}
         if body:
-            read = self._read = self._read or reader(self._body)
             try:
-                given = read(body, content_type)
+                given = decode(body, content_type, self._body)
             except BadRequest as error:
                 raise BadRequest(f"{self.name}: {error}") from None
             arguments = {**arguments, **given} if arguments else given

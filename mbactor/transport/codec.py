@@ -61,21 +61,6 @@ def unpacker(type_: Any) -> Callable[[bytes], Any]:
     return msgspec.msgpack.Decoder(type_, dec_hook=_from_plain).decode
 
 
-def reader(type_: Any) -> Callable[[bytes, str], Any]:
-    """`decode` for one type, made ready once: for what is read with every message."""
-    unpack = unpacker(type_)
-
-    def read(body: bytes, content_type: str) -> Any:
-        if content_type == MSGPACK:
-            try:
-                return unpack(body)
-            except Exception:  # noqa: BLE001 - what is wrong, the long way says
-                return decode(body, content_type, type_)
-        return decode(body, content_type, type_)
-
-    return read
-
-
 def travel(value: Any, type_: Any) -> Any:
     """The value as the other side would get it. BadRequest where it does not fit `type_`."""
     return decode(*encode(value), type_)
