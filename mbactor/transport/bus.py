@@ -79,6 +79,9 @@ class Bus(Protocol):
         off from the others: nothing is kept for later. MessageTooLarge beyond `max_payload`.
         """
 
+    def when_turn_ends(self, work: Callable[[], None]) -> None:
+        """Call `work` at the end of this turn of the loop, before what was published in it leaves."""
+
     def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> Subscription:
         """Receive what is published to `subject` from now on. ValueError for a malformed subject."""
         ...

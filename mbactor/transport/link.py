@@ -338,6 +338,9 @@ class LinkBus:
     def unready(self) -> str | None:
         return None if self._wire.open and not self._closed else "the process with the bus is gone"
 
+    def when_turn_ends(self, work: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(work)
+
     def waiting(self) -> int:
         return self._wire.waiting()
 

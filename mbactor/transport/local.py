@@ -79,6 +79,9 @@ class LocalBus:
     def unready(self) -> str | None:
         return "the bus is closed" if self._closed else None
 
+    def when_turn_ends(self, work: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(work)
+
     def waiting(self) -> int:
         """Nothing: all leaves with the next turn of the loop."""
         return 0

@@ -91,6 +91,12 @@ class NatsBus:
         else:
             client.ask(command, subject, reply)
 
+    def when_turn_ends(self, work: Callable[[], None]) -> None:
+        if self._client is None:
+            asyncio.get_running_loop().call_soon(work)
+        else:
+            self._client.end_of_turn.do(work)
+
     def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> Subscribed:
         check_pattern(subject)
         if queue is not None and (not queue.isprintable() or " " in queue):

@@ -27,6 +27,7 @@ from mbactor.transport.nats_refused import refused
 from mbactor.transport.nats_url import without_secrets
 from mbactor.transport.nats_why import why_not
 from mbactor.transport.nats_wire import Wire
+from mbactor.transport.turn import EndOfTurn
 
 CONNECT = 2
 """Seconds a server has to answer when it is connected to."""
@@ -58,7 +59,7 @@ class Connection(Client):
         self._down_since = 0.0
         self.changes = 0
         """How often something was subscribed to, or not any more."""
-        self._scheduled = False
+        self.end_of_turn = EndOfTurn(self._write)
         self.dispatch = Dispatch()
         self._subs = self.dispatch.subscriptions
         self._mark: asyncio.Future[bool] | None = None
@@ -119,9 +120,7 @@ class Connection(Client):
 
     def send(self, command: bytes) -> None:
         """Leaves at the end of this turn of the loop, together with what is sent until then."""
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._write)
+        self.end_of_turn.want()
         self._pending.append(command)
         self._pending_data_size += len(command)
         if self._pending_data_size >= BURST:
@@ -195,7 +194,6 @@ class Connection(Client):
         return list(self._subs)
 
     def _write(self) -> None:
-        self._scheduled = False
         if self._pending and self.up:
             out, self._pending, self._pending_data_size = self._pending, [], 0
             self._transport.writelines(out)

@@ -9,7 +9,6 @@ In a long turn `SOON` messages leave without waiting for its end, so that both s
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from mbactor.errors import MbactorError, MessageTooLarge
@@ -115,7 +114,7 @@ class Outbox:
             self._bus.publish(subject, payload_of(batch.parts), reply=reply)
             return
         if not self._batches:
-            asyncio.get_running_loop().call_soon(self.flush)
+            self._bus.when_turn_ends(self.flush)
         self._open[key] = batch
         self._batches.append(batch)
         self._gathered += 1
