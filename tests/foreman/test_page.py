@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mbactor.foreman.model.outcome import FlowSummary, StepRecord, Subflow
@@ -149,6 +149,7 @@ works = st.lists(
 
 
 @given(works)
+@example([(0.0, 5e-324)])
 def test_the_scale_keeps_the_order_of_moments_and_shows_all_work(work: list[tuple[float, float]]) -> None:
     scale = scale_of(work)
     moments = sorted(moment for piece in work for moment in piece)

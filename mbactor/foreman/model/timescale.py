@@ -21,6 +21,8 @@ SHOWN = 0.08
 FEWEST_WIDE = 1.0
 """The work of a history in which none has a length."""
 TICKS = 8
+NANOSECOND = 1e-9
+"""No clock tells less apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Scale:
         beginning, and the moment. None stands at a cut.
         """
         shown = self.moments[-1] - self.moments[0] - sum(after - before for before, after in self.cuts)
-        step = _round_above(shown / TICKS) if shown > 0 else 1.0
+        step = _round_above(max(shown, NANOSECOND) / TICKS)
         found: list[tuple[int, float, float]] = []
         last = -1.0
         for piece, (low, high) in enumerate(self._drawn()):
