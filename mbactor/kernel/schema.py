@@ -69,7 +69,11 @@ class Signature:
             if kwargs or len(args) > len(self.names):
                 kwargs = self._named(args, kwargs)
             elif len(args) == 1:
-                kwargs = {self.names[0]: args[0]}  # a third of what the way for all would cost
+                # A third of what the way for all would cost.
+                name, value = self.names[0], args[0]
+                kwargs = {name: value}
+                if len(self.exact) == 1 and type(value) in self.exact[name]:
+                    return kwargs
             else:
                 kwargs = dict(zip(self.names, args, strict=False))
         exact = self.exact

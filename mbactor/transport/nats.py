@@ -82,10 +82,10 @@ class NatsBus:
             raise MessageTooLarge(len(data), client.max_payload)
         if reply is not None and client.waiting() >= FULL:
             raise Unavailable(f"the broker does not read: {FULL} bytes wait for it")
-        line = f"PUB {subject} {reply or ''} {len(data)}\r\n"
-        if not subject or not line[:-2].isprintable() or line.count(" ") != 3:
+        line = f"PUB {subject} {reply or ''} {len(data)}"
+        if not subject or not line.isprintable() or line.count(" ") != 3:
             raise ValueError(f"subject {subject!r}, reply {reply!r}: no blanks and no control characters expected")
-        command = line.encode() + data + b"\r\n"
+        command = b"%b\r\n%b\r\n" % (line.encode(), data)
         if reply is None:
             client.send(command)
         else:

@@ -381,7 +381,10 @@ class Requester:
                         host, replica = waiter.address.host, envelope.replica
                         if replica:
                             self._replicas.saw(host, replica)
-                    waiter.answered(message)
+                    try:
+                        waiter.future.set_result(waiter.read(message))
+                    except Exception:  # noqa: BLE001 - what is wrong, the long way says
+                        waiter.answered(message)
                     waiting.remove(envelope.id)
                 else:
                     self._take(delivery, by, message)

@@ -119,8 +119,15 @@ def is_own_inbox(subject: str, reply: str) -> bool:
     """Whether an answer would go to the inbox of who published the request, as the broker has verified that in the
     subject. A responder answers to no other: whose a reply subject is, nobody else checks.
     """
-    parts = reply.split(".")
-    return len(parts) == 7 and parts[1] == "reply" and parts[4] == subject.split(".")[3] and reply.isprintable()
+    inbox, _, token = reply.rpartition(".")
+    return token.isprintable() and _source_of(inbox) == subject.split(".", 4)[3]
+
+
+@lru_cache(maxsize=_KEPT)
+def _source_of(inbox: str) -> str | None:
+    """The token of whose inbox it is; None where it is none."""
+    parts = inbox.split(".")
+    return parts[4] if len(parts) == 6 and parts[1] == "reply" and inbox.isprintable() else None
 
 
 def watch_subject(plane: str, host: str, node: str) -> str:

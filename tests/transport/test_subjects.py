@@ -15,6 +15,7 @@ from mbactor.transport.subjects import (
     host_of,
     host_token,
     inbox_pattern,
+    is_own_inbox,
     parse_request,
     reply_subject,
     request_subject,
@@ -130,6 +131,21 @@ def test_a_reply_goes_to_the_requesters_own_inbox() -> None:
     subject = reply_subject("p", "server.example", "ada.example", "id-1", "7")
     assert subject == "p.reply._.server_example.ada_example.id-1.7"
     assert inbox_pattern("p", "id-1") == "p.reply._.*.*.id-1.*"
+
+
+def test_only_the_inbox_of_who_the_broker_has_verified_is_its_own() -> None:
+    subject = request_subject("p", "shop.example", Address("orders.example", "/place"))
+    reply = reply_subject("p", "orders.example", "shop.example", "id-1", "17")
+    assert is_own_inbox(subject, reply)
+    others = [
+        reply_subject("p", "orders.example", "bank.example", "id-1", "17"),
+        request_subject("p", "orders.example", Address("shop.example", "/x")),
+        *(reply + more for more in (".18", "\r\n", " 1", "\x7f")),
+        reply.replace("id-1", "id-1\r\nPUB"),
+        reply.rpartition(".")[0],
+        "",
+    ]
+    assert [one for one in others if is_own_inbox(subject, one)] == [reply + " 1"]  # which `publish` refuses
 
 
 def test_an_address_too_long_for_a_subject_is_refused_with_414() -> None:
