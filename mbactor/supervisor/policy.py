@@ -60,15 +60,16 @@ from mbactor.supervisor.state import (
     StopRequested,
     TerminateChild,
 )
-from mbactor.supervisor.turn import Draft
 
 
 def decide(spec: SupervisorSpec, state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
     """What follows from `event`: the new state, and what is to be done, in this order."""
-    turn = _Decision(spec, state)
+    turn = _Decision(
+        spec, event.now, state.children, state.phase, state.spent, state.operation, state.queue, state.kill
+    )
     turn.take(event)
     turn.go_on()
-    return turn.state.fixed(), tuple(turn.actions)
+    return turn.fixed(), tuple(turn.actions)
 
 
 def booting(spec: SupervisorSpec) -> State:
@@ -87,34 +88,31 @@ def running(spec: SupervisorSpec, started_at: float) -> State:
 class _Decision(Reconfiguring):
     """What each event means."""
 
-    __slots__ = ()
-
     # --- the event ----------------------------------------------------------------------------------
 
     def take(self, event: Event) -> None:
-        self.now = event.now
         match event:
+            case Exited():
+                self.note_exit(event)
+            case Started() | Stopped() | NotStarted() | Ignored():
+                self.finish_job(event)
             case StartRequested():
                 self.boot()
             case StopRequested():
                 self.stop(event)
-            case Exited():
-                self.note_exit(event)
-            case Started() | NotStarted() | Ignored() | Stopped():
-                self.finish_job(event)
-            case _ if self.state.phase in {"idle", "stopping", "ended"}:
+            case _ if self.phase in {"idle", "stopping", "ended"}:
                 self.serve(event)
             case TerminateChild() if self.starts(event.id):
                 # Its start may never end; where it fails for this, nothing is made of that.
                 if not self.called_off(event.id):
                     self.break_off(event.id)
-                self.state.queue = (*self.state.queue, event)
+                self.queue = (*self.queue, event)
             case _:
-                self.state.queue = (*self.state.queue, event)
+                self.queue = (*self.queue, event)
 
     def starts(self, id: str) -> bool:
         """Whether it is just being started, by a restart or by an operator."""
-        operation = self.state.operation
+        operation = self.operation
         return (
             operation is not None
             and operation.busy
@@ -124,48 +122,45 @@ class _Decision(Reconfiguring):
 
     def called_off(self, id: str) -> bool:
         """Whether an operator waits for its end."""
-        return any(isinstance(event, TerminateChild) and event.id == id for event in self.state.queue)
+        return any(isinstance(event, TerminateChild) and event.id == id for event in self.queue)
 
     def answer_called_off(self, id: str) -> None:
         """It is gone, as those wanted who would else not find it any more."""
-        for event in self.state.queue:
+        for event in self.queue:
             if isinstance(event, TerminateChild) and event.id == id:
                 self.reply(event)
-        self.state.queue = tuple(
-            event for event in self.state.queue if not (isinstance(event, TerminateChild) and event.id == id)
-        )
+        self.queue = tuple(event for event in self.queue if not (isinstance(event, TerminateChild) and event.id == id))
 
     def go_on(self) -> None:
         """Begin the next job, or serve what waits, until something is under way or nothing is left."""
         while True:
-            operation = self.state.operation
+            operation = self.operation
             if operation is not None and operation.busy:
                 return
             if operation is not None and operation.done < len(operation.jobs):
                 self.begin_job(operation)
             elif operation is not None:
                 self.end_operation(operation)
-            elif self.state.queue:
-                event, *rest = self.state.queue
-                self.state.queue = tuple(rest)
+            elif self.queue:
+                event, self.queue = self.queue[0], self.queue[1:]
                 self.serve(event)
             else:
                 return
 
     def serve(self, event: Event) -> None:
         """An event whose turn has come: nothing else is under way."""
-        if self.state.phase != "running":
+        if self.phase != "running":
             if isinstance(event, Call):
                 self.refuse(event)
             return
         match event:
             case Exited():
-                child = self.state.find(event.id)
+                child = self.find(event.id)
                 # Something served before may have restarted or dropped it already.
                 if child is not None and child.unjudged is event.exit:
                     self.judge(self.update(child, unjudged=None), event)
             case RetryDue():
-                child = self.state.find(event.id)
+                child = self.find(event.id)
                 if child is not None and child.due is not None:
                     self.restart_group(child)
             case StartChild():
@@ -178,20 +173,20 @@ class _Decision(Reconfiguring):
     # --- a child ended by itself --------------------------------------------------------------------
 
     def note_exit(self, event: Exited) -> None:
-        child = self.state.find(event.id)
+        child = self.find(event.id)
         if child is None or child.status not in {"running", "starting"}:
             return
-        operation = self.state.operation
-        if operation is None and not self.state.queue and self.state.phase == "running":
+        operation = self.operation
+        if operation is None and not self.queue and self.phase == "running":
             self.judge(self.update(child, status="stopped", last_exit=event.exit), event)
         elif operation is not None and Job("stop", event.id) in operation.left:
             left = _without(operation.left, Job("stop", event.id))
-            self.state.operation = replace(operation, jobs=left, done=0)
+            self.operation = replace(operation, jobs=left, done=0)
             self.is_stopped(child, event.exit)
         else:
             status = "starting" if child.status == "starting" else "stopped"
             self.update(child, status=status, unjudged=event.exit, last_exit=event.exit)
-            self.state.queue = (*self.state.queue, event)
+            self.queue = (*self.queue, event)
 
     def judge(self, child: ChildState, event: Exited) -> None:
         if rules.restarts(child.spec.restart, event.exit):
@@ -199,7 +194,7 @@ class _Decision(Reconfiguring):
             self.trigger(child, before, event, event.exit, charged=not event.exit.told)
             return
         self.rest(child, event.exit)
-        if rules.completes(self.spec, self.state.children, child, event.exit):
+        if rules.completes(self.spec, self.children, child, event.exit):
             self.shut_down(SHUTDOWN)
 
     def trigger(
@@ -207,12 +202,18 @@ class _Decision(Reconfiguring):
     ) -> None:
         """`child` is to be restarted, after so many attempts before: charge the budget, and see when."""
         if charged:
-            spent = rules.charge(self.state.spent, event.now, self.spec.within)
-            self.state.spent = spent
+            spent = rules.charge(self.spent, event.now, self.spec.within)
+            self.spent = spent
             if len(spent) > self.spec.max_restarts:
                 self.give_up(child, exit)
                 return
         pace = rules.pace(child, charged=charged)
+        if pace is None and self.spec.strategy == "one_for_one" and isinstance(event, Exited):
+            # The usual restart, of which many may come at once: it is down, nothing delays it, and it is alone.
+            self.actions.append(Restarting(child.spec.id, 0.0, child.restarts + 1, exit))
+            self.operate("restart", (Job("start", child.spec.id),), busy=True)
+            self.begin_start(child, attempts + 1, again=True)
+            return
         due = event.now + (pace.delay(attempts, event.sample) if pace else 0.0)
         delayed = self.delayed_with(child)
         for other in delayed:
@@ -232,7 +233,7 @@ class _Decision(Reconfiguring):
         """Those whose restart is delayed, and that this one is merged with."""
         if self.spec.strategy == "one_for_one":
             return []
-        return [other for other in self.state.children if other.due is not None and other.id != child.id]
+        return [other for other in self.children if other.due is not None and other.id != child.id]
 
     def leader(self, child: ChildState, delayed: list[ChildState]) -> ChildState:
         """The first in the list of those restarted together: groups that overlap become one."""
@@ -241,7 +242,7 @@ class _Decision(Reconfiguring):
         together = {child.id, *(other.id for other in delayed)}
         for other in delayed:
             self.undelay(other)
-        return next(other for other in self.state.children if other.id in together)
+        return next(other for other in self.children if other.id in together)
 
     def restart_group(self, leader: ChildState) -> None:
         group = [child if child.due is None else self.undelay(child) for child in self.group(leader)]
@@ -264,10 +265,10 @@ class _Decision(Reconfiguring):
     # --- jobs ---------------------------------------------------------------------------------------
 
     def finish_job(self, answer: Answer) -> None:
-        operation, child = self.state.operation, self.state.find(answer.id)
+        operation, child = self.operation, self.find(answer.id)
         if operation is None or not operation.busy or child is None or operation.job.id != answer.id:
             return
-        self.state.operation = replace(operation, done=operation.done + 1, busy=False)
+        self.operation = replace(operation, done=operation.done + 1, busy=False)
         match answer:
             case Stopped():
                 self.is_stopped(child, answer.exit)
@@ -279,7 +280,7 @@ class _Decision(Reconfiguring):
             case NotStarted():
                 self.start_failed(child, operation, answer)
         if operation.purpose == "shutdown" and operation.job.verb == "start":
-            self.operate("shutdown", self.stops(self.state.children), exit=operation.exit)
+            self.operate("shutdown", self.stops(self.children), exit=operation.exit)
 
     def is_started(self, child: ChildState, operation: Operation, now: float) -> None:
         self.update(
@@ -302,9 +303,9 @@ class _Decision(Reconfiguring):
                 pass  # the operator's call is next, or comes after those that are restarted with it
             case "restart":
                 for job in operation.left[1:]:
-                    if (later := self.state.find(job.id)) is not None:
+                    if (later := self.find(job.id)) is not None:
                         self.update(later, awaiting=True)
-                self.state.operation = None
+                self.operation = None
                 self.trigger(child, child.attempts, answer, exit, charged=True)
             case "call":
                 if isinstance(operation.call, StartChild):
@@ -320,7 +321,7 @@ class _Decision(Reconfiguring):
                 pass
 
     def is_stopped(self, child: ChildState, exit: Exit) -> None:
-        operation = self.state.operation
+        operation = self.operation
         assert operation is not None
         child = self.update(child, status="stopped", last_exit=exit)
         if operation.purpose == "call" and isinstance(operation.call, Reconfigure):
@@ -345,20 +346,20 @@ class _Decision(Reconfiguring):
     # --- the supervisor's own start and stop ----------------------------------------------------------
 
     def boot(self) -> None:
-        if self.state.phase not in {"idle", "ended"}:
+        if self.phase not in {"idle", "ended"}:
             return
-        children = Siblings.of(ChildState(spec) for spec in self.spec.children)
-        self.state = Draft(State(children=children, phase="boot"))
-        self.operate("boot", tuple(Job("start", child.id) for child in self.state.children))
+        self.children = Siblings.of(ChildState(spec) for spec in self.spec.children)
+        self.phase, self.spent, self.queue, self.kill = "boot", (), (), False
+        self.operate("boot", tuple(Job("start", child.id) for child in self.children))
 
     def stop(self, event: StopRequested) -> None:
-        if self.state.phase in {"idle", "ended"}:
+        if self.phase in {"idle", "ended"}:
             return
-        harder = event.kill and not self.state.kill
-        self.state.kill = self.state.kill or event.kill
-        if self.state.phase != "stopping":
+        harder = event.kill and not self.kill
+        self.kill = self.kill or event.kill
+        if self.phase != "stopping":
             self.shut_down(event.exit)
-        operation = self.state.operation
+        operation = self.operation
         if harder and operation is not None and operation.busy:
             job = operation.job
             self.actions.append(Stop(job.id, 0.0) if job.verb == "stop" else Abort(job.id, 0.0))
@@ -366,9 +367,9 @@ class _Decision(Reconfiguring):
     # --- operators' calls -----------------------------------------------------------------------------
 
     def start_child(self, event: StartChild) -> None:
-        present = self.state.find(event.spec.id)
+        present = self.find(event.spec.id)
         if present is None:
-            self.state.children = (*self.state.children, ChildState(event.spec))
+            self.children = (*self.children, ChildState(event.spec))
             self.operate("call", (Job("start", event.spec.id),), call=event)
         elif _seems_to_run(present):
             self.reply(event, AlreadyStarted(f"child {present.id!r} runs already", id=present.id))
@@ -382,7 +383,7 @@ class _Decision(Reconfiguring):
             )
 
     def administer(self, event: TerminateChild | RestartChild | DeleteChild) -> None:
-        child = self.state.find(event.id)
+        child = self.find(event.id)
         if child is None:
             self.no_such_child(event)
             return

@@ -16,10 +16,8 @@ from mbactor.supervisor.turn import Turn
 class Reconfiguring(Turn):
     """What `Reconfigure` means, once its turn has come."""
 
-    __slots__ = ()
-
     def reconfigure(self, event: Reconfigure) -> None:
-        child = self.state.find(event.id)
+        child = self.find(event.id)
         if child is None and event.spec is None:  # it was forgotten while the call waited for its turn
             self.no_such_child(event)
             return
@@ -45,12 +43,12 @@ class Reconfiguring(Turn):
         return child
 
     def adopt(self, event: Reconfigure) -> None:
-        if event.stop and not event.start and (gone := self.state.find(event.id)) is not None:
+        if event.stop and not event.start and (gone := self.find(event.id)) is not None:
             self.drop(gone, gone.last_exit or NORMAL)
         if event.spec is None:
             return
-        order = [child.id for child in self.state.children]
-        known = {child.id: child for child in self.state.children}
+        order = [child.id for child in self.children]
+        known = {child.id: child for child in self.children}
         named = []
         for spec in event.spec.children:
             child = known.pop(spec.id, None)
@@ -58,8 +56,8 @@ class Reconfiguring(Turn):
                 named.append(child if child.spec is spec else replace(child, spec=spec))
             elif event.start and spec.id == event.id:
                 named.append(ChildState(spec))
-        self.state.children = (*named, *known.values())
-        regrouped = event.spec.strategy != self.spec.strategy or order != [child.id for child in self.state.children]
+        self.children = (*named, *known.values())
+        regrouped = event.spec.strategy != self.spec.strategy or order != [child.id for child in self.children]
         self.spec = event.spec
         self.actions.append(Adopt(event.spec))
         if regrouped:
@@ -67,7 +65,7 @@ class Reconfiguring(Turn):
 
     def regroup(self) -> None:
         """Other children are restarted together than before: those that wait for a restart have it all the same."""
-        waiting = [child for child in self.state.children if child.awaiting or child.status == "restarting"]
+        waiting = [child for child in self.children if child.awaiting or child.status == "restarting"]
         due = max((child.due for child in waiting if child.due is not None), default=None)
         if due is None:
             return
@@ -79,7 +77,7 @@ class Reconfiguring(Turn):
         for child in waiting:
             if child.due is not None:
                 self.undelay(child)
-        leader = self.state.find(waiting[0].id)
+        leader = self.find(waiting[0].id)
         assert leader is not None
         self.delay(leader, due)
 
@@ -88,7 +86,7 @@ class Reconfiguring(Turn):
         if due is None or self.spec.strategy == "one_for_one":
             return
         # Those that were to be restarted with it still are, by the next of them.
-        for other in self.state.children:
+        for other in self.children:
             if other.awaiting or other.status == "restarting":
                 self.delay(other, due)
                 return

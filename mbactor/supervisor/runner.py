@@ -214,7 +214,8 @@ class Runner:
 
     def exited(self, id: str, child: Child, exit: Exit) -> None:
         """A child ended by itself. Of one that is no longer among the children nothing is made."""
-        if self._known(id) is child:
+        known = self.children.get(id)
+        if known is not None and known[1] is child:
             self.feed(Exited(id, exit, _now(), random.random()))
 
     def _has_exited(self, id: str, child: Child, incarnation: int, exit: Exit) -> None:
@@ -260,6 +261,8 @@ class Runner:
         match action:
             case Start(id, again):
                 self._start(id, self._child(id), again=again)
+            case Restarting():
+                self._tell_of_restart(action)
             case Abort(id, timeout):
                 self._abort(id, timeout)
             case Stop(id, timeout):
@@ -289,17 +292,19 @@ class Runner:
                     answer.set_result(error)
             case Up() if self._up is not None:
                 self._up.set_result(None)
-            case Restarting(id, delay, restarts, exit) if observe.active():
-                observe.emit(
-                    "supervisor.restarting",
-                    supervisor=self.path,
-                    child=id,
-                    delay=delay,
-                    restarts=restarts,
-                    reason=str(exit),
-                )
             case GiveUp(id, exit):
                 observe.emit("supervisor.gave_up", supervisor=self.path, child=id, reason=str(exit))
+
+    def _tell_of_restart(self, action: Restarting) -> None:
+        if observe.active():
+            observe.emit(
+                "supervisor.restarting",
+                supervisor=self.path,
+                child=action.id,
+                delay=action.delay,
+                restarts=action.restarts,
+                reason=str(action.exit),
+            )
 
     # --- effects ----------------------------------------------------------------------------------------
 
@@ -441,11 +446,12 @@ class Runner:
     # --- its children as objects ---------------------------------------------------------------------------
 
     def _child(self, id: str) -> Child:
-        if id not in self.children:
+        known = self.children.get(id)
+        if known is None:
             state = self.state.find(id)
             assert state is not None, id
-            self.children[id] = (state.spec, made(state.spec, self._node, self.path, self._build))
-        return self.children[id][1]
+            known = self.children[id] = (state.spec, made(state.spec, self._node, self.path, self._build))
+        return known[1]
 
     def _known(self, id: str) -> Child | None:
         return self.children[id][1] if id in self.children else None

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from mbactor.supervisor.state import ChildState
 
@@ -19,41 +21,38 @@ BLOCK = 64
 """Children that are copied where one of them changes."""
 
 
-class Siblings:  # noqa: PLW1641 - specifications have no hash either
-    """Kept in blocks, of which a change copies one; where each child stands is shared by all that differ in nothing
-    but what their children are at.
+class Siblings(Struct, frozen=True, eq=False):  # noqa: PLW1641 - specifications have no hash either
+    """Kept in blocks, of which a change copies one; in which each child is, is shared by all that differ in nothing but
+    what their children are at.
     """
 
-    __slots__ = ("_blocks", "places")
-
-    def __init__(self, blocks: tuple[tuple[ChildState, ...], ...], places: Mapping[str, int]) -> None:
-        self._blocks = blocks
-        self.places = places
-        """Where each stands, by its id."""
+    _blocks: tuple[dict[str, ChildState], ...]
+    places: Mapping[str, int]
+    """The block of each, by its id."""
 
     @classmethod
     def of(cls, children: Iterable[ChildState]) -> Siblings:
         """These, in this order."""
         every = tuple(children)
-        blocks = tuple(every[at : at + BLOCK] for at in range(0, len(every), BLOCK))
-        return cls(blocks, {child.spec.id: place for place, child in enumerate(every)})
+        blocks = tuple({one.spec.id: one for one in every[at : at + BLOCK]} for at in range(0, len(every), BLOCK))
+        return cls(blocks, {child.spec.id: place // BLOCK for place, child in enumerate(every)})
 
     def find(self, id: str) -> ChildState | None:
-        place = self.places.get(id)
-        return None if place is None else self._blocks[place // BLOCK][place % BLOCK]
+        block = self.places.get(id)
+        return None if block is None else self._blocks[block][id]
 
     def with_changed(self, changed: Mapping[str, ChildState]) -> Siblings:
         """The same with these in the places of what they were before. All must be here."""
+        if len(self._blocks) == 1:
+            return Siblings(({**self._blocks[0], **changed},), self.places)
         blocks = list(self._blocks)
         for id, child in changed.items():
-            number, place = divmod(self.places[id], BLOCK)
-            block = list(blocks[number])
-            block[place] = child
-            blocks[number] = tuple(block)
+            block = self.places[id]
+            blocks[block] = {**blocks[block], id: child}
         return Siblings(tuple(blocks), self.places)
 
     def __iter__(self) -> Iterator[ChildState]:
-        return chain.from_iterable(self._blocks)
+        return chain.from_iterable(block.values() for block in self._blocks)
 
     def __len__(self) -> int:
         return len(self.places)

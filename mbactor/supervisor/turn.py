@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from mbactor.errors import NoSuchChild, Unavailable
@@ -24,6 +25,7 @@ from mbactor.supervisor.state import (
     DeleteChild,
     Drop,
     Ended,
+    Event,
     Job,
     Operation,
     Phase,
@@ -41,19 +43,24 @@ from mbactor.supervisor.state import (
 )
 
 
-class Draft:
-    """A state while a decision is made of it: it can be changed."""
+class Turn(Struct, eq=False):
+    """A state while a decision is made of it. Local to one call of `decide`: nothing outside ever sees it change."""
 
-    __slots__ = ("_changed", "_children", "kill", "operation", "phase", "queue", "spent")
+    spec: SupervisorSpec
+    now: float
+    _children: Siblings
+    phase: Phase
+    spent: tuple[float, ...]
+    operation: Operation | None
+    queue: tuple[Event, ...]
+    kill: bool
+    _changed: dict[str, ChildState] = {}
+    actions: list[Action] = []
 
-    def __init__(self, state: State) -> None:
-        self.phase: Phase = state.phase
-        self.spent = state.spent
-        self.operation = state.operation
-        self.queue = state.queue
-        self.kill = state.kill
-        self._children = state.children
-        self._changed: dict[str, ChildState] = {}
+    def fixed(self) -> State:
+        """What it has become."""
+        children = self._children.with_changed(self._changed) if self._changed else self._children
+        return State(children, self.phase, self.spent, self.operation, self.queue, self.kill)
 
     @property
     def children(self) -> Siblings:
@@ -71,26 +78,6 @@ class Draft:
     def find(self, id: str) -> ChildState | None:
         return self._changed.get(id) or self._children.find(id)
 
-    def put(self, child: ChildState) -> None:
-        """In the place of what it was before. One that is not there any more is not there again."""
-        if child.spec.id in self._children.places:
-            self._changed[child.spec.id] = child
-
-    def fixed(self) -> State:
-        return State(self.children, self.phase, self.spent, self.operation, self.queue, self.kill)
-
-
-class Turn:
-    """Local to one call of `decide`: nothing outside ever sees it change."""
-
-    __slots__ = ("actions", "now", "spec", "state")
-
-    def __init__(self, spec: SupervisorSpec, state: State) -> None:
-        self.spec = spec
-        self.state = Draft(state)
-        self.actions: list[Action] = []
-        self.now = 0.0
-
     # --- what is under way ----------------------------------------------------------------------------
 
     def operate(
@@ -103,51 +90,55 @@ class Turn:
         busy: bool = False,
         due: float | None = None,
     ) -> None:
-        self.state.operation = Operation(purpose, jobs, busy=busy, call=call, exit=exit, due=due)
+        self.operation = Operation(purpose, jobs, busy=busy, call=call, exit=exit, due=due)
 
     def begin_job(self, operation: Operation) -> None:
         job = operation.job
-        child = self.state.find(job.id)
+        child = self.find(job.id)
         assert child is not None, job
-        self.state.operation = replace(operation, busy=True)
+        self.operation = replace(operation, busy=True)
         if job.verb == "stop":
             self.update(child, status="stopping")
             self.actions.append(Stop(job.id, self.time_to_stop(child)))
         else:
-            self.update(child, status="starting", awaiting=False, broken=False, due=None, unjudged=None)
-            self.actions.append(Start(job.id, again=operation.purpose == "restart"))
+            self.begin_start(child, child.attempts, again=operation.purpose == "restart")
+
+    def begin_start(self, child: ChildState, attempts: int, *, again: bool) -> None:
+        """What is under way from now on is the start of this child."""
+        self.update(child, status="starting", attempts=attempts, awaiting=False, broken=False, due=None, unjudged=None)
+        self.actions.append(Start(child.spec.id, again=again))
 
     def break_off(self, id: str) -> None:
         """End the start that is under way, within the time that its child has to stop."""
-        child = self.state.find(id)
+        child = self.find(id)
         assert child is not None, id
         self.actions.append(Abort(id, self.time_to_stop(child)))
 
     def time_to_stop(self, child: ChildState) -> float | None:
-        return 0.0 if self.state.kill else child.spec.shutdown
+        return 0.0 if self.kill else child.spec.shutdown
 
     def end_operation(self, operation: Operation) -> None:
-        self.state.operation = None
+        self.operation = None
         if operation.purpose == "boot":
-            self.state.phase = "running"
+            self.phase = "running"
             self.actions.append(Up())
         elif operation.purpose == "shutdown":
-            self.state.phase = "ended"
+            self.phase = "ended"
             self.actions.append(Ended(operation.exit))
 
     def shut_down(self, exit: Exit) -> None:
         """Break off what is under way, then stop all that runs, the last first."""
-        before = self.state.operation
+        before = self.operation
         under_way = (before.job,) if before is not None and before.busy else ()
         if before is not None:
             self.answer_call(before, _stopping())
-        for child in self.state.children:
+        for child in self.children:
             if child.due is not None:
                 child = self.undelay(child)
             if child.status == "restarting":
                 self.update(child, status="stopped")
-        waiting = self.state.queue
-        self.state.phase, self.state.queue = "stopping", ()
+        waiting = self.queue
+        self.phase, self.queue = "stopping", ()
         for event in waiting:
             if isinstance(event, Call):
                 self.refuse(event)
@@ -155,7 +146,7 @@ class Turn:
             self.break_off(under_way[0].id)
             stops: tuple[Job, ...] = ()
         else:
-            stops = self.stops(self.state.children)
+            stops = self.stops(self.children)
         self.operate("shutdown", (*under_way, *stops), exit=exit, busy=bool(under_way))
 
     def stops(self, children: Iterable[ChildState]) -> tuple[Job, ...]:
@@ -168,13 +159,15 @@ class Turn:
     def group(self, child: ChildState) -> tuple[ChildState, ...]:
         """Those that are restarted together with it, itself included."""
         if self.spec.strategy == "one_for_one":  # whatever the number of the others, which `rules.group` looks through
-            alone = self.state.find(child.spec.id)
+            alone = self.find(child.spec.id)
             return () if alone is None else (alone,)
-        return rules.group(self.spec.strategy, self.state.children, child.spec.id)
+        return rules.group(self.spec.strategy, self.children, child.spec.id)
 
     def update(self, child: ChildState, **changes: Any) -> ChildState:
+        """It with these changes, in the place of what it was. One that is not there any more is not there again."""
         changed = replace(child, **changes)
-        self.state.put(changed)
+        if child.spec.id in self._children.places:
+            self._changed[child.spec.id] = changed
         return changed
 
     def rest(self, child: ChildState, exit: Exit) -> None:
@@ -186,7 +179,7 @@ class Turn:
             self.actions.append(Close(child.id, exit))
 
     def drop(self, child: ChildState, exit: Exit) -> None:
-        self.state.children = tuple(other for other in self.state.children if other.id != child.id)
+        self.children = tuple(other for other in self.children if other.id != child.id)
         self.actions.append(Drop(child.id, exit))
 
     def delay(self, child: ChildState, due: float) -> None:
@@ -196,8 +189,8 @@ class Turn:
     def undelay(self, child: ChildState) -> ChildState:
         changed = self.update(child, due=None)
         self.actions.append(Undelay(child.id))
-        waiting = (e for e in self.state.queue if not (isinstance(e, RetryDue) and e.id == child.id))
-        self.state.queue = tuple(waiting)
+        waiting = (e for e in self.queue if not (isinstance(e, RetryDue) and e.id == child.id))
+        self.queue = tuple(waiting)
         return changed
 
     # --- calls ----------------------------------------------------------------------------------------
@@ -211,7 +204,7 @@ class Turn:
         self.actions.append(Reply(call.call, id, error))
 
     def no_such_child(self, event: TerminateChild | RestartChild | DeleteChild | Reconfigure) -> None:
-        known = ", ".join(other.id for other in self.state.children) or "none"
+        known = ", ".join(other.id for other in self.children) or "none"
         self.reply(event, NoSuchChild(f"no child {event.id!r}; known: {known}", id=event.id))
 
     def refuse(self, event: Call) -> None:
