@@ -12,6 +12,7 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -266,9 +267,10 @@ class Cell(Inbox):
         self.ended = self._killed = None  # it may have been closed, and is wanted again
         self._paused = 0.0
         for gate in self.gates():
-            gate.let_in(True)
+            if not gate.taking:
+                gate.let_in(True)
         self.incarnation += 1
-        return Incarnation(self, self.incarnation)
+        return Incarnation(self, self.incarnation, copy_context())
 
     def _construct(self, begun: Incarnation) -> None:
         token = current.set(None)
@@ -335,13 +337,9 @@ class Cell(Inbox):
         told = call is not None and call.asked
         if call is not None:
             call.fail(error)
-        gate = self.routes.gates[call.route.gate] if call is not None else None
-        aside = call is not None and call.route.feature.aside
-        policy = self.cls.on_error or ("resume" if gate is not None and gate.limit > 1 else "restart")
-        ends = not aside and (policy != "resume" or call is None)
         observe.emit("actor.crashed", actor=self.address, method=where, error=error, told=told)
-        if ends and self.current is by:
-            by.end_by_itself(Exit("failed", error, told=told and policy != "fail"), over=call)
+        if self.current is by and (call is None or call.route.ends):
+            by.end_by_itself(Exit("failed", error, told and self.cls.on_error != "fail"), over=call)
 
     def gone_astray(self, error: ActorCrashed, by: Incarnation) -> None:
         """A thread of an incarnation does not end: leave both behind. Its asker has been told."""

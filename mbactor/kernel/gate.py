@@ -103,21 +103,24 @@ class Gate:
         """A new incarnation runs: start workers for what waits."""
         self.shut = False
         self.idle = True
-        self.let_in(True)
+        if not self.taking:
+            self.let_in(True)
         if not self.queue.empty:
             for _ in range(min(len(self.queue), self.limit - len(self.workers))):
                 self._add_worker()
 
     def halt(self) -> None:
         """No worker takes another message; each that waits is told at its own deadline all the same."""
+        cell = self.cell
         self.shut = True
-        self.let_in(not (self.cell.node.stopping or self.cell.state == "closed"))
+        self.let_in(not (cell.node.stopping or cell.state == "closed"))
         for worker in self.workers:
             worker.retired = True
         self.dismiss()
         if not self.queue.empty:
             for call in self.queue.everything():
-                self.cell.watch_no_later_than(call.deadline)
+                if call.deadline < cell.timer_at:
+                    cell.watch_deadline(call.deadline)
 
     def retire(self) -> list[Worker]:
         """Let the workers go: each ends after the message it runs. All there were."""

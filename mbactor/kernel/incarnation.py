@@ -13,6 +13,8 @@ import secrets
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mbactor import observe
 from mbactor.errors import ActorCrashed, ActorStopped
 from mbactor.kernel.context import Call, Hooked, current, fence
@@ -22,48 +24,29 @@ from mbactor.kernel.timers import Timer
 from mbactor.kernel.worker import GRACE, Worker
 
 if TYPE_CHECKING:
-    from mbactor.kernel.actor import Actor
     from mbactor.kernel.cell import Cell
     from mbactor.kernel.gate import Gate
 
 
-class Incarnation:
+class Incarnation(msgspec.Struct, eq=False):
     """Runs for a cell; ends by itself, or when the cell is told to stop."""
 
-    __slots__ = (
-        "_closed",
-        "_end",
-        "_id",
-        "_idle",
-        "_rung",
-        "_sooner",
-        "_tasks",
-        "_until",
-        "_wanted",
-        "_watched",
-        "actor",
-        "cell",
-        "context",
-        "number",
-        "timers",
-    )
-    actor: Actor
-
-    def __init__(self, cell: Cell, number: int) -> None:
-        self.cell = cell
-        self.number = number
-        self.context = contextvars.copy_context()
-        self.timers: set[Timer] | None = None
-        self._closed = False
-        self._id: str | None = None
-        self._wanted: Exit | None = None
-        self._end: asyncio.Task[Exit] | None = None
-        self._until = math.inf
-        self._sooner: asyncio.Event | None = None
-        self._tasks: dict[asyncio.Task[Any], Call] | None = None
-        self._watched: set[Cell] | None = None
-        self._idle: asyncio.TimerHandle | None = None
-        self._rung: int | None = None
+    cell: Cell
+    number: int
+    context: contextvars.Context
+    """That of the actor's start."""
+    actor: Any = None
+    timers: set[Timer] | None = None
+    _closed: bool = False
+    _id: str | None = None
+    _wanted: Exit | None = None
+    _end: asyncio.Task[Exit] | None = None
+    _until: float = math.inf
+    _sooner: asyncio.Event | None = None
+    _tasks: dict[asyncio.Task[Any], Call] | None = None
+    _watched: set[Cell] | None = None
+    _idle: asyncio.TimerHandle | None = None
+    _rung: int | None = None
 
     @property
     def id(self) -> str:
@@ -235,9 +218,11 @@ class Incarnation:
 
     def end_now(self, exit: Exit) -> Exit:
         """What `_run_end` comes to where it has nothing to wait for. It spares a stop, or a crash, two tasks."""
+        cell = self.cell
         self._closed = True
-        self.cell.state = "stopping"
-        for gate in self.cell.gates():
+        cell.state = "stopping"
+        cell.idle_after = None
+        for gate in cell.gates():
             gate.retire()
         return self._down(exit)
 
@@ -283,11 +268,12 @@ class Incarnation:
             _, running = await asyncio.wait(background, timeout=GRACE)
             for task in running:
                 self._leave_behind(task.get_name(), (self._tasks or {}).get(task))
+        self.release()  # what on_stop has set
         return self._down(KILLED if cut and exit.clean else exit)
 
     def _down(self, ended: Exit) -> Exit:
         cell = self.cell
-        self.release()  # what on_stop has set
+        self.actor = None  # which knows this: so both are gone at once, without the garbage collector
         if not cell.node.stopping:  # nobody is going to ask
             cell.note_exit(ended)
         if cell.current is self:

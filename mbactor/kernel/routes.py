@@ -48,8 +48,8 @@ class Route:
     """
 
     __slots__ = (
-        "address", "bind", "direct", "feature", "gate", "key", "key_default", "manual", "name", "needed", "observed",
-        "owner",
+        "address", "bind", "direct", "ends", "feature", "gate", "key", "key_default", "manual", "name", "needed",
+        "observed", "owner",
         "plain", "quick", "returns", "signature", "types",
     )  # fmt: skip
 
@@ -73,6 +73,8 @@ class Route:
         self.observed = assemble(self, handler)
         self.direct: Callable[..., Awaitable[Any]] | None = feature.direct if self.plain is handler else None
         self.manual = feature.manual
+        self.ends = True
+        """Whether what its method raises, and is no answer, ends the incarnation."""
         self.quick = self.gate == SERIAL and self.key is None and self.direct is not None and not self.manual
         """Whether a message of it may take the short way into the mailbox."""
 
@@ -163,6 +165,9 @@ class Routes:
         self.starts_plainly = "on_start" not in own
         self.stops_plainly = "on_stop" not in own
         self.returns_letters = "on_undelivered" in own
+        for route in (*self.by_name.values(), *self.hooks.values()):
+            on_error = cls.on_error or ("resume" if self.gates[route.gate].limit > 1 else "restart")
+            route.ends = on_error != "resume" and not route.feature.aside
 
     def of(self, operation: Operation[Any, ..., Any]) -> Route:
         """The route of an operation, which may have been taken from a class above. NoSuchActor where there is none."""

@@ -41,6 +41,10 @@ class KeyedQueue(MailboxQueue[T]):
         self._holds = 0
 
     @property
+    def empty(self) -> bool:
+        return super().empty and not self._holds
+
+    @property
     def _depth(self) -> int:
         return len(self.work) + self._holds
 

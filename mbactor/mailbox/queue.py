@@ -54,7 +54,7 @@ class MailboxQueue(Generic[T]):
     @property
     def empty(self) -> bool:
         """Whether nothing at all is here, nor waits for room."""
-        return not (self._depth or self._waiting or (self._urgent and any(self._urgent)))
+        return not (self.work or self._waiting or (self._urgent and any(self._urgent)))
 
     @property
     def full(self) -> bool:

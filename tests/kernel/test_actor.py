@@ -8,6 +8,7 @@ import datetime as dt
 import gc
 import time
 import warnings
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar, TypedDict, cast
 
@@ -878,3 +879,28 @@ async def test_an_ask_that_was_cancelled_while_it_waited_never_runs(system: Acto
 async def test_a_request_that_cannot_be_sent_is_a_400_when_awaited(system: ActorSystem, url: str, body: Any) -> None:
     with pytest.raises(BadRequest):
         await system.request("POST", url, body)
+
+
+class Brief(Actor):
+    """Is there."""
+
+    def __init__(self, made: list[weakref.ref[Any]]) -> None:
+        made.append(weakref.ref(self))
+
+    @endpoint
+    async def ping(self) -> str:
+        return "pong"
+
+
+async def test_an_actor_that_has_ended_is_gone_without_the_garbage_collector(mbactor: ActorSystem) -> None:
+    made: list[weakref.ref[Any]] = []
+    ref = await mbactor.spawn(Brief, made)
+    assert await ref.ask(Brief.ping) == "pong"
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        await ref.stop()
+        assert [one() for one in made] == [None]
+    finally:
+        if collecting:
+            gc.enable()
