@@ -152,6 +152,7 @@ class Dispatcher:
                         resident.cancel()
         finally:
             self._group = None
+            self._loader.close()
             self._held.clear()
             self._residents.clear()
             self._resting.clear()
@@ -327,7 +328,7 @@ class Dispatcher:
         """
         try:
             if held.state is None:
-                material = held.material or (await self._loader.materials([held.step_id])).get(held.step_id)
+                material = held.material or await self._loader.material(held.step_id)
                 if material is None:
                     return None
                 load(held, material)

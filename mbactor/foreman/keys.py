@@ -69,12 +69,18 @@ def new_token() -> str:
     """64 random bits, as 16 hexadecimal digits."""
     # A trip to the operating system's generator costs as much as the rest of a step's bookkeeping.
     if not _drawn:
-        _drawn.extend(new_tokens(_TOKENS_AT_ONCE))
+        _drawn.extend(_draw(_TOKENS_AT_ONCE))
     return _drawn.pop()
 
 
 def new_tokens(count: int) -> list[str]:
-    """Many tokens for the price of one trip to the operating system."""
+    """Many tokens for the price of one trip to the operating system, or of none."""
+    if count > _TOKENS_AT_ONCE:
+        return _draw(count)
+    return [new_token() for _ in range(count)]
+
+
+def _draw(count: int) -> list[str]:
     text = secrets.token_hex(TOKEN_LENGTH // 2 * count)
     return [text[i : i + TOKEN_LENGTH] for i in range(0, len(text), TOKEN_LENGTH)]
 

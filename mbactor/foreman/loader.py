@@ -8,6 +8,7 @@ It waits for a database that does not answer: a step that has been claimed is ru
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -33,6 +34,8 @@ class Loader:
     def __init__(self, store: Store, graphs: Graphs) -> None:
         self._store = store
         self._graphs = graphs
+        self._asked: list[tuple[int, asyncio.Future[Material | None]]] = []
+        self._reading: asyncio.Task[None] | None = None
 
     async def head(self, row: FlowRow) -> Head:
         """What the steps of a flow share."""
@@ -47,6 +50,39 @@ class Loader:
     async def materials(self, step_ids: Sequence[int]) -> dict[int, Material]:
         """What the inputs of steps are folded from; one that is gone is not among them."""
         return await self._read(lambda: self._store.materials(step_ids))
+
+    async def material(self, step_id: int) -> Material | None:
+        """That of one step, None where it is gone. What is asked for at the same moment, and while others are read, is
+        read together: fan-ins of many flows become due in one batch.
+        """
+        future: asyncio.Future[Material | None] = asyncio.get_running_loop().create_future()
+        self._asked.append((step_id, future))
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read_asked(), name="loader", context=contextvars.Context())
+        return await future
+
+    async def _read_asked(self) -> None:
+        asked: list[tuple[int, asyncio.Future[Material | None]]] = []
+        try:
+            while self._asked:
+                asked, self._asked = self._asked, []
+                found = await self.materials([step_id for step_id, _ in asked])
+                for step_id, future in asked:
+                    if not future.done():
+                        future.set_result(found.get(step_id))
+        except BaseException as error:
+            for _, future in (*asked, *self._asked):
+                if not future.done():
+                    future.set_exception(error)
+            self._asked = []
+            raise
+        finally:
+            self._reading = None
+
+    def close(self) -> None:
+        """Nobody waits for anything any more."""
+        if self._reading is not None:
+            self._reading.cancel()
 
     async def child(self, held: Held, plan: Plan) -> Child:
         """The flow that a parked step calls. Errors of its graph fail the step."""

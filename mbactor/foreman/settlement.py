@@ -52,7 +52,8 @@ def settlement(held: Held, plan: Plan, hand_off: HandOff, child: Child | None = 
             lease = hand_off.lease if hand_off.limit and not plan.delay else None
             fan_in = _new(held, plan.fan_in, new_token(), delay=plan.delay, lease=lease)
             node, graph = held.node, held.head.graph
-            around, makes_room = _fan_ins(node, graph, partial(_new, held))[1:], _makes_room(node, graph)
+            around = _fan_ins(graph.open_fan_outs.get(node, ())[:-1], graph, partial(_new, held))
+            makes_room = _makes_room(node, graph)
             arrival = Arrival(held.spawn_id, held.depth, fan_in=fan_in, around=around, makes_room=makes_room)
             return _completed(held, plan, arrival=arrival)
         case "complete":
@@ -77,13 +78,13 @@ def failed(held: Held, plan: Plan) -> Settle:
 
 
 def _failed_arrival(spawn_id: int, depth: int, node: str, graph: Graph, new: Callable[[str, str], NewStep]) -> Arrival:
-    fan_ins = _fan_ins(node, graph, new)
+    fan_ins = _fan_ins(graph.open_fan_outs.get(node, ()), graph, new)
     return Arrival(spawn_id, depth, True, fan_ins[0] if fan_ins else None, fan_ins[1:], _makes_room(node, graph))
 
 
-def _fan_ins(node: str, graph: Graph, new: Callable[[str, str], NewStep]) -> tuple[NewStep, ...]:
-    """Those of the fan-outs that a step of the node is inside of, innermost first."""
-    names = (graph.fan_in_of(name) for name in graph.open_fan_outs.get(node, ())[::-1])
+def _fan_ins(fan_outs: Sequence[str], graph: Graph, new: Callable[[str, str], NewStep]) -> tuple[NewStep, ...]:
+    """Those of the fan-outs that a step is inside of, innermost first."""
+    names = (graph.fan_in_of(name) for name in fan_outs[::-1])
     return tuple(new(name, new_token()) for name in names if name is not None)
 
 

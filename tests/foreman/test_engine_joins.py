@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from mbactor.foreman.keys import Key
+from mbactor.foreman.keys import Key, parse_key
+from mbactor.foreman.loader import Loader
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.state import overrides_of
+from mbactor.foreman.store.rows import Material
 from tests.foreman.test_engine_shapes import each, fan
 from tests.foreman.world import World, a_world, ok
 
@@ -487,3 +489,28 @@ async def test_a_step_of_a_flow_that_a_branch_called_waits_for_the_room_of_the_b
     gates.open(1)
     assert (await asyncio.wait_for(world.engine.wait(key), 20)).state["list_done"] == [0, 1]
     assert (gates.began, gates.most) == ([0, 1, 0], 1)
+
+
+async def test_inputs_that_are_asked_for_at_the_same_moment_are_read_together(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await world.graph(bounded(), start=ok, branch=ok, join=ok)
+    flows = [parse_key((await world.run(name, {"items": [1]})).flow_key) for _ in range(2)]
+    ids = [row.id for key in flows for row in await world.store.steps(key.id)]
+    materials, asked = world.store.materials, list[list[int]]()
+
+    async def noted(step_ids: Sequence[int]) -> dict[int, Material]:
+        asked.append(list(step_ids))
+        return await materials(step_ids)
+
+    monkeypatch.setattr(world.store, "materials", noted)
+    loader = Loader(world.store, world.engine.graphs)
+    reads = [asyncio.create_task(loader.material(step_id)) for step_id in (*ids, ids[0], 999)]
+    await asyncio.sleep(0)
+    reads[1].cancel()
+    found = await asyncio.gather(*reads, return_exceptions=True)
+    assert asked == [[*ids, ids[0], 999]]
+    assert isinstance(found[1], asyncio.CancelledError)
+    assert [isinstance(one, Material) for one in found[2:]] == [True] * 5 + [False]
+    assert found[0] == found[-2] == (await materials([ids[0]]))[ids[0]]
+    loader.close()

@@ -21,13 +21,15 @@ _STEP = ", ".join(STEP_COLUMNS)
 
 # From each step up to the nearest row that holds its input. A fan-in that has not ended stands for itself: it is
 # folded from the step that spawned its cohort.
-_CHAINS = """WITH RECURSIVE line (origin, predecessor_id, cohort_id, state, added, changes, distance) AS (
-    SELECT id, predecessor_id, cohort_id, state, added, changes, 0 FROM mbactor_step WHERE id IN (<ids>)
+_CHAINS = """WITH RECURSIVE line (origin, predecessor_id, cohort_id, state, added, changes, needed, distance) AS (
+    SELECT id, predecessor_id, cohort_id, state, added, changes, cohort_needed, 0 FROM mbactor_step
+    WHERE id IN (<ids>)
     UNION ALL
-    SELECT line.origin, step.predecessor_id, step.cohort_id, step.state, step.added, step.changes, line.distance + 1
+    SELECT line.origin, step.predecessor_id, step.cohort_id, step.state, step.added, step.changes, step.cohort_needed,
+        line.distance + 1
     FROM line JOIN mbactor_step AS step ON step.id = line.predecessor_id
     WHERE line.state IS NULL AND line.cohort_id IS NULL)
-    SELECT origin, cohort_id, state, added, changes FROM line ORDER BY origin, distance DESC"""
+    SELECT origin, cohort_id, state, added, changes, needed FROM line ORDER BY origin, distance DESC"""
 
 _MEMBERS = """WITH RECURSIVE member (id, origin) AS (
     SELECT id, spawn_id FROM mbactor_step WHERE spawn_id IN (<ids>)
@@ -108,9 +110,18 @@ async def interrupted(db: Db, flow_id: int) -> list[StepRow]:
 
 
 async def materials(db: Db, step_ids: Sequence[int]) -> dict[int, Material]:
+    return await _inputs(db, await _lines(db, step_ids))
+
+
+async def _lines(db: Db, step_ids: Sequence[int]) -> dict[int, list[Row]]:
+    """The rows from where its input is written down to each step itself."""
     lines: dict[int, list[Row]] = {}
     for row in await db.rows(_CHAINS, step_ids):
         lines.setdefault(row[0], []).append(row)
+    return lines
+
+
+async def _inputs(db: Db, lines: dict[int, list[Row]]) -> dict[int, Material]:
     # Only a step that was asked for can be a fan-in without its input: all above it have ended.
     spawn_ids = {step_id: lines[step_id][0][1] for step_id in lines if lines[step_id][0][2] is None}
     folded = await cohorts(db, set(spawn_ids.values())) if spawn_ids else {}
@@ -128,9 +139,9 @@ async def cohort(db: Db, spawn_id: int, *, joined: bool = True) -> Material | No
 async def cohorts(db: Db, spawn_ids: set[int], *, joined: bool = True) -> dict[int, Material]:
     """The same for each of several."""
     wanted = sorted(spawn_ids)
-    inputs = await materials(db, wanted)
-    query = "SELECT id, changes, cohort_needed FROM mbactor_step WHERE id IN (<ids>)"
-    own = {row[0]: row[1:] for row in await db.rows(query, wanted)}
+    lines = await _lines(db, wanted)
+    inputs = await _inputs(db, lines)
+    own = {step_id: rows[-1][4:] for step_id, rows in lines.items()}
     members: defaultdict[int, list[_Member]] = defaultdict(list)
     for origin, *row in await db.rows(_MEMBERS, wanted):
         members[origin].append(_Member(*row))
