@@ -44,6 +44,11 @@ async def checkpoint(name: str, **fields: Any) -> None:
         await fault(**fields)
 
 
+def any_armed() -> bool:
+    """Whether a test waits anywhere. Where every step of every flow passes it is asked first: it costs a sixth."""
+    return bool(_armed)
+
+
 def is_armed(name: str) -> bool:
     """Whether a test waits at `name`: whoever has a way round it has to take the one that passes there."""
     return name in _armed

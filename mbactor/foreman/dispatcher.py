@@ -25,7 +25,7 @@ from mbactor.foreman.settlement import HandOff, failed, postponed, settlement, s
 from mbactor.foreman.step import UNREADABLE, Head, Held, budget_of, carrier, execute, load, was_refused
 from mbactor.foreman.store.operations import Claim, Claimed, Extend, Lease, Release, Settle
 from mbactor.foreman.store.store import Unstorable
-from mbactor.seams import checkpoint
+from mbactor.seams import any_armed, checkpoint
 
 MOST_IN_A_ROW, LONGEST_TURN = 64, 0.1
 """So many steps, and for so many seconds, one flow may be handed on while others of its priority wait."""
@@ -304,11 +304,17 @@ class Dispatcher:
         with observe.span(
             "step", held.node, parent=held.head.trace_parent, flow=held.head.correlation_id, attempt=held.attempt
         ) as seen:
-            await checkpoint("foreman.execute.before", node=held.node, worker=self.lease.worker, attempt=held.attempt)
+            if any_armed():
+                await checkpoint(
+                    "foreman.execute.before", node=held.node, worker=self.lease.worker, attempt=held.attempt
+                )
             if held.cancelled:
                 return None
             error = await execute(self._engine.host, held, flow)
-            await checkpoint("foreman.execute.after", node=held.node, worker=self.lease.worker, attempt=held.attempt)
+            if any_armed():
+                await checkpoint(
+                    "foreman.execute.after", node=held.node, worker=self.lease.worker, attempt=held.attempt
+                )
             if held.cancelled:
                 seen["ended"] = "cancelled"
                 return None
@@ -360,9 +366,11 @@ class Dispatcher:
             self.reserve(-more)
 
     async def _settle(self, held: Held, plan: Plan | None, one: Settle) -> list[Held]:
-        await checkpoint("foreman.settle.before", node=held.node, worker=self.lease.worker, status=one.status)
+        if any_armed():
+            await checkpoint("foreman.settle.before", node=held.node, worker=self.lease.worker, status=one.status)
         settled = await self._engine.committer.commit(one)
-        await checkpoint("foreman.settle.after", node=held.node, worker=self.lease.worker, landed=settled.landed)
+        if any_armed():
+            await checkpoint("foreman.settle.after", node=held.node, worker=self.lease.worker, landed=settled.landed)
         if one.delay:
             self._engine.ring_after(one.delay)
         if one.child is not None and settled.inserted:

@@ -141,10 +141,12 @@ def _onward(held: Held, plan: Plan, hand_off: HandOff) -> Settle:
         return _completed(held, plan, successors=(new,))
     if plan.kind == "advance":
         lease = hand_off.lease if kept else None
-        node, written = plan.targets[0].node, dict[str, Any]()
+        state, chain = None, None
         if held.chain + 1 >= SNAPSHOT_CHAIN and _snapshot_pays(held, plan, live := _live(held, plan)):
-            written = {"state": encode_fields(live), "chain": 0}
-        new = _new(held, node, new_token(), delay=plan.delay, lease=lease, **written)
+            state, chain = encode_fields(live), 0
+        new = _new(
+            held, plan.targets[0].node, new_token(), state=state, chain=chain, delay=plan.delay, lease=lease
+        )  # fmt: skip
         return _completed(held, plan, successors=(new,))
     return _branches(held, plan, hand_off.lease, kept)
 
@@ -200,37 +202,37 @@ def _new(
     node: str,
     token: str,
     *,
+    state: Json | None = None,
+    added: Json | None = None,
     chain: int | None = None,
     spawn_id: int | None = None,
     ordinal: int | None = None,
-    **fields: Any,
+    cohort_id: int | None = None,
+    delay: float = 0.0,
+    lease: Lease | None = None,
+    waits: bool = False,
 ) -> NewStep:
-    # A step that was folded from a cohort writes its input down when it ends: the chain begins there.
-    below = 1 if held.cohort_id is not None else held.chain + 1
+    head = held.head
+    if chain is None:
+        # A step that was folded from a cohort writes its input down when it ends: the chain begins there.
+        chain = 1 if held.cohort_id is not None else held.chain + 1
     return NewStep(
-        node,
-        token,
-        held.depth + 1,
-        held.head.priority,
-        chain=below if chain is None else chain,
-        spawn_id=held.spawn_id if spawn_id is None else spawn_id,
-        ordinal=held.ordinal if ordinal is None else ordinal,
-        fairness_key=held.head.fairness_key,
-        rate=rate_of(held.head.graph, node),
-        **fields,
-    )
+        node, token, held.depth + 1, head.priority, state, added, chain,
+        held.spawn_id if spawn_id is None else spawn_id, held.ordinal if ordinal is None else ordinal, cohort_id,
+        delay, None, lease, waits, head.fairness_key, rate_of(head.graph, node),
+    )  # fmt: skip
 
 
-def _completed(held: Held, plan: Plan, **fields: Any) -> Settle:
+def _completed(held: Held, plan: Plan, *, state: Json | None = None, **fields: Any) -> Settle:
     error = encode_error(plan.handled, held) if plan.handled is not None else None
-    return _settle(held, "completed", plan.changes, error=error, parks=held.parks, **fields)
+    changes = encode_fields(plan.changes) if plan.changes else None
+    return Settle(
+        held.step_id, held.head.id, held.lease_number, "completed", changes, _snapshot(held, state), error, held.parks,
+        held.payloads, held.attempt, **fields,
+    )  # fmt: skip
 
 
-def _settle(
-    held: Held, status: str, changes: Fields, *, attempt: int | None = None, state: Json | None = None, **fields: Any
-) -> Settle:
-    if held.cohort_id is not None and held.state is not None:
-        state = encode_fields(held.state)
+def _settle(held: Held, status: str, changes: Fields, *, attempt: int | None = None, **fields: Any) -> Settle:
     return Settle(
         held.step_id,
         held.head.id,
@@ -238,10 +240,15 @@ def _settle(
         status,
         encode_fields(changes) if changes else None,
         attempt=held.attempt if attempt is None else attempt,
-        state=state,
+        state=_snapshot(held, None),
         payloads=fields.pop("payloads", held.payloads),
         **fields,
     )
+
+
+def _snapshot(held: Held, state: Json | None) -> Json | None:
+    """What is written down as its input: that of a fan-in always is."""
+    return encode_fields(held.state) if held.cohort_id is not None and held.state is not None else state
 
 
 def successors(held: Held, plan: Plan, inserted: Sequence[Inserted], shard: int, now: float) -> list[Held]:
