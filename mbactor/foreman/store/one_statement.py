@@ -38,7 +38,7 @@ from mbactor.foreman.store.operations import (
     Settled,
     Stopped,
 )
-from mbactor.foreman.store.postgres_text import TREE, given_of, given_of_one, given_rows, text_of
+from mbactor.foreman.store.postgres_text import TREE, TREE_OF_ONE, given_of, given_of_one, given_rows, text_of
 from mbactor.foreman.store.transaction import BANDS, best_of
 
 NOW = -float(1 << 33)
@@ -102,11 +102,12 @@ async def plan_of(batch: Sequence[Operation]) -> Written | None:
     except Inapplicable:
         return None
     kinds = tuple(statement for statement, _ in recorder.writes)
-    alone = all(len(rows) == 1 for _, rows in recorder.writes)
+    alone = len(batch) == 1 and all(len(rows) == 1 for _, rows in recorder.writes)
     given: list[Any] = []
     for statement, rows in recorder.writes:
         given += rows[0] if alone else [given_rows(statement.table, _columns(statement), rows)]
-    named = sorted({one.flow_id for one in batch if isinstance(one, Settle)})
+    flow_ids = sorted({one.flow_id for one in batch if isinstance(one, Settle)})
+    named = next(iter(flow_ids), None) if alone else flow_ids
     values = (named, recorder.steps, recorder.flows, *given)
     return Written(statement_of(kinds, alone=alone), values, recorder.writes, expected)
 
@@ -123,20 +124,23 @@ def _is_plain(one: Operation) -> bool:
 # --- the statement -------------------------------------------------------------------------------------------
 
 
+_IDS = "ARRAY(SELECT nextval('mbactor_{0}_id') FROM generate_series(1, {1}::int))"
+_ID = "CASE {1}::int WHEN 0 THEN '{{}}' ELSE ARRAY[nextval('mbactor_{0}_id')] END"
+
+
 @functools.cache
 def statement_of(kinds: tuple[Update | Insert, ...], *, alone: bool) -> str:
-    """One statement for a batch that writes by these, in this order. `alone`: one row by each, brought without an array
-    around it, which costs driver and server a sixth less.
+    """One statement for a batch that writes by these, in this order. `alone`: one operation, which writes one row by
+    each; without arrays it costs driver and server a quarter less.
 
     It gives back the time, the new ids, the bands as they were before, and what the writes return, in their order. It
     divides by zero, and writes nothing, where a row was not found as assumed.
     """
+    ids = " || ".join((_ID if alone else _IDS).format(*one) for one in (("step", "$2"), ("flow", "$3")))
     parts = [
-        f"tree AS MATERIALIZED ({TREE})",
-        """begun AS MATERIALIZED (SELECT (SELECT count(*) FROM tree) AS locked,
-        extract(epoch FROM clock_timestamp())::float8 AS now,
-        ARRAY(SELECT nextval('mbactor_step_id') FROM generate_series(1, $2::int))
-        || ARRAY(SELECT nextval('mbactor_flow_id') FROM generate_series(1, $3::int)) AS ids)""",
+        f"tree AS MATERIALIZED ({TREE_OF_ONE if alone else TREE})",
+        f"""begun AS MATERIALIZED (SELECT (SELECT count(*) FROM tree) AS locked,
+        extract(epoch FROM clock_timestamp())::float8 AS now, {ids} AS ids)""",
         f"bands (priority, due) AS MATERIALIZED ({text_of(BANDS)})",
     ]
     told = ["begun.now", "begun.ids", "ARRAY(SELECT priority FROM bands)", "ARRAY(SELECT due FROM bands)"]

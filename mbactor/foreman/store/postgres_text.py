@@ -41,6 +41,10 @@ TREE = """SELECT id, breakpoints FROM mbactor_flow
     WHERE id IN (SELECT coalesce(root_id, id) FROM mbactor_flow WHERE id = ANY($1::bigint[])) ORDER BY id FOR UPDATE"""
 """Locks the roots of the trees that some flows belong to, by id; what stands in them is read after the wait."""
 
+TREE_OF_ONE = """SELECT id, breakpoints FROM mbactor_flow
+    WHERE id = coalesce((SELECT root_id FROM mbactor_flow WHERE id = $1::bigint), $1::bigint) FOR UPDATE"""
+"""The same of one flow."""
+
 
 @functools.cache
 def text_of(query: str) -> str:
