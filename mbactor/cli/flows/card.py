@@ -111,7 +111,10 @@ def step_card(step: StepRecord) -> RenderableType:
     if step.error is not None:
         error = step.error if isinstance(step.error, dict) else {"error": step.error}
         parts += [Text(f"\n{error.get('error', '')}", style="red")]
-        parts += [Text(str(error[name]), style="dim") for name in ("hint", "trace") if error.get(name)]
+        hint, trace = str(error.get("hint") or ""), str(error.get("trace") or "").rstrip("\n")
+        # That it is found here need not be said here.
+        hint = "" if trace and "--step" in hint else hint
+        parts += [Text(text, style="dim") for text in (hint, trace) if text]
     for name, value in (("state", step.state), ("changes", step.changes), ("interrupts", step.interrupts)):
         if value:
             parts += [Text(f"\n{name}", style="dim"), json_text(value)]
