@@ -162,6 +162,8 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(folder: Path) -> None:
         load(folder / "bytes.yaml", {})
     with pytest.raises(TopologyError, match="cannot be read: embedded null byte"):
         load(folder / "a\0b.yaml", {})
+    with pytest.raises(TopologyError, match="cannot be read: it has more than 16 MB"):
+        load(Path("/dev/zero"), {})
 
 
 def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None:

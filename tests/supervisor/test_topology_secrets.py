@@ -70,6 +70,7 @@ def test_an_included_file_names_secrets_relative_to_itself(secret: Path) -> None
         ("every: '${file:secrets/key}'", "args.every: <secret> given"),
         ("login: {user: 5x, password: {x: '${file:secrets/key}'}}", "given"),
         ("login: '${file:secrets/key}'", "args.login: <secret> given"),
+        ("key: '${file:/dev/zero}'", "'/dev/zero' cannot be read: it has more than 1 MB"),
         ("key: '${file:secrets/none}'", "none' cannot be read: No such file or directory"),
         ("kye: '${file:secrets/key}'", "args.kye: Gate takes no such argument, did you mean 'key'?"),
     ],

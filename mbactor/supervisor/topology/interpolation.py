@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from mbactor.secret import Secret
+from mbactor.supervisor.topology.reading import MOST_SECRET, read_bounded
 
 _REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{(?P<body>[^}]*)\}|(?P<open>\$\{.*)", re.DOTALL)
 _VARIABLE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?:(?P<how>:-|:\?|:\+)(?P<rest>.*))?", re.DOTALL)
@@ -150,7 +151,7 @@ def _secret(reference: Reference, sources: Sources, folder: Path) -> str:
         raise ValueError("a secret given, and this is shown to people; only the arguments of a child can be secret")
     path = folder / reference.name
     try:
-        text = path.read_bytes().decode()
+        text = read_bounded(path, MOST_SECRET).decode()
     except UnicodeDecodeError:
         raise ValueError(f"the secret's file {str(path)!r} is not UTF-8") from None
     except (OSError, ValueError) as error:

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from mbactor.supervisor.topology.reading import MOST_READ, read_bounded
+
 _PREFIX = "tag:yaml.org,2002:"
 _TAGS = frozenset(
     _PREFIX + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
@@ -119,13 +121,13 @@ def read(path: Path, shown: str, problems: Problems) -> Node | None:
     """The document in the file, or None where it cannot be read. `shown` is how the file is called."""
     start = Place(shown, 1, 1)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MOST_READ).decode()
         document = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         problems.add(start, f"the file cannot be read: {error.strerror or error}")
     except UnicodeDecodeError as error:
         problems.add(start, f"the file is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}")
-    except ValueError as error:  # of the path, which no file can have
+    except ValueError as error:  # it is too large, or no file can be called so
         problems.add(start, f"the file cannot be read: {error}")
     except yaml.MarkedYAMLError as error:
         problems.add(*_syntax(shown, error))
