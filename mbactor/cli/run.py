@@ -185,23 +185,24 @@ def _gave_up(exit: Exit) -> int:
 
 
 class _Signals:
-    """The first signal asks for a clean stop, a second one ends the process."""
+    """The first signal asks for a clean stop, a second one ends the process.
+
+    Python's own handlers, and not those of the loop: they run while something blocks the loop, too.
+    """
 
     def __init__(self, stopped: asyncio.Event) -> None:
         self._stopped = stopped
-        self._caught_at = 0.0
+        self._caught_at: float | None = None
         self._over_at = 0.0
 
     def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self._caught, number)
+            signal.signal(number, self._caught)
 
     def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
         self._over_at = time.monotonic()
         for number in STOP_SIGNALS:
-            loop.remove_signal_handler(number)
             signal.signal(number, self._late)
 
     def _late(self, number: int, _: object) -> None:
@@ -209,16 +210,21 @@ class _Signals:
         if time.monotonic() - self._over_at > SAME_SIGNAL:
             os._exit(128 + number)
 
-    def _caught(self, number: int) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._stopped.is_set():
-            if now - self._caught_at < SAME_SIGNAL:
-                return
-            click.echo("stopped by a second signal; what was running is cut off", err=True)
+    def _caught(self, number: int, _: object) -> None:
+        now = time.monotonic()
+        if self._caught_at is None:
+            self._caught_at = now
+            self._loop.call_soon_threadsafe(self._stopped.set)
+            _say("\nstopping; the same again ends it at once\n")
+        elif now - self._caught_at >= SAME_SIGNAL:
+            _say("stopped by a second signal; what was running is cut off\n")
             os._exit(128 + number)
-        self._caught_at = now
-        click.echo("\nstopping; the same again ends it at once", err=True)
-        self._stopped.set()
+
+
+def _say(text: str) -> None:
+    """Tell it on stderr in the midst of anything, a write to stderr among it; nobody may be there any more to read."""
+    with suppress(OSError):
+        os.write(2, text.encode())
 
 
 class _Addresses:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.process import ROOT, command, serving
+from tests.process import PATIENCE, ROOT, command, serving
 
 EXAMPLE = ROOT / "examples" / "credit_approval" / "topology.yaml"
 
 ACTORS = '''
-import asyncio, os
+import asyncio, os, time
 from mbactor import Actor, MbactorError, endpoint
 
 
@@ -74,6 +78,15 @@ class Broken(Actor):
         raise RuntimeError("no database")
 
 
+class Blocking(Actor):
+    """Stands in the way of the loop."""
+
+    async def on_start(self) -> None:
+        print("blocks", flush=True)
+        while True:
+            time.sleep(0.01)
+
+
 class Fragile(Actor):
     """Starts once, and never again."""
 
@@ -108,6 +121,8 @@ supervisor:
       args: {name: second}
     - gateway: {port: "${PORT}"}
 """
+
+ONE = "version: 1\nname: loud\nsupervisor: {{children: [{{actor: 'loud:{}'}}]}}\n"
 
 
 def life(folder: Path) -> list[str]:
@@ -205,6 +220,38 @@ def test_bad_requests_do_not_bring_the_tree_down(tmp_path: Path) -> None:
             assert client.post(f"{url}/loud.example/echo", json={"value": 1}).json() == 1
         served.signal(signal.SIGTERM)
         assert served.end() == 0, served.told()
+
+
+def test_a_signal_stops_it_though_nobody_reads_what_it_tells_any_more(tmp_path: Path) -> None:
+    file = write(tmp_path, ONE.format("Loud"))
+    started = subprocess.Popen(
+        [sys.executable, "-m", "mbactor", "run", str(file)], cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+    )  # fmt: skip
+    with started as process:
+        assert process.stdout is not None
+        try:
+            while "Ctrl-C stops it" not in process.stdout.readline():
+                assert process.poll() is None
+            process.stdout.close()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+    assert life(tmp_path) == ["start loud", "stop loud"]
+
+
+def test_a_second_signal_ends_it_though_something_blocks_the_loop(tmp_path: Path) -> None:
+    file = write(tmp_path, ONE.format("Blocking"))
+    with serving(file, tmp_path) as served:
+        served.until("blocks")
+        served.signal(signal.SIGINT)
+        served.until_error("the same again ends it at once")
+        while served.process.poll() is None:  # the same signal twice within half a second is one
+            served.signal(signal.SIGINT)
+            time.sleep(0.05)
+        assert served.end() == 128 + signal.SIGINT
+    assert any("stopped by a second signal" in line for line in served.errors)
 
 
 def test_who_takes_long_to_start_is_named_and_a_signal_breaks_it_off(tmp_path: Path) -> None:
