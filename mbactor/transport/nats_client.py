@@ -119,7 +119,13 @@ class Connection(Client):
     # --- out ----------------------------------------------------------------------------------------------------
 
     def send(self, command: bytes) -> None:
-        """Leaves at the end of this turn of the loop, together with what is sent until then."""
+        """Leaves at the end of this turn of the loop, together with what is sent until then; at once where that is
+        hardly more than this.
+        """
+        if self.end_of_turn.quiet and self.up and not self._pending:
+            self.end_of_turn.want()
+            self._transport.write(command)
+            return
         self.end_of_turn.want()
         self._pending.append(command)
         self._pending_data_size += len(command)

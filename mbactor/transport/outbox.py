@@ -4,7 +4,8 @@ Each message that a broker carries costs it, its sender and its receiver more th
 turn are gathered to payloads of at most `MOST` messages and `BYTES` bytes. A payload goes to one replica, which is why
 it is not larger: others shall have their share. The messages for one key (a host) leave in the order in which they
 came: a message for another subject of the host begins a new payload, and so does the next one for the first subject.
-In a long turn `SOON` messages leave without waiting for its end, so that both sides work at the same time.
+In a long turn `SOON` messages leave without waiting for its end, so that both sides work at the same time. Where the
+last turn had one message, the first of a turn leaves at once: it is hardly followed by others.
 """
 
 from __future__ import annotations
@@ -87,6 +88,12 @@ class Outbox:
         self._open: dict[str, Batch] = {}
         self._batches: list[Batch] = []
         self._gathered = 0
+        self._ending = False
+        """Whether the end of this turn is waited for."""
+        self._put = 0
+        """Messages of this turn."""
+        self._quiet = False
+        """Whether the last turn had no more than one."""
 
     def put(self, key: str, same: str, subject: str, inbox: str | None, id: str, part: bytes) -> None:
         """Send a message at the end of this turn, together with others that have the `same`. What answers the first of
@@ -104,6 +111,7 @@ class Outbox:
                 batch.parts.append(part)
                 batch.ids.append(id)
                 self._gathered += 1
+                self._put += 1
                 return
         limit = self._bus.max_payload
         if len(part) + OVERHEAD > limit:
@@ -113,11 +121,31 @@ class Outbox:
         if not self._gather:
             self._bus.publish(subject, payload_of(batch.parts), reply=reply)
             return
-        if not self._batches:
-            self._bus.when_turn_ends(self.flush)
+        alone = self._quiet and not self._put
+        self._put += 1
+        left = alone and self._left(batch)
+        if not self._ending:
+            self._ending = True
+            self._bus.when_turn_ends(self._turn_ended)
+        if left:
+            return
         self._open[key] = batch
         self._batches.append(batch)
         self._gathered += 1
+
+    def _turn_ended(self) -> None:
+        self._quiet, self._put, self._ending = self._put <= 1, 0, False
+        self.flush()
+
+    def _left(self, batch: Batch) -> bool:
+        """Let a message go at once. Where it cannot leave, that is told at the end of the turn: whoever sends it does
+        not know of it yet.
+        """
+        try:
+            self._bus.publish(batch.subject, payload_of(batch.parts), reply=batch.reply)
+        except MbactorError:
+            return False
+        return True
 
     def flush(self) -> None:
         """Let go of what is here."""

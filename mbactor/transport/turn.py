@@ -22,31 +22,41 @@ class EndOfTurn:
     Made on the loop whose turns are meant.
     """
 
-    __slots__ = ("_call_soon", "_last", "_wanted", "_works")
+    __slots__ = ("_call_soon", "_last", "_scheduled", "_wanted", "_works", "quiet")
 
     def __init__(self, last: Work) -> None:
         self._call_soon = asyncio.get_running_loop().call_soon
         self._last = last
         self._works: deque[Work] = deque()
-        self._wanted = False
+        self._wanted = 0
+        self._scheduled = False
+        self.quiet = False
+        """Whether nothing is wanted yet in this turn, nor was more than once in the last one: whoever wants something
+        now is hardly followed by others, and need not wait for them.
+        """
 
     def want(self) -> None:
         """Call `last` at the end of this turn."""
-        if not self._wanted:
-            self._wanted = True
-            self._call_soon(self._end)
+        self._wanted += 1
+        self._schedule()
 
     def do(self, work: Work) -> None:
         """Call `work` there, too. What it raises is the loop's affair, and keeps nothing else from being done."""
         self._works.append(work)
-        self.want()
+        self._schedule()
+
+    def _schedule(self) -> None:
+        self.quiet = False
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._end)
 
     def _end(self) -> None:
         try:
             for _ in range(len(self._works)):  # what one of them adds is for the next turn
                 self._works.popleft()()
         finally:
-            self._wanted = False
+            self.quiet, self._wanted, self._scheduled = self._wanted <= 1, 0, False
             if self._works:
-                self.want()
+                self._schedule()
             self._last()

@@ -215,10 +215,11 @@ def test_nobody_answers_for_another_host(server: NatsServer) -> None:
 
 def test_what_is_told_of_one_that_was_sent_again_is_not_told_of_those_it_travelled_with(server: NatsServer) -> None:
     async def work(asker: Asker) -> None:
-        first = asker.ask()
+        first = [asker.ask(), asker.ask()]
         [request] = await asker.asked.until(1)
-        asker.bus.publish(request.reply or "", said("reply", "1", replica="id-gone").to_bytes())
-        await first
+        for id in "12":
+            asker.bus.publish(request.reply or "", said("reply", id, replica="id-gone").to_bytes())
+        await asyncio.gather(*first)
         full, taken = asker.ask(), asker.ask()
         request = (await asker.asked.until(2))[1]
         ids = [message.envelope.id for message in messages_of(request.data)]

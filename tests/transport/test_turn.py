@@ -53,3 +53,20 @@ def test_what_raises_keeps_nothing_else_from_being_done_and_what_is_added_waits_
         assert [type(context["exception"]) for context in raised] == [ValueError]
 
     run(work())
+
+
+def test_a_turn_is_quiet_until_something_is_wanted_where_the_last_had_no_more_than_one() -> None:
+    async def work() -> None:
+        end = EndOfTurn(lambda: None)
+        seen = [end.quiet]
+        for wanted in (1, 2, 1, 0):
+            for _ in range(wanted):
+                end.want()
+                assert not end.quiet
+            end.do(lambda: None)
+            assert not end.quiet
+            await asyncio.sleep(0)
+            seen.append(end.quiet)
+        assert seen == [False, True, False, True, True]
+
+    run(work())
