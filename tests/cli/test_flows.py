@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -322,6 +324,19 @@ def test_what_cannot_be_is_said_with_an_exit_code_and_no_secret(
     assert not Path("nowhere.db").exists()
 
 
+def test_a_file_of_somebody_else_is_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "books.db"
+    with closing(sqlite3.connect(file)) as books:
+        books.execute("CREATE TABLE book (title)")
+    before = file.read_bytes()
+    done = CliRunner().invoke(main, ["flows", "list", "--database", f"sqlite:///{file}"])
+    assert (done.exit_code, "has no flows: no Foreman has used it" in done.stderr) == (2, True)
+    assert file.read_bytes() == before
+    file.write_text("no database at all, but text")
+    done = CliRunner().invoke(main, ["flows", "list", "--database", f"sqlite:///{file}"])
+    assert (done.exit_code, "cannot be used: file is not a database" in done.stderr) == (2, True)
+
+
 def test_the_database_is_that_of_the_foreman_in_the_file(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "url").write_text(shop.url)
     tree = "version: 1\nname: x\nsupervisor:\n  children:\n    - supervisor: below\n      children:\n        - foreman: {%s}\n"
@@ -355,7 +370,7 @@ def test_check_graph_tells_which_open_flows_could_not_go_on(shop: Shop, code: Pa
     as_json = json.loads(shop.run("check-graph", "shop_of_flows:Shop.order", "--json").stdout)
     assert {one["flow_key"] for one in as_json} == {shop.keys["asks"], shop.keys["created"]}
     for given, told in (
-        ("order", "module:Class.workflow expected"),
+        ("order", "module:Class.workflow or a URL expected"),
         ("nowhere:Shop.order", "no module 'nowhere'"),
         ("shop_of_flows:Shop.orders", "it has moody, order"),
         ("shop_of_flows:Shop.moody", "without a running actor"),

@@ -183,7 +183,7 @@ def test_what_is_doubtful_about_the_graph_is_said_and_what_cannot_run_refused(ur
         ),
         ([ORDER, "--options", '{"start_at": "2030-01-01T00:00:00"}'], "has no time zone"),
         ([ORDER, "--within", "soon"], "--within: 'soon' is not a duration"),
-        (["shop"], "module:Class.workflow expected"),
+        (["shop"], "module:Class.workflow or a URL expected"),
         (["shop_to_start:Shop.orders"], "it has broken, doubtful, order"),
         (["1-2"], "is no flow key"),
     ],
@@ -312,7 +312,7 @@ def test_a_schedule_is_made_and_changed(url: str) -> None:
         (["yearly", ORDER, "0 0 1 1 *", "--timezone", "Mars/Base"], "the name of a time zone expected"),
         (["yearly", ORDER, "0 0 1 1 *", "--options", '{"start_at": "1h"}'], "each of its flows has its own"),
         (["yearly", "shop_to_start:Shop.broken", "0 0 1 1 *"], "Broken"),
-        (["yearly", "shop", "0 0 1 1 *"], "module:Class.workflow expected"),
+        (["yearly", "shop", "0 0 1 1 *"], "module:Class.workflow or a URL expected"),
     ):
         refused = run(url, "schedule", *arguments)
         assert (refused.exit_code, expected in refused.stderr) == (2, True), refused.output

@@ -21,7 +21,9 @@ def reference_of(text: str) -> WorkflowReference:
     """The workflow at `module:Class.workflow`; BadRequest says why there is none."""
     where, dot, name = text.rpartition(".")
     if not dot or ":" not in where:
-        raise BadRequest(f"{text!r} given, module:Class.workflow expected, such as shop.credit:Credit.approval")
+        raise BadRequest(
+            f"{text!r} given, module:Class.workflow or a URL expected, such as shop.credit:Credit.approval"
+        )
     look_in(Path.cwd())
     try:
         cls = import_class(where)

@@ -10,8 +10,8 @@ The driver is imported in the branch that needs it.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
+from mbactor import offload
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store.store import Store
 
@@ -50,11 +50,11 @@ async def is_there(url: str) -> bool:
         from mbactor.foreman.store.postgres import has_tables
 
         return await has_tables(url)
-    return scheme != "sqlite" or _is_file(rest[1:])
+    if scheme == "sqlite" and rest[1:]:
+        from mbactor.foreman.store.sqlite import has_tables as file_has_tables
 
-
-def _is_file(path: str) -> bool:
-    return Path(path).is_file()
+        return await offload.run(file_has_tables, rest[1:])
+    return scheme != "sqlite"
 
 
 def shown_database(url: str) -> str:

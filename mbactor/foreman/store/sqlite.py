@@ -13,6 +13,8 @@ import re
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
@@ -228,6 +230,18 @@ def _insert(statement: Insert) -> str:
     text = f"INSERT INTO {statement.table} ({', '.join(statement.columns)}) VALUES ({places})"  # noqa: S608
     text += " ON CONFLICT DO NOTHING" if statement.once else ""
     return f"{text} RETURNING {statement.returning}" if statement.returning else text
+
+
+def has_tables(path: str) -> bool:
+    """Whether a Foreman has made its tables in the file. Makes none, nor the file. Errors as of `open_sqlite`."""
+    if not Path(path).is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'mbactor_meta'").fetchone()
+    except sqlite3.Error as error:
+        raise InvalidSpec(f"database {path!r} cannot be used: {error}") from error
+    return found is not None
 
 
 async def open_sqlite(path: str | None, shard: int = 1) -> SqliteStore:
