@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from mbactor.errors import BudgetSpent
@@ -117,10 +118,9 @@ class Gate:
         for worker in self.workers:
             worker.retired = True
         self.dismiss()
-        if not self.queue.empty:
-            for call in self.queue.everything():
-                if call.deadline < cell.timer_at:
-                    cell.watch_deadline(call.deadline)
+        for call in islice(self.work, self.limit):  # all others were looked at when they came
+            if call.deadline < cell.timer_at:
+                cell.watch_deadline(call.deadline)
 
     def retire(self) -> list[Worker]:
         """Let the workers go: each ends after the message it runs. All there were."""

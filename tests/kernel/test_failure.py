@@ -1145,3 +1145,40 @@ def test_what_ends_a_process_is_no_crash_and_ends_it(where: str, error: str, tmp
     assert "actor.crashed" not in ended.stdout
     assert "supervisor.restarting" not in ended.stdout
     assert "went on" not in ended.stdout
+
+
+class Leaning(Actor):
+    """Falls when what it leans on goes."""
+
+    concurrency = 3
+
+    def __init__(self, on: asyncio.Event) -> None:
+        self.on = on
+
+    @endpoint
+    async def lean(self) -> None:
+        self.spawn_task(self._stand())
+
+    async def _stand(self) -> None:
+        await self.on.wait()
+        raise RuntimeError("it has gone")
+
+    @endpoint
+    async def ping(self) -> str:
+        return "pong"
+
+
+async def test_what_a_worker_was_woken_for_is_told_at_its_deadline_where_the_actor_falls_first(
+    mbactor: ActorSystem,
+) -> None:
+    went = asyncio.Event()
+    leaning = await mbactor.spawn(child(Leaning, args={"on": went}, backoff=Backoff("60s", "60s", jitter=0)))
+    await leaning.ask(Leaning.lean)
+    await asyncio.sleep(30)  # no timer of an earlier ask is left
+    went.set()
+    await asyncio.sleep(0)
+    asked = [leaning.ask(Leaning.ping) for _ in range(3)]
+    began = asyncio.get_running_loop().time()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [BudgetSpent] * 3
+    assert asyncio.get_running_loop().time() - began == pytest.approx(20)
