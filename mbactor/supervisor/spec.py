@@ -36,7 +36,8 @@ ACTOR_SHUTDOWN = 5.0
 """Seconds that an actor has to stop where nothing is said."""
 MOST_REPLICAS = 10_000
 """More than this in one supervisor is a slip of the pen."""
-_ID = re.compile(r"[^\s/]+")
+_ID = re.compile(r"[^\s/\x00-\x1f\x7f-\x9f]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 """One for all children without any: there may be a hundred thousand of them."""
 
@@ -137,7 +138,7 @@ def child(
     kind = kind_of(target)
     name = kebab_case(target.__name__) if id is None else id
     if not _is_id(name):
-        raise InvalidSpec(f"id: {name!r} given, a text without spaces and slashes expected")
+        raise InvalidSpec(f"id: {name!r} given, a text without spaces, slashes and control characters expected")
     _one_of("restart", restart, RESTARTS, of=name)
     _check_replicas(name, replicas)
     if backoff is not None and not isinstance(backoff, Backoff):
@@ -318,6 +319,11 @@ def _set(value: Any, **fields: Any) -> None:
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def has_controls(text: str) -> bool:
+    """Whether it holds what a terminal takes for an order, or a log for the end of a line."""
+    return _CONTROL.search(text) is not None
 
 
 def _is_whole(value: Any, least: int) -> bool:

@@ -148,6 +148,7 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
         ("version: 1\nsupervisor: &a {children: [*a]}\n", "aliases repeat this without end"),
         ("version: 1\nsupervisor: " + "[" * 2000 + "\n", "the file is nested too deeply"),
         ("version: 1\nsupervisor: {within: }\n", "supervisor.within: nothing given"),
+        ('version: 1\nname: "a\\0b"\nsupervisor: {}\n', r"name: 'a\x00b' given, a text without control characters"),
     ],
 )
 def test_a_faulty_file_is_refused_where_the_fault_is(folder: Path, text: str, problem: str) -> None:
@@ -212,6 +213,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ),
         ("- actor: shop_for_test:Orders\n  significant: true", "significant: True given with restart 'permanent'"),
         ("- actor: shop_for_test:Orders\n  id: a b", "id: 'a b' given"),
+        ('- actor: shop_for_test:Orders\n  id: "a\\e[31m"', r"id: 'a\x1b[31m' given, a text without spaces"),
         (
             "- actor: shop_for_test:Orders\n  args: {strat: 1}",
             "tree.yaml:5:14: supervisor.children[0].args.strat: Orders takes no such argument, did you mean 'start'?",

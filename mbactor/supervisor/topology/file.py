@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mbactor.errors import InvalidSpec, MbactorError, did_you_mean
-from mbactor.supervisor.spec import SupervisorSpec
+from mbactor.supervisor.spec import SupervisorSpec, has_controls
 from mbactor.supervisor.topology.children import Ids, TreeReader
 from mbactor.supervisor.topology.classes import look_in
 from mbactor.supervisor.topology.fields import Section
@@ -102,7 +102,7 @@ class _Reader:
             self.warnings.add(unused.key.place, "no child is made of this template")
         section = Section(table, self.problems, self.sources)
         _version(section)
-        name, transport = section.text("name"), _transport(section)
+        name, transport = _name(section), _transport(section)
         locality, ack_window = _locality(section), _ack_window(section)
         supervisor = self._supervisor(section)
         section.entry("templates")
@@ -176,6 +176,13 @@ def _ack_window(section: Section) -> float:
     if given == 0:
         section.wrong_at("ack_window", "0 given, a duration above 0 expected")
     return ACK_WINDOW if given is None else given
+
+
+def _name(section: Section) -> str | None:
+    name = section.text("name")
+    if name is not None and has_controls(name):
+        section.wrong_at("name", f"{name!r} given, a text without control characters expected")
+    return name
 
 
 def _transport(section: Section) -> str:
