@@ -121,7 +121,7 @@ async def _shown(system: ActorSystem, topology: Topology) -> AsyncIterator[None]
             control = Control(system, topology.file, folders(environment()), topology.overlays)
             await stack.enter_async_context(control)
         except Unavailable as error:
-            click.echo(f"{click.style('warning:', fg='yellow')} no control socket: {error.message}", err=True)
+            _tell(f"{click.style('warning:', fg='yellow')} no control socket: {error.message}", err=True)
         yield
 
 
@@ -141,11 +141,8 @@ async def _until_stopped(system: ActorSystem, stopped: asyncio.Event, addresses:
     # What is there by now stays. Looking through it again and again for garbage takes a tenth of a second each time,
     # in which the loop stands still.
     gc.freeze()
-    click.echo(render(await system.whole_tree(), "text"))
-    for url in addresses.urls:
-        click.echo(f"serving {click.style(url, bold=True)}")
-    click.echo("Ctrl-C stops it")
-    sys.stdout.flush()
+    serving = [f"serving {click.style(url, bold=True)}" for url in addresses.urls]
+    _tell("\n".join([render(await system.whole_tree(), "text"), *serving, "Ctrl-C stops it"]))
     ended = asyncio.ensure_future(system.wait())
     by_signal = await _first(ended, stopped)
     gave_up = None if by_signal else ended.result()
@@ -162,7 +159,7 @@ async def _tell_what_starts(system: ActorSystem) -> None:
         pause *= 2
         names = [path for path, node in walked(system.tree()) if node.state == "starting" and not node.children]
         since = text_of(round(time.monotonic() - began))
-        click.echo(f"starting since {since}: {', '.join(names) or system.name}", err=True)
+        _tell(f"starting since {since}: {', '.join(names) or system.name}", err=True)
 
 
 async def _first(work: asyncio.Future[Any], stopped: asyncio.Event) -> bool:
@@ -174,14 +171,25 @@ async def _first(work: asyncio.Future[Any], stopped: asyncio.Event) -> bool:
 
 
 def _failed(error: MbactorError) -> int:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    _tell(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
     return 1
 
 
 def _gave_up(exit: Exit) -> int:
     told = exit if exit.error is None else exit.error
-    click.echo(f"{click.style('error:', fg='red', bold=True)} the tree is down: {told}", err=True)
+    _tell(f"{click.style('error:', fg='red', bold=True)} the tree is down: {told}", err=True)
     return 1
+
+
+def _tell(text: str, *, err: bool = False) -> None:
+    """Print it; where nobody reads it, or the disk is full that it goes to, what runs goes on without."""
+    stream = sys.stderr if err else sys.stdout
+    try:
+        click.echo(text, err=err)
+        stream.flush()
+    except OSError:
+        # Nor is the rest of the buffer to be complained of at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Signals:

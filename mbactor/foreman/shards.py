@@ -152,7 +152,7 @@ class Shards:
         """The shards that are not cordoned; Unavailable (503) where all are."""
         active = [member for member in self.members.values() if member.state == "active"]
         if not active:
-            raise Unavailable(f"no shard takes new flows: {', '.join(map(str, self.members))} are cordoned")
+            raise Unavailable(f"no shard takes new flows; cordoned: {', '.join(map(str, self.members))}")
         return active
 
     async def list(self, query: FlowQuery) -> FlowPage:

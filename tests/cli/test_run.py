@@ -241,6 +241,26 @@ def test_a_signal_stops_it_though_nobody_reads_what_it_tells_any_more(tmp_path: 
     assert life(tmp_path) == ["start loud", "stop loud"]
 
 
+def test_it_serves_though_what_it_prints_has_no_place(tmp_path: Path) -> None:
+    file = write(tmp_path, ONE.format("Loud"))
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        started = subprocess.Popen(
+            [sys.executable, "-m", "mbactor", "run", str(file)], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+        )  # fmt: skip
+    with started as process:
+        assert process.stderr is not None
+        try:
+            while "system.serving" not in process.stderr.readline():
+                assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            told = process.stderr.read()
+            assert (process.wait(PATIENCE), "Traceback" in told) == (0, False), told
+        finally:
+            process.kill()
+    assert life(tmp_path) == ["start loud", "stop loud"]
+
+
 def test_a_second_signal_ends_it_though_something_blocks_the_loop(tmp_path: Path) -> None:
     file = write(tmp_path, ONE.format("Blocking"))
     with serving(file, tmp_path) as served:

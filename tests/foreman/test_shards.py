@@ -215,7 +215,7 @@ async def test_a_cordoned_shard_is_drained_and_can_then_be_removed(mbactor: Acto
     assert "no such shard; there are 1, 3" in await refused(flows.cordon(2), 400)
     await flows.cordon(1)
     await flows.cordon(3)
-    assert "no shard takes new flows: 1, 3 are cordoned" in await refused(flows.create(Desk.stamping), 503)
+    assert "no shard takes new flows; cordoned: 1, 3" in await refused(flows.create(Desk.stamping), 503)
     await flows.uncordon(3)
     assert shard_of(await flows.create(Desk.stamping)) == 3
 
