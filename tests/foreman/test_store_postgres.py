@@ -205,6 +205,7 @@ async def test_what_happens_most_is_one_round_trip(url: str) -> None:
     (claimed,) = (await store.commit([Claim(Lease("w", 60), 3)])).results
     asked: list[str] = []
     async with store._connection() as connection:
+        await connection.fetch("SELECT $1::mbactor_outcome[]", [])  # the driver asks for a type once
         connection.add_query_logger(lambda record: asked.append(record.query))
     ids = [(one.step_id, one.flow_id) for one in created if isinstance(one, Created)]
     end = Settle(*ids[0], 1, "completed", None, end=FlowEnd("completed", b'{"x":1}'))

@@ -132,7 +132,7 @@ async def _prepare(connection: Any, shard: int) -> None:
     """Make the tables, where several processes may be about to; check those that are there."""
     await connection.execute("SELECT pg_advisory_xact_lock($1)", _SCHEMA_LOCK)
     if await connection.fetchval("SELECT to_regclass('mbactor_meta')") is None:
-        for statement in schema.statements(TYPES):
+        for statement in (*schema.statements(TYPES), *schema.row_types(TYPES)):
             await connection.execute(statement)
         # Steps and flows are written twice. The second version, larger by what the step has changed, has room next to
         # the first, so only the difference is logged.

@@ -62,11 +62,14 @@ def _places(table: str, names: tuple[str, ...]) -> Callable[[Row], Row]:
 
 
 def given_rows(table: str, names: tuple[str, ...], rows: Sequence[Row]) -> list[Row]:
-    """The rows as rows of the table, NULL where they have no value.
+    """The rows as they are, where they have a type of their own; else as rows of the table, NULL where they have no
+    value.
 
     One array of these costs the driver half of what an array for each column does: it looks at each element of an
     array to see whether it is an array itself.
     """
+    if (table, names) in schema.ROWS:
+        return list(rows)
     whole = _places(table, names)
     return [whole((*row, None)) for row in rows]
 
@@ -93,13 +96,14 @@ def insert_of(statement: Insert) -> str:
     return f"{text} RETURNING {statement.returning}" if statement.returning else text
 
 
-def given_of(table: str, names: Sequence[str], place: int = 1) -> str:
+def given_of(table: str, names: tuple[str, ...], place: int = 1) -> str:
     """The rows that a statement brings, as a table `given` with a column `_name` for each value."""
+    kind = schema.ROWS.get((table, names), table)
     columns = ", ".join(f"{name} AS _{name}" for name in names)
-    return f"(SELECT {columns}, ordinality AS number FROM unnest(${place}::{table}[]) WITH ORDINALITY) AS given"
+    return f"(SELECT {columns}, ordinality AS number FROM unnest(${place}::{kind}[]) WITH ORDINALITY) AS given"
 
 
-def given_of_one(table: str, names: Sequence[str], place: int) -> str:
+def given_of_one(table: str, names: tuple[str, ...], place: int) -> str:
     """As `given_of`, of one row, each value of which has a place of its own, from this one on."""
     kinds = schema.TABLES[table]
     values = (f"${place + more}::{TYPES[kinds[name].partition(' ')[0]]} AS _{name}" for more, name in enumerate(names))

@@ -147,6 +147,20 @@ TABLES: dict[str, dict[str, str]] = {
 }
 """The tables: each column's type (int of 64 bits, small of 32, float, text, json) and what SQL says beyond it."""
 
+NEW_STEP = (
+    "id", "token", "flow_id", "node", "depth", "status", "state", "added", "chain", "predecessor_id", "spawn_id",
+    "ordinal", "cohort_id", "priority", "not_before", "lease_expires", "lease_number", "worker", "created_at",
+    "started_at", "updated_at", "fairness_key", "rate", "room_id", "room_ordinal",
+)  # fmt: skip
+"""What is written of a step at its beginning."""
+OUTCOME = ("changes", "successor_id", "updated_at", "id", "lease_number")
+"""What is written of one that completed, and what that is fenced by."""
+
+ROWS = {("mbactor_step", NEW_STEP): "mbactor_new_step", ("mbactor_step", OUTCOME): "mbactor_outcome"}
+"""What is written most, as types of their own where rows travel as such (PostgreSQL): a row of the whole table has many
+columns besides, and each of them costs on both sides.
+"""
+
 FLOW_COLUMNS = tuple(_FLOW)
 STEP_COLUMNS = tuple(_STEP)
 
@@ -214,6 +228,15 @@ def statements(types: Mapping[str, str]) -> list[str]:
     tables = [f"CREATE TABLE {name} ({_columns(columns, types)})" for name, columns in TABLES.items()]
     rest = re.sub(r"<(text|time)>\((\w+)\)", lambda found: types[f"{found[1]}()"].format(found[2]), _REST)
     return [*tables, *(one.strip() for one in rest.split(";\n") if one.strip())]
+
+
+def row_types(types: Mapping[str, str]) -> list[str]:
+    """What makes the types of `ROWS`, one statement each."""
+    found = []
+    for (table, names), name in ROWS.items():
+        kinds = ((column, types[TABLES[table][column].partition(" ")[0]]) for column in names)
+        found.append(f"CREATE TYPE {name} AS ({', '.join(f'{column} {kind}' for column, kind in kinds)})")
+    return found
 
 
 def _columns(columns: Mapping[str, str], types: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from mbactor.foreman.store import schema
 from mbactor.foreman.store.dialect import Row, Update
 from mbactor.foreman.store.flows import insert_child, interrupt_tree
 from mbactor.foreman.store.join import Joining, add_up, join_all
@@ -19,7 +20,7 @@ _COMPLETE = Update(
     "mbactor_step",
     "status = 'completed', changes = :changes, successor_id = :successor_id, updated_at = :updated_at",
     FENCE,
-    ("changes", "successor_id", "updated_at", "id", "lease_number"),
+    schema.OUTCOME,
 )
 
 # What its rate gave a step is used up by a run, and not by an offer that nobody took.

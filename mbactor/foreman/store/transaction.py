@@ -7,16 +7,12 @@ from collections.abc import Sequence
 import msgspec
 
 from mbactor.foreman.parks import parks_answered
+from mbactor.foreman.store import schema
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
 from mbactor.foreman.store.operations import FlowEnd, Inserted, NewStep, Stopped
 from mbactor.foreman.store.rows import Json
 
-_INSERT = Insert(
-    "mbactor_step",
-    ("id", "token", "flow_id", "node", "depth", "status", "state", "added", "chain", "predecessor_id", "spawn_id",
-     "ordinal", "cohort_id", "priority", "not_before", "lease_expires", "lease_number", "worker", "created_at",
-     "started_at", "updated_at", "fairness_key", "rate", "room_id", "room_ordinal"),
-)  # fmt: skip
+_INSERT = Insert("mbactor_step", schema.NEW_STEP)
 
 _STOP = Update(
     "mbactor_flow",
