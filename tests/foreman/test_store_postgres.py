@@ -19,6 +19,7 @@ from mbactor.foreman.store.leases import _EXTEND
 from mbactor.foreman.store.one_statement import plan_of
 from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.operations import (
+    Arrival,
     Claim,
     Create,
     Created,
@@ -222,6 +223,38 @@ async def test_what_happens_most_is_one_round_trip(url: str) -> None:
         assert rows[0].successor_id == rows[1].id == result.inserted[0].step_id
         assert rows[1].created_at == rows[1].not_before == result.now
         assert claimed.now < result.now < claimed.now + 60  # type: ignore[union-attr]
+    await store.close()
+
+
+async def test_arrivals_at_many_cohorts_cost_no_more_round_trips_than_those_at_one(url: str) -> None:
+    store = await opened(url)
+    lease = Lease("w", 60)
+    made = (await store.commit([new() for _ in range(5)])).results
+    await store.commit([Claim(lease, 5)])
+
+    def fans_out(one: Any) -> Settle:
+        branches = tuple(NewStep("b", "1" * 16, 2, 100, spawn_id=one.step_id, ordinal=n, lease=lease) for n in (0, 1))
+        return Settle(one.step_id, one.flow_id, 1, "completed", None, successors=branches, cohort_size=2, depth=1)
+
+    def arrive(spawn: Any, settled: Any) -> list[Operation]:
+        arrival = Arrival(spawn.step_id, 2, fan_in=NewStep("j", "2" * 16, 3, 100, lease=lease))
+        branches = [one.step_id for one in settled.inserted]
+        return [Settle(one, spawn.flow_id, 1, "completed", None, arrival=arrival) for one in branches]
+
+    cohorts = list(zip(made, (await store.commit([fans_out(one) for one in made])).results, strict=True))
+    asked: list[str] = []
+    async with store._connection() as connection:
+        await connection.fetch("SELECT $1::mbactor_outcome[]", [])  # the driver asks for a type once
+        connection.add_query_logger(lambda record: asked.append(record.query))
+    counts: list[int] = []
+    for some in (cohorts[:1], cohorts[1:]):
+        asked.clear()
+        results = (await store.commit([one for cohort in some for one in arrive(*cohort)])).results
+        await asyncio.sleep(0)
+        counts.append(len(asked))
+        fan_ins = [one.step.cohort_id for result in results if isinstance(result, Settled) for one in result.inserted]
+        assert fan_ins == [spawn.step_id for spawn, _ in some if isinstance(spawn, Created)]
+    assert counts[0] == counts[1] < 10
     await store.close()
 
 

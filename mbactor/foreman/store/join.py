@@ -9,21 +9,27 @@ changed under the lock of its tree. From then on no branch of it can arrive, for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec.json import encode
 
 from mbactor.errors import FlowConflict, to_wire
 from mbactor.foreman.model.join import ENOUGH, FAILED, NEVER_BEGAN, has_joined
+from mbactor.foreman.store.dialect import Row, Update
 from mbactor.foreman.store.flows import go_on
 from mbactor.foreman.store.operations import Arrival, FlowEnd, Inserted, NewStep
 from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.transaction import Transaction
 
-_ARRIVE = """UPDATE mbactor_step SET cohort_arrivals = cohort_arrivals + ?, cohort_failures = cohort_failures + ?,
-    cohort_depth = <greatest>(cohort_depth, ?) WHERE id = ?
-    RETURNING flow_id, cohort_size, cohort_arrivals, cohort_failures, cohort_needed, cohort_depth, spawn_id, ordinal"""
+_ARRIVE = Update(
+    "mbactor_step",
+    """cohort_arrivals = cohort_arrivals + :cohort_arrivals, cohort_failures = cohort_failures + :cohort_failures,
+    cohort_depth = <greatest>(cohort_depth, :cohort_depth)""",
+    "id = :id",
+    ("cohort_arrivals", "cohort_failures", "cohort_depth", "id"),
+    returning="""cohort_size, cohort_arrivals, cohort_failures, cohort_needed, cohort_depth, spawn_id, ordinal""",
+)
 
 _WITHIN = """WITH RECURSIVE inside (id) AS (
     SELECT id FROM mbactor_step WHERE spawn_id = ?
@@ -53,6 +59,7 @@ _RELEASE = """UPDATE mbactor_step SET status = 'pending', room_id = NULL, room_o
 class Joining(msgspec.Struct):
     """The arrivals of a batch at one cohort, added up: its row is touched once."""
 
+    flow_id: int
     count: int = 0
     failures: int = 0
     depth: int = 0
@@ -64,9 +71,9 @@ class Joining(msgspec.Struct):
     makes_room: bool = False
 
 
-def add_up(joining: dict[int, Joining], arrival: Arrival, index: int, step_id: int) -> None:
+def add_up(joining: dict[int, Joining], arrival: Arrival, flow_id: int, index: int, step_id: int) -> None:
     """One more arrival at its cohort."""
-    join = joining.setdefault(arrival.spawn_id, Joining())
+    join = joining.setdefault(arrival.spawn_id, Joining(flow_id))
     join.count += 1
     join.failures += arrival.failed
     join.depth = max(join.depth, arrival.depth)
@@ -80,37 +87,54 @@ async def join_all(tx: Transaction, joining: dict[int, Joining], inserted: Seque
     """Let all arrivals of a batch take effect. Rows go into what the outcome that arrived last has `inserted`; what
     is given up again goes out of it.
     """
-    # A spawning step has a lower id than those its branches spawn: going down, a failure that an inner cohort
-    # passes on joins the arrivals at the outer one before that row is touched.
+    counted = await _count(tx, joining)
+    # A spawning step has a lower id than those its branches spawn: going down, a failure that an inner cohort passes on
+    # joins the arrivals at the outer one before that is judged.
     while joining:
         spawn_id = max(joining)
         join = joining.pop(spawn_id)
-        rows = await tx.db.rows(_ARRIVE, join.count, join.failures, join.depth, spawn_id)
-        flow_id, size, arrivals, failures, needed, depth, outer, ordinal = rows[0]
-        goes_on = has_joined(size, needed, arrivals, failures)
-        if goes_on is None:
-            if join.makes_room:
-                await tx.flush()
-                await tx.db.count(_RELEASE, tx.now, tx.now, spawn_id, spawn_id, join.count)
-            continue
-        goes_on = goes_on and join.fan_in is not None  # else nobody could read which one it is
-        error = None if goes_on or outer is not None else await _first_error(tx, spawn_id)
-        if arrivals < size:
-            await _give_up(tx, spawn_id, flow_id, ENOUGH if goes_on else FAILED, inserted)
-        if not goes_on and outer is not None:
-            first, around = (join.around[0], join.around[1:]) if join.around else (None, ())
-            failed = Arrival(outer, depth, failed=True, fan_in=first, around=around)
-            add_up(joining, failed, join.last, join.predecessor_id)
-        elif not goes_on:
-            await tx.stop_flows({flow_id: FlowEnd("failed", error=error)})
-        else:
-            assert join.fan_in is not None
-            fan_in = msgspec.structs.replace(
-                join.fan_in, depth=depth + 1, spawn_id=outer, ordinal=ordinal, cohort_id=spawn_id
-            )
-            rows_of_last = inserted[join.last]
-            assert rows_of_last is not None
-            rows_of_last.append(tx.insert(fan_in, flow_id, join.predecessor_id))
+        failed = await _judge(tx, spawn_id, join, counted[spawn_id], inserted)
+        if failed is not None:
+            passed_on: dict[int, Joining] = {}
+            for some in (joining, passed_on):
+                add_up(some, failed, join.flow_id, join.last, join.predecessor_id)
+            counted |= await _count(tx, passed_on)
+
+
+async def _count(tx: Transaction, joining: Mapping[int, Joining]) -> dict[int, Row]:
+    """Add the arrivals to the rows of their cohorts, and tell what stands there now."""
+    rows = [(join.count, join.failures, join.depth, spawn_id) for spawn_id, join in sorted(joining.items())]
+    found = await tx.db.update(_ARRIVE, rows) if rows else {}
+    return {rows[index][-1]: row for index, row in found.items()}
+
+
+async def _judge(
+    tx: Transaction, spawn_id: int, join: Joining, row: Row, inserted: Sequence[list[Inserted] | None]
+) -> Arrival | None:
+    """What becomes of a cohort of which the row says this; its own arrival at the one around it, where it fails."""
+    size, arrivals, failures, needed, depth, outer, ordinal = row
+    goes_on = has_joined(size, needed, arrivals, failures)
+    if goes_on is None:
+        if join.makes_room:
+            await tx.flush()
+            await tx.db.count(_RELEASE, tx.now, tx.now, spawn_id, spawn_id, join.count)
+        return None
+    goes_on = goes_on and join.fan_in is not None  # else nobody could read which one it is
+    error = None if goes_on or outer is not None else await _first_error(tx, spawn_id)
+    if arrivals < size:
+        await _give_up(tx, spawn_id, join.flow_id, ENOUGH if goes_on else FAILED, inserted)
+    if not goes_on and outer is not None:
+        first, around = (join.around[0], join.around[1:]) if join.around else (None, ())
+        return Arrival(outer, depth, failed=True, fan_in=first, around=around)
+    if not goes_on:
+        await tx.stop_flows({join.flow_id: FlowEnd("failed", error=error)})
+        return None
+    assert join.fan_in is not None
+    fan_in = msgspec.structs.replace(join.fan_in, depth=depth + 1, spawn_id=outer, ordinal=ordinal, cohort_id=spawn_id)
+    rows_of_last = inserted[join.last]
+    assert rows_of_last is not None
+    rows_of_last.append(tx.insert(fan_in, join.flow_id, join.predecessor_id))
+    return None
 
 
 async def _first_error(tx: Transaction, spawn_id: int) -> Json | None:

@@ -78,7 +78,7 @@ def given_rows(table: str, names: tuple[str, ...], rows: Sequence[Row]) -> list[
 def update_of(statement: Update) -> str:
     """The statement over an array of rows; it returns the number of each row that found its own, from 1."""
     changed = f"SET {statement.set} FROM {given_of(statement.table, statement.values)} WHERE {statement.where}"
-    text = re.sub(r"(?<!:):(\w+)", r"given._\1", changed)
+    text = text_of(re.sub(r"(?<!:):(\w+)", r"given._\1", changed))
     returning = ", ".join(["given.number", *filter(None, [statement.returning])])
     return f"UPDATE {statement.table} {text} RETURNING {returning}"
 

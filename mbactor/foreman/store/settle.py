@@ -64,7 +64,7 @@ async def settle_all(tx: Transaction, batch: Sequence[Settle]) -> list[Settled]:
         elif one.end is not None:
             ends.setdefault(one.flow_id, one.end)
         if one.arrival is not None:
-            add_up(joining, one.arrival, index, one.step_id)
+            add_up(joining, one.arrival, one.flow_id, index, one.step_id)
     await _end(tx, ends)
     await join_all(tx, joining, inserted)
     return [Settled(rows is not None, tuple(rows or ()), tx.now) for rows in inserted]
