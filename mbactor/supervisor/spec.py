@@ -22,6 +22,7 @@ from mbactor.durations import Duration, seconds, text_of
 from mbactor.errors import InvalidSpec
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.properties import properties_of
+from mbactor.mailbox import Mailbox
 
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 Restart = Literal["permanent", "transient", "temporary"]
@@ -91,7 +92,7 @@ class ChildSpec:
     """Seconds it is given to stop: 0 kills at once, None waits for as long as it takes."""
     backoff: Backoff | None
     replicas: int
-    mailbox: Any
+    mailbox: Mailbox | None
     config: Mapping[str, Any] | None
     """What is given of the properties that the class declares, as it reads them; None: nothing."""
     significant: bool
@@ -116,7 +117,7 @@ def child(
     shutdown: Duration | Literal["brutal"] | Unset | None = "unset",
     backoff: Backoff | None = None,
     replicas: int = 1,
-    mailbox: Any = None,
+    mailbox: Mailbox | None = None,
     config: Mapping[str, Any] | None = None,
     significant: bool = False,
     process: bool = False,
@@ -143,6 +144,8 @@ def child(
     _check_replicas(name, replicas)
     if backoff is not None and not isinstance(backoff, Backoff):
         raise InvalidSpec(f"child {name!r}: backoff: {backoff!r} given, a Backoff or None expected")
+    if mailbox is not None and not isinstance(mailbox, Mailbox):
+        raise InvalidSpec(f"child {name!r}: mailbox: {mailbox!r} given, a Mailbox or None expected")
     check_significance(name, restart, significant)
     if not isinstance(process, bool):
         raise InvalidSpec(f"child {name!r}: process: {process!r} given, True or False expected")

@@ -46,6 +46,7 @@ def test_defaults_depend_on_the_kind() -> None:
         ({"replicas": 0}, "replicas: 0 given"),
         ({"replicas": True}, "replicas: True given"),
         ({"backoff": 5}, "backoff: 5 given"),
+        ({"mailbox": 1000}, "mailbox: 1000 given, a Mailbox or None expected"),
         ({"significant": True}, "significant: True given with restart 'permanent'"),
         ({"process": 1}, "process: 1 given, True or False expected"),
         ({"after": "db"}, "after: 'db' given, a list of the ids of siblings expected"),
