@@ -474,6 +474,7 @@ class Requester:
             waiter.failed(error)
 
     def _cut(self) -> None:
+        self._outbox.flush()  # what has not left is certainly with nobody, and its sender is told that
         for waiter in self._waiting.everyone():
             if not waiter.done():
                 text = f"{waiter.address}: the connection was lost before the answer came; it may have been taken"

@@ -168,6 +168,37 @@ def test_that_nobody_is_there_is_told_to_each_ask_of_a_payload(server: NatsServe
     run(work())
 
 
+def test_what_had_not_left_when_the_connection_was_lost_was_taken_by_nobody_and_its_sender_is_told(
+    server: NatsServer,
+) -> None:
+    async def work() -> None:
+        bus = NatsBus(server.url)
+        await bus.connect()
+        address, loop = Address("nobody.example", "/x"), asyncio.get_running_loop()
+        asks: list[asyncio.Future[Message]] = []
+        lost: list[MbactorError] = []
+
+        def in_the_turn_of_the_loss() -> None:
+            for _ in range(2):
+                message = Message(Envelope("ask", requester.new_id()), b"")
+                asks.append(requester.request("me", address, message, loop.time() + 20, lambda one: one))
+            requester.send("me", address, Message(Envelope("tell", requester.new_id()), b""), lost.append)
+
+        bus.when_cut(in_the_turn_of_the_loss)  # before the requester hears of it
+        requester = Requester(bus, "p", "node")
+        await requester.open()
+        cut = asyncio.Event()
+        bus.when_cut(cut.set)
+        server.kill()
+        await cut.wait()
+        told = await asyncio.gather(*asks, return_exceptions=True)
+        assert [(type(one), getattr(one, "taken", None)) for one in (*told, *lost)] == [(Unavailable, "no")] * 3
+        requester.close()
+        await bus.close()
+
+    run(work())
+
+
 def test_what_left_in_one_payload_is_told_of_once_and_not_remembered_for_ever() -> None:
     together = Together()
     together.left(["1", "2", "3"])
