@@ -25,9 +25,10 @@ own id (`id-` and random letters):
    `POST https://orders.example/place`: dots of a host become `_`, a segment of the path is one token, and what is no
    letter, digit or hyphen is `%` with two lower-case hex digits a byte. The fourth token is who asks. The reply subject
    is `mbactor.reply._.orders_example.billing_example.id-7f3a.1`: to an inbox of another than who asks nobody answers.
-3. The payload is the byte 3 and a msgpack array of messages, here of one. A message is an array of its envelope and its
-   body, a bin. The envelope is an array, here of `"ask"`, `"1"` (unique among the requests of this id), the seconds the
-   answer may take, two empty texts, and `"application/json"`. The body is a JSON object of the method's arguments.
+3. The payload is the byte 3 and a msgpack array of up to 1,024 messages, here of one. A message is an array of its
+   envelope and its body, a bin. The envelope is an array, here of `"ask"`, `"1"` (unique among the requests of this
+   id), the seconds the answer may take, two empty texts, and `"application/json"`. The body is a JSON object of the
+   method's arguments.
 4. What comes to the inbox is such a payload, of one or more messages. One whose envelope begins with `"reply"`, `"1"`
    has the result as its body (in the content type that is its envelope's sixth element, or in msgpack where it ends
    before that), `"error"` has a map with `error`, `statusCode` and `type`, and `"ack"` says that the actor has the

@@ -30,6 +30,8 @@ _HEAD = struct.Struct(">cBI")
 _ARRAY = 0xDD
 OVERHEAD = _HEAD.size
 """Bytes of a payload beside its messages."""
+MANY = 1024
+"""Messages that a payload may have: a loop takes all of one in the same turn, and has others to serve."""
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -97,7 +99,7 @@ def payload_of(parts: Sequence[bytes]) -> bytes:
 
 
 def messages_of(data: bytes) -> list[Message]:
-    """The messages of a payload, at least one. BadRequest where the bytes are none of ours."""
+    """The messages of a payload, at least one and at most `MANY`. BadRequest where the bytes are none of ours."""
     if data[:1] != _VERSION:
         raise BadRequest(f"a payload of version {data[:1].hex() or 'none'}: expected version {_VERSION.hex()}")
     try:
@@ -106,6 +108,8 @@ def messages_of(data: bytes) -> list[Message]:
         raise BadRequest(f"no message of mbactor: {error}") from error
     if not messages:
         raise BadRequest("a payload without a message: expected one at least")
+    if len(messages) > MANY:
+        raise BadRequest(f"a payload of {len(messages)} messages: expected {MANY} at most")
     return messages
 
 

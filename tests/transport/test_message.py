@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from mbactor.errors import ActorCrashed, BadRequest, MailboxFull, MbactorError, from_wire, to_wire
 from mbactor.transport.codec import decode, encode, travel
-from mbactor.transport.message import JSON, Envelope, Message, ask_part, message_of, messages_of, payload_of, reply_part
+from mbactor.transport.message import (
+    JSON,
+    MANY,
+    Envelope,
+    Message,
+    ask_part,
+    message_of,
+    messages_of,
+    payload_of,
+    reply_part,
+)
 
 envelopes = st.builds(
     Envelope,
@@ -95,6 +105,13 @@ def test_an_envelope_that_is_no_text_or_too_deep_is_refused() -> None:
 def test_what_is_refused_says_why(data: bytes, told: str) -> None:
     with pytest.raises(BadRequest, match=told):
         messages_of(data)
+
+
+def test_a_payload_of_more_messages_than_a_loop_takes_at_once_is_refused() -> None:
+    parts = [ask_part(str(number), 1.0, b"") for number in range(MANY + 1)]
+    assert [one.envelope.id for one in messages_of(payload_of(parts[:-1]))] == [str(number) for number in range(MANY)]
+    with pytest.raises(BadRequest, match="a payload of 1025 messages: expected 1024 at most"):
+        messages_of(payload_of(parts))
 
 
 @given(st.integers())
