@@ -60,6 +60,9 @@ class NearSending(Sending, eq=False, kw_only=True):
     def acked(self, message: Message) -> None:
         self.nearest.answered(self.plain, message.envelope.locality, asyncio.get_running_loop().time())
 
+    def unsent(self, error: MbactorError) -> None:
+        super().failed(error)  # the bus would not take it for another place
+
     def failed(self, error: MbactorError) -> None:
         if self.address is self.plain or not isinstance(error, NoSuchActor | Unavailable):
             super().failed(error)

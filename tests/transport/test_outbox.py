@@ -168,30 +168,42 @@ def test_that_nobody_is_there_is_told_to_each_ask_of_a_payload(server: NatsServe
     run(work())
 
 
+@pytest.mark.parametrize("locality", ["", "eu-west"])
 def test_what_had_not_left_when_the_connection_was_lost_was_taken_by_nobody_and_its_sender_is_told(
-    server: NatsServer,
+    server: NatsServer, locality: str
 ) -> None:
     async def work() -> None:
         bus = NatsBus(server.url)
         await bus.connect()
-        address, loop = Address("nobody.example", "/x"), asyncio.get_running_loop()
+        address, loop = Address("far.example", "/x"), asyncio.get_running_loop()
         asks: list[asyncio.Future[Message]] = []
         lost: list[MbactorError] = []
 
+        def ask() -> asyncio.Future[Message]:
+            message = Message(Envelope("ask", requester.new_id()), b"")
+            return requester.request("me", address, message, loop.time() + 20, lambda one: one)
+
+        def answer(request: Delivery) -> None:
+            [message] = messages_of(request.data)
+            told = Message(Envelope("reply", message.envelope.id, locality=locality), b"")
+            bus.publish(request.reply or "", told.to_bytes())
+
         def in_the_turn_of_the_loss() -> None:
-            for _ in range(2):
-                message = Message(Envelope("ask", requester.new_id()), b"")
-                asks.append(requester.request("me", address, message, loop.time() + 20, lambda one: one))
+            asks.extend([ask(), ask()])
             requester.send("me", address, Message(Envelope("tell", requester.new_id()), b""), lost.append)
 
         bus.when_cut(in_the_turn_of_the_loss)  # before the requester hears of it
-        requester = Requester(bus, "p", "node")
+        requester = Requester(bus, "p", "node", locality=locality)
         await requester.open()
+        bus.subscribe("p.safe.443.*.far_example._.post.x", answer)
+        await ask()  # from now on it knows how near that is
         cut = asyncio.Event()
         bus.when_cut(cut.set)
         server.kill()
         await cut.wait()
         told = await asyncio.gather(*asks, return_exceptions=True)
+        for _ in range(3):
+            await asyncio.sleep(0)
         assert [(type(one), getattr(one, "taken", None)) for one in (*told, *lost)] == [(Unavailable, "no")] * 3
         requester.close()
         await bus.close()
