@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, Queue
 
@@ -26,14 +26,21 @@ def alive(pid: int) -> bool:
         return False
 
 
+def of_threads(pid: int | str, name: str) -> list[str]:
+    """What this file says of each thread of a process. FileNotFoundError where there is no such process."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        with suppress(FileNotFoundError, ProcessLookupError):  # one has ended since then: all are read anew
+            return [(thread / name).read_text() for thread in threads]
+    raise AssertionError(f"/proc/{pid}/task/*/{name} cannot be read")
+
+
 def pause(pid: int) -> None:
     """SIGSTOP, and wait until each thread of the process has stopped: until then it may still answer."""
     os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + PATIENCE
-    while any(
-        (thread / "stat").read_text().rpartition(")")[2].split()[0] != "T"
-        for thread in Path(f"/proc/{pid}/task").iterdir()
-    ):
+    while any(stat.rpartition(")")[2].split()[0] != "T" for stat in of_threads(pid, "stat")):
         assert time.monotonic() < deadline
         time.sleep(0.001)
 

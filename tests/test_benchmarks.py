@@ -42,7 +42,7 @@ from benchmarks.raw_nats import RawNats
 from benchmarks.report import change, number, read_former, target_of, to_json
 from mbactor import ActorStopped, ActorSystem, Mailbox
 from mbactor.foreman import Flows, Foreman
-from tests.process import alive
+from tests.process import alive, of_threads
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 100
@@ -357,10 +357,9 @@ def texts_of(chart: str) -> list[str]:
 def offspring(pid: int) -> set[int]:
     """The processes that a process has started, and theirs."""
     try:
-        text = "".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
-    except FileNotFoundError:
+        children = {int(number) for started in of_threads(pid, "children") for number in started.split()}
+    except (FileNotFoundError, ProcessLookupError):
         return set()
-    children = {int(number) for number in text.split()}
     return children.union(*(offspring(child) for child in children))
 
 

@@ -24,7 +24,7 @@ from mbactor.testing import VirtualTimeLoop
 from mbactor.testing.stage import Stage
 from mbactor.threads import Threads
 from tests.loops import LOOPS, Factory, run
-from tests.process import alive
+from tests.process import alive, of_threads
 from tests.process_work import Teapot, Work
 
 PATIENCE = 20.0
@@ -309,7 +309,7 @@ def pids() -> set[int]:
 
 
 def children() -> set[int]:
-    return {int(one) for task in Path("/proc/self/task").iterdir() for one in (task / "children").read_text().split()}
+    return {int(one) for started in of_threads("self", "children") for one in started.split()}
 
 
 # --- giving up ------------------------------------------------------------------------------------------------------
