@@ -75,7 +75,8 @@ class Loader:
                 if not future.done():
                     future.set_exception(error)
             self._asked = []
-            raise
+            if not isinstance(error, Exception):  # else nobody but they would ever look at it
+                raise
         finally:
             self._reading = None
 
