@@ -264,7 +264,8 @@ async def test_a_crashed_actor_keeps_its_process_and_its_mailbox() -> None:
             await crash
         assert [await one for one in after] == ["x"] * 3
         assert await system.ask(Worker.pid) == pid
-        assert (row(top, "worker").incarnation, row(top, "worker").restarts) == (2, 1)
+        assert row(top, "worker").incarnation == 2
+        await until(lambda: row(top, "worker").restarts == 1)  # told by another socket than its answers
 
 
 async def test_a_subtree_that_gives_up_does_so_here_and_gets_another_process() -> None:
