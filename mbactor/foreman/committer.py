@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, overload
 from mbactor import observe
 from mbactor.errors import Unavailable
 from mbactor.foreman.store.operations import (
+    AddShard,
     BreakBefore,
     Cancel,
     Changed,
@@ -101,7 +102,7 @@ class Committer:
     @overload
     def commit(self, operation: Extend) -> Awaitable[frozenset[int]]: ...
     @overload
-    def commit(self, operation: Enrol) -> Awaitable[dict[int, str]]: ...
+    def commit(self, operation: Enrol | AddShard) -> Awaitable[dict[int, str]]: ...
     @overload
     def commit(
         self, operation: Release | Recover | Purge | Reap | PutSchedule | DropSchedule | PauseSchedule

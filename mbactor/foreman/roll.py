@@ -20,7 +20,7 @@ from mbactor.foreman.model.outcome import ShardState
 from mbactor.foreman.shards import Member, Shards
 from mbactor.foreman.store.late import LateStore, open_or_late
 from mbactor.foreman.store.open import is_numbered, open_store, shown_database, url_of_shard
-from mbactor.foreman.store.operations import Enrol
+from mbactor.foreman.store.operations import AddShard, Enrol
 from mbactor.foreman.store.store import Store
 
 Act = Callable[[Member], Awaitable[None]]
@@ -133,10 +133,14 @@ class Roll:
             raise BadRequest(
                 "the Foreman has one database; one with %d in its URL and shards above 1 has room for more"
             )
-        number = max({*self._members, *await self._members[1].up().store.roll()}) + 1
-        await (await open_store(url_of_shard(self._database, number), number)).close()
-        await self._write({number: "active"})
-        return number
+        while True:
+            number = max({*self._members, *await self._members[1].up().store.roll()}) + 1
+            await (await open_store(url_of_shard(self._database, number), number)).close()
+            # Where somebody else has added it meanwhile, the next one is mine.
+            states = await self._members[1].up().committer.commit(AddShard(number))
+            if states:
+                await self._follow(states)
+                return number
 
     async def cordon(self, number: int) -> None:
         """Let no new flows on a shard. Those that are there go on, and what follows from them."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from mbactor.foreman.store.operations import (
+    AddShard,
     Arrival,
     Cancel,
     Child,
@@ -276,6 +277,10 @@ async def _the_roll_of_shards_is_kept(store: Store) -> None:
     assert twice == {1: "active", 2: "active", 3: "active"}
     (changed,) = await _do(store, Enrol({2: "cordoned", 9: "removed"}, changing=True))
     assert changed == await store.roll() == {1: "active", 2: "cordoned", 3: "active"}
+    known = {1: "active", 2: "cordoned", 3: "active", 4: "active"}
+    assert await _do(store, AddShard(4), AddShard(4)) == [known, {}]
+    assert await _do(store, AddShard(2)) == [{}]
+    assert await store.roll() == known
 
 
 async def _what_is_open_is_counted(store: Store) -> None:

@@ -19,6 +19,7 @@ from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task,
 from mbactor.foreman.keys import parse_key
 from mbactor.foreman.shards import Member, chosen
 from mbactor.foreman.store.open import is_numbered, open_store, url_of_shard
+from mbactor.foreman.store.operations import AddShard
 from mbactor.seams import armed
 from mbactor.supervisor.topology import load
 from mbactor.testing.postgres import PostgresServer
@@ -254,6 +255,41 @@ async def test_a_shard_whose_database_cannot_be_used_is_not_added(mbactor: Actor
     (tmp_path / "flows-3.db").mkdir()
     await refused(flows.add_shard(), 500)
     assert [one.shard for one in await flows.shards()] == [1, 2]
+
+
+@pytest.fixture(params=["file", "postgres"])
+def numbered(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of five empty databases of each kind."""
+    if request.param == "file":
+        return f"sqlite:///{tmp_path}/flows-%d.db"
+    server: PostgresServer = request.getfixturevalue("mbactor_postgres_server")
+    name = f"numbered_{abs(hash(request.node.name)) % 10**9}"
+    server._sql(*(f"CREATE SCHEMA {name}_{number}" for number in range(1, 6)))
+    return f"{server.url}&search_path={name}_%d"
+
+
+@pytest.mark.anyio
+async def test_shards_that_are_added_at_the_same_moment_get_numbers_of_their_own(numbered: str) -> None:
+    adding = asyncio.Barrier(3)
+    first = [True, True, True]
+
+    async def hold(operations: list[Any]) -> None:
+        """All three have chosen a number before any of them writes it."""
+        if first and any(isinstance(one, AddShard) for one in operations):
+            first.pop()
+            await adding.wait()
+
+    async with ActorSystem("one") as one, ActorSystem("two") as two, ActorSystem("three") as three:
+        clients = []
+        for system in (one, two, three):
+            await system.spawn(Foreman, database=numbered, shards=2, workers=1)
+            clients.append(Flows(system))
+        with armed("foreman.write.before", hold):
+            assert sorted(await asyncio.gather(*(flows.add_shard() for flows in clients))) == [3, 4, 5]
+        (store, *rest) = [await open_store(url_of_shard(numbered, number), number) for number in range(1, 6)]
+        assert await store.roll() == dict.fromkeys(range(1, 6), "active")
+        for opened in (store, *rest):
+            await opened.close()
 
 
 async def test_a_foreman_with_one_database_cannot_add_another(mbactor: ActorSystem) -> None:

@@ -28,6 +28,7 @@ from mbactor.foreman.store import (
 )
 from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.operations import (
+    AddShard,
     BreakBefore,
     Cancel,
     Claim,
@@ -78,6 +79,7 @@ _ONE_BY_ONE: tuple[tuple[type[Operation], Callable[[Transaction, Any], Awaitable
     (Release, leases.release),
     (Recover, leases.recover),
     (Enrol, roll.enrol),
+    (AddShard, roll.add),
     (Claim, leases.claim),
 )
 """What applies each kind of operation, in the order in which the kinds are applied."""

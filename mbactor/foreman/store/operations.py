@@ -224,6 +224,12 @@ class Enrol(msgspec.Struct, frozen=True, gc=False):
     changing: bool = False
 
 
+class AddShard(msgspec.Struct, frozen=True, gc=False):
+    """Put a shard on the roll, open to new flows. The result is the roll; empty where its number is taken."""
+
+    number: int
+
+
 class Rewind(msgspec.Struct, frozen=True, gc=False):
     """Run steps of a flow again, in place. The result is a `Changed`.
 
@@ -317,7 +323,8 @@ NAMING = (Settle, Start, Resume, Cancel, Delete, Rewind, Fork, ContinueThread, B
 
 Operation = (
     Settle | Create | Start | Resume | Cancel | Delete | Claim | Extend | Release | Recover | Purge | Reap | Enrol
-    | Rewind | Fork | ContinueThread | BreakBefore | ResumeBreak | PutSchedule | DropSchedule | PauseSchedule | Tick
+    | AddShard | Rewind | Fork | ContinueThread | BreakBefore | ResumeBreak | PutSchedule | DropSchedule | PauseSchedule
+    | Tick
 )  # fmt: skip
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from mbactor.foreman.store.dialect import Db, Insert, Update
-from mbactor.foreman.store.operations import Enrol
+from mbactor.foreman.store.operations import AddShard, Enrol
 from mbactor.foreman.store.transaction import Transaction
 
 _ADD = Insert("mbactor_shard", ("shard", "state"), once=True)
+_NEW = Insert("mbactor_shard", ("shard", "state"), once=True, returning="shard")
 _CHANGE = Update("mbactor_shard", "state = :state", "shard = :shard", ("state", "shard"))
 
 _STANDING = """SELECT
@@ -23,6 +24,11 @@ async def enrol(tx: Transaction, one: Enrol) -> dict[int, str]:
     elif states:
         await tx.db.insert(_ADD, states)
     return await roll(tx.db)
+
+
+async def add(tx: Transaction, one: AddShard) -> dict[int, str]:
+    """Put it on the roll; the roll as it is then, empty where somebody else has the number."""
+    return await roll(tx.db) if await tx.db.insert(_NEW, [(one.number, "active")]) else {}
 
 
 async def roll(db: Db) -> dict[int, str]:
