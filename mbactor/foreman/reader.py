@@ -41,15 +41,25 @@ class Reader:
 
     async def flow(self, key: Key) -> FlowRow:
         """The flow's row; FlowNotFound for an unknown id and a wrong token alike."""
-        row = await self._store.flow(key.id) if key.shard == self._store.shard else None
-        if row is None or row.token != key.token or await self._is_gone(row):
+        return (await self._with_root(key))[0]
+
+    async def _kept(self, key: Key) -> FlowRow:
+        """The row of a flow that has not been deleted; FlowNotFound otherwise: what was, goes a little later."""
+        row, root = await self._with_root(key)
+        if root.delete_at is not None:
             raise not_found("flow", key)
         return row
 
-    async def _is_gone(self, row: FlowRow) -> bool:
-        """Whether it, or the flow it all began with, was disposable and has completed: its rows go a little later."""
-        root = row if row.root_id is None else await self._store.flow(row.root_id)
-        return root is not None and bool(root.delete_on_completion) and root.status == "completed"
+    async def _with_root(self, key: Key) -> tuple[FlowRow, FlowRow]:
+        row = await self._store.flow(key.id) if key.shard == self._store.shard else None
+        root = await self._root_of(row)
+        if row is None or root is None or row.token != key.token or _is_gone(root):
+            raise not_found("flow", key)
+        return row, root
+
+    async def _root_of(self, row: FlowRow | None) -> FlowRow | None:
+        """The flow it all began with."""
+        return row if row is None or row.root_id is None else await self._store.flow(row.root_id)
 
     async def snapshot(self, key: Key) -> FlowOutcome:
         """How the flow stands."""
@@ -93,10 +103,7 @@ class Reader:
 
     async def history(self, key: Key) -> list[StepRecord]:
         """Every step of the flow, by depth and age; flows it called are nested in the step that called them."""
-        row = await self.flow(key)
-        if row.delete_at is not None:
-            raise not_found("flow", key)
-        return await self._history(row)
+        return await self._history(await self._kept(key))
 
     async def fingerprint(self, key: Key) -> tuple[str, FlowStatus]:
         """A hash that is another after each step that began or ended in the flow or those it called; and its status."""
@@ -131,7 +138,8 @@ class Reader:
         """One step with its payloads."""
         step = await self._store.step(key.id) if key.shard == self._store.shard else None
         row = await self._store.flow(step.flow_id) if step is not None else None
-        if step is None or row is None or step.token != key.token or await self._is_gone(row):
+        root = await self._root_of(row)
+        if step is None or row is None or root is None or step.token != key.token or root.delete_at is not None:
             raise not_found("step", key)
         graph = await self._graphs.get(row.graph)
         record = self._record(step, graph, _Around(await self._store.steps(row.id)))
@@ -191,7 +199,7 @@ class Reader:
 
     async def summary(self, key: Key) -> FlowSummary:
         """The flow as a list has it."""
-        return (await self._all_listed([await self.flow(key)]))[0].flow
+        return (await self._all_listed([await self._kept(key)]))[0].flow
 
     async def _all_listed(self, rows: Sequence[FlowRow]) -> list[Listed]:
         progress = await self._store.progress([row.id for row in rows])
@@ -267,6 +275,11 @@ class Reader:
 
     def _step_key(self, row: StepRow) -> str:
         return str(Key(self._store.shard, row.id, row.token))
+
+
+def _is_gone(root: FlowRow) -> bool:
+    """Whether a tree was disposable and has completed: not even how it ended is told."""
+    return bool(root.delete_on_completion) and root.status == "completed"
 
 
 def _is_queued(row: FlowRow) -> bool:

@@ -233,7 +233,14 @@ def test_resume_cancel_and_delete_say_what_they_did(shop: Shop) -> None:
     assert (again.exit_code, "is running, so it cannot resume" in again.stderr) == (4, True)
     assert shop.told("cancel", shop.keys["asks"], "--reason", "too late").endswith("cancelled\n")
     assert "too late" in shop.told("show", shop.keys["asks"])
+    step = shop.json("history", shop.keys["failed"])[-1]["step_key"]
     assert shop.told("delete", shop.keys["asks"], shop.keys["failed"]).count("deleted") == 2
+    # No Foreman runs that removes them.
+    for command in (["show"], ["history"], ["fingerprint"], ["watch", "--once"]):
+        gone = shop.run(*command, shop.keys["failed"])
+        assert (gone.exit_code, "no flow has this key" in gone.stderr) == (4, True), gone.output
+    gone = shop.run("show", "--step", step)
+    assert (gone.exit_code, "no step has this key" in gone.stderr) == (4, True), gone.output
     assert {flow["status"] for flow in shop.json("list")["flows"]} == {"completed", "created"}
 
 

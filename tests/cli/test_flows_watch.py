@@ -32,7 +32,7 @@ async def test_a_flow_that_ends_is_shown_a_little_longer_and_one_that_is_removed
         assert {flow.flow_key: flow.status for flow in (await anext(seen)).flows}[keys[0]] == "cancelled"
         await world.engine.delete(keys[1])
         shown = {flow.flow_key: flow.status for flow in (await anext(seen)).flows}
-        assert (shown[keys[0]], shown[keys[1]], shown[keys[2]]) == ("cancelled", "cancelled", "interrupted")
+        assert shown == {keys[0]: "cancelled", keys[2]: "interrupted"}
         only = pages(Shards([Member(1, engine=world.engine)]), View(query=FlowQuery(status="failed"), once=True))
         assert [page.flows async for page in only] == [[]]
 

@@ -75,8 +75,11 @@ async def test_what_was_deleted_is_out_of_lists_at_once_and_out_of_the_database_
         await world.engine.recovery.fork(step)
     with pytest.raises(FlowNotFound):
         await world.engine.recovery.continue_thread(key)
+    for read in (world.engine.history, world.engine.summary, world.engine.fingerprint):
+        with pytest.raises(FlowNotFound):
+            await read(key)
     with pytest.raises(FlowNotFound):
-        await world.engine.history(key)
+        await world.engine.step(step)
     assert (await world.engine.snapshot(key)).status == "completed"
     assert (await world.engine.wait(key)).status == "completed"
     await world.engine.delete(key)
@@ -102,6 +105,10 @@ async def test_a_flow_that_runs_is_not_deleted_and_one_that_waits_is_ended_with_
     for key in (asks, unstarted):
         await world.engine.delete(key)
         assert (await world.engine.snapshot(key)).status == "cancelled"
+    assert (await world.engine.snapshot(child.flow_key)).status == "cancelled"
+    for read in (world.engine.history, world.engine.summary, world.engine.fingerprint):
+        with pytest.raises(FlowNotFound):
+            await read(child.flow_key)
     await world.check()
     assert await keep(world.engine) == (0, 2)
     assert await keys(world, include_subflows=True) == [running]

@@ -181,7 +181,7 @@ _FINGERPRINT = """WITH RECURSIVE tree (id) AS (
     UNION ALL
     SELECT called.id FROM tree JOIN mbactor_step AS caller ON caller.flow_id = tree.id AND caller.parks IS NOT NULL
     JOIN mbactor_flow AS called ON called.caller_id = caller.id)
-    SELECT flow.token, CASE WHEN root.delete_on_completion = 1 AND root.status = 'completed' THEN 1 ELSE 0 END,
+    SELECT flow.token, CASE WHEN root.delete_at IS NULL THEN 0 ELSE 1 END,
     flow.status, (SELECT count(*) FROM tree),
     (SELECT count(*) FROM mbactor_step WHERE flow_id IN (SELECT id FROM tree)),
     (SELECT max(updated_at) FROM mbactor_step WHERE flow_id IN (SELECT id FROM tree))
