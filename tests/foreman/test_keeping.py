@@ -75,9 +75,9 @@ async def test_what_was_deleted_is_out_of_lists_at_once_and_out_of_the_database_
         await world.engine.recovery.fork(step)
     with pytest.raises(FlowNotFound):
         await world.engine.recovery.continue_thread(key)
-    for read in (world.engine.history, world.engine.summary, world.engine.fingerprint):
+    for look in (world.engine.history, world.engine.summary, world.engine.fingerprint):
         with pytest.raises(FlowNotFound):
-            await read(key)
+            await look(key)
     with pytest.raises(FlowNotFound):
         await world.engine.step(step)
     assert (await world.engine.snapshot(key)).status == "completed"
