@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.process import pause
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def program() -> str:

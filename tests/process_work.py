@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mbactor.errors import MbactorError
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Teapot(MbactorError):

@@ -43,7 +43,7 @@ class Proxy:
         self._cut = {"out": out, "back": back}
         self._changed.clear()
         self._wake.send(b"!")
-        assert self._changed.wait(10)
+        assert self._changed.wait(60)
 
     def heal(self) -> None:
         self.cut()
@@ -51,7 +51,7 @@ class Proxy:
     def close(self) -> None:
         self._over = True
         self._wake.send(b"!")
-        self._thread.join(10)
+        self._thread.join(60)
         for one in (self._wake, self._woken, self._listening, *(end for pair in self._pairs for end in pair)):
             one.close()
         self._selector.close()

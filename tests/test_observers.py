@@ -224,7 +224,7 @@ def test_a_reader_that_goes_away_does_not_end_the_process() -> None:
     assert process.stderr is not None
     process.stderr.close()
     process.stderr = None
-    out, _ = process.communicate("now\n", timeout=30)
+    out, _ = process.communicate("now\n", timeout=60)
     assert out == "went on\n"
 
 

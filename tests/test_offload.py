@@ -22,7 +22,7 @@ from mbactor import offload
 from mbactor.threads import Job, Threads
 from tests.loops import LOOPS, Factory, run
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(params=LOOPS)

@@ -27,7 +27,7 @@ from tests.loops import LOOPS, Factory, run
 from tests.process import alive, of_threads
 from tests.process_work import Teapot, Work
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 ROOT = Path(__file__).parent.parent
 WORK = "tests.process_work"
 

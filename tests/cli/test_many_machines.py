@@ -96,7 +96,7 @@ class Load:
         while True:
             began = time.monotonic()
             try:
-                with anyio.fail_after(10):
+                with anyio.fail_after(60):
                     self.answers[await self._system.ask(Till.pid)] += 1
             except (MbactorError, TimeoutError) as error:
                 self.failures.append(error)
@@ -105,14 +105,14 @@ class Load:
 
     async def answered_by(self, process: Served) -> None:
         """Until this process has answered."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while process.process.pid not in self.answers:
                 await asyncio.sleep(0.01)
 
     async def all_told(self) -> None:
         """Until each asker was told what came of what it asks just now."""
         before = self.ended.copy()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while any(self.ended[asker] == before[asker] for asker in range(ASKERS)):
                 await asyncio.sleep(0.01)
 

@@ -83,7 +83,7 @@ class Replica:
 
     async def line(self) -> str:
         assert self.process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return (await self.process.stdout.readline()).decode().strip()
 
     async def hold(self) -> str:

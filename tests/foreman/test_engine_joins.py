@@ -462,7 +462,7 @@ async def test_all_that_runs_again_within_a_branch_waits_for_its_room(world: Wor
     else:
         (start, *_) = [one for one in await world.engine.history(key) if one.node == "start"]
         key = await world.engine.recovery.fork(start.step_key)
-    outcome = await asyncio.wait_for(world.engine.wait(key), 20)
+    outcome = await asyncio.wait_for(world.engine.wait(key), 60)
     assert (outcome.status, outcome.state["list_done"]) == ("completed", [0, 1, 10, 11])
     assert world.host.ran.count("deep") == 8
 
@@ -487,7 +487,7 @@ async def test_a_step_of_a_flow_that_a_branch_called_waits_for_the_room_of_the_b
     assert await world.sql("SELECT status FROM mbactor_step WHERE id = ?", id) == [("created",)]
     await world.check()
     gates.open(1)
-    assert (await asyncio.wait_for(world.engine.wait(key), 20)).state["list_done"] == [0, 1]
+    assert (await asyncio.wait_for(world.engine.wait(key), 60)).state["list_done"] == [0, 1]
     assert (gates.began, gates.most) == ([0, 1, 0], 1)
 
 

@@ -180,7 +180,7 @@ async def test_a_worker_that_lost_its_step_ends_the_task(database: str) -> None:
         # As another process would do it: this engine is not told.
         await world.sql("UPDATE mbactor_step SET status = 'cancelled'")
         await world.sql("UPDATE mbactor_flow SET status = 'cancelled'")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await cancelled.wait()
         assert (await world.engine.snapshot(key)).status == "cancelled"
 
@@ -350,7 +350,7 @@ async def test_every_acknowledged_flow_of_a_killed_process_ends_once(shared_data
         assert interrupted[0][0] > 0, "the process was to be killed in the middle"
         await crash_graph(world, pause=0)
         sweeping = asyncio.create_task(sweep_regularly(world.engine, 0.1))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             outcomes = await asyncio.gather(*(world.engine.wait(key.strip()) for key in keys if key.endswith("\n")))
         sweeping.cancel()
         assert len(outcomes) >= 200

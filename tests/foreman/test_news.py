@@ -52,13 +52,13 @@ async def told(url: str, **options: Any) -> AsyncIterator[World]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 async def soon(result: Awaitable[Any]) -> Any:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return await result
 
 

@@ -94,7 +94,7 @@ class Parks(Actor):
         flow["got"] = [str(one) for one in await asyncio.gather(self._ask(flow), return_exceptions=True)]
 
     async def within_a_timeout(self, flow: Flow) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             flow["got"] = await self._ask(flow)
 
     async def in_a_task_that_is_awaited(self, flow: Flow) -> None:
@@ -236,7 +236,7 @@ async def test_a_task_in_a_thread_parks_as_often_as_it_likes(flows: Flows) -> No
 
 
 async def _all_asked(flows: Flows, key: str, count: int) -> dict[Any, str]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(found := (await flows.snapshot(key)).interrupts) < count:
             await asyncio.sleep(0.005)
     return {question: step_key for step_key, question in found}
@@ -263,7 +263,7 @@ async def test_questions_of_branches_and_of_a_called_flow_are_answered_in_any_or
 async def test_a_failed_branch_beside_one_that_asks_fails_the_flow_once_that_is_answered(flows: Flows) -> None:
     key = await flows.create(Parks.many, {"items": ["a", "bad"]})
     await _all_asked(flows, key, 2)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "failed" not in {step.status for step in await flows.history(key)}:
             await asyncio.sleep(0.005)
     assert (await flows.snapshot(key)).status == "interrupted"

@@ -90,7 +90,7 @@ def fan(name: str = "fan") -> Graph:
 
 
 async def after(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -282,7 +282,7 @@ async def test_a_row_that_cannot_be_read_fails_its_flow_and_no_other(database: s
         table = "mbactor_flow" if column == "baggage" else "mbactor_step"
         await world.sql(f"UPDATE {table} SET {column} = ? WHERE id = 2", b"{broken")
         world.work()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             outcomes = [await world.engine.wait(key) for key in (keys[0], keys[2])]
             rows = [("pending",)]
             while rows[0][0] in {"pending", "running"}:
@@ -407,9 +407,9 @@ async def test_who_stands_still_within_a_batch_keeps_others_waiting_for_a_bounde
         with faults.holding("foreman.commit.before") as held:
             cancelling = asyncio.create_task(still.engine.cancel(key, "by who stands still"))
             await held.reached()
-            await asyncio.wait_for(other.engine.cancel(key, "by the other"), 30)
+            await asyncio.wait_for(other.engine.cancel(key, "by the other"), 60)
         with pytest.raises(FlowConflict, match="cancelled"):
-            await asyncio.wait_for(cancelling, 30)
+            await asyncio.wait_for(cancelling, 60)
         assert (await other.engine.snapshot(key)).cancel_reason == "by the other"
 
 
@@ -508,7 +508,7 @@ async def test_a_stop_is_seen_whenever_it_comes(database: str, seam: str) -> Non
             waiting = asyncio.create_task(world.engine.wait(key))
             await held.reached()
             await world.engine.cancel(key)
-        assert (await asyncio.wait_for(waiting, 10)).status == "cancelled"
+        assert (await asyncio.wait_for(waiting, 60)).status == "cancelled"
 
 
 @pytest.mark.parametrize("seam", ["foreman.wait.before", "foreman.wait.after"])
@@ -522,7 +522,7 @@ async def test_waiting_ends_with_503_at_whatever_point_it_is(database: str, seam
             await held.reached()
             await world.engine.close()
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(waiting, 10)
+            await asyncio.wait_for(waiting, 60)
 
 
 @pytest.mark.parametrize("here", [True, False])
@@ -543,7 +543,7 @@ async def test_who_waits_for_a_flow_that_vanishes_is_told(shared_database: str, 
             await world.sql("DELETE FROM mbactor_step")
             await world.sql("DELETE FROM mbactor_flow")
         with pytest.raises(FlowNotFound):
-            await asyncio.wait_for(waiting, 10)
+            await asyncio.wait_for(waiting, 60)
 
 
 async def test_a_waiter_never_returns_with_a_flow_that_goes_on(world: World) -> None:
@@ -554,4 +554,4 @@ async def test_a_waiter_never_returns_with_a_flow_that_goes_on(world: World) -> 
         await held.reached()
         # It has been told of the interrupt, and by now there is none.
         await world.engine.resume(key)
-    assert (await asyncio.wait_for(waiting, 10)).status == "completed"
+    assert (await asyncio.wait_for(waiting, 60)).status == "completed"

@@ -620,7 +620,7 @@ async def test_a_caller_that_was_given_up_waits_again_for_the_flow_that_is_gone_
         stuck.set()
         operation = getattr(world.engine.recovery, how)
         key = await operation(called.steps[1].step_key, overrides_of({"n": 5})) or key
-        outcome = await asyncio.wait_for(world.engine.wait(key), 10)
+        outcome = await asyncio.wait_for(world.engine.wait(key), 60)
         assert outcome.status == "completed"
         assert outcome.state.get("right") in {5, None}  # None: the left branch stands as it was, and may be enough
         assert (await steps(world, key))["right"].status in {"completed", "cancelled"}
@@ -703,7 +703,7 @@ async def test_a_branch_that_fails_when_it_runs_again_leaves_the_fan_in_to_the_o
         assert (await world.engine.wait(key)).status == "completed"
         again = True
         key = await getattr(world.engine.recovery, how)((await steps(world, key))[failing].step_key) or key
-        outcome = await asyncio.wait_for(world.engine.wait(key), 10)
+        outcome = await asyncio.wait_for(world.engine.wait(key), 60)
         assert (outcome.status, outcome.state["join"]) == ("completed", 0)
         with pytest.raises(FlowConflict, match="is completed, so it cannot recover"):
             await world.engine.recovery.recover(key)
@@ -733,7 +733,7 @@ async def test_a_branch_that_cannot_be_read_leaves_the_fan_in_to_the_one_that_co
         key, right = await a_race_to_run_again(world)
         await world.sql("UPDATE mbactor_step SET state = ? WHERE node = 'right'", b"{broken")
         await world.engine.recovery.restart_from(right)
-        assert (await asyncio.wait_for(world.engine.wait(key), 10)).status == "completed"
+        assert (await asyncio.wait_for(world.engine.wait(key), 60)).status == "completed"
         error = (await steps(world, key))["right"].error
         assert isinstance(error, dict)
         assert (error["at"]["node"], error["at"]["run"]) == ("right", 1)

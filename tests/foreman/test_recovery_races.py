@@ -208,6 +208,6 @@ async def test_what_a_run_brings_after_its_flow_was_cancelled_and_restarted_is_r
                 if not zombie_first:
                     world.work("heir")
                     assert (await world.engine.wait(key)).state == {"n": 2, "run": 2}
-            await asyncio.wait_for(settled.wait(), 10)
+            await asyncio.wait_for(settled.wait(), 60)
             assert landed[0] is False
             assert (await world.engine.wait(key)).state == {"n": 2, "run": 2}

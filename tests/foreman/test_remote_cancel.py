@@ -48,7 +48,7 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Within less than the time budget of a task, which ends it too."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -210,7 +210,7 @@ async def test_a_foreman_makes_the_flows_of_schedules_that_are_declared_and_of_o
             outcomes = [await flows.snapshot(one.flow_key) for one in page.flows]
             return lambda: any(one.state.get("schedule") == name for one in outcomes)
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             for name in ("declared", "other"):
                 while not (await made(name))():
                     await asyncio.sleep(0.05)

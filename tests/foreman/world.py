@@ -120,7 +120,7 @@ class World:
         return await sql_of(self.store, query, *values)
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await condition():
                 await asyncio.sleep(0.002)
 

@@ -459,7 +459,7 @@ async def test_hooks_run_around_each_incarnation(system: ActorSystem) -> None:
 
 
 async def _until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -526,7 +526,7 @@ async def test_a_failing_background_task_is_a_crash_of_its_actor(system: ActorSy
     ref = await system.spawn(Background)
     first = await ref.ask(Background.incarnation)
     await ref.ask(Background.begin, fail=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await ref.ask(Background.incarnation) == first:
             await asyncio.sleep(0.005)
 

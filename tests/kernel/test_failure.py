@@ -1138,7 +1138,7 @@ def test_what_ends_a_process_is_no_crash_and_ends_it(where: str, error: str, tmp
         env={"PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert ended.returncode in ({7} if error == "SystemExit" else {-2, 130}), ended.stderr

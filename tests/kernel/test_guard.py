@@ -98,7 +98,7 @@ async def watched(server: NatsServer) -> tuple[NatsBus, Inbox]:
 
 
 async def known(system: ActorSystem) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while system.node._guard._permissions is None:
             await asyncio.sleep(0.005)
 
@@ -116,7 +116,7 @@ async def test_what_the_broker_refuses_is_refused_within_a_process_and_the_rest_
             assert await orders.ask(Orders.look, stock) == [5] * 5
             assert await orders.ask(Orders.wipe, stock) == ["Forbidden 403 no"] * 4
             await orders.ask(Orders.tell_wipe, stock)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(system.dead_letters) < 2:
                     await asyncio.sleep(0.005)
             await bus.flush()
@@ -126,7 +126,7 @@ async def test_what_the_broker_refuses_is_refused_within_a_process_and_the_rest_
             server.write(RULES.format(more=f'"plane.safe.443.orders_example.>", {ASK_WHO}', deny=LEVEL))
             server.start()
             bus, passed = await watched(server)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not (guard := system.node.guard) or guard._permissions is None or not guard._permissions.deny:
                     await asyncio.sleep(0.005)
             assert (await orders.ask(Orders.wipe, stock))[:2] == ["wiped", "wiped"]

@@ -102,13 +102,13 @@ async def test_what_is_told_comes_to_the_nearest_too_and_to_the_others_when_that
         before = await told()
         assert all(system.tell(Shop.take) for _ in range(count))
         after = before
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while sum(after.values()) < sum(before.values()) + count:
                 await asyncio.sleep(0.01)
                 after = await told()
         return {name: after[name] - before[name] for name in after}
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         seen: Counter[str] = Counter()
         while len(+seen) < 2:
             seen.update(await tell(anybody, 1))  # who is nowhere tells any
@@ -120,7 +120,7 @@ async def test_what_is_told_comes_to_the_nearest_too_and_to_the_others_when_that
     await nearby.node.remote.flush()
     before = await far.ask(Shop.how_many)
     assert all(tells.tell(Shop.take) for _ in range(20))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await far.ask(Shop.how_many) < before + 20:
             await asyncio.sleep(0.01)
     assert not tells.dead_letters

@@ -58,7 +58,7 @@ class Switch:
 
     def hold(self) -> None:
         self.entered.set()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(60)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def switch() -> Iterator[Switch]:
     yield switch
     switch.go_on.set()
     if switch.entered.is_set():
-        assert switch.left.wait(10)
+        assert switch.left.wait(60)
 
 
 class Counter(Actor):
@@ -202,7 +202,7 @@ async def within(seconds: float, ask: Callable[[], Awaitable[Any]]) -> Any:
 
 
 async def until(reached: Callable[[], object]) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not reached():
             await asyncio.sleep(0.005)
 
@@ -475,7 +475,7 @@ async def test_one_message_of_a_foreign_thread_wakes_an_actor_that_has_long_been
     ears = await mbactor.spawn(Ears)
     await asyncio.sleep(0.05)
     threads = in_threads(1, lambda: ears.tell(Ears.hear, what="knock"))
-    assert await asyncio.wait_for(got, 5) == "knock"
+    assert await asyncio.wait_for(got, 60) == "knock"
     await joined(threads)
 
 

@@ -117,7 +117,7 @@ def window(system: ActorSystem, ticks: int) -> None:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.005)
 
@@ -162,7 +162,7 @@ async def test_one_of_a_queue_answers_for_all_of_it(start: Start) -> None:
 
 async def test_nobody_is_an_empty_iteration_and_a_misfit_an_error(start: Start) -> None:
     asks = await start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert [reply async for reply in asks.ask_all(Stock.level, "x")] == []
         assert asks.publish(Orders.on_placed, "1")
         with pytest.raises(BadRequest, match="has no parameter 'wrong'"):

@@ -26,7 +26,7 @@ from mbactor.kernel.watchdog import AtHand, Sample, Suspicion, Watchdog, suspect
 from tests.loops import LOOPS, Factory, run
 
 HERE = Path(__file__).name
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Told:

@@ -17,7 +17,7 @@ from mbactor.kernel.ref import ActorRef
 from mbactor.kernel.routes import routes_of
 from mbactor.threads import Threads
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -149,7 +149,7 @@ class World:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             writer.write(request)
-            answer = await asyncio.wait_for(reader.read(), 10)
+            answer = await asyncio.wait_for(reader.read(), 60)
         finally:
             writer.close()
             await writer.wait_closed()
@@ -183,7 +183,7 @@ async def client(at: World) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0)
 

@@ -148,6 +148,6 @@ def timers() -> list[Any]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while not condition():
             await asyncio.sleep(0.001)

@@ -172,7 +172,7 @@ async def test_children_that_hang_or_restart_hold_up_none_of_ten_thousand(part: 
             yard.slow_stops[f"a{n}"] = asyncio.Event()
             yard.parts[f"a{n + 25}"].crash()
         assert pool.count_children().active == many - many // 50
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             assert await pool.stop() == SHUTDOWN
         assert pool.which_children() == []
         assert not any(one.running for one in yard.parts.values())

@@ -57,7 +57,7 @@ def test_a_process_that_dies_is_noticed_within_the_window_before_and_after_it_ha
     server: NatsServer,
 ) -> None:
     async def work() -> None:
-        async with asker(server) as system, asyncio.timeout(30):
+        async with asker(server) as system, asyncio.timeout(60):
             with taker(server.url) as process:
                 held = [asyncio.ensure_future(system.ask(Taker.slow, 60.0)) for _ in range(50)]
                 replica = await acknowledged(system, 50)
@@ -80,7 +80,7 @@ def test_a_process_that_dies_is_noticed_within_the_window_before_and_after_it_ha
 def test_one_that_stands_still_is_there_and_answers_when_it_goes_on(server: NatsServer) -> None:
     async def work() -> None:
         with taker(server.url) as process:
-            async with asker(server) as system, asyncio.timeout(30):
+            async with asker(server) as system, asyncio.timeout(60):
                 asked = asyncio.ensure_future(system.ask(Taker.slow, WINDOW))
                 replica = await acknowledged(system, 1)
                 pause(process.pid)
@@ -137,7 +137,7 @@ def test_neither_a_deep_mailbox_nor_an_asker_that_stands_still_reads_as_nobody_t
 ) -> None:
     async def work() -> None:
         with taker(server.url):
-            async with asker(server) as system, asyncio.timeout(30):
+            async with asker(server) as system, asyncio.timeout(60):
                 asked = [asyncio.ensure_future(system.ask(Taker.slow, 0.005)) for _ in range(200)]
                 await system.node.remote.flush()
                 for _ in range(2):

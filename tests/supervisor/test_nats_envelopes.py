@@ -86,7 +86,7 @@ async def asks(server: NatsServer) -> AsyncIterator[ActorSystem]:
 
 
 async def test_a_circle_over_two_processes_fails_at_once_and_is_spelled_out(asks: ActorSystem) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         with pytest.raises(Deadlock, match=r"Left.round.*Right.back.*Left.round"):
             await asks.ask(Left.round)
 
@@ -123,7 +123,7 @@ async def test_of_the_headers_those_go_on_that_are_for_all_and_the_token_is_not_
 async def test_each_hop_has_less_time_and_what_comes_too_late_is_not_run(asks: ActorSystem) -> None:
     trip = asks.node.remote.bus.round_trip
     assert 0 < trip < 1
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         assert 0 < await asks.ask(Left.left_over) < 5 - 2 * trip
     with pytest.raises(BudgetSpent, match="was not sent") as caught:
         with anyio.fail_after(trip / 2):

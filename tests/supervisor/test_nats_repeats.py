@@ -118,7 +118,7 @@ async def test_who_comes_a_moment_after_the_ask_answers_it(server: NatsServer, m
     async with (
         ActorSystem("asks", server.url, "later") as asks,
         ActorSystem("late", server.url, "later") as late,
-        asyncio.timeout(30),
+        asyncio.timeout(60),
     ):
         asked = asyncio.ensure_future(asks.ask(Desk.where))
         waiting = asks.node.remote._requester._waiting

@@ -41,7 +41,7 @@ from tests.supervisor.node_parts import (
     Worker,
 )
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.anyio

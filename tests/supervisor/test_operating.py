@@ -79,7 +79,7 @@ class Shop:
         reader, writer = await self.connect()
         writer.write(json.dumps({verb: what}).encode() + b"\n")
         writer.write_eof()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             return [json.loads(line) for line in (await reader.read()).splitlines()]
 
     async def one(self, verb: str, what: Any) -> Any:
@@ -111,7 +111,7 @@ async def shop(text: str = TREE) -> AsyncIterator[Shop]:
 
 
 async def until(condition: Any) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not condition():
             await asyncio.sleep(0.005)
 

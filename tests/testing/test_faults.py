@@ -142,7 +142,7 @@ def test_a_process_dies_at_the_passage_that_was_told_and_its_flow_goes_on_in_the
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(
             [sys.executable, "-c", SCRIPT, *arguments],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30, check=False,
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
     died = run()

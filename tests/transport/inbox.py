@@ -17,7 +17,7 @@ class Inbox:
         self.got.append(delivery)
 
     async def until(self, count: int) -> list[Delivery]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(self.got) < count:
                 await asyncio.sleep(0.001)
         return self.got

@@ -58,7 +58,7 @@ class Schedules(RuleBasedStateMachine):
         self.run(self.begin())
 
     def run(self, work: Any) -> None:
-        self.loop.run_until_complete(asyncio.wait_for(work, 30))
+        self.loop.run_until_complete(asyncio.wait_for(work, 60))
 
     async def begin(self) -> None:
         self.here, self.there = type(self).make()

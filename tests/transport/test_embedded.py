@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 async def is_up(bus: NatsBus) -> None:
     """Until it is connected again."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             with suppress(Unavailable):
                 return await bus.flush()
@@ -137,7 +137,7 @@ async def test_a_start_that_is_broken_off_leaves_no_process(tmp_path: Path) -> N
     program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
     program.chmod(0o755)
     starting = asyncio.ensure_future(EmbeddedServer(str(program)).start())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             await asyncio.sleep(0.005)
     pid = int((tmp_path / "pid").read_text())

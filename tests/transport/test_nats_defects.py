@@ -110,7 +110,7 @@ def test_3_a_refused_request_fails_at_once(server: NatsServer) -> None:
     async def work() -> None:
         async with ActorSystem(transport=url_of(server, "c:d")) as system:
             with pytest.raises(Forbidden, match="Permissions Violation for Publish to"):
-                await asyncio.wait_for(system.ask(Echo.say, "x"), 10)
+                await asyncio.wait_for(system.ask(Echo.say, "x"), 60)
 
     run(work())
 
@@ -142,7 +142,7 @@ def test_5_who_waits_is_told_of_an_outage_and_who_asks_during_it_is_refused(serv
             asked = [asyncio.ensure_future(system.ask(Echo.say, str(n))) for n in range(10)]
             await bus.flush()
             bus._client._transport.abort()  # type: ignore[union-attr]
-            ended = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+            ended = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 60)
             assert {type(one) for one in ended} == {NotAcknowledged}
             with pytest.raises(Unavailable):
                 await system.ask(Echo.say, "x")
@@ -222,8 +222,8 @@ def test_10_a_server_that_says_nothing_is_left_for_another(
         silent.pause()
         for _ in range(256):
             bus.publish("s", bytes(100_000))  # more than fits between, so that the end has to wait for it
-        await asyncio.wait_for(cut.wait(), 10)
-        await asyncio.wait_for(until_up(bus), 10)
+        await asyncio.wait_for(cut.wait(), 60)
+        await asyncio.wait_for(until_up(bus), 60)
         await bus.close()
 
     async def until_up(bus: NatsBus) -> None:

@@ -187,7 +187,7 @@ def test_what_the_server_refuses_is_tried_again_and_told_once(tmp_path: Path, mo
                     assert len(recorder.find("bus.refused")) == times
                     server.write(users.format("nothing"))
                     server.signal(signal.SIGHUP)
-                    async with asyncio.timeout(30):
+                    async with asyncio.timeout(60):
                         while await answer(other) != 3:
                             await asyncio.sleep(0.005)
                     await until(ready(system))
@@ -260,7 +260,7 @@ def test_who_may_not_look_is_not_taken_for_deaf(tmp_path_factory: pytest.TempPat
 def health(url: str, method: str = "GET") -> tuple[int, Any]:
     asked = urllib.request.Request(f"{url}/_health", method=method)
     try:
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             return answer.status, json.loads(answer.read() or b"null")
     except urllib.error.HTTPError as error:
         with error:

@@ -94,7 +94,7 @@ async def is_asked(url: str, plane: str, system: ActorSystem) -> None:
     await client.subscribe(f"{plane}.safe.443.*.billing_example._.post.>", "billing.example", answer)
     await client.flush()
     await client.flush()
-    assert json.loads(await asyncio.wait_for(system.ask(Orders.invoice, 7), 10)) == {"paid": 7}
+    assert json.loads(await asyncio.wait_for(system.ask(Orders.invoice, 7), 60)) == {"paid": 7}
     await client.close()
 
 
