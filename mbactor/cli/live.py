@@ -5,7 +5,6 @@ On a terminal one table is redrawn in place; anywhere else snapshots follow one 
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -68,10 +67,6 @@ def show(file: Path, pid: int | None, view: View) -> int:
         with connect(file, pid, folders(environment())) as link:
             _show(polled(link, view), view)
     except KeyboardInterrupt:
-        return 0
-    except BrokenPipeError:
-        # Whoever read it has had enough; nor is the rest of the buffer to be complained of at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MbactorError as error:
         click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)

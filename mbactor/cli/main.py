@@ -15,6 +15,7 @@ import click
 
 import mbactor
 from mbactor.cli.flows.commands import flows
+from mbactor.cli.program import Program
 from mbactor.kernel.settings import environment
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ TIMEOUT = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mbactor.__version__, prog_name="mbactor")
 def main() -> None:
     """Run microservices as supervised actors, with durable workflows through the same actors.

@@ -156,13 +156,13 @@ def test_json_is_one_object_a_line_until_the_tree_stops(office: Office) -> None:
         assert f"office.yaml has stopped (pid {served.process.pid})" in client.stderr.read()
 
 
-def test_a_reader_that_has_had_enough_is_no_error(office: Office) -> None:
+def test_a_reader_that_has_had_enough_ends_it_without_a_word(office: Office) -> None:
     with office.running(), office.following("--format", "json", "--every", "50ms") as client:
         assert client.stdout is not None
         assert client.stderr is not None
         client.stdout.readline()
         client.stdout.close()
-        assert client.wait(PATIENCE) == 0
+        assert client.wait(PATIENCE) == 128 + signal.SIGPIPE
         assert client.stderr.read() == ""
 
 

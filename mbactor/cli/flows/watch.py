@@ -6,7 +6,6 @@ On a terminal one table is redrawn in place; elsewhere snapshots follow one anot
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -59,10 +58,6 @@ async def watch(shards: Shards, view: View) -> int:
         else:
             async for page in pages(shards, view):
                 _print(console, page, view)
-    except BrokenPipeError:
-        # Whoever read it has had enough; nor is the rest of the buffer to be complained of at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     finally:
         if live:
             console.print(flows_table(page.flows, clock.utcnow(), bars=True, width=console.width))
