@@ -358,7 +358,7 @@ def test_a_thread_that_never_ends_does_not_keep_the_process_alive() -> None:
         asyncio.run(main())
     """)
     assert (done.returncode, done.stderr) == (0, "")
-    assert took < offload.GRACE + 2
+    assert took < PATIENCE / 2
 
 
 def test_a_function_that_is_nearly_done_when_the_process_ends_gets_done() -> None:

@@ -372,7 +372,7 @@ def test_virtual_time_stands_still_for_a_call_and_runs_free_again_after_it(tmp_p
         await asyncio.sleep(3600)
         return time.monotonic() - began
 
-    assert run(work(), VirtualTimeLoop) < 1
+    assert run(work(), VirtualTimeLoop) < 60
 
 
 def test_the_pool_leaves_nothing_on_the_loop_and_serves_several_runs_of_it() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.process import PATIENCE, Served, alive, command, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 ACTORS = """
 import os

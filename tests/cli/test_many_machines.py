@@ -18,7 +18,7 @@ from mbactor import Actor, ActorSystem, MbactorError, endpoint
 from tests.nats import NatsServer, nats_server
 from tests.process import ROOT, Served, serving
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 EXAMPLE = ROOT / "examples" / "credit_approval"
 ACTORS = """
@@ -68,8 +68,8 @@ class Till(Actor):
 
 
 ASKERS = 20
-WINDOW = 2.0
-"""Seconds within which a death is known; the ack window, and as much for a machine that has much to do."""
+SOON = 10.0
+"""Seconds within which a death is known: by the ack window, on a machine that has much to do, and not by the budget."""
 
 
 class Load:
@@ -176,7 +176,7 @@ async def test_nodes_are_restarted_in_turn_without_a_failure_and_a_death_is_told
                 killed.signal(signal.SIGKILL)
                 killed.process.wait()
                 at = time.monotonic()
-                done, _ = await asyncio.wait(naps, timeout=WINDOW, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(naps, timeout=SOON, return_when=asyncio.FIRST_COMPLETED)
                 assert done, "nobody was told of the death within the window"
                 noticed = time.monotonic() - at
                 await load.all_told()
@@ -186,7 +186,7 @@ async def test_nodes_are_restarted_in_turn_without_a_failure_and_a_death_is_told
             told = [nap.exception() for nap in done]
             assert {getattr(error, "taken", None) for error in (*told, *load.failures)} == {"unknown"}
             assert len(load.failures) <= ASKERS
-            assert load.longest < WINDOW
+            assert load.longest < SOON
             print(
                 f"a death told after {noticed:.2f} s; {len(load.failures)} asks failed, after {load.longest:.2f} s at most"
             )

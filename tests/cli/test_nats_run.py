@@ -15,7 +15,7 @@ from mbactor.errors import ActorCrashed, NoSuchActor, NotAcknowledged
 from tests.nats import NatsServer, nats_server
 from tests.process import command, serving
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ACTORS = """
 import asyncio, os

@@ -14,7 +14,7 @@ import pytest
 
 from tests.process import PATIENCE, ROOT, Served, alive, command, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 EXAMPLE = ROOT / "examples" / "credit_approval"
 ACTORS = """

@@ -123,7 +123,6 @@ async def desks(system: ActorSystem, wanted: int) -> dict[str, int]:
     return found
 
 
-@pytest.mark.timeout(180)
 async def test_two_hundred_actors_in_three_processes_are_whole_again_and_nothing_accepted_is_lost(
     tmp_path: Path,
 ) -> None:
@@ -152,7 +151,6 @@ async def test_two_hundred_actors_in_three_processes_are_whole_again_and_nothing
     assert not [pid for pid in {*chaos.pids, *found.values()} if alive(pid)]
 
 
-@pytest.mark.timeout(180)
 async def test_what_fails_too_often_gives_up_as_its_budgets_say_and_leaves_no_process(tmp_path: Path) -> None:
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(10**6)))
     print(f"CHAOS_SEED={seed}")

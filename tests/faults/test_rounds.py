@@ -186,7 +186,7 @@ def replicas_over(url: str, folder: Path, chance: random.Random) -> Iterator[Rep
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(usual_or_long(180, 3600))
+@pytest.mark.timeout(usual_or_long(600, 3600))
 @pytest.mark.parametrize("kind", ["file", "postgres"])
 def test_no_round_of_faults_loses_a_flow_or_records_an_outcome_twice(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -28,7 +28,7 @@ def done(jobs: Sequence[Job]) -> list[Told]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800 if LONG else 120)
+@pytest.mark.timeout(1800 if LONG else 300)
 @pytest.mark.parametrize("kind", ["file", "postgres"])
 def test_a_flow_ends_alike_wherever_its_process_was_killed(
     kind: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest

@@ -103,7 +103,6 @@ def whole_history(begin: dt.datetime) -> list[StepRecord]:
 
 
 @pytest.mark.skipif(not LIBRARY.exists() or CHROMIUM is None, reason="needs mermaid.min.js and a Chromium")
-@pytest.mark.timeout(120)
 def test_mermaid_draws_graphs_and_histories_with_every_label_as_it_was_written(tmp_path: Path) -> None:
     at = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
     steps = [StepRecord(step_key=f"k{n}", node=name, status="completed", created_at=at) for n, name in enumerate(HARD)]

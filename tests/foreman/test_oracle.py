@@ -104,7 +104,7 @@ def check(program: Program, got: tuple[str, dict[str, Any]], *, heals: bool = Fa
 
 @given(PROGRAMS, st.sampled_from([1, 2, 8]), st.integers(0, 1_000))
 @USUAL
-@pytest.mark.timeout(usual_or_long(300, 7200))
+@pytest.mark.timeout(usual_or_long(600, 7200))
 def test_the_engine_ends_as_the_oracle_says(body: list[Any], workers: int, seed: int) -> None:
     program = Program(body)
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
@@ -113,7 +113,7 @@ def test_the_engine_ends_as_the_oracle_says(body: list[Any], workers: int, seed:
 
 @given(PROGRAMS, st.integers(0, 1_000))
 @settings(USUAL, max_examples=max(5, EXAMPLES // 10), derandomize=True)
-@pytest.mark.timeout(usual_or_long(300, 7200))
+@pytest.mark.timeout(usual_or_long(600, 7200))
 def test_it_does_so_on_postgresql(mbactor_postgres_server: PostgresServer, body: list[Any], seed: int) -> None:
     program = Program(body, pace=0.02)
     with asyncio.Runner() as runner:
@@ -127,7 +127,7 @@ def _url(server: PostgresServer) -> str:
 
 @given(FANNED, st.sampled_from([1, 2, 8]), st.integers(0, 1_000))
 @settings(USUAL, max_examples=max(5, EXAMPLES // 2))
-@pytest.mark.timeout(usual_or_long(300, 7200))
+@pytest.mark.timeout(usual_or_long(600, 7200))
 def test_what_failed_and_is_recovered_ends_as_if_it_had_not_failed(body: list[Any], workers: int, seed: int) -> None:
     program = Program(body)
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
@@ -136,7 +136,7 @@ def test_what_failed_and_is_recovered_ends_as_if_it_had_not_failed(body: list[An
 
 @given(FANNED, st.sampled_from([1, 2, 8]), st.integers(0, 1_000), st.integers(1, 3))
 @settings(USUAL, max_examples=max(5, EXAMPLES // 2))
-@pytest.mark.timeout(usual_or_long(300, 7200))
+@pytest.mark.timeout(usual_or_long(600, 7200))
 def test_whatever_is_run_again_in_its_flow_or_in_a_fork_it_ends_the_same(
     body: list[Any], workers: int, seed: int, again: int
 ) -> None:

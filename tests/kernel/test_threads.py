@@ -335,11 +335,11 @@ async def test_a_thread_that_goes_on_for_longer_than_a_second_is_left_behind_and
 ) -> None:
     threaded = await a_threaded(mbactor, switch)
     before = await threaded.ask(Threaded.id_)
+    begun = time.monotonic()
     with pytest.raises(BudgetSpent):
         await within(0.2, lambda: threaded.ask(Threaded.hold_and_ask))
-    begun = time.monotonic()
     assert await threaded.ask(Threaded.id_) != before
-    assert 0.9 < time.monotonic() - begun < 10, "half of the time budget"
+    assert 1.1 < time.monotonic() - begun < 10, "half of the time budget"
     assert not switch.left.is_set()
     switch.go_on.set()
     await until(switch.left.is_set)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mbactor import Actor, ActorSystem, endpoint
 from mbactor.mailbox import Mailbox
@@ -43,6 +44,14 @@ class Taker(Actor):
     @endpoint
     async def slow(self, seconds: float) -> int:
         await asyncio.sleep(seconds)
+        self.runs += 1
+        return self.runs
+
+    @endpoint
+    async def held(self, file: str) -> int:
+        """Until there is such a file."""
+        while not Path(file).exists():  # noqa: ASYNC240 - a look at a small folder
+            await asyncio.sleep(0.01)
         self.runs += 1
         return self.runs
 

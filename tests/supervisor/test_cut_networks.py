@@ -20,7 +20,7 @@ from tests.nats import NatsServer, nats_cluster
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 BUDGET = 2.0
-LATE = 1.0
+LATE = 20.0
 """Seconds that an ask may end after its budget, on a machine that has much to do."""
 
 

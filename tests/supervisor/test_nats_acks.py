@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,20 +69,19 @@ def test_a_process_that_dies_is_noticed_within_the_window_before_and_after_it_ha
                 fresh = asyncio.ensure_future(system.ask(Taker.who))
                 await system.node.remote.flush()
                 process.kill()
-                began = time.monotonic()
                 errors: list[Any] = await asyncio.gather(*held, fresh, return_exceptions=True)
-                assert time.monotonic() - began < 4 * WINDOW  # the machine may be busy
+            # By the window: it is no BudgetSpent.
             assert {(type(one), one.taken) for one in errors[:-1]} == {(ActorCrashed, "unknown")}
             assert (type(errors[-1]), errors[-1].taken) == (NotAcknowledged, "unknown")
 
     run(work())
 
 
-def test_one_that_stands_still_is_there_and_answers_when_it_goes_on(server: NatsServer) -> None:
+def test_one_that_stands_still_is_there_and_answers_when_it_goes_on(server: NatsServer, tmp_path: Path) -> None:
     async def work() -> None:
         with taker(server.url) as process:
             async with asker(server) as system, asyncio.timeout(60):
-                asked = asyncio.ensure_future(system.ask(Taker.slow, WINDOW))
+                asked = asyncio.ensure_future(system.ask(Taker.held, str(tmp_path / "go on")))
                 replica = await acknowledged(system, 1)
                 pause(process.pid)
                 new = asyncio.ensure_future(system.ask(Taker.who))
@@ -90,6 +90,7 @@ def test_one_that_stands_still_is_there_and_answers_when_it_goes_on(server: Nats
                 await probed(system, replica, 4)
                 assert not asked.done()
                 os.kill(process.pid, signal.SIGCONT)
+                (tmp_path / "go on").touch()
                 assert await asked == 1
                 assert await system.ask(Taker.block, after=WINDOW, seconds=3 * WINDOW) == "done"
                 with pytest.raises(NotAcknowledged):
