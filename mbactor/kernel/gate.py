@@ -106,9 +106,8 @@ class Gate:
         self.idle = True
         if not self.taking:
             self.let_in(True)
-        if not self.queue.empty:
-            for _ in range(min(len(self.queue), self.limit - len(self.workers))):
-                self._add_worker()
+        for _ in range(min(len(self.queue), self.limit - len(self.workers))):
+            self._add_worker()
 
     def halt(self) -> None:
         """No worker takes another message; each that waits is told at its own deadline all the same."""
@@ -117,7 +116,8 @@ class Gate:
         self.let_in(not (cell.node.stopping or cell.state == "closed"))
         for worker in self.workers:
             worker.retired = True
-        self.dismiss()
+        if self.parked:
+            self.dismiss()
         for call in islice(self.work, self.limit):  # all others were looked at when they came
             if call.deadline < cell.timer_at:
                 cell.watch_deadline(call.deadline)
@@ -132,10 +132,9 @@ class Gate:
 
     def dismiss(self) -> None:
         """Workers that wait for a message need not any more."""
-        if self.parked:
-            parked, self.parked = self.parked, []
-            for worker in parked:
-                worker.wake()
+        parked, self.parked = self.parked, []
+        for worker in parked:
+            worker.wake()
 
     def lose(self, worker: Worker) -> None:
         """A worker goes."""

@@ -278,7 +278,8 @@ class Incarnation(msgspec.Struct, eq=False):
             cell.note_exit(ended)
         if cell.current is self:
             cell.current = None
-            cell.unstash()
+            if cell.stashed is not None:
+                cell.unstash()
             if cell.state == "stopping":
                 cell.state = "down"
             if cell.node.stopping:

@@ -51,7 +51,7 @@ class Worker:
         self.scope: anyio.CancelScope
         # That of the actor's start, not of whoever happened to send the first message.
         self.context = incarnation.context.copy()
-        self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(
+        self.task: asyncio.Task[None] = gate.cell.node.loop.create_task(
             self._live(), name=gate.cell.address, context=self.context
         )
 
@@ -121,24 +121,24 @@ class Worker:
                 self.cancelled = False
                 with self.gate.cell.node.scope() as self.scope:
                     await self._serve()
-                self._answer_cut()
+                if self.call is not None:
+                    self._answer_cut(self.call)
         finally:
             gate = self.gate
             gate.cell.node.linger_no_more(self)
-            self._answer_cut()
+            if self.call is not None:
+                self._answer_cut(self.call)
             gate.lose(self)
             if not gate.shut and not gate.queue.empty:
                 gate.kick()
 
-    def _answer_cut(self) -> None:
+    def _answer_cut(self, call: Call) -> None:
         """The message in hand was cut off: nobody is left waiting for it."""
-        call = self.call
-        if call is not None:
-            cut = f"{self.gate.cell.address} was cancelled while it handled this"
-            if not (call.asked or self.cancelled):
-                self.gate.cell.dead(call, cut)
-            self._over(call)
-            call.fail(ActorCrashed(cut))
+        cut = f"{self.gate.cell.address} was cancelled while it handled this"
+        if not (call.asked or self.cancelled):
+            self.gate.cell.dead(call, cut)
+        self._over(call)
+        call.fail(ActorCrashed(cut))
 
     async def _serve(self) -> None:  # noqa: C901 - as it says
         """The path of every message, in one piece: each call more on it is paid for by all of them."""

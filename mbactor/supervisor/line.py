@@ -96,7 +96,7 @@ class Line:
         else:
             runner.take_up(spec, booting(spec), children, self.pool.context)
             self.ignored = isinstance(failed, Ignore)
-            runner.feed(answer(self.spec.id, failed))
+            runner.feed(answer(self.spec.id, failed, asyncio.get_running_loop().time()))
             await runner.up()
         self._simply_run()
 

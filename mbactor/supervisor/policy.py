@@ -60,10 +60,16 @@ from mbactor.supervisor.state import (
     StopRequested,
     TerminateChild,
 )
+from mbactor.supervisor.usual import usual
 
 
 def decide(spec: SupervisorSpec, state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
     """What follows from `event`: the new state, and what is to be done, in this order."""
+    return usual(spec, state, event) or general(spec, state, event)
+
+
+def general(spec: SupervisorSpec, state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+    """As `decide`, step by step whatever the event."""
     turn = _Decision(
         spec, event.now, state.children, state.phase, state.spent, state.operation, state.queue, state.kill
     )
@@ -208,12 +214,6 @@ class _Decision(Reconfiguring):
                 self.give_up(child, exit)
                 return
         pace = rules.pace(child, charged=charged)
-        if pace is None and self.spec.strategy == "one_for_one" and isinstance(event, Exited):
-            # The usual restart, of which many may come at once: it is down, nothing delays it, and it is alone.
-            self.actions.append(Restarting(child.spec.id, 0.0, child.restarts + 1, exit))
-            self.operate("restart", (Job("start", child.spec.id),), busy=True)
-            self.begin_start(child, attempts + 1, again=True)
-            return
         due = event.now + (pace.delay(attempts, event.sample) if pace else 0.0)
         delayed = self.delayed_with(child)
         for other in delayed:

@@ -112,7 +112,7 @@ class Runner:
         `children` are those that were made already.
         """
         self._begin(spec, children or {}, context or copy_context())
-        self.feed(StartRequested(_now()))
+        self.feed(StartRequested(self._node.time()))
         await self.up()
 
     async def up(self) -> None:
@@ -161,7 +161,7 @@ class Runner:
         assert self._down is not None
         if not self._down.done():
             self._asked = True
-            self.feed(StopRequested(_now(), exit, kill=kill))
+            self.feed(StopRequested(self._node.time(), exit, kill=kill))
         return self._down
 
     def pause(self, seconds: float) -> None:
@@ -182,7 +182,7 @@ class Runner:
             raise Unavailable(f"supervisor {self.path} is not running")
         number = next(self._numbers)
         answer = self._calls[number] = asyncio.get_running_loop().create_future()
-        self.feed(make(number, _now()))
+        self.feed(make(number, self._node.time()))
         try:
             error = await answer
         finally:
@@ -204,7 +204,7 @@ class Runner:
 
     def budget(self) -> Budget:
         """The restarts that count now."""
-        spec, now = self.spec, _now()
+        spec, now = self.spec, self._node.time()
         spent = sum(now - moment <= spec.within for moment in self.state.spent)
         return Budget(spec.max_restarts, spec.within, spent)
 
@@ -216,7 +216,7 @@ class Runner:
         """A child ended by itself. Of one that is no longer among the children nothing is made."""
         known = self.children.get(id)
         if known is not None and known[1] is child:
-            self.feed(Exited(id, exit, _now(), random.random()))
+            self.feed(Exited(id, exit, self._node.time(), random.random()))
 
     def _has_exited(self, id: str, child: Child, incarnation: int, exit: Exit) -> None:
         # One that had ended when it was to be stopped may tell so when the next is being started already.
@@ -255,7 +255,7 @@ class Runner:
         if operation is not None and operation.busy and isinstance(event, Answer):
             over = replace(operation, busy=False, done=operation.done + 1)
             self.state = replace(self.state, operation=over)
-        self._inbox.appendleft(StopRequested(_now(), Exit("failed", error)))
+        self._inbox.appendleft(StopRequested(self._node.time(), Exit("failed", error)))
 
     def _do(self, action: Action) -> None:  # noqa: C901 - one line for each action
         match action:
@@ -318,19 +318,19 @@ class Runner:
             if self._done_at_once % FAIR_RUN:
                 started = self.context.copy().run(self._owner.attempt_now, child, again=again)
         except BaseException as error:  # the program ends; whoever stops the tree then need not wait for this
-            self._inbox.appendleft(answer(id, error))
+            self._inbox.appendleft(answer(id, error, self._node.time()))
             raise
         if started is False:
             self._work = self._starting = self._task(self._start_child(id, child, again=again))
         else:  # before all that was told meanwhile: nothing is under way
-            self._inbox.appendleft(answer(id, None if started is True else started))
+            self._inbox.appendleft(answer(id, None if started is True else started, self._node.time()))
 
     def _stop(self, id: str, child: Child, timeout: float | None) -> None:
         """As `_start`."""
         self._done_at_once += 1
         prompt = timeout != 0 and self._work is None and self._done_at_once % FAIR_RUN
         if prompt and stop_now(child, SHUTDOWN):
-            self._inbox.appendleft(Stopped(id, SHUTDOWN, _now()))
+            self._inbox.appendleft(Stopped(id, SHUTDOWN, self._node.time()))
         else:
             self._work = self._task(self._stop_child(id, child, timeout, self._work))
 
@@ -347,7 +347,7 @@ class Runner:
         if error is None and self._work is not mine and child.incarnation == number:
             # Abandoned, and it came up all the same: nobody counts on it any more.
             await child.stop(0)
-        self._report(mine, answer(id, error))
+        self._report(mine, answer(id, error, self._node.time()))
 
     async def _stop_child(
         self, id: str, child: Child, timeout: float | None, before: asyncio.Task[None] | None
@@ -359,9 +359,9 @@ class Runner:
                 await asyncio.wait([before])
         except asyncio.CancelledError:
             # The loop is being shut down around us: whoever waits for this stop would do so for ever.
-            self._report(mine, Stopped(id, KILLED, _now()))
+            self._report(mine, Stopped(id, KILLED, self._node.time()))
             raise
-        self._report(mine, Stopped(id, exit, _now()))
+        self._report(mine, Stopped(id, exit, self._node.time()))
 
     def _enter(self) -> asyncio.Task[None]:
         mine: asyncio.Task[None] | None = asyncio.current_task()
@@ -390,7 +390,7 @@ class Runner:
 
     def _broken_off(self, id: str, work: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step ends without a report of its own.
-        self._report(work, NotStarted(id, asyncio.CancelledError(), _now()))
+        self._report(work, NotStarted(id, asyncio.CancelledError(), self._node.time()))
 
     def _abandon(self, id: str, work: asyncio.Task[None]) -> None:
         if self._work is work:
@@ -404,7 +404,8 @@ class Runner:
         try:
             await child.stop(0)
         finally:
-            self._report(mine, NotStarted(id, TimeoutError("its start was broken off and did not end"), _now()))
+            error = TimeoutError("its start was broken off and did not end")
+            self._report(mine, NotStarted(id, error, self._node.time()))
 
     def _delay(self, id: str, seconds: float) -> None:
         self._undelay(id)
@@ -415,7 +416,7 @@ class Runner:
 
     def _retry(self, id: str) -> None:
         self._timers.pop(id, None)
-        self.feed(RetryDue(id, _now()))
+        self.feed(RetryDue(id, self._node.time()))
 
     def _undelay(self, id: str) -> None:
         timer = self._timers.pop(id, None)
@@ -484,14 +485,10 @@ class Runner:
         return loop.create_task(work, name=f"supervisor {self.path}", context=self.context.copy())
 
 
-def answer(id: str, error: BaseException | None) -> Event:
+def answer(id: str, error: BaseException | None, now: float) -> Event:
     """What the policy is told of a start that ended with this error, or with none."""
     if error is None:
-        return Started(id, _now())
+        return Started(id, now)
     if isinstance(error, Ignore):
-        return Ignored(id, _now())
-    return NotStarted(id, error, _now(), random.random())
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+        return Ignored(id, now)
+    return NotStarted(id, error, now, random.random())

@@ -16,8 +16,8 @@ from mbactor.supervisor.children import Child
 from mbactor.supervisor.spec import ChildSpec
 from mbactor.supervisor.supervisor import Supervisor
 
-NOWHERE: Any = SimpleNamespace(abandoned=0)
-"""The parts need no node: a supervisor passes it on, and counts on it what it has to leave behind."""
+NOWHERE: Any = SimpleNamespace(abandoned=0, time=lambda: asyncio.get_running_loop().time())
+"""The parts need no node: a supervisor passes it on, asks it for the time, and counts on it what it leaves behind."""
 
 
 class Part:

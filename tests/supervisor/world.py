@@ -8,7 +8,7 @@ from typing import Any
 
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.exit import Exit
-from mbactor.supervisor.policy import decide
+from mbactor.supervisor.policy import general
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child
 from mbactor.supervisor.state import (
     Abort,
@@ -37,6 +37,7 @@ from mbactor.supervisor.state import (
     TerminateChild,
     Undelay,
 )
+from mbactor.supervisor.usual import usual
 
 
 class Leaf(Actor):
@@ -70,7 +71,10 @@ class World:
     def feed(self, event: Event) -> None:
         inbox: deque[Event] = deque([event])
         while inbox:
-            self.state, actions = decide(self.spec, self.state, inbox.popleft())
+            event = inbox.popleft()
+            decided = general(self.spec, self.state, event)
+            assert usual(self.spec, self.state, event) in (None, decided)  # a short way to the same
+            self.state, actions = decided
             for action in actions:
                 self.actions.append(action)
                 if self.hold(action):
