@@ -147,7 +147,7 @@ class Worker:
         time, served, last, keyed = node.time, self.served, None, gate.keyed
         future: asyncio.Future[Any] | None = None
         while not self.retired:
-            call = work.popleft() if work and queue.plain else queue.take()
+            call = (work.popleft() if work else None) if queue.plain else queue.take()
             if call is None:
                 self.call, self.served = None, served
                 if queue is not gate.queue:
