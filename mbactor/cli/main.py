@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -14,29 +13,30 @@ from typing import TYPE_CHECKING
 import click
 
 import mbactor
+from mbactor.cli.file import PATH, PATH_OR_STDIN, STDIN, counted, load
 from mbactor.cli.flows.commands import flows
 from mbactor.cli.program import Program
-from mbactor.kernel.settings import environment
 
 if TYPE_CHECKING:
     from mbactor.supervisor.operate.by_name import Verb
     from mbactor.supervisor.topology import Topology
 
 SHORTEST_PERIOD = 0.05
-FILE = click.argument("file", type=click.Path(path_type=Path))
+FILE = click.argument("file", type=PATH)
+FILE_OR_STDIN = click.argument("file", type=PATH_OR_STDIN)
 OVERLAYS = click.option(
     "-o",
     "--overlay",
     "overlays",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A file that changes FILE for one deployment; several are worked in one after another.",
 )
 PID = click.option(
     "--pid", type=int, help="Which process, where several run FILE; it may be one that runs another file."
 )
 NAME = click.argument("name")
-OF = click.argument("file", type=click.Path(path_type=Path), required=False)
+OF = click.argument("file", type=PATH, required=False)
 TIMEOUT = click.option(
     "--timeout", metavar="DURATION", help="How long to wait, such as 30s.  [default: until it is done]"
 )
@@ -79,11 +79,11 @@ def run(file: Path, overlays: tuple[Path, ...], log_level: str, log_format: str)
 
 
 @main.command()
-@FILE
+@FILE_OR_STDIN
 @OVERLAYS
 @click.option("--strict", is_flag=True, help="Take warnings for mistakes: exit code 2 where there are any.")
 def check(file: Path, overlays: tuple[Path, ...], strict: bool) -> None:
-    """Import the classes of FILE and report every mistake, with file, line and column.
+    """Import the classes of FILE and report every mistake, with file, line and column. `-` is stdin.
 
     Warnings tell what is allowed and hardly meant, such as restarts that can never be counted together. The graphs of
     the actors' workflows are judged too. Nothing is started. Exit code 0 when the file is right, 2 when it is not.
@@ -101,16 +101,16 @@ def check(file: Path, overlays: tuple[Path, ...], strict: bool) -> None:
             f"{click.style('error:', fg='red', bold=True)} {click.style(str(file), bold=True)}: {text}", err=True
         )
     if wrong:
-        click.echo(f"{file}: {_count(len(wrong), 'workflow')} cannot run, nothing was started", err=True)
+        click.echo(f"{file}: {counted(len(wrong), 'workflow')} cannot run, nothing was started", err=True)
         sys.exit(2)
     if strict and found:
-        click.echo(f"{file}: {_count(len(found), 'warning')}, refused by --strict", err=True)
+        click.echo(f"{file}: {counted(len(found), 'warning')}, refused by --strict", err=True)
         sys.exit(2)
     click.echo(f"{file}: ok, {topology.name}: {_counted(topology)}")
 
 
 @main.command()
-@FILE
+@FILE_OR_STDIN
 @OVERLAYS
 @click.option(
     "--format",
@@ -122,6 +122,7 @@ def check(file: Path, overlays: tuple[Path, ...], strict: bool) -> None:
 )
 def render(file: Path, overlays: tuple[Path, ...], form: str) -> None:
     """Print FILE as it is understood: with its includes, overlays, templates, variables and defaults worked in.
+    `-` is stdin.
 
     The YAML says of each value in which line of which file it was written. It can be run as it is, without the
     environment it was made with. A secret (`${file:...}`) stays a reference to its file.
@@ -139,7 +140,7 @@ def render(file: Path, overlays: tuple[Path, ...], form: str) -> None:
 
 
 @main.command()
-@FILE
+@FILE_OR_STDIN
 @OVERLAYS
 @click.option(
     "--format",
@@ -164,13 +165,15 @@ def tree(
     whole: bool,
     pid: int | None,
 ) -> None:
-    """Draw the supervision tree that FILE declares, without starting it; or, with --live, the one that runs.
+    """Draw the tree that FILE declares (`-` is stdin), without starting it; or, with --live, the one that runs.
 
     The live table shows each actor's state, incarnation, uptime and restarts, what waits in its mailbox and what it
     is handling now, as `mbactor run FILE` tells by a socket that only its own user can open. With --format json it
     is one object a line. Exit code 1 when FILE is not running, or stops.
     """
     if live:
+        if file == STDIN:
+            raise click.UsageError("'-' cannot be given with --live: what runs is found by its file")
         if overlays:
             raise click.UsageError("--overlay cannot be given with --live: what runs has its overlays already")
         sys.exit(_live(file, form, every=every, once=once, whole=whole, pid=pid))
@@ -307,11 +310,11 @@ def _operate(verb: Verb, name: str, file: Path | None, pid: int | None, timeout:
 
 @main.command()
 @click.option("--overlay", is_flag=True, help="Of a file for -o, which may name parts of children.")
-@OF
+@click.argument("file", type=PATH_OR_STDIN, required=False)
 def schema(overlay: bool, file: Path | None) -> None:
     """Print the JSON Schema of the topology file, for editors that complete and check it.
 
-    With FILE it knows what the actors that are named there have for their `config`.
+    With FILE (`-` is stdin) it knows what the actors that are named there have for their `config`.
     """
     from mbactor.supervisor.topology import schema as topology_schema
 
@@ -322,34 +325,10 @@ def schema(overlay: bool, file: Path | None) -> None:
 main.add_command(flows)
 
 
-def load(file: Path, overlays: tuple[Path, ...] = ()) -> Topology:
-    """The topology of a file and its overlays; every mistake on stderr and exit code 2 where it has any."""
-    from mbactor.errors import MbactorError
-    from mbactor.supervisor.topology import load as load_topology
-
-    try:
-        return load_topology(file, environment(), overlays)
-    except MbactorError as error:
-        problems = getattr(error, "problems", None) or [error.message]
-        for problem in problems:
-            click.echo(f"{click.style('error:', fg='red', bold=True)} {_bold_place(problem)}", err=True)
-        click.echo(f"{file}: {_count(len(problems), 'mistake')}, nothing was started", err=True)
-        sys.exit(2)
-
-
 def _end_quietly_until_something_runs() -> None:
     """A signal before the tree is being started has nothing to stop; the running tree replaces these handlers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
-
-
-def _bold_place(problem: str) -> str:
-    place = re.match(r".+?:\d+:\d+(?=: )", problem)
-    return problem if place is None else click.style(place[0], bold=True) + problem[place.end() :]
-
-
-def _count(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def _counted(topology: Topology) -> str:
@@ -359,4 +338,4 @@ def _counted(topology: Topology) -> str:
         below = getattr(node, "children", ())
         return sum(map(leaves, below)) if below else 1
 
-    return _count(leaves(tree_of_spec(topology.supervisor, topology.name)), "actor")
+    return counted(leaves(tree_of_spec(topology.supervisor, topology.name)), "actor")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from mbactor.cli.main import load
+from mbactor.cli.file import load
 from mbactor.durations import seconds
 from mbactor.errors import InvalidSpec, MbactorError, Unavailable
 from mbactor.foreman.committer import Trouble

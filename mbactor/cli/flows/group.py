@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from mbactor.cli.file import PATH
+
 if TYPE_CHECKING:
     from mbactor.cli.flows.database import Where
     from mbactor.foreman.host import Host
@@ -37,9 +39,9 @@ _WHERE = (
         help="sqlite:///file.db or postgresql://user:password@host/name.",
     ),
     click.option(
-        "-f", "--file", type=click.Path(path_type=Path), help="A topology file: the database is that of its Foreman."
+        "-f", "--file", type=PATH, help="A topology file: the database is that of its Foreman."
     ),
-    click.option("-o", "--overlay", "overlays", multiple=True, type=click.Path(path_type=Path), help="As of `run`."),
+    click.option("-o", "--overlay", "overlays", multiple=True, type=PATH, help="As of `run`."),
 )  # fmt: skip
 _FILTERS = (
     click.option("--status", type=click.Choice(STATUSES)),

@@ -24,6 +24,8 @@ GROUP = "mbactor.children"
 """The entry-point group of short kinds."""
 _imported: dict[str, int | None] = {}
 """How old the file was of each module that was imported because a topology file names it."""
+_folders: list[str] = []
+"""Where modules have been looked for last, beside the installed packages."""
 
 
 def short_kinds() -> dict[str, EntryPoint]:
@@ -33,6 +35,7 @@ def short_kinds() -> dict[str, EntryPoint]:
 
 def look_in(*folders: Path) -> None:
     """Put folders on the import path, where modules that are imported later are found too."""
+    _folders[:] = dict.fromkeys(map(str, folders))
     for folder in reversed(folders):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
@@ -70,8 +73,8 @@ def _import(name: str) -> ModuleType:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            folders = ", ".join(folder or "." for folder in sys.path[:2])
-            raise ValueError(f"there is no module {name!r} (looked in {folders} and the installed packages)") from None
+            looked = " and ".join(filter(None, [", ".join(_folders), "the installed packages"]))
+            raise ValueError(f"there is no module {name!r} (looked in {looked})") from None
         raise ValueError(f"module {name!r} cannot be imported{_where(error)}: {error}") from error
     except KeyboardInterrupt:
         raise

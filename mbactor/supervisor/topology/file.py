@@ -60,19 +60,23 @@ class Topology:
     """The file as it was read, with all that belongs to it worked in: `as_yaml(topology.document)`."""
 
 
-def load(path: str | Path, environ: Mapping[str, str], overlays: Sequence[str | Path] = ()) -> Topology:
+def load(
+    path: str | Path, environ: Mapping[str, str], overlays: Sequence[str | Path] = (), *, content: bytes | None = None
+) -> Topology:
     """Read and check a topology file; TopologyError lists every fault at once.
 
         load("shop.yaml", environ, overlays=["prod.yaml"])
 
     Each overlay changes what it names: a child by its id, anything else by its key. The classes are imported, with the
-    file's folder and the working directory on the import path. Nothing is started and nothing is constructed.
+    file's folder and the working directory on the import path. Nothing is started and nothing is constructed. `content`
+    is what the file has, where it has been read already, as stdin has to be.
     """
     file = Path(path)
     problems = Problems()
     look_in(file.absolute().parent, Path.cwd())
+    given = {} if content is None else {file: content}
     try:
-        topology = _Reader(problems, environ).topology(file, tuple(Path(overlay) for overlay in overlays))
+        topology = _Reader(problems, environ, given).topology(file, tuple(Path(overlay) for overlay in overlays))
     except RecursionError:
         raise TopologyError(str(file), [f"{file}:1:1: the file is nested too deeply"]) from None
     if topology is None or problems.found:
@@ -81,14 +85,15 @@ def load(path: str | Path, environ: Mapping[str, str], overlays: Sequence[str | 
 
 
 class _Reader:
-    def __init__(self, problems: Problems, environ: Mapping[str, str]) -> None:
+    def __init__(self, problems: Problems, environ: Mapping[str, str], given: Mapping[Path, bytes]) -> None:
+        self.given = given
         self.problems = problems
         self.warnings = Problems()
         self.sources = Sources(environ)
         self.kinds = Kinds()
 
     def topology(self, file: Path, overlays: tuple[Path, ...]) -> Topology | None:
-        files = Files(self.problems, self.sources, self.kinds)
+        files = Files(self.problems, self.sources, self.kinds, self.given)
         document, *changes = [files.document(one) for one in (file, *overlays)]
         if document is None:
             return None
@@ -109,7 +114,7 @@ class _Reader:
         section.refuse_unread()
         if supervisor is None or self.problems.found:
             return None
-        name = name or file.stem
+        name = name or file.stem.strip("<>")
         return Topology(
             name,
             transport,

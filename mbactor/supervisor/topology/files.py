@@ -31,9 +31,12 @@ class Document:
 
 
 class Files:
-    """Reads files; `included` are those that others brought in."""
+    """Reads files, but those whose content is `given`; `included` are those that others brought in."""
 
-    def __init__(self, problems: Problems, sources: Sources, kinds: Kinds) -> None:
+    def __init__(
+        self, problems: Problems, sources: Sources, kinds: Kinds, given: Mapping[Path, bytes] | None = None
+    ) -> None:
+        self.given = given or {}
         self.problems = problems
         self.sources = sources
         self.kinds = kinds
@@ -46,7 +49,7 @@ class Files:
 
     def document(self, file: Path) -> Document | None:
         """The document of a file, or None where it is none."""
-        node = read(file, str(file), self.problems)
+        node = read(file, str(file), self.problems, self.given.get(file))
         if node is None:
             return None
         if not isinstance(node, Table):

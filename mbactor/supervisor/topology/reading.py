@@ -15,7 +15,11 @@ MOST_SECRET = 1 << 20
 def read_bounded(path: Path, most: int) -> bytes:
     """What is in the file. OSError where it cannot be read, ValueError where it is more or no file can be called so."""
     with path.open("rb") as file:
-        data = file.read(most + 1)
+        return bounded(file.read(most + 1), most)
+
+
+def bounded(data: bytes, most: int) -> bytes:
+    """The data, where it is not more; ValueError otherwise."""
     if len(data) > most:
         raise ValueError(f"it has more than {most >> 20} MB")
     return data

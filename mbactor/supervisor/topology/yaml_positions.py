@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from mbactor.supervisor.topology.reading import MOST_READ, read_bounded
+from mbactor.supervisor.topology.reading import MOST_READ, bounded, read_bounded
 
 _PREFIX = "tag:yaml.org,2002:"
 _TAGS = frozenset(
@@ -117,11 +117,14 @@ class Problems:
         return [f"{place}: {text}" for place, text in self.sorted()]
 
 
-def read(path: Path, shown: str, problems: Problems) -> Node | None:
-    """The document in the file, or None where it cannot be read. `shown` is how the file is called."""
+def read(path: Path, shown: str, problems: Problems, content: bytes | None = None) -> Node | None:
+    """The document in the file, or None where it cannot be read. `shown` is how the file is called, `content` what it
+    has where it has been read already.
+    """
     start = Place(shown, 1, 1)
     try:
-        text = read_bounded(path, MOST_READ).decode()
+        data = read_bounded(path, MOST_READ) if content is None else bounded(content, MOST_READ)
+        text = data.decode()
         document = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         problems.add(start, f"the file cannot be read: {error.strerror or error}")
