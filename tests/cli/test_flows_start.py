@@ -161,6 +161,7 @@ def test_a_flow_that_was_only_created_is_started_by_its_key(url: str) -> None:
 def test_what_is_doubtful_about_the_graph_is_said_and_what_cannot_run_refused(url: str) -> None:
     done = run(url, "start", "shop_to_start:Shop.doubtful", "--state", "{}")
     assert (done.exit_code, done.stderr.count("write one field 'number'")) == (0, 1), done.stderr
+    assert done.stderr.startswith("warning: graph 'Doubtful'")
     checked = run(url, "check-graph", "shop_to_start:Shop.doubtful")
     assert (checked.exit_code, checked.stderr.count("write one field 'number'")) == (0, 1), checked.stderr
     assert checked.stderr.startswith("warning: graph 'Doubtful'")

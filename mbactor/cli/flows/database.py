@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from mbactor import observe
 from mbactor.cli.file import load
 from mbactor.durations import seconds
 from mbactor.errors import InvalidSpec, MbactorError, Unavailable
@@ -32,6 +34,7 @@ from mbactor.foreman.shards import Member, Shards
 from mbactor.foreman.store.late import LateStore
 from mbactor.foreman.store.open import is_there, shown_database, url_of_shard
 from mbactor.foreman.store.store import Store
+from mbactor.observers import LogObserver
 from mbactor.supervisor.spec import ChildSpec
 
 if TYPE_CHECKING:
@@ -101,7 +104,8 @@ def operate(where: Where, work: Callable[[Shards], Awaitable[int]], host: Host |
 def operate_roll(where: Where, work: Callable[[Shards, Roll], Awaitable[int]], host: Host | None = None) -> int:
     """The same for what changes which shards there are."""
     try:
-        return asyncio.run(_with_shards(where.database_of(), work, host or _NoHost()))
+        with observe.observing(_Teller()):
+            return asyncio.run(_with_shards(where.database_of(), work, host or _NoHost()))
     except KeyboardInterrupt:
         return 130
     except MbactorError as error:
@@ -152,6 +156,28 @@ class _NoHost:
 
     async def execute_task(self, task_url: str, flow: Flow, time_budget: float) -> None:  # noqa: ARG002
         raise Unavailable(f"{task_url} cannot be run here: no actor runs in this command")
+
+
+class _Teller:
+    """Tells of what the engine finds as a command does, and of anything else as a log does."""
+
+    wants_spans = False
+
+    def __init__(self) -> None:
+        self._log = LogObserver(sys.stderr, level="warning")
+        self._trouble = ""
+
+    def on_event(self, name: str, fields: Mapping[str, Any]) -> None:
+        if name == "foreman.doubtful":
+            tell_warning(f"graph {fields['graph']!r}: {fields['text']}")
+        elif name != "foreman.trouble":
+            self._log.on_event(name, fields)
+        elif self._trouble != (error := str(fields["error"])):
+            self._trouble = error
+            tell_warning(error)
+
+    def on_start(self, span: observe.Span) -> None: ...
+    def on_end(self, span: observe.Span) -> None: ...
 
 
 def tell_error(text: str) -> None:
