@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, Queue
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 ROOT = Path(__file__).parent.parent
 
 

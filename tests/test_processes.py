@@ -494,6 +494,7 @@ import asyncio, os, signal, sys
 from mbactor import processes
 
 async def begin(*names):
+    processes.resize(len(names))  # there may be fewer processors
     calls = [asyncio.create_task(processes.run(f"tests.process_work:{name}", body, "t")) for name, body in names]
     while not all(process.ready for process in processes._processes) or len(processes._processes) < len(names):
         await asyncio.sleep(0.01)
@@ -567,7 +568,6 @@ def test_no_process_outlives_its_parent(tmp_path: Path, end: str) -> None:
         PARENT
         + f"""
 async def main():
-    processes.resize(3)
     calls = await begin(("Work.echo", b"x"), ("Work.late", b"{tmp_path}:60"), ("hold_interpreter", b""))
     await calls[0]
     tell()

@@ -121,7 +121,7 @@ async def _over_http(*requests: tuple[str, dict[str, str]]) -> list[int]:
         assert cells[-1].current is not None
         gateway = cells[-1].current.actor
         assert isinstance(gateway, Gateway)
-        async with httpx.AsyncClient(base_url=gateway.url) as http:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as http:
             return [
                 (await http.post(path, json={"sku": "pear"}, headers=headers)).status_code for path, headers in requests
             ]

@@ -40,7 +40,7 @@ async def test_a_trace_runs_from_the_request_through_asks_to_every_step(tmp_path
             await system.spawn(Foreman, database=f"sqlite:///{tmp_path}/flows.db", workers=2)
             await system.spawn(Credit)
             await system.spawn(Gateway, port=0)
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(timeout=60) as client:
                 answer = await client.post(
                     f"{spans.url}/credit.example/apply",
                     json={"name": "Ada", "credit_score": 700, "amount": 5000},

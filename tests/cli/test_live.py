@@ -111,7 +111,7 @@ def nodes(snapshot: Any) -> dict[str, Any]:
 
 def test_a_running_tree_is_shown_once(office: Office) -> None:
     with serving(office.file, office.folder, **office.variables) as served:
-        httpx.post(f"{served.url}/clerk.example/begin").raise_for_status()
+        httpx.post(f"{served.url}/clerk.example/begin", timeout=PATIENCE).raise_for_status()
         done = office.tree("--once")
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
@@ -138,7 +138,7 @@ def test_the_socket_is_the_users_alone_and_goes_with_the_process(office: Office)
 
 def test_the_socket_goes_also_when_a_method_exits(office: Office) -> None:
     with serving(office.file, office.folder, **office.variables) as served:
-        httpx.post(f"{served.url}/clerk.example/leave")
+        httpx.post(f"{served.url}/clerk.example/leave", timeout=PATIENCE)
         assert served.end() == 3, served.told()
         assert office.names() == []
 

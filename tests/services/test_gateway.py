@@ -178,7 +178,7 @@ async def world(cls: type[Gateway] = Gateway, **settings: Any) -> AsyncIterator[
 
 @asynccontextmanager
 async def client(at: World) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=at.gateway.url, timeout=10) as http:
+    async with httpx.AsyncClient(base_url=at.gateway.url, timeout=60) as http:
         yield http
 
 

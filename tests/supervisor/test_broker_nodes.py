@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from mbactor import ActorCrashed, ActorSystem, BudgetSpent, NoSuchActor, Unavailable, child, observe
+from mbactor import ActorCrashed, ActorSystem, NoSuchActor, Unavailable, child, observe
 from mbactor.errors import NotAcknowledged
 from mbactor.supervisor.node.process import NodeProcess
 from mbactor.supervisor.spec import Backoff
@@ -68,7 +68,7 @@ async def test_a_host_that_is_being_restarted_is_never_unknown_and_one_that_has_
                         with anyio.fail_after(2):
                             if await elsewhere.ask(Worker.pid) != pid:
                                 break
-                    except (Unavailable, ActorCrashed, NotAcknowledged, BudgetSpent):
+                    except (Unavailable, ActorCrashed, NotAcknowledged, TimeoutError):
                         """It is away, or was killed with the message; it is never unknown."""
         # One that serves the host elsewhere gets all that comes meanwhile: nothing is taken from it.
         await elsewhere.spawn(Worker, mark="elsewhere")

@@ -124,7 +124,7 @@ async def test_each_hop_has_less_time_and_what_comes_too_late_is_not_run(asks: A
     trip = asks.node.remote.bus.round_trip
     assert 0 < trip < 1
     with anyio.fail_after(60):
-        assert 0 < await asks.ask(Left.left_over) < 5 - 2 * trip
+        assert 0 < await asks.ask(Left.left_over) < 60 - 2 * trip
     with pytest.raises(BudgetSpent, match="was not sent") as caught:
         with anyio.fail_after(trip / 2):
             await asks.ask(Left.left_over)
