@@ -6,8 +6,8 @@
 
 It is a mutable mapping over the state. Values are copied through JSON both ways, so changing a list one
 has read changes nothing until it is written back. What is written collects in `changes`; signals collect in
-`signals`. `finish` is the one place that judges how a run ended. The carrier has a wire form, so that
-the task may run in another process. One owner at a time; it is not thread-safe.
+`signals`. `finish` closes it, and says how the run ended (`ending.py` judges that). The carrier has a wire form, so
+that the task may run in another process. One owner at a time; it is not thread-safe.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, Never, TypeVar, cast
+from typing import Any, Never, TypeVar, cast
 
 import msgspec
 
 from mbactor import clock
 from mbactor.durations import Duration, seconds
-from mbactor.errors import MbactorError, ParkRefused
+from mbactor.errors import ParkRefused
 from mbactor.foreman.model import wire
 from mbactor.foreman.model.changes import changed_fields
+from mbactor.foreman.model.ending import Outcome, ending
 from mbactor.foreman.model.signals import (
     NOT_AWAITABLE,
     Park,
@@ -350,16 +351,6 @@ class Flow(MutableMapping[str, Any]):
         self._unwound = result.signals.park is not None
 
 
-class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """How one run of a task ended. `error` is set exactly where it failed."""
-
-    kind: Literal["completed", "parked", "retry", "failed"]
-    error: BaseException | None = None
-
-
-_COMPLETED = Outcome("completed")
-
-
 def finish(flow: Flow, error: BaseException | None) -> Outcome:
     """How the run of a task over `flow` ended, which returned or raised `error`. Closes the carrier.
 
@@ -367,41 +358,7 @@ def finish(flow: Flow, error: BaseException | None) -> Outcome:
     out of the task. More than one of goto, retry and a park is a failure.
     """
     flow._over = True  # noqa: SLF001 - one module: the carrier's own end
-    if error is None and flow._fault is None and not flow._unwound and flow.signals.plain:  # noqa: SLF001
-        return _COMPLETED
-    own = _without_parks(error) or flow._fault  # noqa: SLF001
-    if own is not None:
-        return Outcome("failed", own)
-    park = flow.signals.park
-    unwound = error is not None or flow._unwound  # noqa: SLF001
-    if park is not None and not unwound:
-        return _failed(f"{park.kind}() was swallowed; do not catch BaseException or return in finally")
-    if park is None and unwound:
-        return _failed("Parked was raised without interrupt() or subgraph(); call one of them instead")
-    competing = flow.signals.competing()
-    if len(competing) > 1:
-        return _failed(f"multiple competing control signals: {' and '.join(competing)}; a run may use one")
-    if park is not None:
-        return Outcome("parked")
-    return Outcome("retry" if flow.signals.retry_delay is not None else "completed")
-
-
-def _failed(reason: str) -> Outcome:
-    return Outcome("failed", MbactorError(reason))
-
-
-def _without_parks(error: BaseException | None) -> BaseException | None:
-    """What is left of the error beside parks; an only child is taken out of its groups."""
-    if error is None or isinstance(error, Parked):
-        return None
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    parks, rest = error.split(Parked)
-    if parks is None:
-        return error
-    while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
-        rest = rest.exceptions[0]
-    return rest
+    return ending(error, flow.signals, flow._fault, unwound=flow._unwound)  # noqa: SLF001
 
 
 def _answer_of(record: ParkRecord) -> Any:

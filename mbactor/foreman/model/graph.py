@@ -17,62 +17,28 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec.structs import replace
 
 from mbactor import expressions
 from mbactor.durations import Duration, seconds
 from mbactor.errors import InvalidGraph
-from mbactor.foreman.model import doubts, graph_json, lineage, validation
+from mbactor.foreman.model import doubts, graph_json, validation
 from mbactor.foreman.model.diagram import Direction, graph_mermaid
+from mbactor.foreman.model.graph_index import GraphIndex, index_of
 from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.reducers import Reducer
+from mbactor.foreman.model.reference import AnyNode, NodeReference, WorkflowReference, name_of, stands_for_task, url_of
 from mbactor.foreman.model.state import Fields, decode_value
 from mbactor.foreman.model.transition import END, Node, Transition, TransitionKind
 
 __all__ = ["END", "Graph", "GraphWarning", "Node", "NodeReference", "Transition", "TransitionKind", "holds"]
 
 
-class NodeReference(Protocol):
-    """What stands for a task where a node is named, such as `Credit.verify_credit`.
-
-    A reference may also have `result_fields`, a mapping of the fields its task writes to their annotations;
-    `warnings()` reads it, and building does not.
-    """
-
-    @property
-    def node_name(self) -> str: ...
-
-    @property
-    def url(self) -> str: ...
-
-
-class WorkflowReference(Protocol):
-    """What stands for a workflow, such as `Credit.approval`."""
-
-    @property
-    def url(self) -> str: ...
-
-
-AnyNode = str | NodeReference
-
-
 class GraphWarning(UserWarning):
     """The graph can run, but probably does not mean what it says."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Index:
-    nodes: Mapping[str, Node]
-    out: Mapping[str, tuple[Transition, ...]]
-    only_ways: Mapping[str, Transition]
-    fan_out_sources: frozenset[str]
-    fan_ins: Mapping[str, str]
-    stacks: Mapping[str, tuple[str, ...]]
-    problems: tuple[str, ...]
 
 
 class Graph:
@@ -94,7 +60,7 @@ class Graph:
         self._entry_point: str | None = None
         self._references: dict[str, AnyNode] = {}
         self._build_problems: list[str] = []
-        self._index: _Index | None = None
+        self._index: GraphIndex | None = None
 
     def __repr__(self) -> str:
         return f"Graph({self.name!r}, nodes={list(self._nodes)})"
@@ -164,17 +130,17 @@ class Graph:
         outputs: Sequence[str] | None = None,
     ) -> None:
         """A node that runs a workflow as a child; the named fields (default: all) go in and come back."""
-        if _stands_for_task(workflow):
+        if stands_for_task(workflow):
             raise TypeError(f"add_subgraph({name!r}) needs a workflow, {workflow!r} is a task; use set_endpoint")
-        node = Node(name, _url_of(workflow), subgraph=True, inputs=_names(inputs), outputs=_names(outputs))
+        node = Node(name, url_of(workflow), subgraph=True, inputs=_names(inputs), outputs=_names(outputs))
         self._set(node)
 
     def set_endpoint(self, name: str, task: AnyNode) -> None:
         """What the node of this name runs: a task reference, or a URL. Without it a name is its own URL."""
-        if not isinstance(task, str) and not _stands_for_task(task) and hasattr(task, "url"):
+        if not isinstance(task, str) and not stands_for_task(task) and hasattr(task, "url"):
             raise TypeError(f"set_endpoint({name!r}) needs a task, {task!r} is a workflow; use add_subgraph")
         self._references[name] = task
-        self._set(Node(name, _url_of(task)))
+        self._set(Node(name, url_of(task)))
 
     def set_fan_in(self, node: AnyNode, join: Join = Join.ALL) -> None:
         """Branches meet here: the node runs once, on the merged state of all of them.
@@ -183,7 +149,7 @@ class Graph:
         """
         if not isinstance(join, Join):
             raise TypeError(f"set_fan_in needs a Join such as Join.ANY or Join.at_least(2), got join={join!r}")
-        self._fan_ins[_name_of(node)] = join
+        self._fan_ins[name_of(node)] = join
         self._index = None
 
     def set_reducer(self, field: str, reducer: Reducer | str) -> None:
@@ -195,12 +161,12 @@ class Graph:
 
     def set_time_budget(self, node: AnyNode, duration: Duration) -> None:
         """How long one run of this node's task may take."""
-        self._budgets[_name_of(node)] = seconds(duration)
+        self._budgets[name_of(node)] = seconds(duration)
         self._index = None
 
     def set_entry_point(self, node: AnyNode) -> None:
         """Where flows begin, if not at the first node registered."""
-        self._entry_point = _name_of(node)
+        self._entry_point = name_of(node)
         self._index = None
 
     def _add(self, source: AnyNode, target: AnyNode, kind: TransitionKind, **fields: Any) -> None:
@@ -208,7 +174,7 @@ class Graph:
         self._index = None
 
     def _register(self, node: AnyNode) -> str:
-        name = _name_of(node)
+        name = name_of(node)
         if name == END:
             return name
         url = name if isinstance(node, str) else node.url
@@ -315,9 +281,9 @@ class Graph:
         timeout = edges.get("on_timeout") if status == 408 else None
         return timeout or edges.get("on_error")
 
-    def _indexed(self) -> _Index:
+    def _indexed(self) -> GraphIndex:
         if self._index is None:
-            self._index = self._make_index()
+            self._index = index_of(self.nodes, self._transitions, self.entry_point, self._fan_ins)
         return self._index
 
     def _whole(self, node: Node) -> Node:
@@ -326,17 +292,6 @@ class Graph:
         if name not in self._fan_ins and name not in self._budgets:
             return node
         return replace(node, fan_in=name in self._fan_ins, join=self.join_of(name), time_budget=self._budgets.get(name))
-
-    def _make_index(self) -> _Index:
-        out: dict[str, tuple[Transition, ...]] = dict.fromkeys(self._nodes, ())
-        for edge in self._transitions:
-            out[edge.source] = (*out.get(edge.source, ()), edge)
-        sources = frozenset(name for name, edges in out.items() if _fans_out(edges))
-        found = lineage.trace(self.entry_point, out, sources, self._fan_ins)
-        nodes = {node.name: node for node in self.nodes}
-        routed = {name: [edge for edge in edges if edge.routes] for name, edges in out.items()}
-        only_ways = {name: ways[0] for name, ways in routed.items() if len(ways) == 1 and ways[0].kind == "plain"}
-        return _Index(nodes, out, only_ways, sources, found.fan_ins, found.stacks, found.problems)
 
     # --- checking ------------------------------------------------------------------------------------
 
@@ -433,33 +388,6 @@ def holds(when: str, fields: Fields) -> bool:
     program = expressions.parse(when)
     symbols = {name: decode_value(fields[name]) for name in program.fields if name in fields}
     return program.evaluate(symbols)
-
-
-def _fans_out(edges: Sequence[Transition]) -> bool:
-    return any(edge.kind == "for_each" for edge in edges) or sum(edge.spawns for edge in edges) >= 2
-
-
-def _stands_for_task(given: object) -> bool:
-    """Whether it is a `NodeReference`. A graph is built for each flow, and `isinstance` of a protocol is slow."""
-    return hasattr(given, "node_name")
-
-
-def _name_of(node: AnyNode) -> str:
-    name = node if isinstance(node, str) else getattr(node, "node_name", None)
-    if not isinstance(name, str):
-        if hasattr(node, "url"):
-            raise TypeError(
-                f"{node!r} is a workflow; make it a node with add_subgraph(name, {node!r}) and use that name"
-            )
-        raise TypeError(f"a node is named by a string or a task reference such as Credit.verify_credit, got {node!r}")
-    return name
-
-
-def _url_of(target: Any) -> str:
-    url = target if isinstance(target, str) else getattr(target, "url", None)
-    if not isinstance(url, str):
-        raise TypeError(f"expected a URL or a reference to a task or workflow, got {target!r}")
-    return url
 
 
 def _names(names: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -1,0 +1,46 @@
+"""What follows from the nodes and edges of a graph, worked out once for all questions of the planner.
+
+index = index_of(nodes, transitions, entry_point, fan_ins)
+index.out["check"]              # the edges that leave the node
+index.fan_ins["check"]          # where the cohort that it spawns converges
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mbactor.foreman.model import lineage
+from mbactor.foreman.model.transition import Node, Transition
+
+
+@dataclass(frozen=True, slots=True)
+class GraphIndex:
+    """Of each node, by name: itself, its edges, the edge that is taken whatever the state is, and its fan-outs."""
+
+    nodes: Mapping[str, Node]
+    out: Mapping[str, tuple[Transition, ...]]
+    only_ways: Mapping[str, Transition]
+    fan_out_sources: frozenset[str]
+    fan_ins: Mapping[str, str]
+    stacks: Mapping[str, tuple[str, ...]]
+    problems: tuple[str, ...]
+
+
+def index_of(
+    nodes: Iterable[Node], transitions: Iterable[Transition], entry_point: str, fan_ins: Collection[str]
+) -> GraphIndex:
+    """The index of a graph of these parts, which need not be a valid one."""
+    by_name = {node.name: node for node in nodes}
+    out: dict[str, tuple[Transition, ...]] = dict.fromkeys(by_name, ())
+    for edge in transitions:
+        out[edge.source] = (*out.get(edge.source, ()), edge)
+    sources = frozenset(name for name, edges in out.items() if _fans_out(edges))
+    found = lineage.trace(entry_point, out, sources, fan_ins)
+    routed = {name: [edge for edge in edges if edge.routes] for name, edges in out.items()}
+    only_ways = {name: ways[0] for name, ways in routed.items() if len(ways) == 1 and ways[0].kind == "plain"}
+    return GraphIndex(by_name, out, only_ways, sources, found.fan_ins, found.stacks, found.problems)
+
+
+def _fans_out(edges: Sequence[Transition]) -> bool:
+    return any(edge.kind == "for_each" for edge in edges) or sum(edge.spawns for edge in edges) >= 2
