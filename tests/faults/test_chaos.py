@@ -23,7 +23,7 @@ from tests.process import alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 ROWS = {"north": 3, "east": 3, "south": 4}
 """Three nodes, ten supervisors, two hundred actors."""
 EVENTS = 150

@@ -20,6 +20,7 @@ from mbactor import Actor, ActorCrashed, ActorSystem, Backoff, Supervisor, Unava
 from mbactor.errors import ChildRunning, InvalidSpec, MbactorError, NoSuchActor, NoSuchChild, ProcessDied
 from mbactor.kernel.exit import Exit
 from mbactor.supervisor.children import ChildRow
+from mbactor.supervisor.node import output as node_output
 from mbactor.supervisor.node import process as node_process
 from mbactor.supervisor.node.process import NodeProcess
 from mbactor.supervisor.operate.by_name import Operated, operate
@@ -588,7 +589,17 @@ async def test_children_are_added_to_a_dynamic_supervisor_in_it_by_an_actor_ther
         assert len({await system.ask(Book.pid), await system.ask(Keeper.pid)} - {os.getpid()}) == 1
 
 
-def test_what_it_prints_is_printed_here_with_its_name_before_each_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_it_prints_is_printed_here_with_its_name_before_each_line_and_before_its_end_is_told(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prints = node_output._print
+
+    def late(*told: Any) -> None:
+        time.sleep(0.2)
+        prints(*told)
+
+    monkeypatch.setattr(node_output, "_print", late)
+
     async def main() -> None:
         async with ActorSystem() as system:
             await system.spawn(child(Worker, id="till", process=True))

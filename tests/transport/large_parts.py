@@ -6,6 +6,8 @@ import asyncio
 import resource
 import sys
 
+import anyio
+
 from mbactor import Actor, ActorSystem, endpoint, event, sink
 from mbactor.transport import Bus
 
@@ -119,7 +121,8 @@ async def ask(url: str, size: int) -> None:
         await asks.ask(Store.echo, b"warm")
         before = peak(), await asks.ask(Store.peak)
         data = bytes(size)
-        assert await asks.ask(Store.echo, data) == data
+        with anyio.fail_after(240):
+            assert await asks.ask(Store.echo, data) == data
         after = peak(), await asks.ask(Store.peak)
         print("peak", *((b - a) / size for a, b in zip(before, after, strict=True)), flush=True)
 

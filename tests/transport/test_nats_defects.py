@@ -192,7 +192,7 @@ def test_8_and_9_messages_have_no_headers_and_answers_give_none_back(server: Nat
                 plane = system.node.plane
                 inbox = f"{plane}.reply._.echo_example.raw.id-raw.1"
                 body = Message(Envelope("ask", "1", 5.0, content_type="application/json"), b'{"word": "hi"}').to_bytes()
-                raw.send(b"SUB %s.> 1\r\n" % plane.encode())
+                raw.send(b"SUB %s.safe.> 1\r\nSUB %s 2\r\n" % (plane.encode(), inbox.encode()))
                 headers = b"NATS/1.0\r\nMine: 1\r\n\r\n"
                 raw.socket.sendall(
                     b"HPUB %s.safe.443.raw.echo_example._.post.say %s %d %d\r\n%s%s\r\n"

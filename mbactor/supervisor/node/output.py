@@ -14,9 +14,11 @@ LINE = 65_536
 """Bytes of output that are kept until their line has ended; a longer one is printed in pieces."""
 
 
-def print_from(process: subprocess.Popen[bytes], name: str) -> None:
-    """Print each line of the process's output here, with its name before it, from a thread of its own."""
-    threading.Thread(target=_pump, args=(process, name), name=f"mbactor-output-{process.pid}", daemon=True).start()
+def printer_of(process: subprocess.Popen[bytes], name: str) -> threading.Thread:
+    """A thread, to be started, that prints each line of the process's output here, with its name before it. It ends
+    when all is printed that the process, and whatever that has started, had to say.
+    """
+    return threading.Thread(target=_pump, args=(process, name), name=f"mbactor-output-{process.pid}", daemon=True)
 
 
 def _pump(process: subprocess.Popen[bytes], name: str) -> None:
