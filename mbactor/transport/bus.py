@@ -79,6 +79,11 @@ class Bus(Protocol):
         off from the others: nothing is kept for later. MessageTooLarge beyond `max_payload`.
         """
 
+    @property
+    def quiet(self) -> bool:
+        """Whether what is published now leaves at once, being hardly followed by more in this turn of the loop."""
+        ...
+
     def when_turn_ends(self, work: Callable[[], None]) -> None:
         """Call `work` at the end of this turn of the loop, before what was published in it leaves."""
 

@@ -293,6 +293,7 @@ class LinkBus:
     max_payload = MAX_PAYLOAD
     tells_all = True
     round_trip = 0.0
+    quiet = False
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock

@@ -17,6 +17,7 @@ class LocalBus:
 
     tells_all = True
     round_trip = 0.0
+    quiet = False
 
     def __init__(self, max_payload: int = 1024 * 1024 * 1024) -> None:
         self.max_payload = max_payload

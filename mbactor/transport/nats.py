@@ -91,6 +91,11 @@ class NatsBus:
         else:
             client.ask(command, subject, reply)
 
+    @property
+    def quiet(self) -> bool:
+        client = self._client
+        return client is not None and client.end_of_turn.quiet
+
     def when_turn_ends(self, work: Callable[[], None]) -> None:
         if self._client is None:
             asyncio.get_running_loop().call_soon(work)

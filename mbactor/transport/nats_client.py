@@ -123,8 +123,8 @@ class Connection(Client):
         hardly more than this.
         """
         if self.end_of_turn.quiet and self.up and not self._pending:
-            self.end_of_turn.want()
             self._transport.write(command)
+            self.end_of_turn.left()
             return
         self.end_of_turn.want()
         self._pending.append(command)
@@ -139,7 +139,7 @@ class Connection(Client):
 
     def waiting(self) -> int:
         """Bytes that have not left yet."""
-        size: int = self._transport.transport.get_write_buffer_size()
+        size: int = self._transport.waiting()
         return size
 
     def ask(self, command: bytes, subject: str, reply: str) -> None:
@@ -289,7 +289,7 @@ class Connection(Client):
         # Before nats-py subscribes anew: what comes at once can be answered.
         self._said = ""
         self.up = True
-        self._transport.take(self._parser().feed)
+        self._transport.take(self._parser().feed, self.end_of_turn.begin)
 
     async def _read_loop(self) -> None:
         # The wire hands over what it reads; nats-py wants to see a task.

@@ -3,7 +3,7 @@
     wire = Wire(lost)
     await wire.connect(url, 0, 2.0)
     greeting = await wire.readline()        # while nats-py connects
-    wire.take(parser.feed)                  # from then on: what is read is handed over in the turn in which it is read
+    wire.take(parser.feed, begin)           # from then on: what is read is handed over in the turn in which it is read
 
 `lost` is called once, with the reason, in the turn in which the connection ends.
 """
@@ -28,6 +28,10 @@ class Wire(asyncio.Protocol):
         self._lost = lost
         self._transport: asyncio.Transport | None = None
         self._feed: Feed | None = None
+        self._begin = _nothing
+        self.write: Callable[[bytes], None] = _not_connected
+        self.waiting: Callable[[], int] = _none
+        """Bytes that have not left yet."""
         self._early = bytearray()
         self._more = asyncio.Event()
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -52,13 +56,11 @@ class Wire(asyncio.Protocol):
         host = uri if isinstance(uri, str) else uri.hostname
         async with asyncio.timeout(connect_timeout):
             made = await asyncio.get_running_loop().start_tls(self.transport, self, ssl_context, server_hostname=host)
-        self._transport = made
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
+        if made is not None:
+            self.connection_made(made)
 
     def writelines(self, data: Iterable[bytes]) -> None:
-        self.transport.write(b"".join(data))
+        self.write(b"".join(data))
 
     async def readline(self) -> bytes:
         """The next line, or what there is of it when the connection ends."""
@@ -96,9 +98,9 @@ class Wire(asyncio.Protocol):
             raise ConnectionError("not connected")
         return self._transport
 
-    def take(self, feed: Feed) -> None:
-        """Hand over what is read, beginning with what was read and is no line that somebody asked for."""
-        self._feed = feed
+    def take(self, feed: Feed, begin: Callable[[], None]) -> None:
+        """Call `begin` and hand over what is read, beginning with what was read and is no line that was asked for."""
+        self._feed, self._begin = feed, begin
         # What is written leaves at once: uvloop would keep it until the end of the turn, while the other side waits.
         self.transport.set_write_buffer_limits(high=0)
         early = bytes(self._early)
@@ -117,13 +119,16 @@ class Wire(asyncio.Protocol):
     # --- what asyncio calls -------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        made = self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        # Of what is called for every message, the transport's own: a method around each would cost as much as they do.
+        self.write, self.waiting = made.write, made.get_write_buffer_size
 
     def data_received(self, data: bytes) -> None:
         if self._feed is None:
             self._early += data
             self._more.set()
             return
+        self._begin()
         try:
             self._feed(data)
         except MalformedStream as error:
@@ -140,3 +145,15 @@ class Wire(asyncio.Protocol):
 
 def _drop(_: bytes) -> None:
     """Nobody wants it any more."""
+
+
+def _nothing() -> None:
+    """Nobody has to know."""
+
+
+def _not_connected(_: bytes) -> None:
+    raise ConnectionError("not connected")
+
+
+def _none() -> int:
+    return 0

@@ -5,7 +5,7 @@ turn are gathered to payloads of at most `MOST` messages and `BYTES` bytes. A pa
 it is not larger: others shall have their share. The messages for one key (a host) leave in the order in which they
 came: a message for another subject of the host begins a new payload, and so does the next one for the first subject.
 In a long turn `SOON` messages leave without waiting for its end, so that both sides work at the same time. Where the
-last turn had one message, the first of a turn leaves at once: it is hardly followed by others.
+bus is quiet, and the last turn had not many, a message leaves at once: it is hardly followed by others.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ class Outbox:
         self._ending = False
         """Whether the end of this turn is waited for."""
         self._put = 0
-        """Messages of this turn."""
-        self._quiet = False
-        """Whether the last turn had no more than one."""
+        """Messages of this turn that wait, or waited, for its end."""
+        self._many = True
+        """Whether they were several in the last turn that had an end, or may be in the first."""
 
     def put(self, key: str, same: str, subject: str, inbox: str | None, id: str, part: bytes) -> None:
         """Send a message at the end of this turn, together with others that have the `same`. What answers the first of
@@ -113,39 +113,38 @@ class Outbox:
                 self._gathered += 1
                 self._put += 1
                 return
+        reply = None if inbox is None else inbox + id
+        if not self._gather:
+            self._bus.publish(subject, payload_of((part,)), reply=reply)
+            return
+        if self._bus.quiet and not self._many and not self._batches:
+            try:
+                self._bus.publish(subject, payload_of((part,)), reply=reply)
+            except MessageTooLarge:
+                raise
+            except MbactorError:
+                pass  # told at the end of the turn: whoever sends it does not know of it yet
+            else:
+                return
+        self._begin(key, same, subject, reply, id, part)
+
+    def _begin(self, key: str, same: str, subject: str, reply: str | None, id: str, part: bytes) -> None:
+        """A message that waits for the end of the turn, and may be joined by others."""
         limit = self._bus.max_payload
         if len(part) + OVERHEAD > limit:
             raise MessageTooLarge(len(part) + OVERHEAD, limit)
-        reply = None if inbox is None else inbox + id
         batch = Batch(same, subject, reply, id, part, self._most(key), min(BYTES, limit - OVERHEAD))
-        if not self._gather:
-            self._bus.publish(subject, payload_of(batch.parts), reply=reply)
-            return
-        alone = self._quiet and not self._put
-        self._put += 1
-        left = alone and self._left(batch)
         if not self._ending:
             self._ending = True
             self._bus.when_turn_ends(self._turn_ended)
-        if left:
-            return
         self._open[key] = batch
         self._batches.append(batch)
         self._gathered += 1
+        self._put += 1
 
     def _turn_ended(self) -> None:
-        self._quiet, self._put, self._ending = self._put <= 1, 0, False
+        self._many, self._put, self._ending = self._put > 1, 0, False
         self.flush()
-
-    def _left(self, batch: Batch) -> bool:
-        """Let a message go at once. Where it cannot leave, that is told at the end of the turn: whoever sends it does
-        not know of it yet.
-        """
-        try:
-            self._bus.publish(batch.subject, payload_of(batch.parts), reply=batch.reply)
-        except MbactorError:
-            return False
-        return True
 
     def flush(self) -> None:
         """Let go of what is here."""

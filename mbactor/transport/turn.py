@@ -4,7 +4,9 @@
     end.want()            # write() at the end of this turn
     end.do(flush)         # flush() before it
 
-Each turn more is a system call of the loop, which one message alone would wait for.
+Each turn more is a system call of the loop, which one message alone would wait for. For the same reason what leaves at
+once (`left`) has no end of its turn: where nothing else is to be done there, a turn is over when something is read
+(`begin`).
 """
 
 from __future__ import annotations
@@ -31,9 +33,19 @@ class EndOfTurn:
         self._wanted = 0
         self._scheduled = False
         self.quiet = False
-        """Whether nothing is wanted yet in this turn, nor was more than once in the last one: whoever wants something
-        now is hardly followed by others, and need not wait for them.
+        """Whether nothing is wanted and nothing has left yet in this turn, nor more than once in the last one: whoever
+        wants something now is hardly followed by others, and need not wait for them.
         """
+
+    def begin(self) -> None:
+        """A turn begins in which something was read."""
+        if self._wanted and not self._scheduled:
+            self.quiet, self._wanted = self._wanted <= 1, 0
+
+    def left(self) -> None:
+        """Something has left at once, and nothing is to be done at the end of this turn for it."""
+        self._wanted += 1
+        self.quiet = False
 
     def want(self) -> None:
         """Call `last` at the end of this turn."""

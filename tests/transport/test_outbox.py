@@ -80,37 +80,6 @@ def test_what_cannot_leave_is_told_of_each_and_what_is_too_large_at_once() -> No
     run(work())
 
 
-def test_who_comes_alone_does_not_wait_for_the_end_of_the_turn() -> None:
-    async def work() -> None:
-        bus = LocalBus()
-        await bus.connect()
-        payloads: list[list[str]] = []
-        bus.subscribe("a.x", lambda one: payloads.append([message.envelope.id for message in messages_of(one.data)]))
-        told: list[str] = []
-        outbox = Outbox(bus, gather=True, sent=lambda _: None, unsent=lambda ids, _: told.extend(ids))
-
-        async def turn(*ids: str) -> list[list[str]]:
-            for id in ids:
-                outbox.put("a", "a.x", "a.x", None, id, Message(Envelope("ask", id), b"").part())
-            payloads.clear()
-            await asyncio.sleep(0)
-            await bus.flush()
-            return list(payloads)
-
-        assert await turn("1", "2", "3") == [["1", "2", "3"]]
-        assert await turn("4") == [["4"]]
-        assert await turn("5", "6", "7") == [["5"], ["6", "7"]]  # one came before, and more might have come now
-        assert await turn("8", "9") == [["8", "9"]]
-        await turn("10")
-        await bus.close()
-        outbox.put("a", "a.x", "a.x", None, "11", b"")
-        assert told == []  # its sender does not know of it yet
-        await asyncio.sleep(0)
-        assert told == ["11"]
-
-    run(work())
-
-
 def test_a_payload_is_no_larger_than_the_bus_takes_and_many_leave_before_the_end_of_the_turn() -> None:
     async def work() -> None:
         bus = LocalBus()
@@ -143,6 +112,38 @@ def test_a_payload_is_no_larger_than_the_bus_takes_and_many_leave_before_the_end
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     with nats_server(tmp_path_factory.mktemp("nats")) as running:
         yield running
+
+
+def test_who_comes_alone_does_not_wait_for_the_end_of_the_turn(server: NatsServer) -> None:
+    async def work() -> None:
+        bus = NatsBus(server.url)
+        await bus.connect()
+        payloads: list[list[str]] = []
+        bus.subscribe("a.x", lambda one: payloads.append([message.envelope.id for message in messages_of(one.data)]))
+        told: list[str] = []
+        outbox = Outbox(bus, gather=True, sent=lambda _: None, unsent=lambda ids, _: told.extend(ids))
+
+        async def turn(*ids: str) -> list[list[str]]:
+            for id in ids:
+                outbox.put("a", "a.x", "a.x", None, id, Message(Envelope("ask", id), b"").part())
+            payloads.clear()
+            await asyncio.sleep(0)
+            await bus.flush()
+            return list(payloads)
+
+        assert await turn("1", "2", "3") == [["1", "2", "3"]]
+        assert await turn("4") == [["4"]]
+        assert await turn("5", "6", "7") == [["5"], ["6", "7"]]  # one came before, and more might have come now
+        assert await turn("8", "9") == [["8", "9"]]
+        with pytest.raises(MessageTooLarge):
+            outbox.put("a", "a.x", "a.x", None, "10", bytes(bus.max_payload))
+        await bus.close()
+        outbox.put("a", "a.x", "a.x", None, "11", b"")
+        assert told == []  # its sender does not know of it yet
+        await asyncio.sleep(0)
+        assert told == ["11"]
+
+    run(work())
 
 
 def test_that_nobody_is_there_is_told_to_each_ask_of_a_payload(server: NatsServer) -> None:

@@ -70,3 +70,39 @@ def test_a_turn_is_quiet_until_something_is_wanted_where_the_last_had_no_more_th
         assert seen == [False, True, False, True, True]
 
     run(work())
+
+
+def test_what_leaves_at_once_is_of_the_turn_in_which_something_was_read_last() -> None:
+    async def work() -> None:
+        ended: list[None] = []
+        end = EndOfTurn(lambda: ended.append(None))
+        seen = []
+        for left in (1, 2, 0, 1):
+            for _ in range(left):
+                end.left()
+                assert not end.quiet
+            end.begin()
+            seen.append(end.quiet)
+        assert seen == [True, False, False, True], "a turn in which nothing leaves says nothing of the next one"
+        await asyncio.sleep(0)
+        assert not ended
+
+    run(work())
+
+
+def test_what_is_read_before_the_end_of_a_turn_is_read_in_that_turn() -> None:
+    async def work() -> None:
+        end = EndOfTurn(lambda: None)
+        end.want()
+        end.begin()
+        assert not end.quiet
+        end.left()
+        await asyncio.sleep(0)
+        end.begin()
+        assert not end.quiet
+        end.want()
+        await asyncio.sleep(0)
+        end.begin()
+        assert end.quiet
+
+    run(work())
