@@ -21,7 +21,7 @@ from mbactor.transport.bus import Bus
 from mbactor.transport.codec import packed
 from mbactor.transport.headers import passed_on
 from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, Op, reply_part
-from mbactor.transport.outbox import Outbox
+from mbactor.transport.outbox import BYTES, Outbox
 from mbactor.transport.responders import private_queue
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 ACCEPTED = 202
 """The status of an acknowledgement."""
-SMALL = 16 * 1024
-"""Bytes of a result above which it may have to travel alone, or in fragments."""
 
 
 class Answers:
@@ -68,7 +66,7 @@ class Answers:
 
     def reply(self, answer: Answer, body: bytes) -> bool:
         """Give a result in msgpack; False where that has to be done by `give`."""
-        if answer.queue or len(body) >= SMALL:
+        if answer.queue or len(body) >= BYTES:
             return False
         cell = answer.cell
         part = reply_part(answer.request, cell.replica, cell.node.locality, body)
