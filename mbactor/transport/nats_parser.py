@@ -59,8 +59,8 @@ class Parser:
         """Where the first frame begins that is not whole."""
         at, there, message = 0, len(data), self._message
         while at < there:
-            line_end = data.find(_END, at)
-            if line_end < 0 or line_end - at > LINE:
+            line_end = data.find(_END, at, at + LINE + 2)
+            if line_end < 0:
                 if there - at > LINE:
                     raise MalformedStream(f"a line of more than {LINE} bytes: {_shown(data[at:])}")
                 self._needed = there - at + 1
@@ -73,13 +73,17 @@ class Parser:
             number, subject, reply, headers, size = _head(data[at:line_end])
             start = line_end + 2
             end = start + size
-            if there < end + 2:
-                self._needed = end + 2 - at
+            after = end + 2
+            if there < after:
+                self._needed = after - at
                 break
-            if data[end : end + 2] != _END:
+            if data[end:after] != _END:
                 raise MalformedStream(f"a message of other than {size} bytes: {_shown(data[at:line_end])}")
-            at = end + 2
-            message(number, subject, reply, data[start + headers : end], data[start : start + headers])
+            at = after
+            if headers:
+                message(number, subject, reply, data[start + headers : end], data[start : start + headers])
+            else:
+                message(number, subject, reply, data[start:end], b"")
         return at
 
     def _line(self, line: bytes) -> None:
@@ -110,10 +114,10 @@ def _head(line: bytes) -> tuple[int, bytes, bytes, int, int]:
     parts = line.split(b" ")
     headers = 0
     try:
-        if parts[0] == b"HMSG":
+        if parts[0] != b"MSG":
+            if parts[0] != b"HMSG":
+                raise MalformedStream(f"no frame of NATS: {_shown(line)}")
             headers = _numbers[parts.pop(-2)]
-        elif parts[0] != b"MSG":
-            raise MalformedStream(f"no frame of NATS: {_shown(line)}")
         if len(parts) == 5:
             _, subject, number, reply, digits = parts
         else:
