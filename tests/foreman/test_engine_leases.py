@@ -162,7 +162,7 @@ async def test_a_long_task_keeps_its_lease_by_the_heartbeat_of_its_worker(databa
 
 
 async def test_a_worker_that_lost_its_step_ends_the_task(database: str) -> None:
-    async with a_world(database, workers=0, lease=0.15, poll_interval=5) as world:
+    async with a_world(database, workers=0, lease=0.15, poll_interval=3600) as world:
         entered, cancelled = asyncio.Event(), asyncio.Event()
 
         async def task(_: Flow) -> None:
@@ -299,7 +299,8 @@ from mbactor.foreman.sweep import sweep_regularly
 from tests.foreman.test_engine_leases import a_world, crash_graph
 
 async def main():
-    async with a_world({url!r}, workers=2, lease=0.5, poll_interval=0.05) as world:
+    settings = dict(lease=0.5, poll_interval=0.05, default_time_budget=3600)  # what stands still does so to the end
+    async with a_world({url!r}, workers=2, **settings) as world:
         await crash_graph(world, pause=0.002, halts=True)
         for number in range(200):
             key = await world.engine.create("crash", {{"number": number}})

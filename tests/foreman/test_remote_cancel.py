@@ -74,7 +74,7 @@ async def test_a_task_in_another_process_is_cancelled_with_its_flow(
         for number in range(replicas):
             other = ActorSystem(f"tasks-{number}", transport=nats.url, plane=plane)
             await (await stack.enter_async_context(other)).spawn(Slow)
-        await system.spawn(Foreman)
+        await system.spawn(Foreman, default_time_budget="1h")
         waiting = system.node.remote._requester._waiting
 
         def is_held() -> bool:
@@ -87,5 +87,5 @@ async def test_a_task_that_is_handed_over_as_bytes_is_cancelled_with_its_flow() 
     heard.clear()
     async with ActorSystem(serialize_local=True) as system:
         await system.spawn(Slow)
-        await system.spawn(Foreman)
+        await system.spawn(Foreman, default_time_budget="1h")
         await cancel_once(Flows(system), begun=lambda: True)
