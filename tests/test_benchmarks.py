@@ -45,7 +45,7 @@ from mbactor.foreman import Flows, Foreman
 from tests.process import alive, of_threads
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 100
+PATIENCE = 280
 NOISE = 10
 """By so much what else a machine does may shift the ratio of two short passes: a floor that is wrong is further off."""
 KEYS = {"benchmark", "case", "value", "unit", "floor", "floor_is", "ratio", "spread", "loop", "machine", "os", "python"}
@@ -250,9 +250,9 @@ def test_restarts_are_measured_beside_bare_tasks_that_raise_and_are_created_anew
         "100 crash at once", "one_for_all of 100, one crash",
     ]  # fmt: skip
     assert by_case["restart of one actor"]["target"] == {"bound": 10.0, "of": "ratio"}
-    assert 1 / NOISE < by_case["restart of one actor"]["ratio"] < 40
+    assert 1 / NOISE < by_case["restart of one actor"]["ratio"] < 10 * NOISE
     assert by_case["crash to first answer, p50"]["value"] <= by_case["crash to first answer, p99"]["value"]
-    assert by_case["100 crash at once"]["ratio"] < 50
+    assert by_case["100 crash at once"]["ratio"] < 10 * NOISE
 
 
 def test_trees_are_measured_beside_as_many_bare_tasks(
@@ -262,7 +262,7 @@ def test_trees_are_measured_beside_as_many_bare_tasks(
     trees = ["nested tree", "supervisor", "dynamic supervisor"]
     assert cases_of(by_case, "trees") == [f"{name} of 500, {what}" for name in trees for what in ("start", "stop")]
     for case in cases_of(by_case, "trees"):
-        assert by_case[case]["ratio"] < 50
+        assert by_case[case]["ratio"] < 10 * NOISE
     assert cases_of(by_case, "memory") == [f"{name}, each" for name in trees]
     for case in cases_of(by_case, "memory"):
         assert by_case[case]["value"] < 4096

@@ -65,7 +65,9 @@ def test_no_acknowledged_flow_is_lost_and_none_ends_twice(tmp_path: Path, seed: 
 
 def _check(client: httpx.Client, url: str, keys: dict[int, str], folder: Path) -> None:
     def ask(name: str, **arguments: Any) -> Any:
-        response = client.post(f"{url}/work.example/{name}", json=arguments)
+        deadline = time.monotonic() + PATIENCE
+        while (response := client.post(f"{url}/work.example/{name}", json=arguments)).status_code == 408:
+            assert time.monotonic() < deadline, "a busy machine may take longer than a time budget, but not for ever"
         assert response.status_code == 200, response.text
         return response.json()
 

