@@ -4,6 +4,9 @@ An idle writer commits at once, so a lone step waits for nobody; a busy one find
 back. Whoever handed in an operation goes on only after the transaction that holds it is durable, and so do those who
 wait for the flows that came to rest in it. `commit_each` gives each operation a transaction of its own.
 
+While the database writes, the event loop runs steps: a batch takes at most half of the outcomes that those under way
+here will come to. With all of them in one batch loop and database would take turns, each waiting for the other.
+
 Trouble with the database repeats the write until it lands, never the task. An operation that can never be written is
 found by halving its batch, and fails alone.
 """
@@ -55,6 +58,8 @@ from mbactor.foreman.store.store import Store, StoreTrouble, Unstorable
 from mbactor.seams import checkpoint
 
 LARGEST_BATCH = 1_024
+WORTHWHILE = 64
+"""So many outcomes are worth a transaction, however few steps are under way."""
 MOST_WAITING = 8_192
 """Above this many operations in the queue, those who bring more wait."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
@@ -70,9 +75,18 @@ class Trouble(NamedTuple):
 
 
 class Committer:
-    """The one way to write to a store. `landed` is called after each commit, before anybody goes on."""
+    """The one way to write to a store. `landed` is called after each commit, before anybody goes on. `running` tells
+    how many steps are under way here.
+    """
 
-    def __init__(self, store: Store, landed: Callable[[Committed], None], *, commit_each: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        landed: Callable[[Committed], None],
+        *,
+        commit_each: bool = False,
+        running: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.best_due: int | None = None
         """The best priority that was due and unclaimed after the last batch."""
         self.batches = 0
@@ -80,6 +94,7 @@ class Committer:
         """What the database says since it does not take what is written."""
         self._store = store
         self._landed = landed
+        self._running = running
         self._largest = 1 if commit_each else LARGEST_BATCH
         self._queue: deque[_Entry] = deque()
         self._impatient: set[asyncio.Future[Any]] = set()
@@ -176,10 +191,12 @@ class Committer:
 
     def _take(self) -> list[_Entry]:
         batch: list[_Entry] = []
-        while self._queue and len(batch) < self._largest:
+        outcomes = max(WORTHWHILE, self._running() // 2)
+        while self._queue and len(batch) < self._largest and outcomes:
             entry = self._queue.popleft()
             if not entry[1].done():
                 batch.append(entry)
+                outcomes -= isinstance(entry[0], Settle)
         while self._room and len(self._queue) < MOST_WAITING:
             turn = self._room.popleft()
             if not turn.done():

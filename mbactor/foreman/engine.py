@@ -77,6 +77,8 @@ class Runner(Protocol):
     def free(self) -> int: ...
     @property
     def active(self) -> bool: ...
+    @property
+    def running(self) -> int: ...
     def reserve(self, count: int) -> None: ...
     def take(self, held: Held) -> None: ...
     def ring(self) -> None: ...
@@ -116,7 +118,7 @@ class Engine:
         self.default_time_budget = default_time_budget
         self.name = secrets.token_hex(4)
         """Part of every lease's owner, so that two processes with equal worker names never share one."""
-        self.committer = Committer(store, self._landed, commit_each=commit_each)
+        self.committer = Committer(store, self._landed, commit_each=commit_each, running=self._running)
         self.graphs = Graphs(store, host)
         self._reader = Reader(store, self.graphs)
         self.recovery = Recovery(store, self.committer, self.graphs, self._reader, self._key, self._judge)
@@ -351,6 +353,9 @@ class Engine:
         """There will be work after a delay. Longer ones are found by the poll, which knows when the next is due."""
         if 0 < delay <= self.poll_interval:
             asyncio.get_running_loop().call_later(delay, self.ring)
+
+    def _running(self) -> int:
+        return sum(runner.running for runner in self._runners)
 
     def _runner_for(self, priority: int) -> Runner | None:
         """Who may be handed a new flow's first step at once: nobody while something that is due comes before it."""

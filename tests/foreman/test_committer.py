@@ -10,7 +10,7 @@ import pytest
 
 from mbactor import observe
 from mbactor.errors import Unavailable
-from mbactor.foreman.committer import Committer
+from mbactor.foreman.committer import WORTHWHILE, Committer
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.store.operations import Changed, Committed, Create, Lease, NewStep, Operation, Recover, Settle
@@ -115,6 +115,37 @@ async def test_commit_each_gives_every_operation_its_own_transaction() -> None:
         committer = Committer(store, landed, commit_each=True)
         await asyncio.gather(*(committer.commit(new()) for _ in range(10)))
         assert [len(batch) for batch in store.batches] == [1] * 10
+
+
+def outcome() -> Settle:
+    """Of a step that there is none of: it lands nowhere."""
+    return Settle(1, 1, 1, "completed", None)
+
+
+@pytest.mark.parametrize(("running", "sizes"), [(0, [64, 64, 64, 8]), (150, [75, 75, 50]), (200, [100, 100])])
+async def test_a_batch_takes_half_of_the_outcomes_of_what_is_under_way(running: int, sizes: list[int]) -> None:
+    async with a_world(workers=0) as world:
+        store = Slowed(world.store)
+        committer = Committer(store, landed, running=lambda: running)
+        operations: list[Any] = [outcome() for _ in range(200)]
+        await asyncio.gather(*(committer.commit(one) for one in operations))
+        assert [len(batch) for batch in store.batches] == sizes
+
+
+async def test_while_the_database_writes_the_other_half_of_the_steps_runs() -> None:
+    async with a_world(workers=0) as world:
+        store = Slowed(world.store)
+        slowed: Any = store
+        async with _over(slowed) as halved:
+            graph = Graph("line")
+            graph.add_transition_chain("first", "second", "third", END)
+            await halved.graph(graph, first=ok, second=ok, third=ok)
+            keys = await asyncio.gather(*(halved.engine.create("line") for _ in range(200)))
+            outcomes = await asyncio.gather(*map(halved.engine.wait, keys))
+            assert {one.status for one in outcomes} == {"completed"}
+            sizes = [sum(isinstance(one, Settle) for one in batch) for batch in store.batches]
+            assert sum(sizes) == 600
+            assert WORTHWHILE < max(sizes) <= 100
 
 
 async def test_more_than_the_queue_holds_waits_for_room_and_lands() -> None:
