@@ -21,9 +21,12 @@ class Reconfiguring(Turn):
         if child is None and event.spec is None:  # it was forgotten while the call waited for its turn
             self.no_such_child(event)
             return
+        if child is not None and child.held and event.unless_held:
+            event = replace(event, stop=False, start=False)
         if child is not None and (event.stop or event.start):
             child = self.call_off(child)
-        stop = event.stop and child is not None and child.status == "running"
+        # One that is to be started may run by now: somebody else has started it.
+        stop = child is not None and child.status == "running" and (event.stop or event.start)
         if not stop:
             self.adopt(event)
         jobs = (*((Job("stop", event.id),) if stop else ()), *((Job("start", event.id),) if event.start else ()))

@@ -195,8 +195,8 @@ class DeleteChild(Struct, frozen=True):
 
 class Reconfigure(Struct, frozen=True):
     """From now on `spec` is what is supervised, where one is given. Of all that runs only the child `id` is touched:
-    it is stopped, started, or both. Children that `spec` does not name stay as they are, but for one that is stopped
-    and not started again: that is forgotten.
+    it is stopped, started, or both; with `unless_held` only where no operator holds it once this has its turn. Children
+    that `spec` does not name stay as they are, but for one that is stopped and not started again: that is forgotten.
     """
 
     call: int
@@ -205,6 +205,7 @@ class Reconfigure(Struct, frozen=True):
     spec: SupervisorSpec | None = None
     stop: bool = False
     start: bool = False
+    unless_held: bool = False
 
 
 Call = StartChild | TerminateChild | RestartChild | DeleteChild | Reconfigure

@@ -148,15 +148,22 @@ class Supervisor:
         return self._ref_of(id)
 
     async def reconfigure(
-        self, spec: SupervisorSpec, child: str = "", *, stop: bool = False, start: bool = False
+        self,
+        spec: SupervisorSpec,
+        child: str = "",
+        *,
+        stop: bool = False,
+        start: bool = False,
+        unless_held: bool = False,
     ) -> None:
-        """Supervise by `spec` from now on, and stop or start (or both) one child of it. What else runs is not touched.
+        """Supervise by `spec` from now on, and stop or start (or both) one child of it (`unless_held`: where no
+        operator holds it). What else runs is not touched.
 
         `ActorSystem.apply` is made of these. StartFailed where the child does not start; it is held then.
         """
         runner = self._bound()
         try:
-            await runner.call(lambda call, now: Reconfigure(call, child, now, spec, stop=stop, start=start))
+            await runner.call(lambda call, now: Reconfigure(call, child, now, spec, stop, start, unless_held))
         finally:
             if runner.spec is spec:  # also where the child did not start
                 self.strategy, self.auto_shutdown = spec.strategy, spec.auto_shutdown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -77,6 +77,12 @@ class Clerk(Actor):
 class Silent(Clerk):
     async def on_start(self) -> None:
         raise Ignore
+
+
+class Late(Clerk):
+    async def on_start(self) -> None:
+        await self.sleep("1s")
+        await super().on_start()
 
 
 class Hub(Actor):
@@ -304,6 +310,41 @@ async def test_what_an_operator_stopped_stays_stopped_and_starts_as_it_was_appli
         await top.restart_child("n")
         assert took() == ["start a", "start y"]
         assert await ref(system, "a").ask(Clerk.tell_size) == 9
+
+
+async def test_what_an_operator_stopped_may_become_another_and_go_without_ever_having_run() -> None:
+    async with office(clerk("a"), clerk("b")) as system:
+        office_ = system.supervisor("office")
+        for id in "ab":
+            await office_.terminate_child(id)
+        await system.apply(tree(clerk("a", target=Silent), clerk("b", target=Silent)))
+        await system.apply(tree(clerk("b", target=Silent)))
+        await office_.delete_child("b")
+        assert states(system) == {}
+        assert took() == ["stop a", "stop b"]
+
+
+@pytest.mark.parametrize("planned_at", [0.0, 0.5])
+async def test_a_child_that_an_operator_starts_meanwhile_is_restarted_as_it_is_wanted(planned_at: float) -> None:
+    wanted = tree(clerk("a", size=5))
+    async with office(clerk("first"), clerk("a", target=Late)) as system:
+        office_ = system.supervisor("office")
+        await office_.terminate_child("a")
+        took()
+        ref(system, "first").tell(Clerk.wait, 1.0)
+        await asyncio.sleep(0)
+        starting = asyncio.ensure_future(_later(0.5 - planned_at, office_.restart_child, "a"))
+        plan = await _later(planned_at, system.apply, wanted)
+        await starting
+        assert [step.act for step in plan.steps] == ["stop", "change"]  # it is held when this is planned
+        assert system.plan(wanted).steps == ()
+        assert await ref(system, "a").ask(Clerk.tell_size) == 5
+        assert [one for one in took() if one.endswith(" a")] == ["start a", "stop a", "start a"]
+
+
+async def _later(seconds: float, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    await asyncio.sleep(seconds)
+    return await call(*args)
 
 
 async def test_a_temporary_child_that_has_ended_is_not_started_again() -> None:

@@ -240,6 +240,29 @@ def test_nobody_is_forgotten_whatever_changes_while_restarts_wait(seed: int) -> 
     assert made.timers == {}
 
 
+def test_a_start_of_a_child_that_somebody_else_has_started_meanwhile_is_its_restart() -> None:
+    made = world()
+    assert made.reconfigure(leaf("a"), leaf("b", shutdown=1), leaf("c"), child="b", start=True) == "ok"
+    assert made.took() == [("stop", "b"), ("start", "b")]
+    assert made.spec.children[1].shutdown == 1
+
+
+def test_what_an_operator_does_before_a_planned_restart_has_its_turn_decides_whether_it_is_one() -> None:
+    made = world()
+    made.hold = lambda action: isinstance(action, Start | Stop)
+    made.terminate("b")
+    children = (leaf("a"), leaf("b", shutdown=1), leaf("c"))
+    assert made.reconfigure(*children, child="b", stop=True, start=True, unless_held=True) == "pending"
+    made.release()
+    assert (made.status("b"), made.took()) == ("stopped", [("stop", "b")])
+    made.hold = lambda action: isinstance(action, Start)
+    made.restart("b")
+    children = (leaf("a"), leaf("b", shutdown=2), leaf("c"))
+    assert made.reconfigure(*children, child="b", stop=True, start=True, unless_held=True) == "pending"
+    made.release()
+    assert (made.status("b"), made.took()) == ("running", [("start", "b"), ("stop", "b"), ("start", "b")])
+
+
 def test_a_restart_of_a_child_that_was_forgotten_before_its_turn_is_refused() -> None:
     made = world(leaf("a", restart="temporary"), leaf("b"))
     made.exit("a")

@@ -162,12 +162,18 @@ class World:
         return self.call(lambda n: DeleteChild(n, id, self.now))
 
     def reconfigure(
-        self, *children: ChildSpec, child: str = "", stop: bool = False, start: bool = False, **own: Any
+        self,
+        *children: ChildSpec,
+        child: str = "",
+        stop: bool = False,
+        start: bool = False,
+        unless_held: bool = False,
+        **own: Any,
     ) -> str:
         """Supervise these children from now on (none given: the same as before), by these fields."""
         now = {name: getattr(self.spec, name) for name in ("strategy", "max_restarts", "within", "auto_shutdown")}
         spec = SupervisorSpec(children=children or self.spec.children, **now | own)
-        return self.call(lambda n: Reconfigure(n, child, self.now, spec, stop=stop, start=start))
+        return self.call(lambda n: Reconfigure(n, child, self.now, spec, stop, start, unless_held))
 
     def renew(self, id: str) -> str:
         return self.call(lambda n: Reconfigure(n, id, self.now, stop=True, start=True))

@@ -18,6 +18,7 @@ from mbactor.supervisor.operate.plan import (
     Marks,
     Step,
     applied,
+    are_live,
     canonical,
     canonical_child,
     inline,
@@ -133,24 +134,24 @@ class Applying:
         ids = step.path.split("/")[1:]
         try:
             if ids:
-                stop = step.act in {"stop", "restart", "restart branch"}
-                start = step.act in {"start", "restart", "restart branch"}
-                if step.act == "change":
+                # A child that was held when this was planned may have been started since, and the other way round.
+                live = step.act == "change" and are_live(step.fields, step.wanted)
+                anew = step.act in {"restart", "restart branch", "change"} and not live
+                stop, start = anew or step.act == "stop", anew or step.act == "start"
+                if live:
                     await self._tell(spec, ids)
-                await self._tell(spec, ids[:-1], ids[-1], stop=stop, start=start)
+                await self._tell(spec, ids[:-1], ids[-1], stop=stop, start=start, unless_held=anew)
         finally:
             self.spec = spec
             for depth in range(max(0, len(ids) - 2), -1, -1):
                 await self._tell(spec, ids[:depth])
 
-    async def _tell(
-        self, spec: SupervisorSpec, ids: Sequence[str], child: str = "", *, stop: bool = False, start: bool = False
-    ) -> None:
+    async def _tell(self, spec: SupervisorSpec, ids: Sequence[str], child: str = "", **what: bool) -> None:
         """Have the supervisor at this path supervise what the specification says of it, where it runs."""
         tree = subtree(spec, ids)
         supervisor = running_at(self.root, ids)
         if tree is not None and supervisor is not None:
-            await supervisor.reconfigure(tree, child, stop=stop, start=start)
+            await supervisor.reconfigure(tree, child, **what)
 
 
 def changed(act: str, path: str) -> None:

@@ -221,7 +221,7 @@ class _Level:
         ]
 
     def _act(self, path: str, new: ChildSpec, names: list[str], *, supervisor: bool) -> Act | None:
-        live = all(effect_of(name) == "live" and not (new.process and name in ELSEWHERE) for name in names)
+        live = are_live(names, new)
         if path in self.marks.broken:
             return "start"
         if not names:
@@ -241,6 +241,11 @@ class _Level:
 def effect_of(name: str) -> Effect:
     """What a change of a field of a specification, or of a supervisor, does."""
     return EFFECTS.get(_NAMES.get(name, name), "replace")
+
+
+def are_live(names: Iterable[str], of: ChildSpec) -> bool:
+    """Whether a child that runs takes other values of these fields over as it runs."""
+    return all(effect_of(name) == "live" and not (of.process and name in ELSEWHERE) for name in names)
 
 
 def _differing(old: ChildSpec, new: ChildSpec) -> list[str]:
