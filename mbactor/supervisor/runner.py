@@ -276,8 +276,8 @@ class Runner:
             case Close(id, exit):
                 self._child(id).close(exit)
             case Drop(id, exit):
-                self._child(id).close(exit)
-                del self.children[id]
+                if (known := self.children.pop(id, None)) is not None:  # else nothing was made of it yet
+                    known[1].close(exit)
             case Ended(exit):
                 self._work = self._task(self._end(exit))
             case Adopt(spec):
