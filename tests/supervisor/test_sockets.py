@@ -103,6 +103,16 @@ def test_the_next_folder_is_taken_where_one_is_not_fit(place: Path) -> None:
     assert "too long" in str(caught.value)
 
 
+def test_a_folder_that_cannot_be_looked_into_is_told_where_nothing_is_found_elsewhere(place: Path) -> None:
+    place.write_text("no folder")
+    with pytest.raises(NotPrivate, match="Not a directory"):
+        running(FILE, [place.with_name("missing"), place / "mbactor"])
+    other = place.with_name("other")
+    server, path = listen("shop", FILE, [place / "mbactor", other])
+    with closing(server):
+        assert [one.path for one in running(FILE, [place / "mbactor", other])] == [path]
+
+
 def test_what_a_dead_process_left_is_removed_and_what_lives_stays(place: Path) -> None:
     place.mkdir(0o700)
     mine, other = (place / name_of("shop", file, NOBODY) for file in (FILE, Path("other.yaml")))

@@ -92,29 +92,34 @@ def listen(system: str, file: Path, places: Sequence[Path]) -> tuple[socket.sock
 def running(file: Path | None, places: Sequence[Path]) -> list[Running]:
     """The processes that run a file (None: any), the oldest socket first. What dead ones left is removed.
 
-    NotPrivate where nothing was found and a folder could not be trusted.
+    NotPrivate where nothing was found and a folder could not be trusted, or not be looked into.
     """
     wanted = None if file is None else _hash_of(file)
     found: list[tuple[float, Running]] = []
     mistrusted: NotPrivate | None = None
     for folder in places:
         try:
-            check_private(folder)
+            found += _running_in(folder, wanted)
         except FileNotFoundError:
             continue
         except NotPrivate as error:
             mistrusted = error
-            continue
-        remove_stale(folder)
-        for path, name in _sockets(folder):
-            if wanted in {None, name["file"]}:
-                with suppress(FileNotFoundError):
-                    began = path.lstat().st_mtime
-                    if answers(path):
-                        found.append((began, Running(int(name["pid"]), path, name["system"])))
+        except OSError as error:  # of another user, say, whose environment this program was given
+            mistrusted = NotPrivate(f"{folder}: {error.strerror or error}")
     if mistrusted is not None and not found:
         raise mistrusted
     return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].pid))]
+
+
+def _running_in(folder: Path, wanted: str | None) -> Iterator[tuple[float, Running]]:
+    check_private(folder)
+    remove_stale(folder)
+    for path, name in _sockets(folder):
+        if wanted in {None, name["file"]}:
+            with suppress(FileNotFoundError):
+                began = path.lstat().st_mtime
+                if answers(path):
+                    yield began, Running(int(name["pid"]), path, name["system"])
 
 
 def remove_stale(folder: Path) -> None:
