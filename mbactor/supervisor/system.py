@@ -318,6 +318,7 @@ class ActorSystem:
             if self._transport is not None:
                 later += changed("transport", without_secrets(self._transport), without_secrets(wanted.transport))
             later += changed("locality", self.node.locality or None, wanted.locality or None)
+            later += changed("ack_window", self.node.ack_window, wanted.ack_window)
             wanted = wanted.supervisor
         applying = Applying(self._tree, wanted)
         return applying, Plan(self.name, applying.steps, tuple(later))

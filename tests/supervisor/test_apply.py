@@ -527,11 +527,15 @@ async def test_a_system_without_a_tree_has_nothing_to_compare() -> None:
 
 async def test_what_only_another_start_changes_is_told(tmp_path: Path) -> None:
     file = tmp_path / "shop.yaml"
-    file.write_text("version: 1\nsupervisor: {children: []}\n")
+    file.write_text("version: 1\nlocality: eu-west\nack_window: 500ms\nsupervisor: {children: []}\n")
     async with office() as system:
         plan = system.plan(load(file, {}))
         assert isinstance(plan, Plan)
-        assert list(map(str, plan.later)) == ["name 'office' -> 'shop'"]
+        assert list(map(str, plan.later)) == [
+            "name 'office' -> 'shop'",
+            "locality none -> 'eu-west'",
+            "ack_window 1s -> 500ms",
+        ]
 
 
 async def test_the_restarts_that_were_charged_stay_charged() -> None:

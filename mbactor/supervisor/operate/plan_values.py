@@ -60,7 +60,7 @@ def shown(field: str, value: Any) -> str:
             return "infinity"
         case "shutdown", 0:
             return "brutal"
-        case "shutdown" | "within", float() | int():
+        case "shutdown" | "within" | "ack_window", float() | int():
             return text_of(value)
         case "class", type():
             return f"{value.__module__}:{value.__qualname__}"
