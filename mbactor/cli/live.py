@@ -24,6 +24,7 @@ from mbactor.errors import MbactorError
 from mbactor.kernel.settings import environment
 from mbactor.supervisor.operate.control import Snapshot
 from mbactor.supervisor.operate.sockets import folders
+from mbactor.supervisor.tree import walked
 
 PATIENCE = 3.0
 """Seconds after which a system that does not answer is said not to."""
@@ -75,8 +76,10 @@ def show(file: Path, pid: int | None, view: View) -> int:
 
 
 def polled(link: Link, view: View) -> Iterator[Answer | Silence]:
-    """The answers one after another, and what silence there is between them. With `once`, silence is an error."""
-    silent = 0.0
+    """The answers one after another, and what silence there is between them. With `once`, silence is an error, and a
+    process below that has not answered yet has a second for it.
+    """
+    silent, patient = 0.0, view.once
     while True:
         patience = AGAIN if silent else PATIENCE
         line = link.ask({"get": "tree"}, patience)
@@ -87,7 +90,12 @@ def polled(link: Link, view: View) -> Iterator[Answer | Silence]:
             yield Silence(link.pid, silent)
             continue
         silent = 0.0
-        yield Answer(line, _parsed(line))
+        answer = Answer(line, _parsed(line))
+        if patient and any(node.silent is not None for _, node in walked(answer.snapshot.tree)):
+            patient = False
+            link.rest(AGAIN)
+            continue
+        yield answer
         if view.once:
             return
         link.rest(view.every)

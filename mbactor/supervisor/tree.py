@@ -120,9 +120,11 @@ def _seen(view: ActorView) -> dict[str, Any]:
 def _with_process(node: TreeNode, process: NodeProcess) -> TreeNode:
     """The child as its supervisor has it, with what its own process told last."""
     node = dataclasses.replace(node, process=True, pid=process.pid)
-    told = process.view
-    if told is None or process.pid is None:
+    if process.pid is None:
         return node
+    told = process.view
+    if told is None:  # nor is it to tell anything while it starts
+        return dataclasses.replace(node, silent=process.silent if node.state == "running" else None)
     return dataclasses.replace(
         node,
         silent=process.silent,

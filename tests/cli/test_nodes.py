@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.process import PATIENCE, ROOT, Served, alive, command, serving
+from tests.process import PATIENCE, ROOT, Served, alive, command, pause, serving
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +103,7 @@ def test_a_workflow_goes_on_through_the_death_of_every_process_it_runs_in(tmp_pa
 def test_what_runs_in_other_processes_is_shown_and_reached_by_name(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(ACTORS)
     (tmp_path / "shop.yaml").write_text(NESTED)
-    places = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    places = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}  # those of other runs are not looked at
     with serving(tmp_path / "shop.yaml", tmp_path, **places) as served:
         url = served.url
         pid = httpx.get(f"{url}/till.example/pid", timeout=PATIENCE).json()
@@ -119,7 +119,9 @@ def test_what_runs_in_other_processes_is_shown_and_reached_by_name(tmp_path: Pat
         again = command("restart", "back", cwd=tmp_path, **places)
         assert again.returncode == 0, again.stderr
         assert httpx.get(f"{url}/till.example/pid", timeout=PATIENCE).json() != pid
-        os.kill(pid := httpx.get(f"{url}/till.example/pid", timeout=PATIENCE).json(), signal.SIGSTOP)
+        pause(pid := httpx.get(f"{url}/till.example/pid", timeout=PATIENCE).json())
+        shown = command("tree", "shop.yaml", "--live", "--once", cwd=tmp_path, COLUMNS="110", **places)
+        assert f"back: its process {pid} has not answered for" in shown.stdout
         served.signal(signal.SIGINT)
         os.kill(pid, signal.SIGCONT)
         assert served.end() == 0
