@@ -196,8 +196,9 @@ def test_a_command_whose_reader_has_gone_ends_without_a_word(monkeypatch: pytest
 @pytest.mark.usefixtures("here")
 def test_commands_on_a_running_tree_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(prefix="mb") as runtime:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-        with serving(Path("prints.yaml"), Path.cwd(), XDG_RUNTIME_DIR=runtime) as served:
+        for name in ("XDG_RUNTIME_DIR", "TMPDIR"):  # else what others run would be meant as well
+            monkeypatch.setenv(name, runtime)
+        with serving(Path("prints.yaml"), Path.cwd(), XDG_RUNTIME_DIR=runtime, TMPDIR=runtime) as served:
             served.until("Ctrl-C stops it")
             for name, arguments in RUNNING.items():
                 assert run(monkeypatch, a_full_disk(), name, *arguments.split()) == (1, FULL), name
