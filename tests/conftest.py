@@ -10,6 +10,10 @@ settings.register_profile("mbactor", deadline=None, suppress_health_check=[Healt
 settings.load_profile("mbactor")
 
 
+def pytest_collection_modifyitems(session: pytest.Session) -> None:
+    session.add_marker(pytest.mark.mbactor(patience="4m"))  # the same is true of how long a test takes
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """The runtime lives on asyncio."""

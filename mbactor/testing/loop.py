@@ -44,7 +44,7 @@ Ts = TypeVarTuple("Ts")
 START = 1_767_225_600.0
 """The wall clock when a loop begins: 2026-01-01 in UTC. The same in each run, so that each run is the same."""
 PATIENCE = 60.0
-GRACE = 0.25
+GRACE = 1.0
 """Real seconds to wait for a thread nobody announced, before standing still is called an error."""
 SPIN = 10_000
 ROUND = 1e-5

@@ -27,7 +27,7 @@ BUDGET = 40.0
 """Virtual seconds for an ask: far more than a program without a deadlock needs."""
 BLINK = 0.15
 """Virtual seconds in which a deadlock has to be broken."""
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Real seconds for a program."""
 FUEL = 4
 """How deep calls go."""

@@ -103,15 +103,17 @@ def test_time_stands_still_while_a_thread_is_at_work(leave: Callable[[], Any]) -
 
 
 def test_time_stands_still_for_a_thread_whose_result_nobody_awaits_any_more() -> None:
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def late() -> None:
+        begun.set()
         nap(0.1)
         ended.set()
 
     async def work() -> None:
         job = asyncio.ensure_future(asyncio.to_thread(late))
-        await asyncio.sleep(0)
+        while not begun.is_set():  # before that it would not run at all
+            await asyncio.sleep(0)
         job.cancel()
         await asyncio.sleep(3600)
         assert ended.is_set()
@@ -259,6 +261,7 @@ def test_a_thread_that_does_not_come_back_runs_out_of_patience() -> None:
                 runner.run(work())
         finally:
             release.set()
+            loop._patience = 60.0  # for its end
 
 
 def test_an_open_socket_is_named_as_the_reason_why_time_passes_as_outside() -> None:

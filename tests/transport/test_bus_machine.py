@@ -155,11 +155,13 @@ class Schedules(RuleBasedStateMachine):
 
     async def settled(self) -> None:
         """Until both are connected and all that was on its way has come, as far as it will."""
-        if self.cuttable:
-            await until(lambda: all(bus._client.up for bus in (self.here, self.there)))
-        for bus in (self.here, self.there, self.here):
-            with suppress(Unavailable):
-                await bus.flush()
+        while True:
+            if self.cuttable:
+                await until(lambda: all(bus._client.up for bus in (self.here, self.there)))
+            with suppress(Unavailable):  # a connection was lost, and that is known only now
+                for bus in (self.here, self.there, self.here):
+                    await bus.flush()
+                return
 
     def teardown(self) -> None:
         try:
