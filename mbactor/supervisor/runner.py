@@ -61,6 +61,7 @@ FAIR_RUN = 32
 """Children started or stopped without waiting before the loop serves others."""
 GRACE = 1.0
 """Seconds a start that was broken off has to end before it is abandoned."""
+_BROKEN_OFF = "its start was broken off"
 
 _under_way: ContextVar[tuple[asyncio.Task[None], ...]] = ContextVar("mbactor_under_way", default=())
 
@@ -343,7 +344,7 @@ class Runner:
             # Broken off by us, or raised by the child itself; else the loop is being shut down.
             if mine.cancelling() and self._aborted is not mine:
                 raise
-            error = cancelled
+            error = Unavailable(_BROKEN_OFF) if self._aborted is mine else cancelled
         if error is None and self._work is not mine and child.incarnation == number:
             # Abandoned, and it came up all the same: nobody counts on it any more.
             await child.stop(0)
@@ -390,7 +391,7 @@ class Runner:
 
     def _broken_off(self, id: str, work: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step ends without a report of its own.
-        self._report(work, NotStarted(id, asyncio.CancelledError(), self._node.time()))
+        self._report(work, NotStarted(id, Unavailable(_BROKEN_OFF), self._node.time()))
 
     def _abandon(self, id: str, work: asyncio.Task[None]) -> None:
         if self._work is work:
@@ -404,7 +405,7 @@ class Runner:
         try:
             await child.stop(0)
         finally:
-            error = TimeoutError("its start was broken off and did not end")
+            error = TimeoutError(f"{_BROKEN_OFF} and did not end")
             self._report(mine, NotStarted(id, error, self._node.time()))
 
     def _delay(self, id: str, seconds: float) -> None:

@@ -191,7 +191,7 @@ async def test_a_child_may_be_terminated_while_somebody_starts_it() -> None:
         starting = asyncio.create_task(supervisor.start_child(leaf("a")))
         await until(lambda: "starting a" in yard.log)
         await supervisor.terminate_child("a")
-        with pytest.raises(StartFailed):
+        with pytest.raises(StartFailed, match="its start was broken off"):
             await starting
         assert supervisor.which_children() == []
 
