@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
+import msgspec
 
 from mbactor.durations import Duration
 from mbactor.errors import InvalidSpec
@@ -42,6 +43,9 @@ from mbactor.transport.local import LocalBus
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
 
+Count = Annotated[int, msgspec.Meta(ge=1)]
+"""How many of something: `mbactor check` refuses 0 in a file."""
+
 
 class Foreman(Supervisor):
     """Runs durable workflows over one database, or several (`shards`).
@@ -63,13 +67,13 @@ class Foreman(Supervisor):
     def __init__(
         self,
         database: str = "sqlite://",
-        workers: int = 4,
-        slots: int = 256,
+        workers: Count = 4,
+        slots: Count = 256,
         default_time_budget: Duration = DEFAULT_TIME_BUDGET,
         lease: Duration = 10.0,
         commit_each: bool = False,
         retention_days: float = 0,
-        shards: int = 1,
+        shards: Count = 1,
         poll_interval: Duration = 0.5,
         schedules: Sequence[Schedule] = (),
         ageing: Duration | None = None,

@@ -143,6 +143,10 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
             "version: 1\nsupervisor: {children: [gateway: {port: 99999}]}\n",
             "gateway.port: 99999 given, int <= 65535 expected",
         ),
+        (
+            "version: 1\nsupervisor: {children: [foreman: {workers: 0}]}\n",
+            "foreman.workers: 0 given, int >= 1 expected",
+        ),
         ("version: 1\nsupervisor: !!python/none {}\n", "the tag"),
         ("version: 1\nsupervisor: {}\n? [a]\n: b\n", "tree.yaml:3:3: a list or mapping given as a key"),
         ("version: 1\nsupervisor: &a {children: [*a]}\n", "aliases repeat this without end"),
