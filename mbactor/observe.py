@@ -192,7 +192,7 @@ def observing(observer: Observer) -> Iterator[None]:
 def emit(name: str, /, **fields: Any) -> None:
     """Tell whoever listens that something changed. `name` is one of `EVENTS`.
 
-    Where nobody listens, the first few that are warnings or errors go to stderr, as Python's own `logging` does it.
+    Where nobody listens, the first few warnings and errors go to stderr as text, as Python's own `logging` does it.
     """
     if not _observers and (name in _LOUD or fields.get("level") in {"warning", "error"}):
         _last_resort(name, fields)
@@ -238,10 +238,11 @@ def _last_resort(name: str, fields: dict[str, Any]) -> None:
     _shown += 1
     if _shown > LAST_RESORT_LIMIT:
         return
-    from mbactor.observers import LogObserver  # which imports this module
+    # It imports this module. What draws a log takes a tenth of a second to import, in which the loop would stand still.
+    from mbactor.said import plain_text
 
     with suppress(OSError, ValueError, AttributeError):  # stderr is closed, or there is none
-        LogObserver(sys.stderr, level="warning").on_event(name, fields)
+        sys.stderr.write(f"{plain_text(name, fields)}\n")
         if _shown == LAST_RESORT_LIMIT:
             sys.stderr.write(
                 "mbactor: nobody listens to events, and more of them are not shown; to see all:"

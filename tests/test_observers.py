@@ -13,7 +13,8 @@ import pytest
 
 from mbactor import observe
 from mbactor.errors import InvalidSpec, MbactorError
-from mbactor.observers import LEVELS, SAID, LogObserver, exporters_of, level_of, telemetry_from_environment
+from mbactor.observers import LogObserver, exporters_of, telemetry_from_environment
+from mbactor.said import LEVELS, SAID, level_of
 
 
 class Terminal(io.StringIO):

@@ -33,7 +33,7 @@ from mbactor import (
     endpoint,
 )
 from mbactor.kernel.dead_letters import DeadLetter, DeadLetters
-from mbactor.observers import traceback_of
+from mbactor.said import traceback_of
 from mbactor.supervisor import SupervisorSpec
 from mbactor.supervisor.state import StartFailed
 from mbactor.testing import Recorder
