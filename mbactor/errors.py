@@ -381,9 +381,11 @@ class Deadlock(MbactorError):
 
     status = 508
 
-    def __init__(self, cycle: str) -> None:
+    def __init__(self, cycle: str, *, own: bool = False) -> None:
+        # An actor that asks itself has a shorter way.
+        call = "call the method itself, which needs no ask, " if own else ""
         super().__init__(
-            f"deadlock: {cycle}; use tell, make the actor reentrant, or raise its concurrency", cycle=cycle
+            f"deadlock: {cycle}; {call}use tell, make the actor reentrant, or raise its concurrency", cycle=cycle
         )
         self.cycle = cycle
 

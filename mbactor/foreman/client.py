@@ -115,7 +115,9 @@ class Flows:
             return await self._ask(ForemanApi.wait, flow_key=flow_key)
         except BudgetSpent as error:
             raise BudgetSpent(
-                f"flow {flow_key} had not stopped when the time budget was spent; it goes on", flow_key=flow_key
+                f"flow {flow_key} had not stopped when the time budget was spent; it goes on, and its history says"
+                " where it is",
+                flow_key=flow_key,
             ) from error
 
     async def poll(self, flow_key: str, within: Duration = "10s") -> FlowOutcome:

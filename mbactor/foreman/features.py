@@ -55,6 +55,12 @@ class Reference:
             self._told = (host, str(self.feature.address(host)))
         return self._told[1]
 
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(
+            f"{self!r} is a reference: give it as it is to Flows or to a graph, or call the method of an instance,"
+            f" {self.owner.__name__}(...).{self.feature.name}(...)"
+        )
+
     def __repr__(self) -> str:
         return f"{self.owner.__name__}.{self.feature.name}"
 

@@ -9,14 +9,16 @@ expired leases, and the endpoints that `Flows` asks.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import msgspec
 
+from mbactor import observe
 from mbactor.durations import Duration
-from mbactor.errors import InvalidSpec
+from mbactor.errors import InvalidSpec, NoSuchActor
 from mbactor.foreman.api import ForemanApi
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.features import Ran
@@ -45,6 +47,10 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 """How many of something: `mbactor check` refuses 0 in a file."""
+UNSERVED_FOR = 1.0
+"""Seconds after which it is told that nobody serves a task."""
+MOST_UNSERVED = 1_000
+"""Tasks that are remembered so: more are no tasks."""
 
 
 class Foreman(Supervisor):
@@ -177,10 +183,15 @@ def _checked_days(given: object) -> float:
 
 
 class ActorHost:
-    """The engine's way to tasks and graphs: they are methods of actors."""
+    """The engine's way to tasks and graphs: they are methods of actors.
+
+    A task that nobody serves is offered again for as long as it may take: whoever waits for its flow is told of that.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._unserved: dict[str, float] = {}
+        """The tasks that nobody served when they were offered last, and since when; `inf`: it has been told."""
 
     async def load_graph(self, workflow: str, baggage: Mapping[str, Any]) -> Graph:  # noqa: ARG002
         address = Address.parse(workflow)
@@ -192,6 +203,25 @@ class ActorHost:
         return Graph.from_json(response.body)
 
     async def execute_task(self, task_url: str, flow: Flow, time_budget: float) -> None:
+        try:
+            await self._execute(task_url, flow, time_budget)
+        except NoSuchActor as error:
+            if error.taken == "no":
+                self._miss(task_url)
+            raise
+        if self._unserved:
+            self._unserved.pop(task_url, None)
+
+    def _miss(self, task_url: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if len(self._unserved) >= MOST_UNSERVED:
+            self._unserved.clear()
+        # While everything starts, or a new version comes, actors are missing for a moment.
+        if now - self._unserved.setdefault(task_url, now) >= UNSERVED_FOR:
+            self._unserved[task_url] = math.inf
+            observe.emit("foreman.unserved", task=task_url)
+
+    async def _execute(self, task_url: str, flow: Flow, time_budget: float) -> None:
         address = Address.parse(task_url)
         handed = self._node.hand_over(address, {"flow": flow}, time_budget)
         if handed is None:

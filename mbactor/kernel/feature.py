@@ -227,17 +227,22 @@ def check_operation(operation: Any) -> None:
     """TypeError for what is no reference to an endpoint, with what is meant instead."""
     if not isinstance(operation, Operation):
         raise TypeError(
-            f"{operation!r} given, a reference to an endpoint expected, such as Counter.add: a method of an actor"
+            f"{_shown(operation)} given, a reference to an endpoint expected, such as Counter.add: a method of an actor"
             " class, decorated with @endpoint and taken from the class. Tasks and workflows run through Flows, events"
             " are published"
         )
+
+
+def _shown(given: Any) -> str:
+    """A function by its name: that it has no decorator is what there is to see."""
+    return given.__qualname__ if isinstance(given, types.FunctionType) else repr(given)
 
 
 def check_reference(reference: Any, *kinds: type[Reference[Any, Any]]) -> None:
     """TypeError for what is no reference of these kinds."""
     if not isinstance(reference, kinds):
         expected = " or ".join(kind.named for kind in kinds)
-        raise TypeError(f"{reference!r} given, a reference to {expected} expected, taken from the class")
+        raise TypeError(f"{_shown(reference)} given, a reference to {expected} expected, taken from the class")
 
 
 def begin_budget(actor: Any, call: Call) -> None:

@@ -15,7 +15,7 @@ import sys
 import types
 import typing
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
@@ -149,7 +149,8 @@ class Signature:
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if len(args) > len(self.names):
-            raise BadRequest(f"{self.name} takes {len(self.names)} arguments, {len(args)} were given")
+            taken = "1 argument" if len(self.names) == 1 else f"{len(self.names)} arguments"
+            raise BadRequest(f"{self.name} takes {taken}, {len(args)} {'was' if len(args) == 1 else 'were'} given")
         named = dict(zip(self.names, args, strict=False))
         twice = named.keys() & kwargs.keys()
         if twice:
@@ -200,7 +201,10 @@ def signature_of(
     hints = _hints(function, name, local_names)
     parameters: list[Parameter] = []
     carried: list[str] = []
-    for parameter in list(inspect.signature(function).parameters.values())[own:]:
+    found = list(inspect.signature(function).parameters.values())
+    if own and not _begins_with_self(found):
+        raise DeclarationError(f"{name}: `self` is missing, the first parameter of a method")
+    for parameter in found[own:]:
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY}:
             raise DeclarationError(f"{name}: parameter {parameter.name!r} must be an ordinary named parameter")
         type_ = hints.get(parameter.name, Any)
@@ -212,6 +216,12 @@ def signature_of(
     returns = hints.get("return", Any)
     check_type(returns, f"{name}: its result")
     return Signature(name, parameters, returns, tuple(carried))
+
+
+def _begins_with_self(parameters: Sequence[inspect.Parameter]) -> bool:
+    """An annotation says that something else is meant; only `self` itself has one now and then."""
+    first = parameters[0] if parameters else None
+    return first is not None and (first.name == "self" or first.annotation is first.empty)
 
 
 def _hints(function: Callable[..., Any], name: str, local_names: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -180,7 +180,8 @@ def _break(circle: list[Any], in_line: list[Call]) -> Call:
     for ask in in_line:
         if ask.cell.cls.reentrant and ask.cell.gate(ask.route.gate).admit(ask):
             return ask
-    in_line[0].fail(Deadlock(_spelled(in_line[0], circle)))
+    own = all(not isinstance(call, str) and call.cell is in_line[0].cell for call in circle)
+    in_line[0].fail(Deadlock(_spelled(in_line[0], circle), own=own))
     return in_line[0]
 
 

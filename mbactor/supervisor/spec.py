@@ -312,7 +312,8 @@ def _kind_of_class(target: type) -> Kind:
 
 
 def _no_target(target: Any) -> InvalidSpec:
-    return InvalidSpec(f"target: {target!r} given, an Actor or Supervisor class expected")
+    hint = "" if isinstance(target, type) else "; its constructor's arguments are given beside it"
+    return InvalidSpec(f"target: {target!r} given, an Actor or Supervisor class expected{hint}")
 
 
 def _set(value: Any, **fields: Any) -> None:
@@ -415,6 +416,7 @@ def _misfit(target: type, count: int, names: tuple[str, ...]) -> str | None:
 def _check_arguments(name: str, target: type, positional: tuple[Any, ...], args: Mapping[str, Any]) -> None:
     error = _misfit(target, len(positional), tuple(args))
     if error is not None:
-        given = f"{dict(args)!r} given to {target.__qualname__}"
+        shown = [*map(repr, positional), *(f"{key}={value!r}" for key, value in args.items())]
+        given = f"{target.__qualname__}({', '.join(shown)})"
         takes = ", ".join(_signature_of(target).parameters) or "nothing"
         raise InvalidSpec(f"child {name!r}: args: {given}: {error}; it takes {takes}")

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import pytest
 
-from mbactor import Actor, ActorSystem, MbactorError
+from mbactor import Actor, ActorSystem, MbactorError, endpoint
 from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task, workflow
+from mbactor.testing import Recorder
 
 pytestmark = pytest.mark.anyio
 HOST = "https://odd.example:428"
@@ -68,6 +70,15 @@ class Odd(Actor):
     @workflow
     def failing(self) -> Graph:
         return line(Odd.answers)
+
+
+class Late(Actor):
+    host = "late.example"
+
+    @task
+    async def work(self) -> None: ...
+    @endpoint
+    async def stays(self) -> None: ...
 
 
 def line(*nodes: Any) -> Graph:
@@ -159,6 +170,8 @@ REFUSED: list[tuple[str, Callable[[Flows, dict[str, str]], Awaitable[Any]], str]
     ("an unknown thread", lambda f, k: f.create(Odd.now, options=FlowOptions(thread_key="1-99-0123456789abcdef")), "thread_key: no flow"),
     ("a taken name", lambda f, k: f.create(Odd.failing, options=FlowOptions(idempotency_key="n")), "belongs to a flow of .*/now.*needs another"),
     ("an unknown workflow", lambda f, k: f.create("https://odd.example:428/nope"), "nobody serves https://odd.example:428/nope"),
+    ("an option of another type", lambda f, k: f.create(Odd.now, options=FlowOptions(priority="high")), "priority='high': a whole"),  # type: ignore[arg-type]
+    ("True as a number", lambda f, k: f.create(Odd.now, options=FlowOptions(concurrency_limit=True)), "limit=True: a whole number"),
     ("a task as a workflow", lambda f, k: f.create(Odd.fine), "Odd.fine given, a workflow expected"),  # type: ignore[arg-type]
     ("a state that is none", lambda f, k: f.create(Odd.now, [1]), "object with named fields, got list"),
     ("a value that is none", lambda f, k: f.create(Odd.now, {"a": {"b": float("nan")}}), "state.a.b is nan.*use null or a string"),
@@ -181,3 +194,36 @@ async def test_a_refused_operation_says_which_flow_what_was_expected_and_what_to
         await operation(flows, keys)
     for key in keys.values():
         assert key.rpartition("-")[2] not in str(refused.value)
+
+
+async def test_a_task_that_nobody_serves_is_told_of_once_while_it_is_offered(
+    mbactor: ActorSystem, mbactor_recorder: Recorder
+) -> None:
+    await mbactor.spawn(Foreman)
+    await mbactor.spawn(Odd)
+    Odd.graph = line("https://late.example:428/work")
+    flows = Flows(mbactor)
+    key = await flows.create(Odd.now)
+    await mbactor_recorder.wait_for("foreman.unserved", task="https://late.example:428/work", within="5s")
+    await mbactor.spawn(Late)
+    assert (await flows.wait(key)).status == "completed"
+    assert len(mbactor_recorder.find("foreman.unserved")) == 1
+
+
+async def test_one_that_comes_at_once_is_not_told_of(mbactor: ActorSystem, mbactor_recorder: Recorder) -> None:
+    await mbactor.spawn(Foreman)
+    await mbactor.spawn(Odd)
+    Odd.graph = line("https://late.example:428/work")
+    flows = Flows(mbactor)
+    key = await flows.create(Odd.now)
+    await anyio.sleep(0.5)
+    await mbactor.spawn(Late)
+    assert (await flows.wait(key)).status == "completed"
+    assert mbactor_recorder.find("foreman.unserved") == []
+
+
+def test_references_are_not_called_and_an_endpoint_is_no_node() -> None:
+    with pytest.raises(TypeError, match=r"Odd\.now is a reference: give it as it is to Flows or to a graph, or call"):
+        Odd.now()
+    with pytest.raises(TypeError, match=r"Late\.stays is no task; .* decorate with @task what is an endpoint"):
+        line(Late.stays)

@@ -129,9 +129,11 @@ class Approval:
 
 def test_a_task_and_a_workflow_are_not_taken_for_each_other() -> None:
     g = Graph("G")
-    with pytest.raises(TypeError, match=r"Credit.approval is a workflow; make it a node with add_subgraph\(name, "):
+    with pytest.raises(
+        TypeError, match=r"Credit.approval is no task; make a workflow a node with add_subgraph\(name, "
+    ):
         g.add_transition(Approval(), END)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"set_endpoint\('x'\) needs a task, Credit.approval is a workflow"):
+    with pytest.raises(TypeError, match=r"set_endpoint\('x'\) needs a task, Credit.approval is none; use add_subgraph"):
         g.set_endpoint("x", Approval())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"add_subgraph\('x'\) needs a workflow, .*'intake'.* is a task"):
         g.add_subgraph("x", INTAKE)

@@ -16,6 +16,8 @@ from mbactor import (
     ActorRef,
     ActorStopped,
     ActorSystem,
+    BadRequest,
+    Deadlock,
     DeclarationError,
     InvalidSpec,
     child,
@@ -131,3 +133,54 @@ async def test_a_method_called_on_a_ref_is_answered_with_how_it_is_sent(mbactor:
     with pytest.raises(AttributeError, match=r"an ActorRef has no attribute 'add'; a message is sent by ask or tell"):
         ref.add(1)
     assert not hasattr(ref, "__len__")
+
+
+async def test_arguments_that_a_constructor_does_not_take_are_shown(mbactor: ActorSystem) -> None:
+    with pytest.raises(InvalidSpec, match=r"args: Shop\(5, size=4\): too many positional arguments; it takes nothing"):
+        await mbactor.spawn(Shop, 5, size=4)  # type: ignore[call-arg]
+    with pytest.raises(
+        InvalidSpec, match="an Actor or Supervisor class expected; its constructor's arguments are given"
+    ):
+        await mbactor.spawn(Shop())  # type: ignore[call-overload]
+    shop = await mbactor.spawn(Shop)
+    with pytest.raises(BadRequest, match=r"^Shop\.sell takes 1 argument, 2 were given$"):
+        await shop.ask(Shop.sell, 1, 2)  # type: ignore[call-arg]
+
+
+async def test_a_method_without_self_is_refused(mbactor: ActorSystem) -> None:
+    declare: Any = endpoint
+
+    async def nothing() -> None: ...
+    async def shifted(count: int) -> None: ...
+    async def other(this) -> None: ...  # type: ignore[no-untyped-def]
+
+    for wrong in (nothing, shifted):
+        with pytest.raises(DeclarationError, match=rf"Other\.{wrong.__name__}: `self` is missing"):
+            await mbactor.spawn(type("Other", (Actor,), {"go": declare(wrong)}))
+    await mbactor.spawn(type("Other", (Actor,), {"other": declare(other)}))
+
+
+async def test_a_method_without_its_decorator_is_called_by_its_name(mbactor: ActorSystem) -> None:
+    class Plain(Actor):
+        async def go(self) -> None: ...
+
+    plain = await mbactor.spawn(Plain)
+    with pytest.raises(TypeError, match=r"^[\w.<>]+Plain\.go given, a reference to an endpoint expected"):
+        await plain.ask(Plain.go)  # type: ignore[arg-type]
+
+
+async def test_an_actor_that_asks_itself_is_told_of_the_shorter_way(mbactor: ActorSystem) -> None:
+    class Inward(Actor):
+        host = "inward.example"
+
+        @endpoint
+        async def outer(self) -> int:
+            return await self.ask(Inward.inner)
+
+        @endpoint
+        async def inner(self) -> int:
+            return 1
+
+    inward = await mbactor.spawn(Inward)
+    with pytest.raises(Deadlock, match=r"Inward\.outer -> Inward\.inner; call the method itself, which needs no ask"):
+        await inward.ask(Inward.outer)

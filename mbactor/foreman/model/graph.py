@@ -138,7 +138,7 @@ class Graph:
     def set_endpoint(self, name: str, task: AnyNode) -> None:
         """What the node of this name runs: a task reference, or a URL. Without it a name is its own URL."""
         if not isinstance(task, str) and not stands_for_task(task) and hasattr(task, "url"):
-            raise TypeError(f"set_endpoint({name!r}) needs a task, {task!r} is a workflow; use add_subgraph")
+            raise TypeError(f"set_endpoint({name!r}) needs a task, {task!r} is none; use add_subgraph for a workflow")
         self._references[name] = task
         self._set(Node(name, url_of(task)))
 

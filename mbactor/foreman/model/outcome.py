@@ -7,6 +7,7 @@ wrote, and `failure` makes an exception of it again.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -220,6 +221,10 @@ class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
     concurrency_limit: int = 1
 
     def __post_init__(self) -> None:
+        for name, kind, expected in _OPTIONS:
+            value = getattr(self, name)
+            if type(value) not in kind:
+                raise BadRequest(f"{name}={value!r}: {expected} expected")
         self.time_budget = None if self.time_budget is None else _option_seconds("time_budget", self.time_budget)
         if isinstance(self.start_at, dt.datetime):
             if self.start_at.tzinfo is None:
@@ -239,6 +244,16 @@ class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
             raise BadRequest(f"concurrency_key={self.concurrency_key!r}: a text expected")
         if not 0 < self.fairness_weight < float("inf"):
             raise BadRequest(f"fairness_weight={self.fairness_weight} must be a number greater than 0")
+
+
+_OPTIONS: tuple[tuple[str, Container[Any], str], ...] = (
+    ("priority", {int}, "a whole number"),
+    ("fairness_key", {str}, "a text"),
+    ("fairness_weight", {int, float}, "a number"),
+    ("delete_on_completion", {bool}, "True or False"),
+    ("concurrency_limit", {int}, "a whole number"),
+    *((name, {str, type(None)}, "a text") for name in ("notify_on_stop", "thread_key", "idempotency_key")),
+)
 
 
 def failure_of(error: WireError) -> MbactorError | None:

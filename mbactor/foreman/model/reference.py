@@ -45,7 +45,8 @@ def name_of(node: AnyNode) -> str:
     if not isinstance(name, str):
         if hasattr(node, "url"):
             raise TypeError(
-                f"{node!r} is a workflow; make it a node with add_subgraph(name, {node!r}) and use that name"
+                f"{node!r} is no task; make a workflow a node with add_subgraph(name, {node!r}) and use that name,"
+                " and decorate with @task what is an endpoint"
             )
         raise TypeError(f"a node is named by a string or a task reference such as Credit.verify_credit, got {node!r}")
     return name
