@@ -802,7 +802,7 @@ def told_crash(system: ActorSystem) -> Any:
     ("provoke", "errors"),
     [(bad_request, {BadRequest}), (error_answer, {SoldOut}), (told_crash, {ActorCrashed, MailboxFull, BudgetSpent})],
 )
-async def test_a_thousand_bad_requests_a_second_for_a_minute_end_nobody_and_hold_up_nobody(
+async def test_a_thousand_bad_requests_a_second_end_nobody_and_hold_up_nobody(
     mbactor_loop: object,
     mbactor_recorder: Recorder,
     provoke: Callable[[ActorSystem], Any],
@@ -812,7 +812,7 @@ async def test_a_thousand_bad_requests_a_second_for_a_minute_end_nobody_and_hold
     async with ActorSystem(tree=tree, watchdog=None) as system:
         answers: Counter[type] = Counter()
         slowest = 0.0
-        for hundredth in range(6000):
+        for hundredth in range(1500):
             for _ in range(10):
                 provoke(system).add_done_callback(lambda done: answers.update([type(done.exception())]))
             asked = now()
@@ -820,7 +820,7 @@ async def test_a_thousand_bad_requests_a_second_for_a_minute_end_nobody_and_hold
             slowest = max(slowest, now() - asked)
             await asyncio.sleep(0.01)
         await asyncio.sleep(30)
-        assert answers.total() == 60_000
+        assert answers.total() == 15_000
         assert set(answers) == errors
         assert slowest < 0.001
         assert mbactor_recorder.find("supervisor.gave_up") == []
