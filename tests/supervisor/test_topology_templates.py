@@ -251,8 +251,11 @@ def test_files_that_include_each_other_again_and_again_are_refused(folder: Path)
     assert any("more than 1000 includes" in one for one in child_faults(folder, "- include: f0.yaml"))
 
 
-def test_a_file_with_a_template_and_the_same_file_again_are_one(folder: Path) -> None:
+@pytest.mark.parametrize("again", ["more.yaml", "deep/../more.yaml", "link/more.yaml"])
+def test_a_file_with_a_template_and_the_same_file_again_are_one(folder: Path, again: str) -> None:
+    (folder / "deep").mkdir()
+    (folder / "link").symlink_to(folder)
     (folder / "more.yaml").write_text("templates: {t: {actor: 'shop_for_test:Orders'}}\nchildren: [{template: t}]\n")
     text = "version: 1\nsupervisor:\n  children:\n    - {supervisor: a, children: [{include: more.yaml}]}\n"
-    (folder / "tree.yaml").write_text(text + "    - include: more.yaml\n")
+    (folder / "tree.yaml").write_text(text + f"    - include: {again}\n")
     assert [one.id for one in load(folder / "tree.yaml", {}).supervisor.children] == ["a", "orders"]

@@ -129,11 +129,13 @@ class Files:
         if self._includes_read > MOST_INCLUDES:
             section.wrong_at("include", f"more than {MOST_INCLUDES} includes, with those of included files")
             return
-        if target not in self._nodes:
+        # By whichever way it is named it is one file, where what it names in turn is looked for in the same folder.
+        one = target.parent.resolve() / target.name
+        if one not in self._nodes:
             self.included.append(target)
-            self._nodes[target] = read(target, str(target), self.problems)
+            self._nodes[one] = read(target, str(target), self.problems)
         self._above.append(target)
-        items = self._included_items(self._nodes[target])
+        items = self._included_items(self._nodes[one])
         if items is not None:
             yield from self._children(items)
         self._above.pop()
