@@ -35,6 +35,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "supervisor.restarting": ("warning", "supervisor restarts a child"),
     "supervisor.failed": ("error", "supervisor could not decide what to do and ends"),
     "supervisor.gave_up": ("error", "supervisor gave up on a child"),
+    "control.failed": ("error", "what was asked by the control socket failed"),
     "tree.changed": ("info", "the running tree was changed"),
     "foreman.doubtful": ("warning", "graph can run and hardly means what it says"),
     "topology.doubtful": ("warning", "topology file is right and hardly meant so"),

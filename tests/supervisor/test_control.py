@@ -9,16 +9,17 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import msgspec
 import pytest
 
-from mbactor import Actor, ActorSystem, child, endpoint
+from mbactor import Actor, ActorSystem, Supervisor, child, endpoint, observe
 from mbactor.supervisor import SupervisorSpec
 from mbactor.supervisor.operate import control
 from mbactor.supervisor.operate.control import CONNECTIONS, REQUEST_LIMIT, Control, Snapshot
+from tests.supervisor.test_supervisor import Events
 
 pytestmark = pytest.mark.anyio
 
@@ -121,6 +122,27 @@ async def test_what_cannot_be_answered_is_answered_with_an_error(request_: bytes
         with anyio.fail_after(60):
             assert told in json.loads(await reader.readline())["error"]
             assert "tree" in json.loads(await reader.readline())
+
+
+class Odd(Supervisor):
+    """Answers a look at it with an error."""
+
+    def which_children(self) -> NoReturn:
+        raise RuntimeError("not today")
+
+
+async def test_an_error_that_is_no_answer_is_told_and_ends_no_connection() -> None:
+    events = Events()
+    with observe.observing(events):
+        async with open_system(child(Odd)) as opened:
+            reader, writer = await opened.connect()
+            for _ in range(2):
+                writer.write(GET)
+                with anyio.fail_after(60):
+                    answer = json.loads(await reader.readline())
+                assert answer["status"] == 500
+                assert answer["error"].endswith("RuntimeError: not today")
+    assert [name for name, _ in events.seen if name == "control.failed"] == ["control.failed"] * 2
 
 
 async def test_a_request_that_is_too_long_is_refused_and_ends_the_connection() -> None:

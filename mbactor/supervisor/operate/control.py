@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from mbactor.errors import BadRequest, MbactorError, Unavailable
+from mbactor import observe
+from mbactor.errors import BadRequest, MbactorError, Unavailable, error_told
 from mbactor.supervisor.operate.by_name import LOOK
 from mbactor.supervisor.operate.operator import Operator
 from mbactor.supervisor.operate.sockets import listen
@@ -132,6 +133,9 @@ class Control:
                     yield answer if isinstance(answer, bytes) else _encoded(answer)
         except MbactorError as error:
             yield _refusal(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is: who hears nothing takes the process for gone
+            observe.emit("control.failed", error=error)
+            yield _refusal(MbactorError(f"it failed, as the log of the process has it: {error_told(error)}"))
 
     async def _get(self, what: Any) -> AsyncGenerator[Any]:
         if not isinstance(what, str) or what not in _GET:
