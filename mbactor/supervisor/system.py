@@ -76,6 +76,8 @@ class ActorSystem:
         locality: str = "",
         max_body: int = MAX_BODY,
     ) -> None:
+        if "/" in name:  # which stands between the ids of a path
+            raise InvalidSpec(f"name: {name!r} given, a text without slashes expected")
         self.name = name
         plane = plane or Settings.from_environment().plane
         self.node = Node(

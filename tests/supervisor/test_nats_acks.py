@@ -164,6 +164,7 @@ def test_a_window_of_nothing_is_refused(window: Any) -> None:
         ({"watchdog": "x"}, "watchdog: 'x' is not a duration; expected"),
         ({"coalesce": "no"}, "coalesce: 'no' given, True or False expected"),
         ({"serialize_local": 1}, "serialize_local: 1 given, True or False expected"),
+        ({"name": "a/b"}, "name: 'a/b' given, a text without slashes expected"),
         ({"transport": None}, "transport: None given, 'local', 'embedded' or nats://host:port expected"),
     ],
 )

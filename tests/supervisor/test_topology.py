@@ -152,7 +152,8 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
         ("version: 1\nsupervisor: &a {children: [*a]}\n", "aliases repeat this without end"),
         ("version: 1\nsupervisor: " + "[" * 2000 + "\n", "the file is nested too deeply"),
         ("version: 1\nsupervisor: {within: }\n", "supervisor.within: nothing given"),
-        ('version: 1\nname: "a\\0b"\nsupervisor: {}\n', r"name: 'a\x00b' given, a text without control characters"),
+        ('version: 1\nname: "a\\0b"\nsupervisor: {}\n', r"name: 'a\x00b' given, a text without slashes and control"),
+        ("version: 1\nname: a/b\nsupervisor: {}\n", "tree.yaml:2:7: name: 'a/b' given, a text without slashes and"),
     ],
 )
 def test_a_faulty_file_is_refused_where_the_fault_is(folder: Path, text: str, problem: str) -> None:

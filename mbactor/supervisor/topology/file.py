@@ -185,8 +185,8 @@ def _ack_window(section: Section) -> float:
 
 def _name(section: Section) -> str | None:
     name = section.text("name")
-    if name is not None and has_controls(name):
-        section.wrong_at("name", f"{name!r} given, a text without control characters expected")
+    if name is not None and ("/" in name or has_controls(name)):
+        section.wrong_at("name", f"{name!r} given, a text without slashes and control characters expected")
     return name
 
 

@@ -35,7 +35,7 @@ def schema(*, overlay: bool = False, classes: Mapping[str, type] | None = None) 
         "required": [] if overlay else ["version", "supervisor"],
         "properties": {
             "version": {"const": 1},
-            "name": {"type": "string", "description": "default: the name of the file"},
+            "name": {"type": "string", "pattern": r"^[^/]*$|\$\{", "description": "default: the name of the file"},
             "transport": {"type": "string", "pattern": r"^(local|embedded)$|^(nats|tls)://|\$\{", "default": "local"},
             "locality": {
                 "type": "string",
