@@ -19,6 +19,7 @@ from benchmarks.harness import event_loops, settle_heap
 from benchmarks.load import Load, run
 from benchmarks.ways import WAYS, first_answer
 from mbactor import observe
+from mbactor.heap import keep_large_blocks
 
 
 async def take(name: str, url: str, lines: asyncio.StreamReader) -> None:
@@ -55,6 +56,7 @@ async def _input() -> asyncio.StreamReader:
 def main(role: str, name: str, loop: str, address: str) -> None:
     """What the process does."""
     observe.LAST_RESORT_LIMIT = 0
+    keep_large_blocks()  # as an actor system does: a floor that gives each block back would be none
 
     async def side() -> None:
         await (take if role == "taker" else ask)(name, address, await _input())

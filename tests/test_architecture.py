@@ -17,7 +17,7 @@ from mbactor.seams import SEAMS
 ROOT = Path(__file__).parent.parent / "mbactor"
 LEAVES = {
     "errors", "observe", "observers", "said", "telemetry", "clock", "seams", "expressions", "durations", "offload",
-    "threads", "processes", "process_worker", "tracebacks", "secret", "validation", "patterns",
+    "threads", "processes", "process_worker", "tracebacks", "secret", "validation", "patterns", "heap",
 }  # fmt: skip
 LAYERS = ["leaves", "mailbox", "transport", "kernel", "supervisor", "foreman", "services", "testing", "cli"]
 MAY_IMPORT = {

@@ -23,6 +23,7 @@ import anyio
 from mbactor import observe
 from mbactor.durations import Duration, seconds
 from mbactor.errors import BadRequest, DeclarationError, MbactorError, Unavailable
+from mbactor.heap import keep_large_blocks
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.client import BytesCall, Response, body_of
@@ -131,6 +132,7 @@ class Node:
     async def open(self) -> None:
         """Connect the bus and listen for answers."""
         self.stopping = self.leaving = False
+        keep_large_blocks()
         self.dead_letters.open()
         self.loop = loop = asyncio.get_running_loop()
         self.time = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
