@@ -207,6 +207,24 @@ def test_closing_drains_what_is_on_its_way_and_the_answers_to_it(server: NatsSer
     run(work())
 
 
+def test_a_lone_message_leaves_at_once_and_what_is_read_begins_a_turn(server: NatsServer, loop: Factory) -> None:
+    async def work() -> None:
+        bus = await connected(server.url)
+        got = Inbox()
+        bus.subscribe("a", got)
+        await bus.flush()
+        bus.publish("a", b"1")
+        await got.until(1)
+        for count in (2, 3, 4):
+            await until(lambda: bus.quiet)
+            bus.publish("a", b"")
+            assert not bus.quiet
+            await got.until(count)
+        await bus.close()
+
+    run(work(), loop)
+
+
 @pytest.mark.parametrize("subject", ["a b", "a\r\nPUB b 0", "", "a\tb"])
 def test_a_subject_that_would_break_the_line_is_refused(server: NatsServer, subject: str) -> None:
     async def work() -> None:
