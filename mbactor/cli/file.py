@@ -19,6 +19,7 @@ from mbactor.kernel.settings import environment
 
 if TYPE_CHECKING:
     from mbactor.supervisor.topology import Topology
+    from mbactor.supervisor.tree import TreeNode
 
 STDIN = Path("<stdin>")
 
@@ -52,6 +53,19 @@ def load(file: Path, overlays: tuple[Path, ...] = ()) -> Topology:
         for problem in problems:
             click.echo(f"{click.style('error:', fg='red', bold=True)} {_bold_place(problem)}", err=True)
         click.echo(f"{file}: {counted(len(problems), 'mistake')}, nothing was started", err=True)
+        sys.exit(2)
+
+
+def declared(topology: Topology) -> TreeNode:
+    """The tree that a topology declares; exit code 2 where a supervisor of it cannot be made."""
+    from mbactor.errors import MbactorError
+    from mbactor.supervisor.tree import tree_of_spec
+
+    try:
+        return tree_of_spec(topology.supervisor, topology.name)
+    except MbactorError as error:
+        where = click.style(str(topology.file), bold=True)
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {where}: {error.message}", err=True)
         sys.exit(2)
 
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import click
 
 import mbactor
-from mbactor.cli.file import PATH, PATH_OR_STDIN, STDIN, counted, load
+from mbactor.cli.file import PATH, PATH_OR_STDIN, STDIN, counted, declared, load
 from mbactor.cli.flows.commands import flows
 from mbactor.cli.program import Program
 
 if TYPE_CHECKING:
     from mbactor.supervisor.operate.by_name import Verb
     from mbactor.supervisor.topology import Topology
+    from mbactor.supervisor.tree import TreeNode
 
 SHORTEST_PERIOD = 0.05
 FILE = click.argument("file", type=PATH)
@@ -129,14 +130,13 @@ def render(file: Path, overlays: tuple[Path, ...], form: str) -> None:
     """
     from mbactor.supervisor.topology import as_json, as_yaml
     from mbactor.supervisor.tree import render as drawn
-    from mbactor.supervisor.tree import tree_of_spec
 
     topology = load(file, overlays)
     if form in {"yaml", "json"}:
         write = as_yaml if form == "yaml" else as_json
         click.echo(write(topology.document).rstrip("\n"))
     else:
-        click.echo(drawn(tree_of_spec(topology.supervisor, topology.name), form))
+        click.echo(drawn(declared(topology), form))
 
 
 @main.command()
@@ -181,10 +181,9 @@ def tree(
         if given:
             raise click.UsageError(f"{option} goes with --live")
     from mbactor.supervisor.tree import render as drawn
-    from mbactor.supervisor.tree import tree_of_spec
 
     topology = load(file, overlays)
-    click.echo(drawn(tree_of_spec(topology.supervisor, topology.name), form))
+    click.echo(drawn(declared(topology), form))
 
 
 def _live(file: Path, form: str, *, every: str | None, once: bool, whole: bool, pid: int | None) -> int:
@@ -332,10 +331,9 @@ def _end_quietly_until_something_runs() -> None:
 
 
 def _counted(topology: Topology) -> str:
-    from mbactor.supervisor.tree import tree_of_spec
+    """How many actors there are; a supervisor that makes its children itself counts as one."""
 
-    def leaves(node: object) -> int:
-        below = getattr(node, "children", ())
-        return sum(map(leaves, below)) if below else 1
+    def leaves(node: TreeNode) -> int:
+        return sum(map(leaves, node.children)) if node.children else 1
 
-    return counted(leaves(tree_of_spec(topology.supervisor, topology.name)), "actor")
+    return counted(sum(map(leaves, declared(topology).children)), "actor")

@@ -31,7 +31,7 @@ from mbactor.foreman.roll import Roll
 from mbactor.foreman.schedules import Schedules
 from mbactor.foreman.shard import Shard
 from mbactor.foreman.shards import Member, Shards
-from mbactor.foreman.store.open import is_numbered, passes_on
+from mbactor.foreman.store.open import check_url, is_numbered, passes_on
 from mbactor.foreman.store.store import Store
 from mbactor.foreman.worker import Ears, Keeper, Scheduler
 from mbactor.kernel.context import Call
@@ -88,6 +88,7 @@ class Foreman(Supervisor):
         for name, value in (("workers", workers), ("slots", slots), ("shards", shards)):
             if type(value) is not int or value < 1:
                 raise InvalidSpec(f"foreman: {name}: {value!r} given, a whole number >= 1 expected")
+        check_url(database)
         if is_numbered(database) != (shards > 1):
             wrong = "has no %d, which stands for the number of a shard" if shards > 1 else "has %d, and one shard only"
             raise InvalidSpec(f"foreman: database: with shards: {shards} the URL {wrong}")

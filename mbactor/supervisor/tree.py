@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mbactor.durations import text_of
-from mbactor.errors import InvalidSpec
+from mbactor.errors import InvalidSpec, error_told
 from mbactor.kernel.look import ActorView, PastExit, RunningMessage, cell_of, look, loop_time, reason_of
 from mbactor.mailbox import MailboxStatistics
 from mbactor.supervisor.children import Budget, Child, ChildRow
@@ -208,18 +208,26 @@ def walked(node: TreeNode, above: str = "") -> Iterator[tuple[str, TreeNode]]:
 
 def tree_of_spec(spec: SupervisorSpec, name: str) -> TreeNode:
     """The tree that a specification declares. Nested supervisors are constructed, and not started: children that
-    one makes only in its `on_start` are not seen.
+    one makes only in its `on_start` are not seen. InvalidSpec where the constructor of one refuses its arguments.
     """
-    children = tuple(_declared(child) for child in spec.children)
+    return _declared_tree(spec, name, "")
+
+
+def _declared_tree(spec: SupervisorSpec, name: str, above: str) -> TreeNode:
+    children = tuple(_declared(child, f"{above}{child.id}") for child in spec.children)
     return TreeNode(name, "supervisor", "declared", strategy=spec.strategy, children=children)
 
 
-def _declared(spec: ChildSpec) -> TreeNode:
+def _declared(spec: ChildSpec, path: str) -> TreeNode:
     if spec.kind == "actor":
         host = getattr(spec.target, "host", None)
         return TreeNode(spec.id, "actor", "declared", restart=spec.restart, host=host, process=spec.process)
-    inner: Supervisor = spec.target(*spec.positional, **spec.args)
-    below = tree_of_spec(inner.spec(), spec.id)
+    try:
+        inner: Supervisor = spec.target(*spec.positional, **spec.args)
+    except Exception as error:
+        said = error.message if isinstance(error, InvalidSpec) else error_told(error)
+        raise InvalidSpec(f"child {path!r} cannot be made: {said}") from error
+    below = _declared_tree(inner.spec(), spec.id, f"{path}/")
     return dataclasses.replace(below, restart=spec.restart, process=spec.process)
 
 

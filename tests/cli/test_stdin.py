@@ -1,4 +1,4 @@
-"""`-`: the commands that read a topology from stdin, and those that need a file."""
+"""What is read from stdin, where that is called `-`, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from click.testing import CliRunner, Result
 from mbactor.cli.main import main
 
 CODE = """
-from mbactor import Actor
+from mbactor import Actor, Supervisor
+
+class Band(Supervisor):
+    def __init__(self) -> None:
+        raise ValueError("no drummer")
 
 class Piper(Actor):
     def __init__(self, tune: str = "") -> None: ...
@@ -85,3 +89,34 @@ def test_where_a_running_process_is_found_by_its_file_stdin_is_none(command: str
 def test_a_file_of_that_name_can_be_given_by_its_folder(folder: Path) -> None:
     (folder / "-").write_text(TREE)
     assert told("check", "./-", given="") == "-: ok, -: 2 actors\n"
+
+
+FOREMAN = "version: 1\nsupervisor: {{children: [{{supervisor: back, children: [{{foreman: {{{}}}}}]}}]}}"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("lease: 0s", "foreman: lease: '0s' given, a duration above 0 expected"),
+        ("shards: 2", "foreman: database: with shards: 2 the URL has no %d, which stands for the number of a shard"),
+        ("database: flows.db", "database 'flows.db': expected sqlite:///relative/path.db, sqlite:////absolute"),
+        ("database: 'mysql://ada:secret@host/flows'", "database mysql://...: expected sqlite:///relative/path.db"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "tree", "render --format dot"])
+def test_a_supervisor_that_cannot_be_made_is_a_mistake_of_the_file(command: str, given: str, told: str) -> None:
+    refused = run(*command.split(), "-", given=FOREMAN.format(given))
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"error: <stdin>: child 'back/foreman' cannot be made: {told}")
+    assert (refused.stderr.count("\n"), refused.stdout) == (1, "")
+
+
+def test_what_is_no_supervisors_argument_to_refuse_is_told_too() -> None:
+    done = run("check", "-", given="version: 1\nsupervisor: {children: [{supervisor: 'piper_of_stdin:Band'}]}")
+    assert done.stderr == "error: <stdin>: child 'band' cannot be made: ValueError: no drummer\n"
+
+
+def test_what_has_no_actor_has_none() -> None:
+    assert told("check", "-", given="version: 1\nsupervisor: {children: []}") == "<stdin>: ok, stdin: 0 actors\n"
+    path = run("check", "-", given="version: 1\nsupervisor: {children: [{actor: './piper_of_stdin.py:Piper'}]}")
+    assert "'./piper_of_stdin.py:Piper' given, `module:Class` expected" in path.stderr

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -235,3 +237,23 @@ async def _claim(store: Store, limit: int) -> Claimed:
     (claimed,) = (await store.commit([Claim(Lease("w", 10), limit)])).results
     assert isinstance(claimed, Claimed)
     return claimed
+
+
+def test_a_driver_is_imported_where_the_loop_does_not_stand_still_for_it() -> None:
+    program = """
+import asyncio, sys, threading
+from mbactor.foreman.store.open import open_store
+
+class Seen:
+    def find_spec(self, name, *_):
+        if name in {"aiosqlite", "mbactor.foreman.store.sqlite"}:
+            print(name, threading.current_thread() is threading.main_thread())
+
+async def main():
+    sys.meta_path.insert(0, Seen())
+    await (await open_store("sqlite://")).close()
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["mbactor.foreman.store.sqlite False", "aiosqlite False"]

@@ -9,7 +9,9 @@ The driver is imported in the branch that needs it.
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 
 from mbactor import offload
 from mbactor.errors import InvalidSpec
@@ -27,17 +29,32 @@ async def open_store(url: str, shard: int = 1) -> Store:
     """Open the database and see to it that its tables are there. InvalidSpec (500) says what is wrong with the URL or
     what the database refuses, StoreTrouble (503) that it does not answer. Neither shows a password.
     """
-    scheme, separator, rest = url.partition("://")
     if shard < 1:
         raise InvalidSpec(f"shard={shard}: expected 1 or more")
-    if scheme == "sqlite" and separator and (not rest or (rest.startswith("/") and rest != "/")):
+    check_url(url)
+    if url.startswith("sqlite:"):
+        await _import("mbactor.foreman.store.sqlite")
         from mbactor.foreman.store.sqlite import open_sqlite
 
-        return await open_sqlite(rest[1:] or None, shard)
-    if scheme in {"postgresql", "postgres"} and separator:
-        from mbactor.foreman.store.postgres import open_postgres
+        return await open_sqlite(url.removeprefix("sqlite://")[1:] or None, shard)
+    await _import("mbactor.foreman.store.postgres")
+    from mbactor.foreman.store.postgres import open_postgres
 
-        return await open_postgres(url, shard)
+    return await open_postgres(url, shard)
+
+
+async def _import(driver: str) -> None:
+    """Import it where the loop does not stand still for that: it takes a tenth of a second."""
+    if driver not in sys.modules:
+        await offload.run(importlib.import_module, driver)
+
+
+def check_url(url: str) -> None:
+    """InvalidSpec for what is no URL of a database that there is a driver for."""
+    scheme, separator, rest = url.partition("://")
+    file = not rest or (rest.startswith("/") and rest != "/")
+    if separator and (scheme in {"postgresql", "postgres"} or (scheme == "sqlite" and file)):
+        return
     # What a URL of another kind holds may be a password.
     given = repr(url) if scheme == "sqlite" or "@" not in url else f"{scheme}://..."
     raise InvalidSpec(f"database {given}: expected {EXPECTED}")

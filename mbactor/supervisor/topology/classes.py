@@ -44,7 +44,7 @@ def look_in(*folders: Path) -> None:
 def import_class(reference: str) -> type:
     """The Actor or Supervisor class at `module:Class`; ValueError says why there is none."""
     name, colon, attribute = reference.partition(":")
-    if not colon or not name or not attribute:
+    if not colon or not attribute or "/" in name or not all(name.split(".")):
         raise ValueError(f"{reference!r} given, `module:Class` expected")
     module = _import(name)
     found: Any = module
