@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -52,7 +53,10 @@ class Schedules(RuleBasedStateMachine):
         self.answered: list[int] = []
         self.failed: list[int] = []
         self.told: set[int] = set()
-        """Those that were without an answer when a connection was lost."""
+        """Those that were without an answer when a connection was lost, or was there again: the server may have sent what
+        came between to one that it did not know to be lost.
+        """
+        self.away: set[Bus] = set()
         self.receivers: list[Receiver] = []
         self.ended: list[Receiver] = []
         self.run(self.begin())
@@ -64,11 +68,17 @@ class Schedules(RuleBasedStateMachine):
         self.here, self.there = type(self).make()
         for bus in {self.here, self.there}:
             await bus.connect()
-            bus.when_cut(self.cut)
+            bus.when_cut(partial(self.cut, bus))
+            bus.when_back(partial(self.back, bus))
         self.here.subscribe("inbox.*", self.answer)
         await self.here.flush()
 
-    def cut(self) -> None:
+    def cut(self, bus: Bus) -> None:
+        self.away.add(bus)
+        self.told |= {*self.sent} - {*self.answered} - {*self.failed}
+
+    def back(self, bus: Bus) -> None:
+        self.away.discard(bus)
         self.told |= {*self.sent} - {*self.answered} - {*self.failed}
 
     def answer(self, delivery: Delivery) -> None:
@@ -157,7 +167,7 @@ class Schedules(RuleBasedStateMachine):
         """Until both are connected and all that was on its way has come, as far as it will."""
         while True:
             if self.cuttable:
-                await until(lambda: all(bus._client.up for bus in (self.here, self.there)))
+                await until(lambda: not self.away and all(bus._client.up for bus in (self.here, self.there)))
             with suppress(Unavailable):  # a connection was lost, and that is known only now
                 for bus in (self.here, self.there, self.here):
                     await bus.flush()
