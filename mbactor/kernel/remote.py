@@ -12,7 +12,7 @@ from mbactor.kernel.answers import Answer, Answers, BusCall, inbox_of, queue_of
 from mbactor.kernel.budget import BUDGET_CAP, deadline_of_ask, granted
 from mbactor.kernel.client import Response
 from mbactor.kernel.context import MAX_DEPTH, Call, check_not_fenced, current
-from mbactor.kernel.feature import Operation
+from mbactor.kernel.feature import EVERY, Operation
 from mbactor.kernel.multicast import ToAll
 from mbactor.kernel.parts import Parts
 from mbactor.kernel.routes import Route, routes_of
@@ -217,6 +217,8 @@ class Remote:
             delivery = Delivery(delivery.subject, delivery.data)
         now, reply = self._node.time(), delivery.reply
         plain = route is not None and reply is not None
+        if route is not None and route.feature.queue != EVERY and cell.served is not None:
+            cell = cell.served.taker(route.feature.name)
         inbox = inbox_of(reply or "")
         for message in messages:
             envelope = message.envelope

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class Served:
-    """The replicas of one host in this process; of those that serve a method each in turn.
+    """The replicas of one host in this process; of those that serve a method each in turn, but for one that is full or
+    in a long backoff while another is not.
 
     A method that is not in turn, because it has a queue of its own or none, is reached over the bus only.
     """
@@ -38,7 +39,8 @@ class Served:
         if len(cells) == 1:
             return cells[0]
         self._turn += 1
-        return cells[self._turn % len(cells)]
+        cell = cells[self._turn % len(cells)]
+        return cell if cell.takes(name) else next((other for other in cells if other.takes(name)), cell)
 
     def hosts(self) -> set[str]:
         """At which its replicas listen: their own, and those of the events that they sink."""
@@ -107,6 +109,19 @@ class Serving:
         if not self._served.cells:
             del self._node.served[self._host]
             self._node.serves(self._host, False)
+
+    def taker(self, name: str) -> Cell:
+        """Who has a message that the bus has given to this replica: another of its class here where this one is full,
+        or in a long backoff, and that one is not.
+        """
+        cell = self._cell
+        if len(self._served.cells) == 1 or cell.takes(name):
+            return cell
+        return next((other for other in self._served.cells if self._stands_in(other, name)), cell)
+
+    def _stands_in(self, other: Cell, name: str) -> bool:
+        served = other.served
+        return served is not None and other.cls is self._cell.cls and name in served.names and other.takes(name)
 
     def takes(self, subject: str) -> bool:
         """Whether it is among those that get what is sent to all at an address; `subject` is that, at its own."""
