@@ -36,7 +36,7 @@ from mbactor.foreman.store.postgres_db import PostgresDb
 from mbactor.foreman.store.postgres_pool import Connections
 from mbactor.foreman.store.postgres_text import shown_url, text_of, update_of
 from mbactor.foreman.store.rows import FlowFilter
-from mbactor.foreman.store.settle import _COMPLETE, _SETTLE
+from mbactor.foreman.store.settle import _SETTLE, COMPLETE
 from mbactor.foreman.store.store import StoreTrouble
 from mbactor.foreman.sweep import sweep, sweep_regularly
 from mbactor.testing.postgres import PostgresServer
@@ -166,7 +166,7 @@ async def test_an_outcome_finds_its_row_by_id_however_many_steps_run(url: str) -
     await store.commit([new() for _ in range(300)])
     await store.commit([Claim(Lease("w", 60), 300)])
     async with store._connection() as connection:
-        for statement in (_COMPLETE, _SETTLE, _EXTEND):
+        for statement in (COMPLETE, _SETTLE, _EXTEND):
             plan = "\n".join(r[0] for r in await connection.fetch(f"EXPLAIN {update_of(statement)}", []))
             assert "Nested Loop" in plan, plan
             assert re.search(r"Index Scan using mbactor_step_pkey", plan), plan

@@ -2,7 +2,7 @@
 
     written = await plan_of(batch)              # None: it has to be taken step by step
     (row,) = await connection.fetch(written.text, *written.values)
-    committed = committed_of(written, row)
+    committed = written.committed(row)
 
 `apply_batch` runs over a `Recorder`, which writes nothing, notes the statements, and answers as if every lease still
 held. They become parts of one statement, which locks what `Db.begin` locks before any of them writes, and commits.
@@ -90,6 +90,24 @@ class Written(msgspec.Struct, frozen=True, gc=False):
     values: tuple[Any, ...]
     writes: list[Write]
     expected: Committed
+
+    def committed(self, row: Sequence[Any]) -> Committed:
+        """What the batch came to, by the row that the statement returned."""
+        now, ids, priorities, due, *told = row
+        ended: dict[int, dict[str, Any]] = {}
+        pending = list(zip(priorities, due, strict=True))
+        for statement, rows in self.writes:
+            if isinstance(statement, Update) and statement.returning:
+                names = _names(statement)
+                found = zip(*(told.pop(0) for _ in names), strict=True)
+                place = statement.values.index("id")
+                ended |= {row[place]: dict(zip(names, one, strict=True)) for row, one in zip(rows, found, strict=True)}
+            elif isinstance(statement, Insert) and statement.table == "mbactor_step":
+                pending += _pending(statement, rows, now)
+        results = [_known(result, ids, now) for result in self.expected.results]
+        stopped = tuple(_told(one, ended[one.flow_id]) for one in self.expected.stopped)
+        best = best_of(sorted(pending), now)
+        return msgspec.structs.replace(self.expected, results=results, stopped=stopped, best_due=best)
 
 
 async def plan_of(batch: Sequence[Operation]) -> Written | None:
@@ -207,25 +225,6 @@ def _names(statement: Update | Insert) -> tuple[str, ...]:
 
 
 # --- what came of it -----------------------------------------------------------------------------------------
-
-
-def committed_of(written: Written, row: Sequence[Any]) -> Committed:
-    """What the batch came to, by the row that its statement returned."""
-    now, ids, priorities, due, *told = row
-    ended: dict[int, dict[str, Any]] = {}
-    pending = list(zip(priorities, due, strict=True))
-    for statement, rows in written.writes:
-        if isinstance(statement, Update) and statement.returning:
-            names = _names(statement)
-            found = zip(*(told.pop(0) for _ in names), strict=True)
-            place = statement.values.index("id")
-            ended |= {row[place]: dict(zip(names, one, strict=True)) for row, one in zip(rows, found, strict=True)}
-        elif isinstance(statement, Insert) and statement.table == "mbactor_step":
-            pending += _pending(statement, rows, now)
-    results = [_known(result, ids, now) for result in written.expected.results]
-    stopped = tuple(_told(one, ended[one.flow_id]) for one in written.expected.stopped)
-    best = best_of(sorted(pending), now)
-    return msgspec.structs.replace(written.expected, results=results, stopped=stopped, best_due=best)
 
 
 async def found_of(db: Db, batch: Sequence[Operation], newest: int) -> Committed | None:

@@ -26,7 +26,8 @@ from mbactor import observe, offload
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import listing, reads, roll, schema
 from mbactor.foreman.store.batch import apply_batch
-from mbactor.foreman.store.one_statement import Written, committed_of, found_of, plan_of
+from mbactor.foreman.store.hand_on import FUNCTION, HandedOn, handed_on
+from mbactor.foreman.store.one_statement import Written, found_of, plan_of
 from mbactor.foreman.store.operations import Committed, Created, Operation
 from mbactor.foreman.store.postgres_db import PostgresDb
 from mbactor.foreman.store.postgres_pool import Connections
@@ -140,6 +141,7 @@ async def _prepare(connection: Any, shard: int) -> None:
             await connection.execute(f"ALTER TABLE mbactor_{table} SET (fillfactor = 40)")
         await connection.execute("CREATE SEQUENCE mbactor_step_id")
         await connection.execute("CREATE SEQUENCE mbactor_flow_id")
+        await connection.execute(FUNCTION)
         query = "INSERT INTO mbactor_meta (name, value) VALUES ('schema_version', $1), ('shard', $2)"
         await connection.execute(query, schema.VERSION, shard)
     known = dict(await connection.fetch("SELECT name, value FROM mbactor_meta"))
@@ -195,26 +197,34 @@ class PostgresStore(SqlStore):
             connection.terminate()
 
     async def commit(self, batch: Sequence[Operation]) -> Committed:
-        written = await plan_of(batch)
+        written = handed_on(batch) or await plan_of(batch)
         for attempt in range(TRIES_AT_A_DEADLOCK):
             try:
-                return await (self._commit_once(batch) if written is None else self._commit_in_one(batch, written))
-            except asyncpg.DivisionByZeroError:
-                written = None  # what was assumed did not hold, and nothing was written
+                if written is not None:
+                    committed = await self._commit_in_one(batch, written)
+                    if committed is not None:
+                        return committed
+                    written = None
+                return await self._commit_once(batch)
             except asyncpg.PostgresError as error:
                 if _state(error) not in _COLLIDED or attempt == TRIES_AT_A_DEADLOCK - 1:
                     raise _told(error) from error
             except (OverflowError, UnicodeError, *_BROKEN) as error:
                 raise _told(error) from error
-        return await self._commit_once(batch)
+        raise AssertionError("unreachable")
 
-    async def _commit_in_one(self, batch: Sequence[Operation], written: Written) -> Committed:
-        async with self._connection() as connection:
-            rows, unknown = await _answered(0, connection.fetch(written.text, *written.values))
-            if unknown is not None:
-                connection.terminate()
+    async def _commit_in_one(self, batch: Sequence[Operation], written: Written | HandedOn) -> Committed | None:
+        """None where something was not as assumed: then nothing was written."""
+        try:
+            async with self._connection() as connection:
+                rows, unknown = await _answered(0, connection.fetch(written.text, *written.values))
+                if unknown is not None:
+                    connection.terminate()
+        except asyncpg.DivisionByZeroError:
+            return None
         if unknown is None:
-            return self._noted(committed_of(written, rows[0]))
+            committed = written.committed(rows[0])
+            return self._noted(committed) if committed is not None else None
         found = await self._found(batch, connection.backend, unknown)
         if found is None:
             raise unknown

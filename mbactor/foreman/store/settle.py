@@ -16,7 +16,7 @@ from mbactor.foreman.store.transaction import Transaction
 # index of all running steps instead, for each row of the batch.
 FENCE = "id = :id AND CASE WHEN status = 'running' THEN lease_number END = :lease_number"
 
-_COMPLETE = Update(
+COMPLETE = Update(
     "mbactor_step",
     "status = 'completed', changes = :changes, successor_id = :successor_id, updated_at = :updated_at",
     FENCE,
@@ -96,7 +96,7 @@ async def _update(tx: Transaction, batch: Sequence[Settle], ids: Sequence[Sequen
                 tx.now + one.delay, tx.now if one.refused else None, successor_id, one.cohort_size, one.arrivals,
                 one.depth, one.needed, one.at_once, tx.now, *fence,
             )  # fmt: skip
-    return {*await _landed(tx, _COMPLETE, plain), *await _landed(tx, _SETTLE, full)}
+    return {*await _landed(tx, COMPLETE, plain), *await _landed(tx, _SETTLE, full)}
 
 
 async def _landed(tx: Transaction, statement: Update, rows: dict[int, Row]) -> Iterable[int]:
