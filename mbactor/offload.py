@@ -15,8 +15,8 @@ import atexit
 import contextvars
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -26,31 +26,40 @@ from mbactor.threads import Job, Threads
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_out: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
+
+class _Count:
+    __slots__ = ("out",)
+
+    def __init__(self) -> None:
+        self.out = 0
+
+
+_counts: WeakKeyDictionary[asyncio.AbstractEventLoop, _Count] = WeakKeyDictionary()
 
 
 def outstanding(loop: asyncio.AbstractEventLoop | None = None) -> int:
     """How many pieces of work are out of `loop` (by default the running one) and not yet back."""
-    return _out.get(loop or asyncio.get_running_loop(), 0)
+    return _count_of(loop or asyncio.get_running_loop()).out
 
 
-@contextmanager
-def busy() -> Iterator[None]:
+class busy:  # noqa: N801 - reads as a word
     """Count the block as work that is out of the running loop."""
-    loop = asyncio.get_running_loop()
-    _leave(loop)
-    try:
-        yield
-    finally:
-        _back(loop)
+
+    __slots__ = ("_count",)
+
+    def __enter__(self) -> None:
+        self._count = _count_of(asyncio.get_running_loop())
+        self._count.out += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count.out -= 1
 
 
-def _leave(loop: asyncio.AbstractEventLoop) -> None:
-    _out[loop] = _out.get(loop, 0) + 1
-
-
-def _back(loop: asyncio.AbstractEventLoop) -> None:
-    _out[loop] -= 1
+def _count_of(loop: asyncio.AbstractEventLoop) -> _Count:
+    count = _counts.get(loop)
+    if count is None:
+        count = _counts[loop] = _Count()
+    return count
 
 
 async def left_behind(grace: float) -> bool:
@@ -107,7 +116,7 @@ async def carry(
     future: asyncio.Future[T] = loop.create_future()
 
     def back(result: T | None, error: BaseException | None) -> None:
-        _back(loop)
+        _count_of(loop).out -= 1
         if future.done():
             return
         if error is None:
@@ -120,7 +129,7 @@ async def carry(
         begun=None if begun is None else partial(_on_loop, loop, begun),
         ended=partial(_on_loop, loop, back),
     )
-    _leave(loop)
+    _count_of(loop).out += 1
     threads.take(job)
     try:
         return await future
@@ -133,7 +142,7 @@ async def carry(
 def _give_up(loop: asyncio.AbstractEventLoop, threads: Threads, job: Job, given_up: Callable[[], None] | None) -> None:
     match threads.give_up(job):
         case "queued":
-            _back(loop)
+            _count_of(loop).out -= 1
         case "running" if given_up is not None:
             given_up()
 

@@ -30,7 +30,7 @@ from mbactor.foreman.store.hand_on import FUNCTION, HandedOn, handed_on
 from mbactor.foreman.store.one_statement import Written, found_of, plan_of
 from mbactor.foreman.store.operations import Committed, Created, Operation
 from mbactor.foreman.store.postgres_db import PostgresDb
-from mbactor.foreman.store.postgres_pool import Connections
+from mbactor.foreman.store.postgres_pool import Connections, Use
 from mbactor.foreman.store.postgres_text import EXPECTED, TYPES, shown_url
 from mbactor.foreman.store.sql import Query, SqlStore
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
@@ -306,13 +306,8 @@ class PostgresStore(SqlStore):
             await connection.execute("COMMIT")
             return found
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        if self._closed:
-            raise StoreTrouble("the database is closed")
-        with offload.busy():
-            async with self._connections.one() as connection:
-                yield connection
+    def _connection(self) -> Use:
+        return self._connections.one()
 
 
 class PostgresLine:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from mbactor import offload
 from mbactor.foreman.store.store import StoreTrouble
 
 LONGEST_REST = 300.0
@@ -38,25 +38,31 @@ class Connections:
         """Those that nobody uses, and since when; the one used last is the last."""
         self._closed = False
 
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[Any]:
-        """A connection outside of any transaction. One that may be at something else afterwards is ended: its user was
-        cancelled, or was not answered.
+    def one(self) -> Use:
+        """A connection outside of any transaction, for the length of a block. One that may be at something else
+        afterwards is ended: its user was cancelled, or was not answered.
         """
-        async with self._places:
-            connection = await self._taken()
-            sound = False
-            try:
-                yield connection
-                sound = True
-            except self._refusal:
-                sound = True
-                raise
-            finally:
-                if sound and not self._closed and not connection.is_closed() and not connection.is_in_transaction():
-                    self._resting.append((connection, asyncio.get_running_loop().time()))
-                else:
-                    self._end(connection)
+        return Use(self)
+
+    async def take(self) -> Any:
+        """A connection that is to be given back."""
+        if self._closed:
+            raise StoreTrouble("the database is closed")
+        await self._places.acquire()
+        try:
+            return await self._taken()
+        except BaseException:
+            self._places.release()
+            raise
+
+    def give_back(self, connection: Any, error: BaseException | None) -> None:
+        """End the use of a connection. `error`: what its user broke off with."""
+        sound = error is None or isinstance(error, self._refusal)
+        if sound and not self._closed and not connection.is_closed() and not connection.is_in_transaction():
+            self._resting.append((connection, asyncio.get_running_loop().time()))
+        else:
+            self._end(connection)
+        self._places.release()
 
     async def _taken(self) -> Any:
         oldest = asyncio.get_running_loop().time() - LONGEST_REST
@@ -95,3 +101,25 @@ class Connections:
                 self._end(connection)
             for _ in range(places):
                 self._places.release()  # who waits for one is told that all are closed
+
+
+class Use:
+    """The length of a block that uses a connection: work that is out of the event loop. No generator, which would cost
+    as much again as all else of it.
+    """
+
+    __slots__ = ("_busy", "_connection", "_connections")
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._busy = offload.busy()
+
+    async def __aenter__(self) -> Any:
+        with offload.busy():
+            self._connection = await self._connections.take()
+        self._busy.__enter__()
+        return self._connection
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._busy.__exit__()
+        self._connections.give_back(self._connection, error)
