@@ -6,7 +6,7 @@ Several processes may share a database; their batches are written side by side. 
 of flows that it names, then nobody else changes these. What it does to many rows is one statement over arrays, so a
 batch costs about as many round trips as it has kinds of work, however large it is.
 
-What happens most needs a single round trip, which commits, too (`one_statement`).
+What happens most needs a single round trip, which commits, too (`one_statement`; `hand_on` for a lone flow).
 
 A connection that breaks is replaced. Where it breaks before the COMMIT nothing was written; where it breaks in it,
 the server is asked, as soon as it answers again, whether that transaction is among those that it has committed, or

@@ -19,6 +19,7 @@
   flow that is `queued` waits until fewer than its `concurrency_limit` flows of its key have begun.
 * `mbactor_rate`: a row for each task with a rate; starts have been given out up to `free_from`. A step that waits for
   its own has it in `slot`.
+* `mbactor_hand_on`, on PostgreSQL: a function that ends a step and begins the next one (`hand_on`).
 * `mbactor_flow_view`, `mbactor_step_view`: the same rows with JSON as text and times as dates.
 
 A step row holds what its task changed (`changes`), not what it read: its input is the nearest `state` up the
