@@ -85,7 +85,7 @@ class Applying:
     """One apply to the tree under `root`."""
 
     def __init__(self, root: Supervisor, wanted: SupervisorSpec) -> None:
-        if root.phase not in {"boot", "running"}:
+        if not _is_up(root):
             raise Unavailable(f"the tree of {root.path} is not running")
         self.root = root
         self.wanted = canonical(wanted)
@@ -143,7 +143,7 @@ class Applying:
                 await self._tell(spec, ids[:-1], ids[-1], stop=stop, start=start, unless_held=anew)
         finally:
             self.spec = spec
-            for depth in range(max(0, len(ids) - 2), -1, -1):
+            for depth in range(len(ids) - 2, -1, -1) if ids else [0]:
                 await self._tell(spec, ids[:depth])
 
     async def _tell(self, spec: SupervisorSpec, ids: Sequence[str], child: str = "", **what: bool) -> None:
@@ -164,7 +164,12 @@ def running_at(root: Supervisor, ids: Sequence[str]) -> Supervisor | None:
     found: Supervisor | None = root
     for id in ids:
         found = None if found is None else dict(found.nested()).get(id)
-    return found if found is not None and found.phase in {"boot", "running"} else None
+    return found if found is not None and _is_up(found) else None
+
+
+def _is_up(supervisor: Supervisor) -> bool:
+    """It runs, or is about to."""
+    return supervisor.phase in {"boot", "running"}
 
 
 def _added(supervisor: Supervisor) -> int:
@@ -172,7 +177,7 @@ def _added(supervisor: Supervisor) -> int:
     declared = {one.id for one in supervisor.declared.children}
     own = sum(row.id not in declared for row in supervisor.which_children())
     branches = (one for id, one in supervisor.nested() if id in declared and one is not None)
-    return own + sum(_added(one) for one in branches if one.phase in {"boot", "running"})
+    return own + sum(_added(one) for one in branches if _is_up(one))
 
 
 def _as_it_runs(supervisor: Supervisor, wanted: SupervisorSpec | None, found: _Found) -> SupervisorSpec:
@@ -182,6 +187,7 @@ def _as_it_runs(supervisor: Supervisor, wanted: SupervisorSpec | None, found: _F
     declared = canonical(supervisor.declared)
     names = {one.id for one in declared.children} | {one.id for one in (wanted.children if wanted else ())}
     states = {state.id: state for state in supervisor.states() if state.id in names}
+    nested = dict(supervisor.nested())
     behind: dict[str | None, list[ChildSpec]] = {}
     last = None
     for one in declared.children:
@@ -192,17 +198,17 @@ def _as_it_runs(supervisor: Supervisor, wanted: SupervisorSpec | None, found: _F
             behind.setdefault(last, []).append(one)
     children = behind.pop(None, [])
     for state in states.values():
-        children += [_child_as_it_runs(supervisor, state, wanted, found), *behind.pop(state.id, ())]
+        path = f"{supervisor.path}/{state.id}"
+        children += [_child_as_it_runs(path, state, nested.get(state.id), wanted, found), *behind.pop(state.id, ())]
     return with_children(declared, tuple(children))
 
 
 def _child_as_it_runs(
-    supervisor: Supervisor, state: ChildState, wanted: SupervisorSpec | None, found: _Found
+    path: str, state: ChildState, nested: Supervisor | None, wanted: SupervisorSpec | None, found: _Found
 ) -> ChildSpec:
-    spec, path = canonical_child(state.spec), f"{supervisor.path}/{state.id}"
+    spec = canonical_child(state.spec)
     if state.held:
         (found.broken if state.broken else found.held).add(path)
-    nested = running_at(supervisor, [state.id])
-    if nested is None or inline(spec) is None:
+    if nested is None or not _is_up(nested) or inline(spec) is None:
         return spec
     return with_tree(spec, _as_it_runs(nested, subtree(wanted, [state.id]) if wanted else None, found))
