@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mbactor.errors import MbactorError
-from mbactor.supervisor.operate.sockets import Running, running
+from mbactor.supervisor.operate.sockets import Running, answers, running
 
 _CHUNK = 1 << 20
 
@@ -31,6 +31,7 @@ class Link:
 
     def __init__(self, found: Running, what: str) -> None:
         self.pid = found.pid
+        self._path = found.path
         self._what = what
         self._received = bytearray()
         self._pending = False
@@ -88,6 +89,10 @@ class Link:
         self._received += part
 
     def _gone(self) -> NotRunning:
+        if answers(self._path):
+            return NotRunning(
+                f"{self._what} (pid {self.pid}) runs on and has hung up: its answers were not read in time"
+            )
         return NotRunning(f"{self._what} has stopped (pid {self.pid})")
 
 

@@ -26,7 +26,10 @@ _SIGNS: dict[Act, tuple[str, str]] = {
 
 def drawn(plan: Plan, pid: int, file: Path) -> list[str]:
     """The whole plan."""
-    return [*heading(plan, pid, file), *(line for step in plan.steps for line in _lines(step, plan)), *_later(plan)]
+    act = max((len(step.act) for step in plan.steps), default=0)
+    place = max((len(_place(step, plan)) for step in plan.steps), default=0)
+    lines = (line for step in plan.steps for line in _lines(step, _place(step, plan), act, place))
+    return [*heading(plan, pid, file), *lines, *_later(plan)]
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -56,15 +59,13 @@ def one_step(step: Step) -> str:
     return f"{click.style(sign, fg=colour)} {click.style(step.act, fg=colour)} {one_line(step.path)}"
 
 
-def _lines(step: Step, plan: Plan) -> Iterator[str]:
+def _lines(step: Step, place: str, act_width: int, place_width: int) -> Iterator[str]:
     sign, colour = _SIGNS[step.act]
-    act = max(len(one.act) for one in plan.steps)
-    place = max(len(_place(one, plan)) for one in plan.steps)
     facts = _facts(step)
-    first = f"  {click.style(f'{sign} {step.act:<{act}}', fg=colour)}  {_place(step, plan):<{place}}"
+    first = f"  {click.style(f'{sign} {step.act:<{act_width}}', fg=colour)}  {place:<{place_width}}"
     yield f"{first}  {facts[0]}" if facts else first.rstrip()
     for fact in facts[1:]:
-        yield " " * (8 + act + place) + fact
+        yield " " * (8 + act_width + place_width) + fact
 
 
 def _place(step: Step, plan: Plan) -> str:

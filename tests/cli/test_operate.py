@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from mbactor.cli.link import Link, NotRunning
 from mbactor.cli.main import main
 from mbactor.cli.steps import drawn, one_step
 from mbactor.supervisor.operate.applying import Plan
 from mbactor.supervisor.operate.plan import Act, Step
 from mbactor.supervisor.operate.plan_values import Change
+from mbactor.supervisor.operate.sockets import Running, listen
 from tests.process import PATIENCE, ROOT, Served, command, serving
 
 ACTORS = """
@@ -284,3 +286,15 @@ def test_moves_and_what_another_start_changes_are_told() -> None:
     assert "to the front" in text
     assert "1\\x1b" in text
     assert "name 'a' -> 'b': only another start of the process changes this" in text
+
+
+def test_a_process_that_hangs_up_is_told_from_one_that_has_stopped() -> None:
+    with tempfile.TemporaryDirectory(prefix="mb") as folder:
+        server, path = listen("shop", Path("shop.yaml"), [Path(folder) / "mbactor"])
+        with server, Link(Running(os.getpid(), path), "shop.yaml") as link:
+            server.accept()[0].close()
+            with pytest.raises(NotRunning, match=r"shop\.yaml \(pid \d+\) runs on and has hung up"):
+                link.ask({"get": "tree"}, within=60)
+            server.close()
+            with pytest.raises(NotRunning, match=r"shop\.yaml has stopped \(pid \d+\)"):
+                link.ask({"get": "tree"}, within=60)
