@@ -14,7 +14,7 @@ import anyio
 from mbactor.durations import Duration, seconds
 from mbactor.errors import DeclarationError
 from mbactor.kernel.exit import Exit
-from mbactor.kernel.feature import Operation, Reference, take_from
+from mbactor.kernel.feature import Operation, Reference, shown, take_from
 from mbactor.kernel.features.config import shown_values
 from mbactor.kernel.log import Log
 from mbactor.kernel.ref import ActorRef, Answer, At
@@ -344,7 +344,7 @@ class Actor:
     ) -> Timer:
         incarnation = self._on_loop("send_after" if every is None else "send_every")
         if not isinstance(operation, Operation):
-            raise TypeError(f"{operation!r} given, a reference to an endpoint of this actor expected")
+            raise TypeError(f"{shown(operation)} given, a reference to an endpoint of this actor expected")
         route = incarnation.cell.routes.by_name.get(operation.feature.name)
         if route is None:
             raise DeclarationError(

@@ -227,22 +227,28 @@ def check_operation(operation: Any) -> None:
     """TypeError for what is no reference to an endpoint, with what is meant instead."""
     if not isinstance(operation, Operation):
         raise TypeError(
-            f"{_shown(operation)} given, a reference to an endpoint expected, such as Counter.add: a method of an actor"
+            f"{shown(operation)} given, a reference to an endpoint expected, such as Counter.add: a method of an actor"
             " class, decorated with @endpoint and taken from the class. Tasks and workflows run through Flows, events"
             " are published"
         )
 
 
-def _shown(given: Any) -> str:
-    """A function by its name: that it has no decorator is what there is to see."""
-    return given.__qualname__ if isinstance(given, types.FunctionType) else repr(given)
+def shown(given: Any) -> str:
+    """What was given instead of a reference: functions by their names, a method of `self` with its reference."""
+    match given:
+        case types.FunctionType():
+            return given.__qualname__
+        case types.MethodType():
+            return f"self.{given.__name__} (which is called, and {type(given.__self__).__name__}.{given.__name__} sent)"
+        case _:
+            return repr(given)
 
 
 def check_reference(reference: Any, *kinds: type[Reference[Any, Any]]) -> None:
     """TypeError for what is no reference of these kinds."""
     if not isinstance(reference, kinds):
         expected = " or ".join(kind.named for kind in kinds)
-        raise TypeError(f"{_shown(reference)} given, a reference to {expected} expected, taken from the class")
+        raise TypeError(f"{shown(reference)} given, a reference to {expected} expected, taken from the class")
 
 
 def begin_budget(actor: Any, call: Call) -> None:

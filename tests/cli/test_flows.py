@@ -314,6 +314,7 @@ def test_watch_ends_when_what_it_was_told_to_watch_has_stopped(shop: Shop) -> No
         (["list", "--older-than", "soon"], 2, "--older-than"),
         (["list", "--status", "done"], 2, "--status"),
         (["resume", "1-1-0123456789abcdef", "--data", "yes"], 2, """needs quotes of its own: --data '"yes"'"""),
+        (["resume", "1-1-0123456789abcdef", "--data", "{ok: 1}"], 2, "names and texts in it are in double quotes"),
         (["list", "--overlay", "x.yaml"], 2, "--overlay goes with --file"),
         (["list", "--database", "sqlite:///nowhere.db"], 2, "database sqlite:///nowhere.db has no flows"),
         (["list", "--database", "mysql://u:hunter2@h/x"], 2, "expected sqlite:///"),

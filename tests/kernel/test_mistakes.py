@@ -184,3 +184,24 @@ async def test_an_actor_that_asks_itself_is_told_of_the_shorter_way(mbactor: Act
     inward = await mbactor.spawn(Inward)
     with pytest.raises(Deadlock, match=r"Inward\.outer -> Inward\.inner; call the method itself, which needs no ask"):
         await inward.ask(Inward.outer)
+
+
+async def test_a_method_of_self_is_told_from_its_reference(mbactor: ActorSystem) -> None:
+    class Own(Actor):
+        @endpoint
+        async def later(self) -> None:
+            self.send_after("1s", self.go)  # type: ignore[arg-type]
+
+        @endpoint
+        async def now(self) -> None:
+            await self.ask(self.go)  # type: ignore[arg-type]
+
+        @endpoint
+        async def go(self) -> None: ...
+
+    own = await mbactor.spawn(Own)
+    for wrong in (Own.later, Own.now):
+        with pytest.raises(
+            ActorCrashed, match=r"TypeError: self\.go \(which is called, and Own\.go sent\) given, a ref"
+        ):
+            await own.ask(wrong)

@@ -132,6 +132,8 @@ def json_of(option: str, text: str | None) -> Any:
         return None if text is None else json.loads(text)
     except ValueError as error:
         hint = f"; a text needs quotes of its own: {option} '\"{text}\"'" if '"' not in str(text) else ""
+        if str(text).lstrip()[:1] in {"{", "["}:
+            hint = "; names and texts in it are in double quotes"
         raise click.UsageError(f"{option}: {text!r} is no JSON: {error}{hint}") from None
 
 
