@@ -382,6 +382,13 @@ def test_a_short_kind_gives_its_arguments_and_its_keys_as_a_child(folder: Path) 
     ]
 
 
+def test_all_that_is_wrong_in_a_backoff_is_told_at_once(folder: Path) -> None:
+    found = child_faults(
+        folder, "- {actor: 'shop_for_test:Orders', backoff: {initial: 2s, maximum: 1s, factor: 0, jitter: 2}}"
+    )
+    assert [one.partition("backoff.")[2].partition(":")[0] for one in found] == ["maximum", "factor", "jitter"]
+
+
 def test_what_two_fields_say_of_each_other_is_told_beside_other_mistakes(folder: Path) -> None:
     found = child_faults(folder, "- actor: shop_for_test:Orders\n  significant: true\n  wrong: 1")
     assert [one.split(": ", 1)[1][:42] for one in found] == [

@@ -201,11 +201,14 @@ class Section:
                 section.wrong_at(required, "missing, a duration expected")
         if len(self.problems.found) > before or initial is None or maximum is None:
             return None
-        try:
-            return Backoff(initial, maximum, 2.0 if factor is None else factor, 0.2 if jitter is None else jitter)
-        except InvalidSpec as error:
-            section.refused(error)
-            return None
+        given = {"factor": 2.0 if factor is None else factor, "jitter": 0.2 if jitter is None else jitter}
+        # Each by itself first, so that all of them are told.
+        for part in ({"maximum": maximum, "initial": initial}, *({name: value} for name, value in given.items())):
+            try:
+                Backoff(**{"initial": 1.0, "maximum": 1.0, **part})
+            except InvalidSpec as error:
+                section.refused(error)
+        return Backoff(initial, maximum, **given) if len(self.problems.found) == before else None
 
     def plain(self, node: Node, *, natural: bool) -> Any:
         """The node as plain Python values; scalars as what they naturally are, or all as texts."""
