@@ -17,6 +17,7 @@ import msgspec
 from mbactor.errors import ActorStopped, MessageTooLarge, NodeLeaving, Unavailable, to_wire
 from mbactor.kernel.client import BytesCall
 from mbactor.kernel.feature import EVERY
+from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus
 from mbactor.transport.codec import packed
 from mbactor.transport.headers import passed_on
@@ -153,6 +154,15 @@ class BusCall(BytesCall, eq=False, kw_only=True):
             envelope.baggage or None, body=message.body, content_type=envelope.content_type, query=envelope.query,
             token=envelope.identity, passed=passed_on(envelope.headers) if envelope.headers else None,
         )  # fmt: skip
+
+    def find(self, address: Address) -> None:
+        """Find its route, and its arguments that are in the path. Raises as `Routes.find`.
+
+        The bus may have brought it for `/orders/{id}` where there is `/orders/all`: that is in the same queue.
+        """
+        self.route = self.cell.routes.find(address)
+        if self.route.open:
+            self.query = self.route.query(address.path, self.query)
 
     def answer(self, value: Any) -> bool:
         owed: Any = self.future

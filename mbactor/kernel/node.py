@@ -308,8 +308,11 @@ class Node:
         except (TypeError, ValueError) as error:
             future.set_exception(BadRequest(f"{method} {url!r} cannot be sent: {error}"))
             return future
+        query = query or found
+        if route.open:
+            query = route.query(address.path, query)
         call = BytesCall(
-            route, None, cell, now, None, None, deadline, future, body=body, content_type=JSON, query=query or found
+            route, None, cell, now, None, None, deadline, future, body=body, content_type=JSON, query=query
         )
         if caller is not None:
             of_caller(call, caller)

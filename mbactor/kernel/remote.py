@@ -216,7 +216,7 @@ class Remote:
             # A responder answers only to the verified source's own inbox.
             delivery = Delivery(delivery.subject, delivery.data)
         now, reply = self._node.time(), delivery.reply
-        plain = route is not None and reply is not None
+        plain = route is not None and reply is not None and not route.open
         if route is not None and route.feature.queue != EVERY and cell.served is not None:
             cell = cell.served.taker(route.feature.name)
         inbox = inbox_of(reply or "")
@@ -253,7 +253,8 @@ class Remote:
             self._cancel(cell, inbox_of(delivery.reply or ""), envelope.id)
             return
         now = self._node.time()
-        call = BusCall.of(route, cell, message, now, deadline)
+        found = None if route is None or route.open else route
+        call = BusCall.of(found, cell, message, now, deadline)
         if delivery.reply is not None and (envelope.op == "ask" or envelope.locality):
             self._promise(call, route, delivery, envelope)
         path = envelope.path
@@ -262,8 +263,8 @@ class Remote:
                 raise CallTooDeep(f"call number {len(path)} in a chain; the limit is {MAX_DEPTH}")
             if envelope.op not in _REQUESTS:
                 raise BadRequest(f"{envelope.op!r} is no request; expected {', '.join(_REQUESTS)}")
-            if route is None:
-                call.route = cell.routes.find(subjects.parse_request(delivery.subject).address)
+            if found is None:
+                call.find(subjects.parse_request(delivery.subject).address)
         except MbactorError as error:
             call.fail(error)
             if not call.asked:

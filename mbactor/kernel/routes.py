@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlencode
 
 from mbactor.errors import DeclarationError, MethodNotAllowed, NoSuchActor
 from mbactor.kernel.context import Call
@@ -14,6 +15,7 @@ from mbactor.kernel.pipeline import INBOUND, assemble, observed
 from mbactor.kernel.properties import differing, properties_of
 from mbactor.kernel.schema import Signature
 from mbactor.mailbox import Mailbox
+from mbactor.transport import subjects
 from mbactor.transport.address import ANY_METHOD, Address, check_host
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Route:
 
     __slots__ = (
         "address", "bind", "direct", "ends", "feature", "gate", "key", "key_default", "manual", "name", "needed",
-        "observed", "owner",
+        "observed", "open", "owner",
         "plain", "quick", "returns", "signature", "types",
     )  # fmt: skip
 
@@ -73,10 +75,20 @@ class Route:
         self.observed = assemble(self, handler)
         self.direct: Callable[..., Awaitable[Any]] | None = feature.direct if self.plain is handler else None
         self.manual = feature.manual
+        self.open = not feature.elsewhere and ("{" in feature.path or not feature.port)
+        """Whether it is reached at more than one address: arguments of it are in the path, or its port is any."""
         self.ends = True
         """Whether what its method raises, and is no answer, ends the incarnation."""
         self.quick = self.gate == SERIAL and self.key is None and self.direct is not None and not self.manual
         """Whether a message of it may take the short way into the mailbox."""
+
+    def query(self, path: str, query: str) -> str:
+        """The query of a request with what its path says, which is the last to be heard."""
+        found = subjects.path_arguments(self.feature.path, path)
+        if not found:
+            return query
+        given = parse_qs(query, keep_blank_values=True)
+        return urlencode({**found, **given}, doseq=True)
 
     def encode_result(self, value: Any, content_type: str) -> tuple[bytes, str]:
         """The method's result as bytes, in the content type of the request where it can be."""
@@ -129,7 +141,7 @@ class Routes:
     """All routes of a class: by operation, by method name, and by port and path for what comes by address."""
 
     __slots__ = (
-        "_by_path", "_reached", "background", "by_name", "by_operation", "cls", "gates", "hooks", "properties",
+        "_by_path", "_open", "_reached", "background", "by_name", "by_operation", "cls", "gates", "hooks", "properties",
         "returns_letters",
         "starts_plainly", "stops_plainly",
     )  # fmt: skip
@@ -141,6 +153,7 @@ class Routes:
         self.by_operation: dict[Operation[Any, ..., Any], Route] = {}
         self.gates: list[Lanes] = [Lanes("", cls.concurrency), Lanes("aside", ASIDE_LIMIT)]
         self._by_path: dict[tuple[int, str], dict[str, Route]] = {}
+        self._open: dict[tuple[int, str], None] = {}
         self._reached: dict[Any, Route] = {}
         for name in dir(cls):
             feature = feature_of(inspect.getattr_static(cls, name))
@@ -201,13 +214,19 @@ class Routes:
 
     def known(self, address: Address) -> Route | None:
         """As `find`, but None for an unknown path."""
-        methods = self._by_path.get((address.port, address.path))
+        methods = self._by_path.get((address.port, address.path)) or self._by_pattern(address)
         if methods is None:
             return None
         route = methods.get(address.method) or methods.get(ANY_METHOD)
         if route is None:
             raise MethodNotAllowed(str(address), address.method, tuple(methods))
         return route
+
+    def _by_pattern(self, address: Address) -> dict[str, Route] | None:
+        for port, path in self._open:
+            if port in {0, address.port} and subjects.path_arguments(path, address.path) is not None:
+                return self._by_path[port, path]
+        return None
 
     def _add(self, route: Route) -> None:
         feature = route.feature
@@ -218,6 +237,8 @@ class Routes:
         self.by_name[feature.name] = route
         if feature.served and not feature.elsewhere:
             self._by_path.setdefault((feature.port, feature.path), {})[feature.method] = route
+            if route.open:
+                self._open[feature.port, feature.path] = None
 
     def _check_alone(self, route: Route) -> None:
         """Two of a class that are reached alike would share the messages of each other."""

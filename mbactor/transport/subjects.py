@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import unquote
 
 from mbactor.errors import AddressTooLong, BadRequest
 from mbactor.transport.address import ANY_METHOD, TRUSTED_PORT, Address
@@ -71,6 +72,30 @@ def endpoint_pattern(plane: str, address: Address) -> str:
     *above, last = address.path.removeprefix("/").split("/")
     path = [*("*" if _ARGUMENT.fullmatch(segment) else escape(segment) for segment in above), _last(last)]
     return _request(plane, "*", str(address.port) if address.port else "*", address, ".".join(path))
+
+
+def path_arguments(pattern: str, path: str) -> dict[str, str] | None:
+    """What a path says for the arguments in that of an endpoint; None where it is not one of the endpoint's paths.
+
+        path_arguments("/files/{owner}/{name...}", "/files/ada/a/b") == {"owner": "ada", "name": "a/b"}
+
+    One without a name is `path1`, `path2` and so on, by its place. A segment that is the pattern's own says nothing:
+    who asks by the method has the value in the body.
+    """
+    wanted, given = pattern.removeprefix("/").split("/"), path.removeprefix("/").split("/")
+    if _GREEDY.fullmatch(wanted[-1]) and len(given) > len(wanted):
+        given[len(wanted) - 1 :] = ["/".join(given[len(wanted) - 1 :])]
+    if len(wanted) != len(given):
+        return None
+    found, number = {}, 0
+    for one, other in zip(wanted, given, strict=True):
+        if _ARGUMENT.fullmatch(one) or _GREEDY.fullmatch(one):
+            number += 1
+            if one != other:
+                found[one.strip("{.}") or f"path{number}"] = unquote(other)
+        elif one != other:
+            return None
+    return found
 
 
 def instance_pattern(plane: str, host: str, replica: str) -> str:

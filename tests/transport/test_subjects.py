@@ -17,6 +17,7 @@ from mbactor.transport.subjects import (
     inbox_pattern,
     is_own_inbox,
     parse_request,
+    path_arguments,
     reply_subject,
     request_subject,
     unescape,
@@ -192,3 +193,23 @@ def test_names_become_kebab_case(name: str, path: str) -> None:
 def test_a_subject_that_is_no_requests_is_refused(subject: str) -> None:
     with pytest.raises(BadRequest, match="is no request's"):
         parse_request(subject)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "found"),
+    [
+        ("/a", "/a", {}),
+        ("/a", "/b", None),
+        ("/a/{id}", "/a/7", {"id": "7"}),
+        ("/a/{id}", "/a/{id}", {}),
+        ("/a/{id}", "/a", None),
+        ("/a/{id}", "/a/7/8", None),
+        ("/{}/{}", "/x/y%2Fz", {"path1": "x", "path2": "y/z"}),
+        ("/a/{rest...}", "/a/b/c/d", {"rest": "b/c/d"}),
+        ("/a/{rest...}", "/a/b", {"rest": "b"}),
+        ("/a/{rest...}", "/a", None),
+        ("/a/{rest...}", "/a/{rest...}", {}),
+    ],
+)
+def test_the_arguments_of_a_path(pattern: str, path: str, found: dict[str, str] | None) -> None:
+    assert path_arguments(pattern, path) == found
