@@ -50,8 +50,11 @@ def test_defaults_depend_on_the_kind() -> None:
         ({"significant": True}, "significant: True given with restart 'permanent'"),
         ({"process": 1}, "process: 1 given, True or False expected"),
         ({"after": "db"}, "after: 'db' given, a list of the ids of siblings expected"),
-        ({"args": {"start": 1, "strat": 1}}, "given to Needs: got an unexpected keyword argument 'strat'"),
-        ({"args": {}}, "given to Needs: missing a required argument: 'start'"),
+        (
+            {"args": {"start": 1, "strat": 1}},
+            "args: Needs(start=1, strat=1): got an unexpected keyword argument 'strat'; it takes start, step",
+        ),
+        ({"args": {}}, "args: Needs(): missing a required argument: 'start'; it takes start, step"),
     ],
 )
 def test_a_faulty_child_is_refused_by_field_and_value(options: dict[str, Any], text: str) -> None:
