@@ -67,9 +67,8 @@ _ASIDE = frozenset({"told", "trace", "over"})
 _SECONDS = frozenset({"delay", "seconds", "took"})
 _SAID_ALREADY = {"log": {"level", "message"}, "broker.said": {"level"}}
 """Fields that are the level or the text of the line."""
-
-
 _RESERVED = frozenset({"timestamp", "level", "event", "trace_id", "exception"})
+"""Names that a line has for itself."""
 
 
 def name_of(key: str) -> str:
@@ -172,7 +171,7 @@ def for_people(name: str, fields: Mapping[str, Any]) -> tuple[dict[str, str], st
 def plain_text(name: str, fields: Mapping[str, Any]) -> str:
     """The event for people, without colours."""
     line, block = for_people(name, fields)
-    time, level, said, *_ = line.values()
-    rest = " ".join(f"{key}={value}" for key, value in list(line.items())[3:])
+    (_, time), (_, level), (_, said), *fields_of_it = line.items()
+    rest = " ".join(f"{key}={value}" for key, value in fields_of_it)
     text = f"{time} [{level:9}] {said:28} {rest}".rstrip()
     return text if block is None else f"{text}\n{block}"

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 LONG_PAUSE = 1.0
 """In a backoff longer than this the mailbox refuses instead of queueing."""
 
-_NO_GATES: Mapping[int, Gate] = {}
-
 State = Literal["new", "starting", "running", "stopping", "down", "closed"]
 
 
@@ -99,7 +97,7 @@ class Inbox:
     def takes(self, name: str) -> bool:
         """Whether a message for a feature would be queued at once: there is room, and it is in no long backoff."""
         number = self.routes.by_name[name].gate
-        gate = self.main if number == SERIAL else (self.other or _NO_GATES).get(number)
+        gate = self.main if number == SERIAL else (self.other or {}).get(number)
         return self._paused <= LONG_PAUSE if gate is None else gate.taking and not gate.queue.full
 
     # --- messages in ----------------------------------------------------------------------------------

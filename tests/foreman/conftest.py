@@ -12,6 +12,7 @@ import pytest
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.store.sql import SqlStore
 from mbactor.foreman.store.store import StoreTrouble
+from mbactor.testing.postgres import PostgresServer
 from tests.foreman.world import broken_invariants
 
 
@@ -32,6 +33,12 @@ def databases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database of each kind."""
     return url_of(request.param, tmp_path, request)
+
+
+@pytest.fixture
+def url(mbactor_postgres_server: PostgresServer) -> str:
+    """The URL of an empty database of PostgreSQL."""
+    return mbactor_postgres_server.fresh()
 
 
 @pytest.fixture(params=["file", "postgres"])

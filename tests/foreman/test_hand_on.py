@@ -9,7 +9,6 @@ import pytest
 
 from mbactor import seams
 from mbactor.foreman.store.hand_on import handed_on
-from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.operations import (
     Arrival,
     BreakBefore,
@@ -25,22 +24,11 @@ from mbactor.foreman.store.operations import (
 )
 from mbactor.foreman.store.postgres import PostgresStore
 from mbactor.foreman.store.store import StoreTrouble
-from mbactor.testing.postgres import PostgresServer
+from tests.foreman.postgres import opened
 
 pytestmark = pytest.mark.anyio
 
 LEASE = Lease("w", 60)
-
-
-@pytest.fixture
-def url(mbactor_postgres_server: PostgresServer) -> str:
-    return mbactor_postgres_server.fresh()
-
-
-async def opened(url: str) -> PostgresStore:
-    store = await open_store(url)
-    assert isinstance(store, PostgresStore)
-    return store
 
 
 def new(priority: int = 100, **entry: Any) -> Create:

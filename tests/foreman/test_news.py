@@ -26,11 +26,6 @@ pytestmark = pytest.mark.anyio
 HOUR = 3600.0
 
 
-@pytest.fixture
-def url(mbactor_postgres_server: PostgresServer) -> str:
-    return mbactor_postgres_server.fresh()
-
-
 def one(task: str) -> Graph:
     graph = Graph(task)
     graph.add_transition(task, END)

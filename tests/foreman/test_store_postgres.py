@@ -31,7 +31,6 @@ from mbactor.foreman.store.operations import (
     Settle,
     Settled,
 )
-from mbactor.foreman.store.postgres import PostgresStore
 from mbactor.foreman.store.postgres_db import PostgresDb
 from mbactor.foreman.store.postgres_pool import Connections
 from mbactor.foreman.store.postgres_text import shown_url, text_of, update_of
@@ -40,22 +39,12 @@ from mbactor.foreman.store.settle import _SETTLE, COMPLETE
 from mbactor.foreman.store.store import StoreTrouble
 from mbactor.foreman.sweep import sweep, sweep_regularly
 from mbactor.testing.postgres import PostgresServer
+from tests.foreman.postgres import opened
 from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio
 
 PASSWORD = "hunter2"
-
-
-@pytest.fixture
-def url(mbactor_postgres_server: PostgresServer) -> str:
-    return mbactor_postgres_server.fresh()
-
-
-async def opened(url: str) -> PostgresStore:
-    store = await open_store(url)
-    assert isinstance(store, PostgresStore)
-    return store
 
 
 def new(**fields: Any) -> Create:
