@@ -13,7 +13,7 @@ from mbactor.foreman.model.status import FlowStatus
 from mbactor.foreman.news import News
 from mbactor.foreman.page import history_page
 from mbactor.foreman.render import history_mermaid
-from mbactor.foreman.roll import Roll
+from mbactor.foreman.roll import Kept, Roll
 from mbactor.foreman.schedules import Schedules
 from mbactor.foreman.shards import Shards
 from mbactor.kernel import endpoint, event
@@ -39,6 +39,10 @@ class ForemanApi(Actor):
 
     @event
     async def on_news(self, news: News) -> None: ...
+
+    @endpoint(port=INTERNAL_PORT)
+    async def kept(self) -> Kept:
+        return self._roll.kept
 
     @endpoint(port=INTERNAL_PORT)
     async def create(self, workflow: str, state: bytes, options: FlowOptions | None = None, start: bool = True) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
@@ -18,7 +19,7 @@ import msgspec
 
 from mbactor import observe
 from mbactor.durations import Duration
-from mbactor.errors import InvalidSpec, NoSuchActor
+from mbactor.errors import InvalidSpec, MbactorError, NoSuchActor
 from mbactor.foreman.api import ForemanApi
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.features import Ran
@@ -27,15 +28,17 @@ from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import DEFAULT_TIME_BUDGET
 from mbactor.foreman.model.schedule import Schedule
 from mbactor.foreman.news import Herald, News
-from mbactor.foreman.roll import Roll
+from mbactor.foreman.roll import Kept, Roll
 from mbactor.foreman.schedules import Schedules
 from mbactor.foreman.shard import Shard
 from mbactor.foreman.shards import Member, Shards
-from mbactor.foreman.store.open import check_url, is_numbered, passes_on
+from mbactor.foreman.store.late import LateStore
+from mbactor.foreman.store.open import check_url, is_numbered, is_same, passes_on, shown_database
 from mbactor.foreman.store.store import Store
 from mbactor.foreman.worker import Ears, Keeper, Scheduler
 from mbactor.kernel.context import Call
 from mbactor.kernel.exit import Exit
+from mbactor.secret import Secret
 from mbactor.supervisor.children import Build, build_child
 from mbactor.supervisor.spec import Backoff, ChildSpec, checked_duration, child
 from mbactor.supervisor.supervisor import Supervisor
@@ -49,6 +52,8 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 """How many of something: `mbactor check` refuses 0 in a file."""
 UNSERVED_FOR = 1.0
 """Seconds after which it is told that nobody serves a task."""
+LONGEST_LOOK = 2.0
+"""Seconds that another Foreman has to say which database it has."""
 MOST_UNSERVED = 1_000
 """Tasks that are remembered so: more are no tasks."""
 
@@ -117,6 +122,11 @@ class Foreman(Supervisor):
         schedules = Schedules(shards)
         roll = self._roll = Roll(shards, self._database, self._lease / 4, self._begin, self._end)
         await roll.open(self._count)
+        try:
+            await self._check_others(shards.members[1].store)
+        except BaseException:
+            await roll.close()
+            raise
         for member in shards.members.values():
             member.begun = True
         # One shard that fails over and over never spends this: its backoff is longer than a third of `within`.
@@ -134,6 +144,31 @@ class Foreman(Supervisor):
             await herald.close()
         if self._roll is not None:
             await self._roll.close()
+
+    async def _check_others(self, first: Store | LateStore | None) -> None:
+        """InvalidSpec where a Foreman runs in this system already and keeps flows elsewhere: any of them may be asked
+        for any flow.
+        """
+        assert self._node is not None
+        if first is None or first.identity is None:
+            return
+        kept: Kept | None = None
+        # What does not answer is not known, and keeps nobody from starting.
+        with suppress(MbactorError), anyio.move_on_after(LONGEST_LOOK):
+            kept = await self._node.ask(ForemanApi.kept, (), {})
+        if kept is not None and kept.identity != first.identity:
+            given = shown_database(self._database)
+            raise InvalidSpec(_other_database(given, kept.shown, "that runs in this system"))
+
+    @classmethod
+    def clash(cls, args: Mapping[str, Any], other: Mapping[str, Any], where: str) -> tuple[str, str] | None:
+        one, two = (given.get("database", "sqlite://") for given in (args, other))
+        try:
+            if is_same(one, two):
+                return None
+            return "database", _other_database(_shown(one), _shown(two), where)
+        except InvalidSpec:
+            return None  # what is no URL is told when it is used
 
     def _spec(self, member: Member) -> ChildSpec:
         assert self._node is not None
@@ -175,6 +210,17 @@ class Foreman(Supervisor):
     async def _end(self, member: Member) -> None:
         await self.terminate_child(f"shard-{member.number}")
         await self.delete_child(f"shard-{member.number}")
+
+
+def _shown(url: str) -> str:
+    return "a secret" if isinstance(url, Secret) else shown_database(url)
+
+
+def _other_database(given: str, other: str, where: str) -> str:
+    return (
+        f"{given} given, and the Foreman {where} has {other}; any Foreman of a system may be asked for any of its"
+        " flows, so the same URL expected of all (in memory each has a database of its own), or a system for each"
+    )
 
 
 def _checked_days(given: object) -> float:

@@ -14,6 +14,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
+import msgspec
+
 from mbactor import observe
 from mbactor.errors import BadRequest, InvalidSpec, MbactorError, ShardInUse
 from mbactor.foreman.model.outcome import ShardState
@@ -24,6 +26,13 @@ from mbactor.foreman.store.operations import AddShard, Enrol
 from mbactor.foreman.store.store import Store
 
 Act = Callable[[Member], Awaitable[None]]
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What keeps the flows of a Foreman: the identity of shard 1, and the URL as it may be shown."""
+
+    identity: int
+    shown: str
 
 
 class Roll:
@@ -39,6 +48,11 @@ class Roll:
         self._unchecked: dict[int, str] = {}
         """Shards that were removed and not looked at since, each with why that failed."""
         self._following = asyncio.Lock()
+
+    @property
+    def kept(self) -> Kept:
+        """What keeps the flows. Unavailable (503) while shard 1 is down."""
+        return Kept(self._members[1].up().store.identity, shown_database(self._database))
 
     # --- at the start ------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ and to leave neither task nor timer behind.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbactor import observe
@@ -90,6 +90,13 @@ class Supervisor:
             auto_shutdown=spec.auto_shutdown,
             children=spec.children,
         )
+
+    @classmethod
+    def clash(cls, args: Mapping[str, Any], other: Mapping[str, Any], where: str) -> tuple[str, str] | None:  # noqa: ARG003
+        """Why children of this class with these arguments cannot run in one system, for who checks a file before it
+        runs: which argument is at fault, and the text that says so, in which the `other` is `where`. None: they can.
+        """
+        return None
 
     # --- hooks --------------------------------------------------------------------------------------
 

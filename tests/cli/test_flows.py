@@ -355,6 +355,14 @@ def test_the_database_is_that_of_the_foreman_in_the_file(shop: Shop, tmp_path: P
 
     for foreman in (f'database: "{shop.url}"', 'database: "${file:url}"'):
         assert len(json.loads(listed(foreman).stdout)["flows"]) == 4
+    assert (
+        len(
+            json.loads(listed(f'database: "{shop.url}"}}\n        - foreman: {{id: f, database: "{shop.url}"').stdout)[
+                "flows"
+            ]
+        )
+        == 4
+    )
     assert "in memory" in listed("workers: 1").stderr
     (tmp_path / "tree.yaml").write_text("version: 1\nname: x\nsupervisor:\n  children:\n    - gateway: {port: 1}\n")
     none = CliRunner().invoke(main, ["flows", "list", "-f", "tree.yaml"])

@@ -75,8 +75,6 @@ class Where:
         found = list(_foremen(topology.supervisor.children))
         if not found:
             raise InvalidSpec(f"{self.file} has no Foreman; give {_EXPECTED}")
-        if len(found) > 1:
-            raise InvalidSpec(f"{self.file} has {len(found)} Foremen; give --database URL")
         url = str(found[0].get("database", "sqlite://"))
         if url == "sqlite://":
             raise InvalidSpec(f"the Foreman of {self.file} keeps its flows in memory, where only its process sees them")
@@ -85,7 +83,7 @@ class Where:
 
 
 def _foremen(children: Iterable[ChildSpec]) -> Iterator[Mapping[str, Any]]:
-    """The arguments of each Foreman, in nested supervisors too."""
+    """The arguments of each Foreman, in nested supervisors too; all have the same database."""
     for child in children:
         if issubclass(child.target, Foreman):
             yield child.args

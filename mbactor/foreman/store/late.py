@@ -31,6 +31,11 @@ class LateStore:
         self._opening = asyncio.Lock()
         self._closed = False
 
+    @property
+    def identity(self) -> int | None:
+        """That of the database; None while it does not answer."""
+        return None if self._store is None else self._store.identity
+
     async def commit(self, batch: Sequence[Operation]) -> Committed:
         return await (await self._opened()).commit(batch)
 

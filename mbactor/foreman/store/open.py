@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from mbactor import offload
 from mbactor.errors import InvalidSpec
@@ -81,6 +83,25 @@ def shown_database(url: str) -> str:
 
         return f"database {shown_url(url)}"
     return f"database {url}" if url.startswith("sqlite:") else "the database"
+
+
+def is_same(one: str, other: str) -> bool:
+    """Whether two URLs are, by all that they say, of the same database. One in memory is no other's."""
+    return one != "sqlite://" and _place(one) == _place(other)
+
+
+def _place(url: str) -> tuple[object, ...]:
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite":
+        return (Path(rest[1:]).absolute(),)
+    try:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        port = str(parts.port or query.get("port", "5432"))
+    except ValueError:
+        return (url,)
+    database = parts.path[1:] or query.get("dbname") or query.get("database") or parts.username
+    return (parts.hostname or query.get("host", ""), port, database, query.get("search_path"))
 
 
 def passes_on(url: str) -> bool:

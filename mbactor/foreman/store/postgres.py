@@ -105,14 +105,14 @@ async def open_postgres(url: str, shard: int = 1) -> PostgresStore:
     with offload.busy():
         try:
             async with connections.one() as connection, connection.transaction():
-                await _prepare(connection, shard)
+                identity = await _prepare(connection, shard)
         except BaseException as error:
             with suppress(*_BROKEN):
                 await connections.close(0)
             if isinstance(error, (*_BROKEN, ValueError)) and not isinstance(error, InvalidSpec):
                 raise _refused(shown, error) from None
             raise
-    return PostgresStore(connections, url, shard)
+    return PostgresStore(connections, url, shard, identity)
 
 
 async def has_tables(url: str) -> bool:
@@ -129,8 +129,8 @@ async def has_tables(url: str) -> bool:
             raise _refused(shown, error) from None
 
 
-async def _prepare(connection: Any, shard: int) -> None:
-    """Make the tables, where several processes may be about to; check those that are there."""
+async def _prepare(connection: Any, shard: int) -> int:
+    """Make the tables, where several processes may be about to; check those that are there. The database's identity."""
     await connection.execute("SELECT pg_advisory_xact_lock($1)", _SCHEMA_LOCK)
     if await connection.fetchval("SELECT to_regclass('mbactor_meta')") is None:
         for statement in (*schema.statements(TYPES), *schema.row_types(TYPES)):
@@ -147,6 +147,12 @@ async def _prepare(connection: Any, shard: int) -> None:
     known = dict(await connection.fetch("SELECT name, value FROM mbactor_meta"))
     schema.check_version(known["schema_version"])
     schema.check_shard(known["shard"], shard)
+    if "identity" not in known:
+        known["identity"] = schema.new_identity()
+        query = "INSERT INTO mbactor_meta (name, value) VALUES ('identity', $1)"
+        await connection.execute(query, known["identity"])
+    identity: int = known["identity"]
+    return identity
 
 
 def _refused(shown: str, error: BaseException) -> InvalidSpec | StoreTrouble:
@@ -164,8 +170,8 @@ def _refused(shown: str, error: BaseException) -> InvalidSpec | StoreTrouble:
 class PostgresStore(SqlStore):
     """A shard in a PostgreSQL database. Made by `open_postgres`."""
 
-    def __init__(self, connections: Connections, url: str, shard: int) -> None:
-        super().__init__(shard)
+    def __init__(self, connections: Connections, url: str, shard: int, identity: int) -> None:
+        super().__init__(shard, identity)
         self._url = url
         self._connections = connections
         self._newest_flow = 0

@@ -10,8 +10,9 @@
   `unused_leases` times: a claim that was put off, and a number that only fences, is not used. Of the runs,
   `lost_leases` came to nothing: the worker ended, or let the lease run out.
 * `mbactor_graph`: the frozen graphs, stored once each, by the SHA-256 of their JSON.
-* `mbactor_meta`: the schema's version, the number of this shard and, on SQLite, the highest ids that were deleted: none
-  is given out a second time (on PostgreSQL two sequences see to that).
+* `mbactor_meta`: the schema's version, the number of this shard, a random number by which the database is told from any
+  other (`identity`) and, on SQLite, the highest ids that were deleted: none is given out a second time (on PostgreSQL
+  two sequences see to that).
 * `mbactor_shard`, in the database of shard 1 only: the shards there are. `state`: active, cordoned, removed.
 * `mbactor_schedule`: what creates flows by itself; ticks up to `last_tick` are dealt with, and `flow_id` is
   the flow that it made last. Shard 1 has it.
@@ -42,6 +43,7 @@ on.
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping
 
 from mbactor.errors import InvalidSpec
@@ -205,6 +207,11 @@ CREATE VIEW mbactor_step_view AS SELECT
     <time>(started_at) AS started_at, <time>(updated_at) AS updated_at
 FROM mbactor_step;
 """
+
+
+def new_identity() -> int:
+    """What tells a database from any other."""
+    return secrets.randbits(62)
 
 
 def check_version(found: int) -> None:

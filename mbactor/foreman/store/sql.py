@@ -37,8 +37,9 @@ Query = Callable[Concatenate[Db, P], Awaitable[T]]
 class SqlStore(ABC):
     """A shard's database, as `Store` has it. Belongs to the event loop that made it."""
 
-    def __init__(self, shard: int) -> None:
+    def __init__(self, shard: int, identity: int) -> None:
         self.shard = shard
+        self.identity = identity
 
     @abstractmethod
     async def commit(self, batch: Sequence[Operation]) -> Committed: ...

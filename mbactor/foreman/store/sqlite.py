@@ -77,8 +77,8 @@ _BREAKPOINTS = """SELECT flow.id, root.breakpoints FROM mbactor_flow AS flow JOI
 class SqliteStore(SqlStore):
     """A shard in an SQLite database. Made by `open_sqlite`."""
 
-    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection, shard: int) -> None:
-        super().__init__(shard)
+    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection, shard: int, identity: int) -> None:
+        super().__init__(shard, identity)
         self._writer = writer
         self._reader = reader
         self._closed = False
@@ -251,7 +251,7 @@ async def open_sqlite(path: str | None, shard: int = 1) -> SqliteStore:
     """
     writer = await _connect(path or ":memory:")
     try:
-        await run_in_driver(writer, _prepare, shard)
+        identity = await run_in_driver(writer, _prepare, shard)
         reader = writer if path is None else await _connect(path)
         if reader is not writer:
             await run_in_driver(reader, _prepare_reader)
@@ -261,7 +261,7 @@ async def open_sqlite(path: str | None, shard: int = 1) -> SqliteStore:
         if isinstance(error, sqlite3.Error):
             raise InvalidSpec(f"database {path!r} cannot be used: {error}") from error
         raise
-    return SqliteStore(writer, reader, shard)
+    return SqliteStore(writer, reader, shard, identity)
 
 
 async def _connect(path: str) -> aiosqlite.Connection:
@@ -281,18 +281,20 @@ async def _connect(path: str) -> aiosqlite.Connection:
     return connection
 
 
-def _prepare(db: sqlite3.Connection, shard: int) -> None:
+def _prepare(db: sqlite3.Connection, shard: int) -> int:
+    """Make the tables, or check those that are there. The database's identity."""
     db.create_function("mbactor_now", 0, clock.unix)
     db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     _use_wal(db)
     db.execute("PRAGMA synchronous = FULL")
     db.execute("BEGIN IMMEDIATE")
     try:
-        _migrate(db, shard)
+        identity = _migrate(db, shard)
         db.execute("COMMIT")
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
+    return identity
 
 
 def _prepare_reader(db: sqlite3.Connection) -> None:
@@ -314,16 +316,19 @@ def _use_wal(db: sqlite3.Connection) -> None:
             return
 
 
-def _migrate(db: sqlite3.Connection, shard: int) -> None:
-    known = db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'mbactor_meta'").fetchone()
-    if known is None:
+def _migrate(db: sqlite3.Connection, shard: int) -> int:
+    found = db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'mbactor_meta'").fetchone()
+    if found is None:
         for statement in schema.statements(_TYPES):
             db.execute(statement)
         for row in ("step", "flow"):
             db.execute(_KEEP_HIGHEST.replace("<row>", row))
         values = [("schema_version", schema.VERSION), ("shard", shard), ("step_id", 0), ("flow_id", 0)]
         db.executemany("INSERT INTO mbactor_meta (name, value) VALUES (?, ?)", values)
-        return
-    known = dict(db.execute("SELECT name, value FROM mbactor_meta").fetchall())
+    known: dict[str, int] = dict(db.execute("SELECT name, value FROM mbactor_meta").fetchall())
     schema.check_version(known["schema_version"])
     schema.check_shard(known["shard"], shard)
+    if "identity" not in known:
+        known["identity"] = schema.new_identity()
+        db.execute("INSERT INTO mbactor_meta (name, value) VALUES ('identity', ?)", (known["identity"],))
+    return known["identity"]

@@ -56,6 +56,8 @@ class Store(Protocol):
     """A shard's database. Used from one event loop. Every method may raise `StoreTrouble`."""
 
     shard: int
+    identity: int
+    """What tells the database from any other, by whatever URL it is reached."""
 
     async def commit(self, batch: Sequence[Operation]) -> Committed:
         """Apply the batch in one durable transaction, or nothing of it (`StoreTrouble`, `Unstorable`)."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from mbactor.errors import InvalidSpec, MbactorError, did_you_mean
 from mbactor.supervisor.spec import SupervisorSpec, has_controls
 from mbactor.supervisor.topology.children import Ids, TreeReader
+from mbactor.supervisor.topology.clashes import clashes
 from mbactor.supervisor.topology.classes import look_in
 from mbactor.supervisor.topology.fields import Section
 from mbactor.supervisor.topology.files import Files
@@ -17,7 +18,7 @@ from mbactor.supervisor.topology.kinds import Kinds
 from mbactor.supervisor.topology.lints import lints
 from mbactor.supervisor.topology.merge import Overlays, Templates, merged_templates
 from mbactor.supervisor.topology.render import resolved
-from mbactor.supervisor.topology.yaml_positions import Problems, Table
+from mbactor.supervisor.topology.yaml_positions import Place, Problems, Table
 from mbactor.transport.locality import check_locality
 from mbactor.transport.nats_url import is_broker, servers_of
 from mbactor.transport.requester import ACK_WINDOW
@@ -138,16 +139,26 @@ class _Reader:
         reader = TreeReader(self.problems, self.sources, self.kinds)
         spec = reader.supervisor(inner, ())
         inner.refuse_unread()
-        for lint in () if spec is None or self.problems.found else lints(spec):
-            table = _nearest(reader.tables, lint.ids)
-            entry = table.entries.get(lint.field)
-            self.warnings.add(table.place if entry is None else entry.value.place, lint.text)
+        if spec is None or self.problems.found:
+            return spec
+        tables = reader.tables
+        for clash in clashes(spec, lambda ids: str(_nearest(tables, ids).place)):
+            self.problems.add(_place_of(_nearest(tables, clash.ids), clash.field), clash.text)
+        for lint in lints(spec):
+            self.warnings.add(_place_of(_nearest(tables, lint.ids), lint.field), lint.text)
         return spec
 
 
 def _nearest(tables: Mapping[Ids, Table], ids: Ids) -> Table:
     """Where a child stands in the file, or the supervisor that makes it in code."""
     return tables[ids] if ids in tables else _nearest(tables, ids[:-1])
+
+
+def _place_of(child: Table, field: str) -> Place:
+    """Where a field of a child stands, or one of its arguments; else the child."""
+    inner = [entry.value for entry in child.entries.values() if isinstance(entry.value, Table)]
+    entry = next((table.entries[field] for table in (child, *inner) if field in table.entries), None)
+    return child.place if entry is None else entry.value.place
 
 
 def _with_templates(table: Table, templates: Templates) -> Table:
