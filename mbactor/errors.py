@@ -30,8 +30,8 @@ class MbactorError(Exception):
 
         raise MbactorError("no such order", status=404, order_id="17")
 
-    Raised in an endpoint it is an *answer*: the asker gets it, the actor goes on. Keyword arguments
-    become attributes and cross to the asker with the message and the status.
+    Raised in an endpoint it is an *answer*: the asker gets it, the actor goes on; of several that a task group raises,
+    the first. Keyword arguments become attributes and cross to the asker with the message and the status.
     """
 
     status: int = 500
@@ -154,8 +154,16 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
+_OF_GROUP = 5
+"""So many errors of a group are told in its text."""
+
+
 def error_text(error: BaseException) -> str:
-    """The error's text, also of one that has trouble telling it."""
+    """The error's text, also of one that has trouble telling it. Of a group with what it holds."""
+    if isinstance(error, BaseExceptionGroup):
+        told = [error_told(one) for one in error.exceptions[:_OF_GROUP]]
+        more = ["..."] if len(error.exceptions) > _OF_GROUP else []
+        return f"{_printable(error.message)}: {'; '.join(told + more)}"
     try:
         return _printable(str(error))
     except (KeyboardInterrupt, SystemExit):

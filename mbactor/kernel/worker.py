@@ -7,6 +7,7 @@ cancellation, so a message costs no scope and no timer of its own.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -244,6 +245,8 @@ class Worker:
 
     def _leaves(self, call: Call, error: BaseException) -> bool:
         """Deal with what a method raised; whether it goes on, out of the worker."""
+        if isinstance(error, BaseExceptionGroup):
+            error = _meant_by(error)
         if isinstance(error, MbactorError):
             # Whatever the method met further down: this message was taken. One refused at the door was not.
             error.taken = error.taken if call.refused else "yes"
@@ -285,3 +288,22 @@ class Worker:
             self.gate.kick()
         else:
             self.gate.cell.watch_idleness()
+
+
+def _meant_by(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of a group of nothing but answers, as `gather` would have raised it; or of nothing but `Stashed`. A
+    task group wraps whatever its tasks raise, and what is an answer without it is one within. Else the group itself.
+    """
+    raised = [*_raised_in(group)]
+    for kind in (MbactorError, Stashed):
+        if all(isinstance(one, kind) for one in raised):
+            return raised[0]
+    return group
+
+
+def _raised_in(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for one in group.exceptions:
+        if isinstance(one, BaseExceptionGroup):
+            yield from _raised_in(one)
+        else:
+            yield one

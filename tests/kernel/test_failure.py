@@ -1182,3 +1182,79 @@ async def test_what_a_worker_was_woken_for_is_told_at_its_deadline_where_the_act
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(answer) for answer in answers] == [BudgetSpent] * 3
     assert asyncio.get_running_loop().time() - began == pytest.approx(20)
+
+
+# --- task groups ------------------------------------------------------------------------------------------------------
+
+
+class Grouping(Actor):
+    """Raises from within task groups."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    @endpoint
+    async def raise_all(self, errors: list[str], *, nested: bool = False) -> None:
+        async with asyncio.TaskGroup() as group:
+            for error in errors:
+                group.create_task(self._nested(error) if nested else self._raise(error))
+
+    async def _nested(self, error: str) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._raise, error)
+
+    async def _raise(self, error: str) -> None:
+        match error:
+            case "sold out":
+                raise SoldOut("the last one has gone")
+            case "refused":
+                raise BadRequest("no such thing")
+            case "stash":
+                self.held += 1
+                if self.held == 1:
+                    self.stash()
+            case _:
+                raise ValueError(error)
+
+    @endpoint
+    async def go_on(self) -> int:
+        return self.unstash_all()
+
+    @endpoint
+    async def who(self) -> str:
+        return self.id
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_of_answers_in_a_task_group_the_first_is_the_answer(mbactor: ActorSystem, nested: bool) -> None:
+    grouping = await mbactor.spawn(Grouping)
+    before = await grouping.ask(Grouping.who)
+    with pytest.raises(SoldOut, match="^the last one has gone$") as raised:
+        await grouping.ask(Grouping.raise_all, ["sold out", "refused"], nested=nested)
+    assert raised.value.status == 409
+    assert await grouping.ask(Grouping.who) == before
+
+
+async def test_a_task_group_with_anything_else_is_a_crash_that_tells_what_it_holds(mbactor: ActorSystem) -> None:
+    grouping = await mbactor.spawn(Grouping)
+    before = await grouping.ask(Grouping.who)
+    with pytest.raises(ActorCrashed) as raised:
+        await grouping.ask(Grouping.raise_all, ["sold out", "boom"])
+    told = "ExceptionGroup: unhandled errors in a TaskGroup: SoldOut: the last one has gone; ValueError: boom"
+    assert str(raised.value) == told
+    assert await grouping.ask(Grouping.who) != before
+
+
+async def test_of_a_group_with_many_errors_a_few_are_told(mbactor: ActorSystem) -> None:
+    grouping = await mbactor.spawn(Grouping)
+    with pytest.raises(ActorCrashed, match=r": 0; ValueError: 1; .*: 4; \.\.\.$"):
+        await grouping.ask(Grouping.raise_all, [str(number) for number in range(7)])
+
+
+async def test_a_stash_within_a_task_group_is_one(mbactor: ActorSystem) -> None:
+    grouping = await mbactor.spawn(Grouping)
+    asked = begin(grouping.ask(Grouping.raise_all, ["stash"]))
+    await asyncio.sleep(0.1)
+    assert not asked.done()
+    assert await grouping.ask(Grouping.go_on) == 1
+    await asked
