@@ -38,7 +38,15 @@ from mbactor.foreman.model.outcome import (
 )
 from mbactor.foreman.model.paging import Listed, merged
 from mbactor.foreman.model.query import FlowQuery, check_purge
-from mbactor.foreman.model.state import Fields, decode_all, decode_fields, encode_fields, encode_value, initial_state
+from mbactor.foreman.model.state import (
+    Fields,
+    decode_all,
+    decode_fields,
+    encode_fields,
+    encode_value,
+    initial_state,
+    storable,
+)
 from mbactor.foreman.model.status import FlowStatus
 from mbactor.foreman.news import Exchange, News
 from mbactor.foreman.reader import Reader
@@ -238,7 +246,7 @@ class Engine:
         that runs elsewhere is refused. FlowConflict where the flow has ended.
         """
         key = self._key(flow_key)
-        changed = await self.committer.commit(Cancel(key.id, key.token, reason.replace("\0", "\ufffd").strip()))
+        changed = await self.committer.commit(Cancel(key.id, key.token, storable(reason).strip()))
         self._judge(key, "cancel", changed)
         for runner in self._runners:
             runner.cancel(changed.flows)

@@ -18,7 +18,7 @@ from mbactor.errors import InvalidExpression, InvalidState, MbactorError
 from mbactor.foreman.model.flow import Outcome
 from mbactor.foreman.model.graph import END, Graph, Transition, holds
 from mbactor.foreman.model.signals import Park, Signals
-from mbactor.foreman.model.state import Fields, apply, decode_value, encode_value, is_null
+from mbactor.foreman.model.state import Fields, apply, decode_value, encode_value, is_null, storable
 
 PlanKind = Literal["advance", "fan_out", "fan_in", "arrive", "complete", "fail", "retry", "park"]
 
@@ -133,8 +133,7 @@ def _described(error: BaseException) -> msgspec.Raw:
         return encode_value(wire, ON_ERROR_FIELD)
     except InvalidState:
         # Its own fields cannot be stored: the message and the status still tell what happened.
-        text = wire["error"].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-        return encode_value({**wire, "error": text, "fields": {}}, ON_ERROR_FIELD)
+        return encode_value({**wire, "error": storable(wire["error"]), "fields": {}}, ON_ERROR_FIELD)
 
 
 # --- which edges are taken --------------------------------------------------------------------------------

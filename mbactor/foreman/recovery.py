@@ -20,7 +20,7 @@ from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.places import StepPlace
 from mbactor.foreman.model.reducers import fold
 from mbactor.foreman.model.rewinding import RewindKind, meant
-from mbactor.foreman.model.state import Fields, apply, encode_fields
+from mbactor.foreman.model.state import Fields, apply, encode_fields, is_storable
 from mbactor.foreman.reader import Reader
 from mbactor.foreman.step import fold_material, rate_of
 from mbactor.foreman.store.breakpoints import WAITS
@@ -163,7 +163,7 @@ class Recovery:
     async def break_before(self, flow_key: str, node: str, on: bool = True) -> None:
         """Have the flow, and those it calls, pause before each step of a node; or no longer."""
         key = self._key(flow_key)
-        if not node or "\0" in node:
+        if not node or not is_storable(node):
             raise BadRequest(f"task={node!r}: expected the name of a node")
         self._judge(key, "break", await self._committer.commit(BreakBefore(key.id, key.token, node, on)))
 

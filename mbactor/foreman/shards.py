@@ -8,7 +8,8 @@
 A flow stays on its shard for life, with all that follows from it: the flows it calls, its thread. New ones go to any
 shard that is not cordoned and whose database answers. An idempotency key is looked for on all shards first, so they may
 come, go and be cordoned, and it still finds its flow; what has it for the first time goes to the shard that the key
-chooses, where of any number of creations at the same moment one wins.
+chooses, where of any number of creations at the same moment one wins. A concurrency key chooses the shard before it:
+who shares one has to be on one shard, where its places are counted.
 """
 
 from __future__ import annotations
@@ -64,8 +65,11 @@ class Member:
     @property
     def takes(self) -> bool:
         """Whether it is where new flows are best put."""
-        if self.state != "active" or self._trouble(0.0):
-            return False
+        return self.state == "active" and not self._trouble(0.0) and self.known
+
+    @property
+    def known(self) -> bool:
+        """Whether every Foreman knows of it by now, and looks there for what has a key."""
         return self.placed_from == 0.0 or asyncio.get_running_loop().time() >= self.placed_from
 
     def _trouble(self, lasting: float) -> str:
@@ -127,9 +131,11 @@ class Shards:
                 return first
         if options.thread_key is not None:
             return await self.of(options.thread_key).create(workflow, state, options, start=start)
-        if options.idempotency_key is not None:
-            engine = chosen(self._active(), options.idempotency_key).up()
-            return await engine.create(workflow, state, options, start=start)
+        choice = options.concurrency_key or options.idempotency_key
+        if choice is not None:
+            active = self._active()
+            known = [member for member in active if member.known] or active
+            return await chosen(known, choice).up().create(workflow, state, options, start=start)
         best = [member for member in self.members.values() if member.takes]
         while len(best) > 1:
             engine = best.pop(random.randrange(len(best))).up()

@@ -263,9 +263,9 @@ async def test_cancel_ends_the_flow_and_the_task_that_runs(world: World) -> None
     await held.entered.wait()
     waiting = asyncio.create_task(world.engine.wait(key))
     await asyncio.sleep(0)
-    await world.engine.cancel(key, " not needed ")
+    await world.engine.cancel(key, " not\0 \udc80needed ")
     outcome = await waiting
-    assert (outcome.status, outcome.cancel_reason, outcome.state) == ("cancelled", "not needed", {"a": 1})
+    assert (outcome.status, outcome.cancel_reason, outcome.state) == ("cancelled", "not\ufffd \ufffdneeded", {"a": 1})
     await held.ended.wait()
     assert held.cancelled
     with pytest.raises(FlowConflict, match="cancelled"):

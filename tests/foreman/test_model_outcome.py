@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from mbactor.errors import BadRequest, FlowNotFound, MbactorError, to_wire
+from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.outcome import (
     FlowOptions,
     FlowOutcome,
@@ -74,6 +75,10 @@ def test_a_step_knows_how_long_it_ran() -> None:
     assert StepRecord(step_key="s", node="n", status="running", started_at=AT).duration is None
 
 
+def test_the_baggage_of_a_flow_is_passed_on_as_it_is() -> None:
+    assert FlowOptions(baggage=cast("Any", Flow.of(baggage={"tenant": 7}).baggage)).baggage == {"tenant": 7}
+
+
 def test_durations_of_options_become_seconds() -> None:
     options = FlowOptions(time_budget=dt.timedelta(seconds=3), start_at="1h")
     assert (options.time_budget, options.start_at) == (3.0, 3600.0)
@@ -92,6 +97,18 @@ def test_durations_of_options_become_seconds() -> None:
         ({"time_budget": []}, "time_budget"),
         ({"start_at": dt.datetime(2026, 1, 1)}, "no time zone"),  # noqa: DTZ001 - the case under test
         ({"start_at": "tomorrow"}, "start_at: 'tomorrow'"),
+        ({"priority": 2**63}, "priority=9223372036854775808 is too large"),
+        ({"concurrency_key": "k", "concurrency_limit": 2**63}, "concurrency_limit=9223372036854775808 is too large"),
+        ({"fairness_weight": 10**400}, "fairness_weight"),
+        ({"fairness_key": "a\0"}, "fairness_key='a\\x00'"),
+        ({"fairness_key": "\ud800"}, "fairness_key='\\ud800'"),
+        ({"concurrency_key": "\ud800"}, "concurrency_key"),
+        ({"idempotency_key": "a\0"}, "idempotency_key"),
+        ({"notify_on_stop": "\ud800"}, "notify_on_stop"),
+        ({"idempotency_key": ""}, "idempotency_key='': a text expected, or None"),
+        ({"concurrency_key": ""}, "concurrency_key='': a text expected, or None"),
+        ({"notify_on_stop": ""}, "notify_on_stop='': a text expected, or None"),
+        ({"baggage": ["a"]}, "baggage=['a']: an object with named fields expected"),
     ],
 )
 def test_an_option_that_cannot_be_is_a_bad_request_that_names_it(options: dict[str, Any], named: str) -> None:

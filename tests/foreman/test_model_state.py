@@ -158,6 +158,8 @@ def test_an_initial_state_is_anything_with_named_fields(value: Any, expected: Ma
         b'"\xff"',
         {"a": float("nan")},
         {1: 2},
+        {"a\0": 1},
+        {"\ud800": 1},
     ],
 )
 def test_any_other_initial_state_is_a_bad_request(value: Any) -> None:

@@ -185,9 +185,30 @@ async def test_an_idempotency_key_finds_its_flow_whatever_becomes_of_the_shards(
     assert [await create(number) for number in range(12)] == keys
     await flows.add_shard()
     assert [await create(number) for number in range(12)] == keys
-    assert {shard_of(await create(number)) for number in range(12, 40)} == {2, 3}
+    # A Foreman that has not learnt of the new one would not find what has its key there.
+    assert {shard_of(await create(number)) for number in range(12, 40)} == {2}
+    await asyncio.sleep(60)
+    assert [await create(number) for number in range(12)] == keys
+    assert {shard_of(await create(number)) for number in range(40, 80)} == {2, 3}
     joined = FlowOptions(idempotency_key="order-1", thread_key=next(key for key in keys if shard_of(key) == 1))
     assert await flows.create(Desk.signing, {}, joined) == keys[1]
+
+
+async def test_flows_that_share_a_concurrency_key_share_its_places_on_one_shard(
+    mbactor: ActorSystem, tmp_path: Path
+) -> None:
+    flows = await spawn(mbactor, tmp_path)
+    for customer in range(6):
+        options = FlowOptions(concurrency_key=f"customer-{customer}", concurrency_limit=2)
+        keys = [await flows.create(Desk.signing, {}, options) for _ in range(4)]
+        order = f"order-of-{customer}"
+        with_an_order = FlowOptions(concurrency_key=options.concurrency_key, concurrency_limit=2, idempotency_key=order)
+        keys.append(await flows.create(Desk.signing, {}, with_an_order))
+        assert len({shard_of(key) for key in keys}) == 1
+        assert await flows.create(Desk.signing, {}, with_an_order) == keys[-1]
+        queued = [one.queued for one in (await flows.list(concurrency_key=f"customer-{customer}")).flows]
+        assert queued == [True, True, True, False, False]
+    assert {shard_of(one.flow_key) for one in (await flows.list()).flows} == {1, 2, 3}
 
 
 # --- shards that come and go ---------------------------------------------------------------------------

@@ -7,7 +7,8 @@ wrote, and `failure` makes an exception of it again.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Container
+import sys
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -16,6 +17,7 @@ from mbactor import errors
 from mbactor.durations import Duration, seconds
 from mbactor.errors import BadRequest, MbactorError
 from mbactor.foreman.model.advice import notes
+from mbactor.foreman.model.state import is_storable
 from mbactor.foreman.model.status import FlowStatus, StepStatus, is_stopped
 
 if TYPE_CHECKING:
@@ -185,6 +187,10 @@ class ShardInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 ShardInfos = list[ShardInfo]
 
+LARGEST = 2**63 - 1
+"""The largest number that a column of integers holds."""
+MOST_WEIGHT = sys.float_info.max
+
 DEFAULT_TIME_BUDGET = 20.0
 """Seconds that a run of a task may take, where neither its node nor its flow nor its Foreman says so."""
 
@@ -217,13 +223,16 @@ class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
     concurrency_key: str | None = None
     """At most `concurrency_limit` flows with this key have begun and not ended, over all Foremen of the database; also
     those count that sleep or wait for an answer. The others stay `created` and are started in the order in which they
-    were created, each by its own limit. What is run again by hand, or forked, does not wait."""
+    were created, each by its own limit. What is run again after its end, or forked, queues for a place like a new one.
+    """
     concurrency_limit: int = 1
 
     def __post_init__(self) -> None:
+        if isinstance(self.baggage, Mapping):
+            self.baggage = dict(self.baggage)  # that of a `Flow`, too, is passed on as it is
         for name, kind, expected in _OPTIONS:
             value = getattr(self, name)
-            if type(value) not in kind:
+            if type(value) not in kind or (isinstance(value, str) and not is_storable(value)):
                 raise BadRequest(f"{name}={value!r}: {expected} expected")
         self.time_budget = None if self.time_budget is None else _option_seconds("time_budget", self.time_budget)
         if isinstance(self.start_at, dt.datetime):
@@ -240,9 +249,14 @@ class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
             raise BadRequest(f"priority={self.priority} is negative; 0 runs first, 100 is the default")
         if self.concurrency_limit < 1:
             raise BadRequest(f"concurrency_limit={self.concurrency_limit} lets no flow begin; at least 1 is needed")
-        if self.concurrency_key is not None and (not self.concurrency_key or "\0" in self.concurrency_key):
-            raise BadRequest(f"concurrency_key={self.concurrency_key!r}: a text expected")
-        if not 0 < self.fairness_weight < float("inf"):
+        for name in ("priority", "concurrency_limit"):
+            if getattr(self, name) > LARGEST:
+                raise BadRequest(f"{name}={getattr(self, name)} is too large; at most {LARGEST} can be stored")
+        for name in ("concurrency_key", "idempotency_key", "notify_on_stop"):
+            # An empty one is what a program gives that lacks it, and would be the same for all flows.
+            if getattr(self, name) == "":
+                raise BadRequest(f"{name}='': a text expected, or None where there is none")
+        if not 0 < self.fairness_weight <= MOST_WEIGHT:
             raise BadRequest(f"fairness_weight={self.fairness_weight} must be a number greater than 0")
 
 
@@ -252,7 +266,11 @@ _OPTIONS: tuple[tuple[str, Container[Any], str], ...] = (
     ("fairness_weight", {int, float}, "a number"),
     ("delete_on_completion", {bool}, "True or False"),
     ("concurrency_limit", {int}, "a whole number"),
-    *((name, {str, type(None)}, "a text") for name in ("notify_on_stop", "thread_key", "idempotency_key")),
+    *(
+        (name, {str, type(None)}, "a text")
+        for name in ("notify_on_stop", "thread_key", "idempotency_key", "concurrency_key")
+    ),
+    ("baggage", {dict}, "an object with named fields"),
 )
 
 

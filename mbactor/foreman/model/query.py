@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 
 from mbactor.errors import BadRequest, did_you_mean
+from mbactor.foreman.model.outcome import LARGEST
 from mbactor.foreman.model.paging import position_of
+from mbactor.foreman.model.state import is_storable
 from mbactor.foreman.model.status import FLOW_STATUSES
 
 MOST_LISTED = 10_000
 MOST_PURGED = 4_096
-LARGEST = 2**63 - 1
 
 _TEXTS = ("workflow", "thread", "task", "fairness_key", "concurrency_key", "search")
 
@@ -86,13 +87,8 @@ def check_purge(query: FlowQuery) -> None:
 
 
 def _check_text(name: str, value: Any) -> None:
-    if value is not None and (not isinstance(value, str) or "\0" in value or not _is_unicode(value)):
+    if value is not None and not (isinstance(value, str) and is_storable(value)):
         raise BadRequest(f"{name}={value!r}: expected a text without NUL")
-
-
-def _is_unicode(text: str) -> bool:
-    # Half a surrogate pair has no UTF-8.
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _check_age(name: str, value: Any) -> None:

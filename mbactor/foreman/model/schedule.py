@@ -21,6 +21,7 @@ from cronsim import CronSim, CronSimError
 
 from mbactor.errors import BadRequest
 from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.model.state import is_storable
 from mbactor.foreman.model.status import FlowStatus
 
 CatchUp = Literal["latest", "all", "none"]
@@ -63,7 +64,7 @@ class Schedule(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         where = f"schedule {self.name!r}"
-        if not self.name or "\0" in self.name:
+        if not self.name or not is_storable(self.name):
             raise BadRequest(f"schedule: name={self.name!r}: a text expected")
         if not self.workflow:
             raise BadRequest(f"{where}: workflow='': the URL of a workflow expected")

@@ -29,6 +29,7 @@ NULL = msgspec.Raw(b"null")
 MAX_NESTING = 200
 """Lists and objects within each other that a value may have."""
 
+_UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 _BRACKET = re.compile(rb"[\[\]{}]")
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _encoder = msgspec.json.Encoder()
@@ -159,9 +160,21 @@ def check_name(name: Any) -> str:
     """The field's name, refused where it could not be stored."""
     if not isinstance(name, str):
         raise InvalidState(f"a field of a state is named by a string, got {name!r}")
-    if "\0" in name:
-        raise InvalidState(f"the field name {name!r} holds a NUL, which databases do not store")
+    if not is_storable(name):
+        raise InvalidState(
+            f"the field name {name!r} holds a NUL or half a surrogate pair, which databases do not store"
+        )
     return name
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database stores the text: it has neither a NUL nor half a surrogate pair."""
+    return (text.isascii() and "\0" not in text) or _UNSTORABLE.search(text) is None
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD where it holds what databases do not store."""
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def comparable(value: Any) -> Any:

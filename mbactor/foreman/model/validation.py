@@ -6,7 +6,6 @@ edge and says what to do.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -14,13 +13,13 @@ from typing import TYPE_CHECKING
 from mbactor import expressions
 from mbactor.errors import InvalidExpression
 from mbactor.foreman.model import reducers
+from mbactor.foreman.model.state import is_storable
 from mbactor.foreman.model.transition import END, Transition
 
 if TYPE_CHECKING:
     from mbactor.foreman.model.graph import Graph
 
 Problems = Iterator[str]
-_UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 
 
 def structural_problems(graph: Graph) -> list[str]:
@@ -59,7 +58,7 @@ def _storable(graph: Graph) -> Problems:
         texts |= {text: f"edge {edge}" for text in (edge.when, edge.for_each, edge.as_) if text}
     texts |= dict.fromkeys((*graph.reducers, *graph.reducers.values()), "a reducer's field or name")
     for text, where in texts.items():
-        if _UNSTORABLE.search(text):
+        if not is_storable(text):
             yield f"{where}: {text!r} holds a NUL or half a surrogate pair, which cannot be stored; leave it out"
 
 
