@@ -307,6 +307,7 @@ class Engine:
 
     async def step(self, step_key: str) -> StepRecord:
         """One step, with its payloads."""
+        self._check_open()
         return await self._reader.step(parse_key(step_key, "step"))
 
     async def purge(self, query: FlowQuery) -> int:

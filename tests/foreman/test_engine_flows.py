@@ -23,6 +23,7 @@ from mbactor.errors import (
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.model.query import FlowQuery
 from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio
@@ -419,3 +420,23 @@ async def test_waiting_stops_with_503_when_the_engine_is_closed() -> None:
             await waiting
         with pytest.raises(Unavailable):
             await world.engine.create("line")
+
+
+async def test_every_operation_on_an_engine_that_is_closed_is_a_503() -> None:
+    async with a_world() as world:
+        await world.graph(line("line", "start"), start=ok)
+        key = await world.engine.create("line")
+        await world.engine.wait(key)
+        step_key = (await world.engine.history(key))[0].step_key
+        engine, recovery = world.engine, world.engine.recovery
+        await engine.close()
+        for asked in (
+            engine.start(key), engine.resume(key), engine.cancel(key), engine.delete(key), engine.wait(key),
+            engine.poll(key, 1.0), engine.snapshot(key), engine.history(key), engine.step(step_key),
+            engine.fingerprint(key), engine.list(FlowQuery()), engine.purge(FlowQuery(status="failed")),
+            recovery.restart(key), recovery.restart_from(step_key), recovery.recover(key), recovery.retry(key),
+            recovery.fork(step_key), recovery.continue_thread(key), recovery.break_before(key, "start"),
+            recovery.resume_break(key),
+        ):  # fmt: skip
+            with pytest.raises(Unavailable):
+                await asked

@@ -10,6 +10,7 @@ text is common SQL with `?` for values and these words, which each database repl
 * `<ids>`, `<texts>`: a subquery over one value, a list of integers or of texts;
 * `<greatest>`: the function of the larger of two values;
 * `<position>`: the function of where in a text another is found, 0 where it is not;
+* `<lower>`: the function of a text in lower case;
 * `<now>`: the database's time in Unix seconds;
 * `<error text>`: the text of a flow's error;
 * `<skip locked>`: the end of a SELECT that locks the rows it finds, passing over those that others have.

@@ -40,9 +40,9 @@ _AT_NODE = """flow.id IN (SELECT flow_id FROM mbactor_step WHERE status = 'pendi
     UNION ALL SELECT flow_id FROM mbactor_step WHERE status = 'running' AND node = ?)"""
 
 # Parted by line ends, so that nothing is found across two fields.
-_SEARCHED = f"""<position>(lower(flow.workflow || '\n' || flow.name || '\n' || coalesce({_NODE}, '') || '\n'
+_SEARCHED = f"""<position>(<lower>(flow.workflow || '\n' || flow.name || '\n' || coalesce({_NODE}, '') || '\n'
     || coalesce(<error text>, '') || '\n' || coalesce(flow.cancel_reason, '') || '\n'
-    || CAST(? AS TEXT) || '-' || CAST(flow.id AS TEXT) || '-' || flow.token), lower(?)) > 0"""
+    || CAST(? AS TEXT) || '-' || CAST(flow.id AS TEXT) || '-' || flow.token), <lower>(?)) > 0"""
 
 _KEPT = "flow.delete_at IS NULL"
 _OF_A_KEPT = """NOT EXISTS (SELECT 1 FROM mbactor_flow AS root WHERE root.id = flow.root_id

@@ -31,6 +31,7 @@ _WORDS = {
     "<texts>": "SELECT unnest(?::text[])",
     "<greatest>": "greatest",
     "<position>": "strpos",
+    "<lower>": "lower",
     "<now>": "extract(epoch FROM statement_timestamp())::float8",
     "<error text>": "convert_from(flow.error, 'UTF8')::json ->> 'error'",
     "<skip locked>": "FOR UPDATE SKIP LOCKED",

@@ -182,6 +182,7 @@ _WORDS = {
     "<texts>": "SELECT value FROM json_each(?)",
     "<greatest>": "max",
     "<position>": "instr",
+    "<lower>": "mbactor_lower",
     "<now>": "mbactor_now()",
     "<error text>": "json_extract(CAST(flow.error AS TEXT), '$.error')",
     "<skip locked>": "",
@@ -283,7 +284,7 @@ async def _connect(path: str) -> aiosqlite.Connection:
 
 def _prepare(db: sqlite3.Connection, shard: int) -> int:
     """Make the tables, or check those that are there. The database's identity."""
-    db.create_function("mbactor_now", 0, clock.unix)
+    _add_functions(db)
     db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     _use_wal(db)
     db.execute("PRAGMA synchronous = FULL")
@@ -298,8 +299,14 @@ def _prepare(db: sqlite3.Connection, shard: int) -> int:
 
 
 def _prepare_reader(db: sqlite3.Connection) -> None:
-    db.create_function("mbactor_now", 0, clock.unix)
+    _add_functions(db)
     db.execute("PRAGMA query_only = ON").close()
+
+
+def _add_functions(db: sqlite3.Connection) -> None:
+    db.create_function("mbactor_now", 0, clock.unix)
+    # SQLite's own knows the letters of ASCII only.
+    db.create_function("mbactor_lower", 1, str.lower, deterministic=True)
 
 
 def _use_wal(db: sqlite3.Connection) -> None:
