@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from mbactor.kernel.node import Node
     from mbactor.kernel.routes import Route
 
+MANY, REST = 1000, 5e-6
+"""Of more than so many messages that wait, each puts the next look at their deadlines off by so many seconds: who waits
+for room is not bounded, and where each of ten thousand has a deadline of its own, looking took all of the loop's time.
+"""
 LONG_PAUSE = 1.0
 """In a backoff longer than this the mailbox refuses instead of queueing."""
 
@@ -349,9 +353,11 @@ class Inbox:
         for gate in self.gates():
             nearest = min(nearest, gate.cancel_overdue(now))
             nearest = min(nearest, _answer_overdue(gate.queue.everything(), now))
+            gate.queue.expire_waiting(_nobody_waits)
         nearest = min(nearest, _answer_overdue((call for call, _ in self.stashed or ()), now))
         if nearest < math.inf:
-            self.watch_deadline(nearest)
+            lines = self.statistics()
+            self.watch_deadline(max(nearest, now + REST * max(0, lines.depth + lines.waiting - MANY)))
 
 
 def _answer_overdue(calls: Iterable[Call], now: float) -> float:
@@ -363,6 +369,11 @@ def _answer_overdue(calls: Iterable[Call], now: float) -> float:
         elif not call.done():
             call.fail(BudgetSpent(f"{call.route.name} waited at {call.cell.address} until its time budget was spent"))
     return nearest
+
+
+def _nobody_waits(call: Call) -> bool:
+    """Whether an ask has its answer, or its asker has gone. (A `tell_wait` is withdrawn by whoever makes it.)"""
+    return call.asked and call.done()
 
 
 def _arguments(call: Call) -> dict[str, Any] | None:

@@ -90,6 +90,15 @@ class MailboxQueue(Generic[T]):
         self.rejected -= 1
         self._waiting.append(item)
 
+    def expire_waiting(self, over: Callable[[T], bool]) -> None:
+        """Forget who waited for room and does not want it any more. Counts as accepted, and expired."""
+        if self._waiting:
+            before = len(self._waiting)
+            self._waiting = deque(item for item in self._waiting if not over(item))
+            gone = before - len(self._waiting)
+            self.accepted += gone
+            self.expired += gone
+
     def withdraw(self, item: T) -> bool:
         """Take an item out, wherever it stands; False where it is not here."""
         for queue in (self._waiting, self.work, *(self._urgent or ())):
@@ -194,6 +203,7 @@ class MailboxQueue(Generic[T]):
             if self._admitted is None or self._admitted(item):
                 self.work.append(item)
                 self.accepted += 1
+        self.highest = max(self.highest, self._depth)
 
     def _lane(self, lane: Lane) -> deque[T]:
         if self._urgent is None:

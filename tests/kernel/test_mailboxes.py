@@ -612,6 +612,43 @@ async def test_an_ask_that_expires_in_the_line_is_told_at_its_deadline(mbactor: 
     assert clerk.statistics().expired == 1
 
 
+async def test_who_waited_for_room_in_vain_is_forgotten(mbactor: ActorSystem) -> None:
+    clerk, diary = await a_small_clerk(mbactor, "wait")
+    patient = [within(800, clerk.ask, Clerk.note, number) for number in range(3)]
+    vain = [within(3, clerk.ask, Clerk.note, number) for number in range(10, 15)]
+    gone = [within(5, clerk.ask, Clerk.note, number) for number in range(20, 25)]
+    sent = within(800, clerk.tell_wait, Clerk.note, 3)
+    await asyncio.sleep(1)
+    assert counted(clerk)["waiting"] == 12
+    for one in gone:
+        one.cancel()
+    assert [await outcome(one) for one in vain] == [BudgetSpent] * 5
+    await asyncio.sleep(3)
+    assert counted(clerk)["waiting"] == 2
+    await asyncio.gather(*patient, sent)
+    await asyncio.sleep(1)
+    assert diary == ["begun", "done", 0, 1, 2, 3]
+    assert counted(clerk) == {"highest": 2, "accepted": 1 + 4 + 10, "expired": 10}
+
+
+async def test_of_thousands_that_wait_for_room_each_is_told_soon_after_its_deadline(mbactor: ActorSystem) -> None:
+    """All who wait are looked at for that: where each had a look of its own, it took all of the loop's time."""
+    clerk, _ = await a_small_clerk(mbactor, "wait")
+    late: list[float] = []
+
+    def note(deadline: float) -> None:
+        late.append(now() - deadline)
+
+    for number in range(3000):
+        asked = within(30, clerk.ask, Clerk.note, number)
+        asked.add_done_callback(lambda done, deadline=now() + 30: (done.exception(), note(deadline)))
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(60)
+    assert len(late) == 3000
+    assert -0.01 < min(late) <= max(late) < 0.05
+    assert clerk.statistics().waiting == 0
+
+
 async def test_an_ask_that_made_its_room_expires_at_its_deadline(mbactor: ActorSystem) -> None:
     clerk, diary = await a_small_clerk(mbactor, "drop_oldest")
     for number in range(2):

@@ -92,6 +92,18 @@ def test_everything_is_all_that_waits_in_every_lane_and_for_room() -> None:
     assert sorted(queue.everything()) == [1, 2, 3, 4]
 
 
+def test_who_waits_in_vain_is_forgotten_and_counted() -> None:
+    queue = queue_of(1, "wait")
+    queue.expire_waiting(lambda _: True)
+    for item in range(6):
+        if queue.offer(item) is False:
+            queue.wait(item)
+    queue.expire_waiting(lambda item: item % 2 == 0)
+    told = queue.statistics(0.0)
+    assert (told.depth, told.waiting, told.accepted, told.expired, told.rejected) == (1, 3, 3, 2, 0)
+    assert [queue.take() for _ in range(5)] == [0, 1, 3, 5, None]
+
+
 def test_another_bound_holds_at_once_and_what_is_there_stays() -> None:
     queue = queue_of(3, "wait")
     for item in range(3):
@@ -100,6 +112,7 @@ def test_another_bound_holds_at_once_and_what_is_there_stays() -> None:
     queue.wait(3)
     queue.rebound(Mailbox(5, "wait"))
     assert (queue.statistics(0.0).waiting, queue.items()) == (0, [0, 1, 2, 3])
+    assert queue.statistics(0.0).highest == 4
     queue.rebound(Mailbox(2))
     assert queue.offer(4) is False
     assert [queue.take() for _ in range(5)] == [0, 1, 2, 3, None]
