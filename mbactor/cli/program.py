@@ -3,7 +3,7 @@
     mbactor check shop.yaml > /dev/full      # one line on stderr, exit code 1
     mbactor schema | true                    # nothing more to say, exit code 141, as of other programs
 
-No command looks after that itself.
+No command looks after that itself. One that has done more than one thing notes on the error what (`add_note`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def _end(error: OSError) -> NoReturn:
     if error.errno != errno.EPIPE:
         code = NO_PLACE
         with suppress(OSError):
-            click.echo(f"{click.style('error:', fg='red', bold=True)} cannot print: {error.strerror}", err=True)
+            told = "; ".join([str(error.strerror), *getattr(error, "__notes__", ())])
+            click.echo(f"{click.style('error:', fg='red', bold=True)} cannot print: {told}", err=True)
     for stream in _streams():
         # What waits in it is dropped: Python would try again at the exit, and complain.
         try:

@@ -234,14 +234,20 @@ def test_resume_cancel_and_delete_say_what_they_did(shop: Shop) -> None:
     assert shop.told("cancel", shop.keys["asks"], "--reason", "too late").endswith("cancelled\n")
     assert "too late" in shop.told("show", shop.keys["asks"])
     step = shop.json("history", shop.keys["failed"])[-1]["step_key"]
+    refused = shop.run("delete", shop.keys["failed"], "nonsense")
+    assert (refused.exit_code, refused.stdout) == (2, "")
     assert shop.told("delete", shop.keys["asks"], shop.keys["failed"]).count("deleted") == 2
+    shop.told("start", shop.keys["created"])
+    refused = shop.run("delete", shop.keys["completed"], shop.keys["created"], shop.keys["asks"])
+    assert (refused.exit_code, refused.stdout) == (4, f"{shop.keys['completed']}: deleted\n")
+    assert refused.stderr.endswith("; 1 of 3 flows deleted\n")
     # No Foreman runs that removes them.
     for command in (["show"], ["history"], ["fingerprint"], ["watch", "--once"]):
         gone = shop.run(*command, shop.keys["failed"])
         assert (gone.exit_code, "no flow has this key" in gone.stderr) == (4, True), gone.output
     gone = shop.run("show", "--step", step)
     assert (gone.exit_code, "no step has this key" in gone.stderr) == (4, True), gone.output
-    assert {flow["status"] for flow in shop.json("list")["flows"]} == {"completed", "created"}
+    assert {flow["status"] for flow in shop.json("list")["flows"]} == {"running"}
 
 
 def test_what_was_resumed_is_run_by_whoever_runs_flows(shop: Shop) -> None:

@@ -183,7 +183,23 @@ def test_every_command_is_tried_here_but_run_which_goes_on_without() -> None:
 def test_a_command_whose_output_has_no_place_says_so(
     here: dict[str, str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    assert run(monkeypatch, a_full_disk(), *shlex.split(command.format(**here))) == (1, FULL)
+    told = FULL.replace("\n", "; 2 flows deleted\n") if command.startswith("flows delete") else FULL
+    assert run(monkeypatch, a_full_disk(), *shlex.split(command.format(**here))) == (1, told)
+
+
+@pytest.mark.parametrize(("place", "expected"), [(a_full_disk, 1), (a_closed_pipe, 141)])
+def test_what_is_asked_for_of_several_flows_is_done_where_nothing_can_be_printed(
+    here: dict[str, str], monkeypatch: pytest.MonkeyPatch, place: Callable[[], TextIO], expected: int
+) -> None:
+    database = ["--database", "sqlite:///flows.db"]
+    code, _ = run(monkeypatch, place(), "flows", "delete", here["failed"], here["completed"], *database)
+    assert code == expected
+    for name in ("failed", "completed"):
+        assert CliRunner().invoke(main, ["flows", "show", here[name], *database]).exit_code == 4
+    assert CliRunner().invoke(main, ["flows", "resume", here["asks"], *database]).exit_code == 0  # it runs
+    code, told = run(monkeypatch, place(), "flows", "delete", here["created"], here["asks"], here["paused"], *database)
+    assert (code, "1 of 3 flows deleted" in told) == (expected, True)
+    assert CliRunner().invoke(main, ["flows", "show", here["paused"], *database]).exit_code == 0
 
 
 @pytest.mark.parametrize("command", ["--help", "schema", "check prints.yaml", "flows list --database sqlite:///flows.db",

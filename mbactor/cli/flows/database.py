@@ -107,7 +107,7 @@ def operate_roll(where: Where, work: Callable[[Shards, Roll], Awaitable[int]], h
     except KeyboardInterrupt:
         return 130
     except MbactorError as error:
-        tell_error(error.message)
+        tell_error("; ".join([error.message, *getattr(error, "__notes__", ())]))
         if isinstance(error, InvalidSpec) or error.status == 400:
             return WRONG
         return REFUSED if error.status in {404, 409} else FAILED

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import click
 import msgspec
 
+from mbactor.cli.file import counted
 from mbactor.cli.flows.database import tell_warning
 from mbactor.errors import did_you_mean
 from mbactor.foreman.model.query import MOST_PURGED, FlowQuery
@@ -30,11 +32,32 @@ async def cancel(shards: Shards, flow_key: str, reason: str) -> int:
 
 
 async def delete(shards: Shards, flow_keys: Sequence[str]) -> int:
-    """Remove flows, one after the other; the first that is refused ends it."""
-    for flow_key in flow_keys:
-        await shards.of(flow_key).delete(flow_key)
-        click.echo(f"{flow_key}: deleted")
+    """Remove flows, one after the other; the first that is refused ends it, and it is told how far it came.
+
+    What was done is printed at the end: that this has no place keeps no flow from being removed.
+    """
+    found = [(flow_key, shards.of(flow_key)) for flow_key in flow_keys]  # before any is removed: one may be no key
+    deleted: list[str] = []
+    try:
+        for flow_key, engine in found:
+            await engine.delete(flow_key)
+            deleted.append(f"{flow_key}: deleted")
+    except BaseException as ended:
+        ended.add_note(f"{len(deleted)} of {counted(len(found), 'flow')} deleted")
+        with suppress(OSError):
+            _print(deleted)
+        raise
+    try:
+        _print(deleted)
+    except OSError as error:
+        error.add_note(f"{counted(len(found), 'flow')} deleted")
+        raise
     return 0
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        click.echo(line)
 
 
 async def fork(shards: Shards, step_key: str, state: Mapping[str, Any] | None) -> int:
