@@ -22,7 +22,7 @@ import anyio
 
 from mbactor import observe
 from mbactor.durations import Duration, seconds
-from mbactor.errors import BadRequest, DeclarationError, MbactorError, Unavailable
+from mbactor.errors import BadRequest, DeclarationError, MbactorError, MethodNotAllowed, Unavailable
 from mbactor.heap import keep_large_blocks
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.cell import Cell
@@ -347,13 +347,20 @@ class Node:
         if address.replica is not None:
             cell = served.replica(address.replica)
             return cell, None if cell is None else cell.routes.find(address)
+        refused: MethodNotAllowed | None = None
         for one in served.cells:
-            route = one.routes.known(address)
-            cell = None if route is None else served.next(route.feature.name)
-            if cell is not None and cell.routes is not one.routes:
-                route = cell.routes.known(address)
+            try:
+                route = one.routes.known(address)
+                cell = None if route is None else served.next(route.feature.name)
+                if cell is not None and cell.routes is not one.routes:
+                    route = cell.routes.known(address)
+            except MethodNotAllowed as error:  # another class at the host may take it
+                refused = refused or error
+                continue
             if cell is not None and route is not None:
                 return cell, route
+        if refused is not None:
+            raise refused
         return None, None
 
     # --- who is reached here ------------------------------------------------------------------------------------

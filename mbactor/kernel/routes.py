@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode
@@ -214,19 +214,26 @@ class Routes:
 
     def known(self, address: Address) -> Route | None:
         """As `find`, but None for an unknown path."""
-        methods = self._by_path.get((address.port, address.path)) or self._by_pattern(address)
-        if methods is None:
-            return None
-        route = methods.get(address.method) or methods.get(ANY_METHOD)
-        if route is None:
-            raise MethodNotAllowed(str(address), address.method, tuple(methods))
-        return route
+        taken: list[str] = []
+        for methods in self._at(address):
+            route = methods.get(address.method) or methods.get(ANY_METHOD)
+            if route is not None:
+                return route
+            taken += methods
+        if taken:
+            raise MethodNotAllowed(str(address), address.method, tuple(dict.fromkeys(taken)))
+        return None
 
-    def _by_pattern(self, address: Address) -> dict[str, Route] | None:
+    def _at(self, address: Address) -> Iterator[dict[str, Route]]:
+        """The routes by method at the path as it is, then at each pattern that it is one of."""
+        exact = self._by_path.get((address.port, address.path))
+        if exact is not None:
+            yield exact
         for port, path in self._open:
             if port in {0, address.port} and subjects.path_arguments(path, address.path) is not None:
-                return self._by_path[port, path]
-        return None
+                methods = self._by_path[port, path]
+                if methods is not exact:
+                    yield methods
 
     def _add(self, route: Route) -> None:
         feature = route.feature

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mbactor import Actor, MbactorError, NoSuchActor, endpoint
+from mbactor.errors import MethodNotAllowed
 from tests.kernel.conftest import Start
 
 pytestmark = pytest.mark.anyio
@@ -69,3 +70,49 @@ async def test_who_asks_by_the_method_has_them_in_the_body(start: Start) -> None
         assert await asks.ask(Files.size, "ada") == ("ada", 1)
         assert await asks.ask(Files.unit) == 7
         assert await asks.ask(Files.at_path, "ada", path="x/y") == ["ada", "x/y"]
+
+
+class Orders(Actor):
+    host = "orders.example"
+
+    @endpoint(path="/orders/all", method="POST")
+    async def place_all(self) -> str:
+        return "placed"
+
+    @endpoint(path="/orders/{id}", method="GET")
+    async def order(self, id: str) -> str:
+        return id
+
+    @endpoint(path="/{what}/{id}", method="DELETE")
+    async def remove(self, what: str, id: str) -> list[str]:
+        return [what, id]
+
+
+@pytest.mark.parametrize("where", ["within", "from outside", "one replica"])
+async def test_a_path_of_another_method_hides_no_pattern_that_takes_this_one(start: Start, where: str) -> None:
+    serves, other = await start(Orders), await start()
+    asks = serves if where == "within" else other
+    [cell] = serves.node.served["orders.example"].cells
+    host = f"{cell.replica}.orders.example" if where == "one replica" else "orders.example"
+    url = f"https://{host}/orders/all"
+    for _ in range(5):
+        assert (await asks.request("POST", url)).json() == "placed"
+        assert (await asks.request("GET", url)).json() == "all"
+        assert (await asks.request("DELETE", url)).json() == ["orders", "all"]
+    if where != "from outside":
+        with pytest.raises(MethodNotAllowed, match="it takes POST, GET, DELETE"):
+            await asks.request("PUT", url)
+
+
+class MoreOrders(Actor):
+    host = "orders.example"
+
+    @endpoint(path="/orders/all", method="PUT")
+    async def replace_all(self) -> str:
+        return "replaced"
+
+
+async def test_a_class_that_does_not_take_the_method_hides_no_other_at_its_host(start: Start) -> None:
+    system = await start(Orders, MoreOrders)
+    assert (await system.request("PUT", "https://orders.example/orders/all")).json() == "replaced"
+    assert (await system.request("GET", "https://orders.example/orders/all")).json() == "all"
