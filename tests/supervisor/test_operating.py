@@ -265,6 +265,29 @@ async def test_what_cannot_be_done_is_answered_with_the_reason(verb: str, name: 
         assert (answer["status"], answer["error"]) == (status, told)
 
 
+@pytest.mark.parametrize("process", ["", "\n      process: true"])
+async def test_a_child_below_one_that_is_stopped_is_told_from_one_that_there_is_not(process: str) -> None:
+    tree = TREE.replace("supervisor: inner", f"supervisor: inner{process}").replace(
+        "        - supervisor: mbactor:Dyn",
+        f"        - supervisor: deep\n          children: [{{actor: '{MODULE}:Clerk', id: z}}]\n"
+        "        - supervisor: mbactor:Dyn",
+    )
+    async with shop(tree) as opened:
+        assert (await opened.one("stop", "deep"))["state"] == "stopped"
+        for name in ("z", "deep/z", "shop/inner/deep/z"):
+            answer = await opened.one("stop", name)
+            told = "shop/inner/deep/z does not run, as shop/inner/deep is stopped; `mbactor start shop/inner/deep`"
+            assert (answer["status"], answer["error"]) == (404, f"{told} starts it")
+        assert (await opened.one("stop", "inner"))["state"] == "stopped"
+        for verb, name, path in (("stop", "x", "x"), ("start", "inner/x", "x"), ("restart", "z", "deep/z")):
+            answer = await opened.one(verb, name)
+            told = f"shop/inner/{path} does not run, as shop/inner is stopped; `mbactor start shop/inner` starts it"
+            assert (answer["status"], answer["error"]) == (404, told)
+        assert (await opened.one("stop", "nobody"))["error"].startswith("there is no 'nobody'")
+        assert (await opened.one("start", "inner"))["state"] == "running"
+        assert (await opened.one("restart", "x"))["state"] == "running"
+
+
 async def test_a_child_that_does_not_start_says_why() -> None:
     async with shop() as opened:
         await opened.system.supervisor("inner").start_child(child(Clerk, id="late", args={"size": 1}))

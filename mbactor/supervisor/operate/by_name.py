@@ -7,15 +7,17 @@ A name is the id of a child, or as much of the end of its path as is enough (`pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from mbactor.errors import BadRequest, ChildRunning, Unavailable
+from mbactor.errors import BadRequest, ChildRunning, NoSuchChild, Unavailable
 from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.operate.applying import changed
 from mbactor.supervisor.operate.paths import resolve
+from mbactor.supervisor.spec import SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
+from mbactor.supervisor.topology.lints import spec_of
 from mbactor.supervisor.tree import TreeNode, refresh
 
 if TYPE_CHECKING:
@@ -67,27 +69,60 @@ def parent_of(name: str, roots: Iterable[Supervisor]) -> tuple[Supervisor | Node
     NoSuchChild, Ambiguous; BadRequest for one of the roots.
     """
     above: dict[str, tuple[Supervisor | NodeProcess, str]] = {}
+    states: dict[str, str] = {}
+    declared: list[str] = []
     tops = []
     for path, one in supervisors(roots):
         if path not in above:
             tops.append(path)
+            declared += [] if one is None else _declared(path, one.declared)
         if one is None:
             continue
         for row in one.which_children():
             at = f"{path}/{row.id}"
-            above[at] = (one, row.id)
+            above[at], states[at] = (one, row.id), row.state
             if row.process is not None and row.process.view is not None and row.process.pid is not None:
-                above |= {below: (row.process, below) for below in _below(at, row.process.view)}
-    path = resolve(name, [*above, *tops])
+                for below, node in _below(at, row.process.view):
+                    above[below], states[below] = (row.process, below), node.state
+    try:
+        path = resolve(name, [*above, *tops])
+    except NoSuchChild:
+        _refuse_unborn(name, declared, states)
+        raise
     if path not in above:
         raise BadRequest(f"{path} is the root of its tree, which ends with its process", path=path)
     return above[path]
 
 
-def _below(path: str, node: TreeNode) -> Iterator[str]:
+def _below(path: str, node: TreeNode) -> Iterator[tuple[str, TreeNode]]:
     for child in node.children:
-        yield f"{path}/{child.id}"
+        yield f"{path}/{child.id}", child
         yield from _below(f"{path}/{child.id}", child)
+
+
+def _declared(path: str, spec: SupervisorSpec) -> Iterator[str]:
+    """Whom a specification makes, those too whose supervisor does not run now."""
+    for child in spec.children:
+        yield f"{path}/{child.id}"
+        inner = spec_of(child)
+        if inner is not None:
+            yield from _declared(f"{path}/{child.id}", inner)
+
+
+def _refuse_unborn(name: str, declared: Sequence[str], states: Mapping[str, str]) -> None:
+    """NoSuchChild for one that is specified and not there, as what it is under does not run."""
+    try:
+        path = resolve(name, [one for one in declared if one not in states])
+    except NoSuchChild:
+        return
+    above = path.rpartition("/")[0]
+    while above and above not in states:
+        above = above.rpartition("/")[0]
+    state = states.get(above, "")
+    if state == "running" or not state:
+        return
+    hint = f"; `mbactor start {above}` starts it" if state == "stopped" else "; try again when it runs"
+    raise NoSuchChild(f"{path} does not run, as {above} is {state}{hint}", name=name, candidates=())
 
 
 async def operate(verb: Verb, name: str, roots: Iterable[Supervisor]) -> Operated:
