@@ -27,8 +27,9 @@ from mbactor.transport.codec import decode, encode, is_extended, travel, unpacke
 from mbactor.transport.message import JSON, MSGPACK
 
 _SCALARS: frozenset[Any] = frozenset(
-    {int, float, bool, str, bytes, type(None), dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal}
+    {int, float, bool, str, bytes, type(None), dt.date, dt.timedelta, uuid.UUID, decimal.Decimal}
 )
+"""Not `datetime` and `time`: of those that travel, the moment arrives, in UTC, and neither the zone nor `fold`."""
 _NOTHING = inspect.Parameter.empty
 
 

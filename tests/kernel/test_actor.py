@@ -418,6 +418,30 @@ async def test_method_path_and_port_are_declared(system: ActorSystem) -> None:
     assert await system.ask(Getter.value, moment) == moment.isoformat()
 
 
+SUMMER = dt.timezone(dt.timedelta(hours=2))
+
+
+class Clock(Actor):
+    @endpoint
+    async def shown(self, when: dt.datetime, at: dt.time | None = None) -> str:
+        return f"{when!r} {at!r}"
+
+    @endpoint
+    async def back(self, when: dt.datetime) -> dt.datetime:
+        return when.astimezone(SUMMER)
+
+
+@pytest.mark.parametrize("serialize_local", [False, True])
+async def test_a_time_is_the_same_to_a_method_wherever_its_asker_is(serialize_local: bool) -> None:
+    """Neither its zone nor its fold travels: they must not come along just because both are in one process."""
+    when, arrives = dt.datetime(2026, 7, 1, 12, tzinfo=SUMMER), dt.datetime(2026, 7, 1, 10, tzinfo=dt.UTC)
+    async with ActorSystem(serialize_local=serialize_local) as system:
+        clock = await system.spawn(Clock)
+        assert await clock.ask(Clock.shown, when, dt.time(2, 30, fold=1)) == f"{arrives!r} {dt.time(2, 30)!r}"
+        assert await clock.ask(Clock.shown, when=when) == f"{arrives!r} None"
+        assert repr(await clock.ask(Clock.back, when)) == repr(arrives)
+
+
 class Hooked(Actor):
     events: ClassVar[list[str]] = []
 
