@@ -131,6 +131,15 @@ class Signature:
         except (TypeError, ValueError, RecursionError) as error:
             raise self._bad_result(value, error) from error
 
+    def decode_result(self, body: bytes, content_type: str) -> Any:
+        """The method's result that came as bytes from where its annotation was not looked at."""
+        try:
+            return decode(body, content_type, self.returns)
+        except BadRequest as error:
+            raise MbactorError(
+                f"{self.name} returned what does not fit its annotation {_shown(self.returns)}: {error}"
+            ) from error
+
     def _bad_result(self, value: Any, error: Exception) -> MbactorError:
         return MbactorError(
             f"{self.name} returned {type(value).__name__}, which does not fit its annotation"

@@ -17,7 +17,6 @@ from mbactor.kernel.feature import Feature, Invoke, Operation
 from mbactor.kernel.routes import Route
 from mbactor.kernel.schema import Signature, locals_where_defined, signature_of
 from mbactor.transport.address import ANY_METHOD
-from mbactor.transport.codec import decode
 
 A_co = TypeVar("A_co", covariant=True)
 P = ParamSpec("P")
@@ -101,7 +100,7 @@ class ProcessEndpoint(Endpoint[A_co, P, R_co]):
         async def invoke(_: Any, call: Call) -> Any:
             arguments = call.arguments() if call.kwargs is None else call.kwargs
             body, content_type = await processes.run(target, *signature.encode(arguments), by=_IN_PROCESS)
-            return decode(body, content_type, signature.returns)
+            return signature.decode_result(body, content_type)
 
         return invoke
 
