@@ -18,7 +18,7 @@ from mbactor.foreman.keys import Key
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.reducers import fold
-from mbactor.foreman.model.state import Fields, apply, decode_fields
+from mbactor.foreman.model.state import Fields, apply, comparable, decode_fields
 from mbactor.foreman.model.transition import Node
 from mbactor.foreman.parks import decode_parks
 from mbactor.foreman.store.operations import NewStep
@@ -206,10 +206,19 @@ def call_workflow(node: Node, flow: Flow) -> None:
     """The task of a subgraph node: the named fields go into the called flow, and come back from it."""
     snapshot = flow.snapshot()
     names = snapshot if node.inputs is None else node.inputs
-    result = flow.subgraph(node.url, {name: snapshot[name] for name in names if name in snapshot})
-    for name in result if node.outputs is None else node.outputs:
-        if name in result:
-            flow[name] = result[name]
+    given = {name: snapshot[name] for name in names if name in snapshot}
+    result = flow.subgraph(node.url, given)
+    if node.outputs is None:
+        # Where branches meet, what came back as it went in would take the place of what others wrote, or count twice.
+        returned = [name for name in result if name not in given or not _same(result[name], given[name])]
+    else:
+        returned = [name for name in node.outputs if name in result]
+    for name in returned:
+        flow[name] = result[name]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(comparable(one) == comparable(other))
 
 
 def was_refused(error: BaseException | None) -> bool:

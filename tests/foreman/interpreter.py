@@ -83,7 +83,8 @@ class _Line:
         child = self.oracle.whole(block.body, self.state, healed=self.healed)
         if child.status == "failed":
             raise _Failed({})
-        self.done(dict(child.state or {}))
+        returned = (child.state or {}).items()
+        self.done({name: value for name, value in returned if name not in self.state or self.state[name] != value})
 
     def work(self, work: Work) -> None:
         while True:

@@ -438,6 +438,23 @@ async def test_a_called_workflow_runs_as_a_flow_of_its_own_and_its_state_comes_b
     assert [step.node for step in history[1].subflow.steps] == ["double"]
 
 
+async def test_what_a_called_workflow_leaves_as_it_was_is_no_change_of_its_branch(world: World) -> None:
+    inner = Graph("inner")
+    inner.add_transition_chain("look", END)
+    outer = Graph("outer")
+    outer.add_transition("start", "plain")
+    outer.add_transition_for_each("start", "child", for_each="items")
+    outer.add_subgraph("child", "inner")
+    for branch in ("plain", "child"):
+        outer.add_transition(branch, "join")
+    outer.set_fan_in("join")
+    outer.add_transition("join", END)
+    await world.graph(inner, look=lambda flow: flow.__setitem__("listSeen", [flow["item"]]))
+    await world.graph(outer, start=ok, plain=lambda flow: flow.update({"owner": "me", "sumScore": 1}), join=ok)
+    outcome = await world.run("outer", {"items": [7, 8], "owner": "nobody", "sumScore": 5})
+    assert outcome.state == {"items": [7, 8], "owner": "me", "sumScore": 6, "listSeen": [7, 8]}
+
+
 async def test_a_failed_child_raises_in_the_task_that_called_it(world: World) -> None:
     def bad(_: Flow) -> None:
         raise MbactorError("inner trouble", status=418)

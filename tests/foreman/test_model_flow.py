@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mbactor import clock
 from mbactor.errors import FlowNotFound, InvalidState, MbactorError, ParkRefused, to_wire
-from mbactor.foreman.model.flow import Flow, Outcome, Parked, ParkRecord, finish
+from mbactor.foreman.model.flow import Flow, Outcome, Parked, ParkRecord, Signals, finish
 from mbactor.foreman.model.state import apply, decode_all, initial_state
 
 Task = Callable[[Flow], object]
@@ -240,6 +240,23 @@ def test_sleep_arms_a_delay_and_is_harmless_with_goto_and_retry() -> None:
 
 def test_a_sleep_of_nothing_or_less_does_nothing() -> None:
     assert run(in_turn(lambda flow: flow.sleep(0), lambda flow: flow.sleep(-5)))[1].signals.sleep == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda flow: flow.sleep(float("nan")),
+        lambda flow: flow.sleep("soon"),
+        lambda flow: flow.retry(float("nan")),
+        lambda flow: flow.retry(1, multiplier=float("nan")),
+        lambda flow: flow.retry(0, multiplier=float("inf")),
+    ],
+)
+def test_a_delay_that_is_no_number_is_refused(call: Callable[[Flow], Any]) -> None:
+    flow = Flow.of()
+    with pytest.raises(ValueError, match=r"duration|multiplier=.*a number expected"):
+        call(flow)
+    assert flow.signals == Signals()
 
 
 def test_awaiting_sleep_is_an_error_that_says_so() -> None:

@@ -551,6 +551,16 @@ def test_a_switch_edge_behind_the_default_is_doubtful() -> None:
     assert doubt.startswith("edge a -> c: never taken, since the default a -> END")
 
 
+def test_a_time_budget_of_a_node_that_calls_a_workflow_is_doubtful() -> None:
+    g = graph(chain("a", "b", END))
+    g.add_subgraph("a", "https://x.example/w")
+    g.set_time_budget("b", "1s")
+    assert g.warnings() == []
+    g.set_time_budget("a", "1s")
+    (doubt,) = g.warnings()
+    assert doubt.startswith("node 'a' calls a workflow, so its time budget bounds nothing")
+
+
 def test_a_branch_that_leads_nowhere_is_doubtful() -> None:
     g = Graph("G")
     g.add_transition_fan_out("s", "a", "b")

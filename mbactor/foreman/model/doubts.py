@@ -28,6 +28,7 @@ def doubts(graph: Graph, result_fields: ResultFields) -> list[str]:
     return [
         *_dead_ends(graph),
         *_shadowed(graph),
+        *_unbounded(graph),
         *_unfit_prefixes(graph, result_fields),
         *_overwritten(graph, result_fields),
     ]
@@ -63,6 +64,15 @@ def _shadowed(graph: Graph) -> Doubts:
                 yield f"edge {edge}: never taken, since the default {default} stands before it; move the default last"
             elif _always(edge):
                 default = edge
+
+
+def _unbounded(graph: Graph) -> Doubts:
+    for name in graph.time_budgets:
+        if graph.has_node(name) and graph.node(name).subgraph:
+            yield (
+                f"node {name!r} calls a workflow, so its time budget bounds nothing: it waits as long as that takes; "
+                "give budgets to the nodes of the workflow that it calls"
+            )
 
 
 # --- prefixes --------------------------------------------------------------------------------------------------

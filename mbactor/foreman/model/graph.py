@@ -129,7 +129,11 @@ class Graph:
         inputs: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
     ) -> None:
-        """A node that runs a workflow as a child; the named fields (default: all) go in and come back."""
+        """A node that runs a workflow as a child; the named fields go in and come back.
+
+        By default all go in, and what the child has changed or added comes back. Where branches meet, a field that a
+        reducer combines counts as what the node wrote: one that goes in and is added to there is counted twice.
+        """
         if stands_for_task(workflow):
             raise TypeError(f"add_subgraph({name!r}) needs a workflow, {workflow!r} is a task; use set_endpoint")
         node = Node(name, url_of(workflow), subgraph=True, inputs=_names(inputs), outputs=_names(outputs))
@@ -160,7 +164,7 @@ class Graph:
         self._index = None
 
     def set_time_budget(self, node: AnyNode, duration: Duration) -> None:
-        """How long one run of this node's task may take."""
+        """How long one run of this node's task may take. A node that calls a workflow waits as long as that takes."""
         self._budgets[name_of(node)] = seconds(duration)
         self._index = None
 

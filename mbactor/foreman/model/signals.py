@@ -5,6 +5,7 @@ Plain values, fit to be stored and sent. `Flow` sets them, `finish` judges them,
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Never
 
 import msgspec
@@ -103,6 +104,8 @@ _LONGEST = 10 * 365 * 86400.0
 
 def backoff(initial: float, multiplier: float, maximum: float, attempt: int) -> float:
     """Seconds before the next attempt, with at most `maximum` (0: no bound) and never more than ten years."""
+    if not math.isfinite(multiplier):
+        raise ValueError(f"multiplier={multiplier!r}: a number expected; 1, 0 or less: every delay is the same")
     try:
         delay = initial * (multiplier**attempt if multiplier > 0 else 1.0)
     except OverflowError:
