@@ -218,6 +218,8 @@ class Cell(Inbox):
         call = current.get()
         if call is not None and call.cell is self and self.worker_of(call) is not None:
             raise Deadlock(f"{call.route.name} waits for the end of its own actor; call self.stop() instead")
+        if self.state != "closed":
+            self.node.check_running()
         if timeout == 0 and self.current is not None:
             self._killed = await self.stop(0)
         if self.state == "closed":

@@ -163,7 +163,7 @@ class Inbox:
 
     def statistics(self) -> MailboxStatistics:
         """The mailbox at this moment: all queues of the actor together."""
-        now = asyncio.get_running_loop().time()
+        now = self.node.time()
         return MailboxStatistics.of([gate.queue.statistics(now) for gate in self.gates()])
 
     def rebound(self, mailbox: Mailbox | None) -> None:

@@ -23,6 +23,7 @@ from mbactor import (
     Mailbox,
     MbactorError,
     Supervisor,
+    Unavailable,
     child,
     endpoint,
     offload,
@@ -524,3 +525,39 @@ async def test_an_ask_from_a_thread_that_waits_for_its_own_actor_is_a_deadlock_a
     with pytest.raises(Deadlock, match=r"Caller\.ask_itself -> Caller\.one"):
         await caller.ask(Caller.ask_itself)
     assert await caller.ask(Caller.one) == 1
+
+
+async def test_an_actor_belongs_to_its_loop_and_says_so_to_another(mbactor: ActorSystem) -> None:
+    ref = await mbactor.spawn(Sum)
+    sent: list[Callable[[], Any]] = [
+        lambda: ref.ask(Sum.add),
+        lambda: ref.tell(Sum.add),
+        lambda: ref.tell_wait(Sum.add),
+        ref.stop,
+        ref.kill,
+        lambda: mbactor.spawn(Sum),
+    ]
+    said: list[str] = []
+
+    async def use() -> None:
+        for send in sent:
+            try:
+                await send()
+            except Unavailable as error:
+                said.append(str(error))
+        async with ActorSystem() as other:
+            assert await (await other.spawn(Sum)).ask(Sum.add, 3) == 3
+            said.append("its own system serves")
+
+    await joined(in_threads(1, lambda: asyncio.run(use())))
+    refused = "an actor system belongs to the event loop that started it, and this is another one"
+    assert said == [refused] * len(sent) + ["its own system serves"]
+    assert await ref.ask(Sum.add) == 1
+
+
+async def test_a_foreign_thread_may_look_at_a_mailbox(mbactor: ActorSystem) -> None:
+    ref = await mbactor.spawn(Sum)
+    await ref.ask(Sum.add)
+    seen: list[int] = []
+    await joined(in_threads(1, lambda: seen.append(ref.statistics().accepted)))
+    assert seen == [1]
