@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import aiosqlite
+import msgspec
 import pytest
 
 from mbactor import offload
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
+from mbactor.foreman.store.join import _ARRIVE
 from mbactor.foreman.store.open import open_store
-from mbactor.foreman.store.operations import Claim, Claimed, Create, Created, Lease, NewStep, Settle, Settled
+from mbactor.foreman.store.operations import Claim, Claimed, Create, Created, FlowEnd, Lease, NewStep, Settle, Settled
 from mbactor.foreman.store.rows import FlowRow, StepRow
-from mbactor.foreman.store.sqlite import SqliteStore, run_in_driver
+from mbactor.foreman.store.settle import _SETTLE, COMPLETE
+from mbactor.foreman.store.sqlite import SqliteStore, _update, run_in_driver
 from mbactor.foreman.store.store import Store, StoreTrouble
+from mbactor.foreman.store.transaction import _STOP
 from mbactor.testing.stores import check_store
 
 pytestmark = pytest.mark.anyio
@@ -222,6 +226,62 @@ async def test_an_outcome_with_a_lost_lease_lands_nowhere_and_spoils_nothing_bes
     (again,) = (await store.commit([good])).results
     assert isinstance(again, Settled)
     assert not again.landed
+    await store.close()
+
+
+async def test_of_many_outcomes_at_once_each_that_lost_its_lease_lands_nowhere() -> None:
+    store = await _open("sqlite://")
+    await store.commit([new() for _ in range(300)])
+    steps = (await _claim(store, 300)).steps
+    assert len(steps) == 300
+    late = {steps[number].id for number in (0, 7, 128, 299)}
+    batch = [
+        Settle(
+            step.id, step.flow_id, step.lease_number + (step.id in late), "completed", b'{"n":%d}' % step.id,
+            successors=(NewStep("next", "1" * 16, 2, 100),) if step.id % 3 else (),
+            end=None if step.id % 3 else FlowEnd("completed", b"{}"),
+        )
+        for step in steps
+    ]  # fmt: skip
+    committed = await store.commit(batch)
+    for step, settled in zip(steps, committed.results, strict=True):
+        assert isinstance(settled, Settled)
+        assert settled.landed == (step.id not in late)
+        rows = await store.steps(step.flow_id)
+        assert [row.status for row in rows][:1] == ["running" if step.id in late else "completed"]
+        assert rows[0].changes == (None if step.id in late else b'{"n":%d}' % step.id)
+        assert [row.id for row in rows[1:]] == [one.step_id for one in settled.inserted]
+        assert len(rows) == (2 if step.id % 3 and step.id not in late else 1)
+    assert {one.flow_id for one in committed.stopped} == {
+        step.flow_id for step in steps if step.id % 3 == 0 and step.id not in late
+    }
+    assert {one.workflow for one in committed.stopped} == {"url"}
+    await store.close()
+
+
+async def test_of_many_flows_at_once_those_whose_key_is_taken_are_found_again() -> None:
+    store = await _open("sqlite://")
+    keyed = [msgspec.structs.replace(new(), idempotency_key=f"key {number}") for number in range(200)]
+    first = (await store.commit(keyed[50:60])).results
+    (*found,) = (await store.commit(keyed)).results
+    assert [one.existed for one in found if isinstance(one, Created)] == [50 <= number < 60 for number in range(200)]
+    assert [one.flow_id for one in found[50:60] if isinstance(one, Created)] == [
+        one.flow_id for one in first if isinstance(one, Created)
+    ]
+    assert len({one.flow_id for one in found if isinstance(one, Created)}) == 200
+    await store.close()
+
+
+async def test_a_statement_for_many_rows_seeks_each_by_its_id() -> None:
+    store = await _open("sqlite://")
+
+    def plan(db: sqlite3.Connection, query: str) -> list[str]:
+        return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", [None] * query.count("?"))]
+
+    for update in (COMPLETE, _SETTLE, _STOP, _ARRIVE):
+        steps = await run_in_driver(store._writer, plan, _update(update, 8))
+        assert f"SEARCH {update.table} USING INTEGER PRIMARY KEY (rowid=?)" in steps
+        assert f"SCAN {update.table}" not in steps
     await store.close()
 
 

@@ -15,8 +15,8 @@ text is common SQL with `?` for values and these words, which each database repl
 * `<error text>`: the text of a flow's error;
 * `<skip locked>`: the end of a SELECT that locks the rows it finds, passing over those that others have.
 
-What a batch does to many rows alike is an `Update` or an `Insert`: SQLite runs it row by row, which costs nothing
-there, PostgreSQL as one statement over arrays. Types of their values are those of the schema's columns.
+What a batch does to many rows alike is an `Update` or an `Insert`: SQLite runs it as a few statements of many values
+each, PostgreSQL as one over arrays. Types of their values are those of the schema's columns.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Update:
     """An UPDATE of many rows of one table: `:name` in its text is a value that each row brings.
 
     `values` names them in order, each a column of the table.
-    No two rows may name the same row of the table. `assumed`: a condition on what it returns that nearly always holds,
-    and without which the batch has to look at the answer before it goes on.
+    No two rows may name the same row of the table. What it returns are numbers and texts. `assumed`: a condition on
+    that which nearly always holds, and without which the batch has to look at the answer before it goes on.
     """
 
     table: str

@@ -12,8 +12,9 @@ import functools
 import re
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -25,7 +26,7 @@ from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
-from mbactor.foreman.store.operations import Committed, Operation, Settle
+from mbactor.foreman.store.operations import Committed, Extend, Operation, Settle
 from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.sql import Query, SqlStore
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
@@ -93,10 +94,10 @@ class SqliteStore(SqlStore):
             await self._writer.close()
 
     async def commit(self, batch: Sequence[Operation]) -> Committed:
-        return await self._run(self._writer, _in_transaction, "BEGIN IMMEDIATE", lambda db: apply_batch(db, batch))
+        return await self._run(self._writer, _write, batch)
 
     async def _read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(self._reader, _in_transaction, "BEGIN", lambda db: query(db, *args, **kwargs))
+        return await self._run(self._reader, _read, lambda db: query(db, *args, **kwargs))
 
     async def _run(
         self,
@@ -115,11 +116,29 @@ class SqliteStore(SqlStore):
             raise StoreTrouble(f"the database is in trouble: {error}") from error
 
 
-def _in_transaction(raw: sqlite3.Connection, begin: str, work: Callable[[Db], Awaitable[T]]) -> T:
+class _Missed(Exception):
+    """Some rows were not found that one statement was to change, and nobody knows which."""
+
+
+def _write(raw: sqlite3.Connection, batch: Sequence[Operation]) -> Committed:
+    # Of the leases that are extended some nearly always belong to steps that have just ended.
+    if not any(isinstance(one, Extend) for one in batch):
+        with suppress(_Missed):
+            return _in_transaction(raw, "BEGIN IMMEDIATE", lambda db: apply_batch(db, batch))
+    return _in_transaction(raw, "BEGIN IMMEDIATE", lambda db: apply_batch(db, batch), one_by_one=True)
+
+
+def _read(raw: sqlite3.Connection, query: Callable[[Db], Awaitable[T]]) -> T:
+    return _in_transaction(raw, "BEGIN", query)
+
+
+def _in_transaction(
+    raw: sqlite3.Connection, begin: str, work: Callable[[Db], Awaitable[T]], *, one_by_one: bool = False
+) -> T:
     """Run a coroutine over the database to its end, here and now; any error leaves nothing of it."""
     raw.execute(begin)
     try:
-        result = _without_waiting(work(SqliteDb(raw)))
+        result = _without_waiting(work(SqliteDb(raw, one_by_one=one_by_one)))
         raw.execute("COMMIT")
     except BaseException:
         # Some errors (a full disk) have ended the transaction already.
@@ -140,10 +159,16 @@ def _without_waiting(work: Awaitable[T]) -> T:
 
 
 class SqliteDb:
-    """The statements of the store in SQLite. No await of these ever waits."""
+    """The statements of the store in SQLite. No await of these ever waits.
 
-    def __init__(self, raw: sqlite3.Connection) -> None:
+    Many rows are written by few statements: around each one the interpreter's lock is given away, and to have it back
+    may take a turn of the event loop. Such a statement tells how many rows it found and not which: where some were not
+    there it raises `_Missed`, and `one_by_one` is the way.
+    """
+
+    def __init__(self, raw: sqlite3.Connection, *, one_by_one: bool = False) -> None:
         self._raw = raw
+        self._one_by_one = one_by_one
 
     async def begin(self, batch: Sequence[Operation], steps: int, flows: int) -> Begun:
         step_id, flow_id, any_breakpoint = self._raw.execute(_BEGUN).fetchone()
@@ -161,7 +186,20 @@ class SqliteDb:
         return self._raw.execute(_text(statement), _bound(values)).rowcount
 
     async def update(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
-        text, places = _update(statement)
+        if self._one_by_one or len(rows) == 1:
+            return self._update_each(statement, rows)
+        for some in _groups(rows):
+            if self._raw.execute(_update(statement, len(some)), [*chain(*some)]).rowcount < len(some):
+                raise _Missed
+        if not statement.returning:
+            return dict.fromkeys(range(len(rows)), ())
+        place = statement.values.index("id")
+        ((told,),) = await self.rows(_told(statement), [row[place] for row in rows])
+        found = {row[-1]: tuple(row[:-1]) for row in msgspec.json.decode(told)}
+        return {index: found[row[place]] for index, row in enumerate(rows)}
+
+    def _update_each(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
+        text, places = _update_one(statement)
         execute = self._raw.execute
         # A named value may stand in several places.
         bound = rows if places is None else [tuple(row[place] for place in places) for row in rows]
@@ -171,10 +209,27 @@ class SqliteDb:
         return {index: changed[0] for index, changed in found if changed}
 
     async def insert(self, statement: Insert, rows: Sequence[Row]) -> list[Row]:
-        if not statement.returning:
-            self._raw.executemany(_insert(statement), rows)
-            return []
-        return [row for values in rows for row in self._raw.execute(_insert(statement), values).fetchall()]
+        if statement.returning and (self._one_by_one or len(rows) == 1):
+            return [row for values in rows for row in self._raw.execute(_insert(statement), values).fetchall()]
+        for some in _groups(rows):
+            inserted = self._raw.execute(_insert(statement, len(some)), [*chain(*some)]).rowcount
+            if statement.returning and inserted < len(some):
+                raise _Missed
+        place = statement.columns.index(statement.returning) if statement.returning else None
+        return [] if place is None else [(row[place],) for row in rows]
+
+
+LARGEST_GROUP = 128
+"""Rows that one statement writes. The driver keeps what it has prepared: half a megabyte of each kind."""
+
+
+def _groups(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """The rows in groups of as many as powers of two, so that few statements have to be prepared."""
+    begin = 0
+    while begin < len(rows):
+        size = min(LARGEST_GROUP, 1 << (len(rows) - begin).bit_length() - 1)
+        yield rows[begin : begin + size]
+        begin += size
 
 
 _WORDS = {
@@ -212,7 +267,7 @@ def _bound(values: tuple[Any, ...]) -> list[Any]:
 
 
 @functools.cache
-def _update(statement: Update) -> tuple[str, tuple[int, ...] | None]:
+def _update_one(statement: Update) -> tuple[str, tuple[int, ...] | None]:
     """The statement for one row, and which of the row's values goes to which place (None: as they come)."""
     text = f"UPDATE {statement.table} SET {statement.set} WHERE {statement.where}"  # noqa: S608
     places = tuple(statement.values.index(name) for name in _NAMED.findall(text))
@@ -226,11 +281,36 @@ _NAMED = re.compile(r":(\w+)")
 
 
 @functools.cache
-def _insert(statement: Insert) -> str:
-    places = ", ".join("?" * len(statement.columns))
-    text = f"INSERT INTO {statement.table} ({', '.join(statement.columns)}) VALUES ({places})"  # noqa: S608
+def _update(statement: Update, rows: int) -> str:
+    """The statement for so many rows, which returns nothing: see `_told`."""
+
+    def value(found: re.Match[str]) -> str:
+        return f"given.column{statement.values.index(found[1]) + 1}"
+
+    changed, where = _NAMED.sub(value, statement.set), _NAMED.sub(value, statement.where)
+    given = _rows_of(len(statement.values), rows)
+    return _text(f"UPDATE {statement.table} SET {changed} FROM (VALUES {given}) AS given WHERE {where}")  # noqa: S608
+
+
+@functools.cache
+def _told(statement: Update) -> str:
+    """What the statement returns, and the id, of many rows, as one: the lock is given away around each row, too."""
+    return _text(
+        f"SELECT json_group_array(json_array({statement.returning}, id)) FROM {statement.table} WHERE id IN (<ids>)"  # noqa: S608
+    )
+
+
+@functools.cache
+def _insert(statement: Insert, rows: int = 1) -> str:
+    places = _rows_of(len(statement.columns), rows)
+    text = f"INSERT INTO {statement.table} ({', '.join(statement.columns)}) VALUES {places}"  # noqa: S608
     text += " ON CONFLICT DO NOTHING" if statement.once else ""
-    return f"{text} RETURNING {statement.returning}" if statement.returning else text
+    return f"{text} RETURNING {statement.returning}" if statement.returning and rows == 1 else text
+
+
+def _rows_of(columns: int, rows: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return ", ".join([row] * rows)
 
 
 def has_tables(path: str) -> bool:
