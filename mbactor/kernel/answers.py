@@ -147,10 +147,10 @@ class BusCall(BytesCall, eq=False, kw_only=True):
         cls, route: Route | None, cell: Cell, message: Message, now: float, deadline: float, answer: Any = None
     ) -> BusCall:
         """The call that a message makes: a tell, unless an answer is owed. Its route may have to be found yet."""
-        envelope, direct = message.envelope, None if route is None else route.direct
+        envelope = message.envelope
         found: Any = route
         return cls(
-            found, None, cell, now, None, None, deadline, answer, direct, None, envelope.trace,
+            found, None, cell, now, None, None, deadline, answer, None, None, envelope.trace,
             envelope.baggage or None, body=message.body, content_type=envelope.content_type, query=envelope.query,
             token=envelope.identity, passed=passed_on(envelope.headers) if envelope.headers else None,
         )  # fmt: skip

@@ -41,7 +41,7 @@ class Call(msgspec.Struct, eq=False):
     one route for nobody in particular share theirs, for there is nothing in it that tells them apart. `budget` is set
     where the time counts from the start of the method rather than from the asking. A message made for one incarnation
     only, such as a timer's, carries its number. `token` proves who is acted for, where somebody reads it; `passed` are
-    the headers that go on to what is asked in turn. `direct` is the method, where awaiting it is all there is to do.
+    the headers that go on to what is asked in turn. `direct` calls the method, where that is all there is to do.
 
     A Struct, because one is made for each message: a class with `__init__` takes three times as long.
     """

@@ -34,6 +34,8 @@ EVERY = "every"
 
 Invoke = Callable[[Any, Call], Awaitable[Any]]
 """Runs the method of an actor for a call and returns its result."""
+Direct = Callable[[Any, dict[str, Any]], Awaitable[Any]]
+"""Calls the method of an actor with all the arguments it takes."""
 
 
 if TYPE_CHECKING:
@@ -181,8 +183,8 @@ class Feature:
         function = self.function
         if inspect.iscoroutinefunction(function):
 
-            async def invoke(actor: Any, call: Call) -> Any:
-                return await function(actor, **(call.arguments() if call.kwargs is None else call.kwargs))
+            def invoke(actor: Any, call: Call) -> Awaitable[Any]:
+                return function(actor, **(call.arguments() if call.kwargs is None else call.kwargs))  # type: ignore[no-any-return]
 
             return invoke
 
@@ -196,11 +198,26 @@ class Feature:
         found = inspect.signature(self.function).parameters.get(parameter or "")
         return None if found is None or found.default is inspect.Parameter.empty else found.default
 
-    @property
-    def direct(self) -> Callable[..., Awaitable[Any]] | None:
-        """The method itself, where awaiting it with its arguments is all that a handler would do."""
+    def direct(self, names: tuple[str, ...]) -> Direct | None:
+        """Calls the method with the arguments of these names, where that is all a handler would do."""
         plain = type(self).handler is Feature.handler and inspect.iscoroutinefunction(self.function)
-        return self.function if plain else None
+        return _calling(self.function, names) if plain else None
+
+
+def _calling(method: Callable[..., Awaitable[Any]], names: tuple[str, ...]) -> Direct:
+    """By position where it can be: a call with a mapping costs a fifth of all that a tell does."""
+    code = method.__code__ if type(method) is types.FunctionType else None
+    if code is not None and code.co_varnames[1 : code.co_argcount] == names:
+        match names:
+            case ():
+                return lambda actor, _: method(actor)
+            case (a,):
+                return lambda actor, kwargs: method(actor, kwargs[a])
+            case (a, b):
+                return lambda actor, kwargs: method(actor, kwargs[a], kwargs[b])
+            case (a, b, c):
+                return lambda actor, kwargs: method(actor, kwargs[a], kwargs[b], kwargs[c])
+    return lambda actor, kwargs: method(actor, **kwargs)
 
 
 def feature_of(attribute: Any) -> Feature | None:

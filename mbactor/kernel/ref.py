@@ -107,9 +107,7 @@ class ActorRef(Generic[A]):
             return ask_ref(cell, operation, args, kwargs)  # type: ignore[no-any-return]
         # What follows is what `ask` does, written out for a message that meets nothing unusual.
         types = way.types
-        if args and not kwargs and len(args) <= len(way.names):
-            kwargs.update(zip(way.names, args, strict=False))
-        elif args:
+        if args and not way.name(args, kwargs):
             return ask(cell, operation, args, kwargs)  # type: ignore[no-any-return]
         for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
             if type(kwargs[name]) is not types.get(name):
@@ -148,26 +146,27 @@ class ActorRef(Generic[A]):
         if way is None or observe.tracers:
             return tell_ref(cell, operation, args, kwargs)
         # What follows is what `tell` does, written out for a message that meets nothing unusual; fit for any thread.
-        types = way.types
-        if args and not kwargs and len(args) <= len(way.names):
-            kwargs.update(zip(way.names, args, strict=False))
-        elif args:
+        if args and not way.name(args, kwargs):
             return tell(cell, operation, args, kwargs)
-        for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
-            if type(kwargs[name]) is not types.get(name):
-                return tell(cell, operation, (), kwargs)
+        only = way.only
+        if only is None or only not in kwargs or type(kwargs[only]) is not way.exact:
+            types = way.types
+            for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
+                if type(kwargs[name]) is not types.get(name):
+                    return tell(cell, operation, (), kwargs)
         caller, gate, work = current.get(), way.gate, way.work
         depth = len(work)
-        if depth >= gate.room or len(kwargs) < way.needed or (caller is not None and carries(caller)):
+        if depth >= gate.room or len(kwargs) != way.needed or (caller is not None and carries(caller)):
             return tell(cell, operation, (), kwargs)
-        message: Any = Told(way.context, kwargs, way.time(), caller)
+        now = gate.turn or way.time()
+        message: Any = Told(way.context, kwargs, now, caller)
         work.append(message)
         queue = way.queue
         queue.accepted += 1
         if depth >= queue.highest:
             queue.highest = depth + 1
         if gate.idle:
-            kick(gate)
+            kick(gate, now)
         return True
 
     def tell_wait(self, operation: Operation[A, P, Any], *args: P.args, **kwargs: P.kwargs) -> Awaitable[None]:

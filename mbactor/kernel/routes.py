@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode
@@ -45,8 +45,8 @@ class Lanes:
 class Route:
     """One feature of one actor class, ready to run.
 
-    `plain` runs the method, `observed` does so within a span. `direct` is the method itself where nothing stands
-    around it: awaiting it is all there is to do. `gate` says through which of the class's gates it passes.
+    `plain` runs the method, `observed` does so within a span. `direct` calls it with all its arguments, where nothing
+    stands around it. `gate` says through which of the class's gates it passes.
     """
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Route:
         handler = feature.handler(self)
         self.plain = assemble(self, handler, tuple(one for one in INBOUND if one is not observed))
         self.observed = assemble(self, handler)
-        self.direct: Callable[..., Awaitable[Any]] | None = feature.direct if self.plain is handler else None
+        self.direct = feature.direct(self.signature.names) if self.plain is handler else None
         self.manual = feature.manual
         self.open = not feature.elsewhere and ("{" in feature.path or not feature.port)
         """Whether it is reached at more than one address: arguments of it are in the path, or its port is any."""

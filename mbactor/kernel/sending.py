@@ -36,8 +36,8 @@ class Way:
     """The short way of one operation into a mailbox: see `ActorRef.ask` and `ActorRef.tell`."""
 
     __slots__ = (
-        "context", "direct", "future", "gate", "loop", "names", "needed", "queue", "route", "thread", "time", "types",
-        "work",
+        "context", "direct", "exact", "future", "gate", "loop", "names", "needed", "only", "queue", "route", "thread",
+        "time", "types", "work",
     )  # fmt: skip
 
     def __init__(self, route: Route, gate: Gate) -> None:
@@ -52,6 +52,21 @@ class Way:
         self.names = route.signature.names
         self.needed = route.needed
         self.types = route.types
+        one = [*route.types] if self.needed == 1 else []
+        self.only = one[0] if one else None
+        """The parameter, where there is one only, and the type of which it is handed over as it is."""
+        self.exact = route.types[one[0]] if one else None
+
+    def name(self, args: Arguments, kwargs: dict[str, Any]) -> bool:
+        """Add arguments that came by position to those that came by name. False where that is for the long way."""
+        names = self.names
+        if kwargs or len(args) > len(names):
+            return False
+        if len(args) == 1:
+            kwargs[names[0]] = args[0]
+        else:
+            kwargs.update(zip(names, args, strict=False))
+        return True
 
 
 NO_WAYS: Mapping[Any, Way] = {}
@@ -137,11 +152,11 @@ def _find_way(cell: Cell, operation: Operation[Any, ..., Any], route: Route) -> 
             cell.ways = {**cell.ways, operation: Way(route, gate)}
 
 
-def kick(gate: Gate) -> None:
+def kick(gate: Gate, now: float) -> None:
     """There is a message, put there by any thread."""
     node = gate.cell.node
     if get_ident() == node.thread:
-        gate.kick()
+        gate.kick(now)
     elif node.loop is not None:
         node.loop.call_soon_threadsafe(gate.kick)
 

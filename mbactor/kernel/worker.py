@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -146,7 +146,7 @@ class Worker:
         gate, incarnation, node = self.gate, self.incarnation, self.gate.cell.node
         cell, actor, queue, work = gate.cell, incarnation.actor, self.queue, self.queue.work
         time, served, last, keyed = node.time, self.served, None, gate.keyed
-        future: asyncio.Future[Any] | None = None
+        gate.turn = 0.0
         while not self.retired:
             call = (work.popleft() if work else None) if queue.plain else queue.take()
             if call is None:
@@ -165,10 +165,23 @@ class Worker:
                     gate.lose(self)
                     raise
                 self.waiting = None
+                gate.turn = 0.0
                 continue
             context = call.context
-            if context is None:
-                # All but plain tells: it may be out of date, and it has a time budget.
+            if context is not None:  # a plain tell, which is never out of date
+                self.call = call
+                if context is not last:
+                    current.set(context)
+                    last = context
+                try:
+                    if observe.tracers:
+                        await call.route.observed(actor, call)
+                    else:
+                        await context.direct(actor, call.kwargs)
+                except BaseException as error:
+                    if self._leaves(call, error):
+                        raise
+            else:
                 future = call.future
                 if future is None:
                     if call.incarnation and self._stale(call):
@@ -182,25 +195,20 @@ class Worker:
                         call.deadline = now + call.budget
                     if call.deadline < cell.timer_at:
                         cell.watch_deadline(call.deadline)
-                context = call
-            self.call = call
-            if context is not last:
-                current.set(context)
-                last = context
-            direct = context.direct
-            try:
-                if observe.tracers:
-                    value = await call.route.observed(actor, call)
-                elif direct is not None:
-                    kwargs = call.kwargs
-                    value = await direct(actor, **(call.arguments() if kwargs is None else kwargs))
+                self.call = last = call
+                current.set(call)
+                direct = call.direct
+                try:
+                    if observe.tracers:
+                        value = await call.route.observed(actor, call)
+                    elif direct is not None:
+                        value = await direct(actor, call.kwargs)
+                    else:
+                        value = await call.route.plain(actor, call)
+                except BaseException as error:
+                    if self._leaves(call, error):
+                        raise
                 else:
-                    value = await call.route.plain(actor, call)
-            except BaseException as error:
-                if self._leaves(call, error):
-                    raise
-            else:
-                if context is call:
                     if future is not None and type(value) in call.route.returns and type(call) is Call:
                         # `answer`, where there is nothing to do
                         if not future.done():
@@ -209,17 +217,19 @@ class Worker:
                             node.late += 1
                     elif future is not None and (self.cancelled or not call.answer(value)):
                         node.late += 1
-            if keyed:
-                self._over(call)
-            elif context is call:
-                call.caller = None
+                if keyed:
+                    self._over(call)
+                else:
+                    call.caller = None
             served += 1
             if self.cancelled:
                 self.call, self.served = None, served
                 return  # a cancellation that the method swallowed must not reach the next message
             if not served & FAIR_RUN:
                 self.call = None
+                gate.turn = time()
                 await asyncio.sleep(0)
+                gate.turn = 0.0
         self.call, self.served = None, served
 
     def _over(self, call: Call) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import datetime as dt
+import functools
 import gc
 import time
 import warnings
@@ -151,6 +152,103 @@ async def test_a_tell_returns_at_once_and_is_handled_in_order(system: ActorSyste
     for number in range(50):
         assert counter.tell(Counter.note, number)
     assert await counter.ask(Counter.noted) == list(range(50))
+
+
+def all_by_name(function: Any) -> Any:
+    """A decorator as users write them: what it makes takes anything, by name only."""
+
+    @functools.wraps(function)
+    async def wrapper(self: Actor, **kwargs: Any) -> Any:
+        return await function(self, **{name: f"{value}!" for name, value in kwargs.items()})
+
+    return wrapper
+
+
+class Shaped(Actor):
+    """Methods that take what they take in all the ways there are."""
+
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+
+    @endpoint
+    async def none(self) -> None:
+        self.taken.append(())
+
+    @endpoint
+    async def one(self, a: str) -> None:
+        self.taken.append(a)
+
+    @endpoint
+    async def two(self, a: str, b: int) -> None:
+        self.taken.append((a, b))
+
+    @endpoint
+    async def three(self, a: str, b: int, c: float) -> None:
+        self.taken.append((a, b, c))
+
+    @endpoint
+    async def four(self, a: str, b: int, c: float, d: bool) -> None:
+        self.taken.append((a, b, c, d))
+
+    @endpoint
+    async def optional(self, a: str = "-", b: int | None = None) -> None:
+        self.taken.append((a, b))
+
+    @endpoint
+    async def by_name(self, a: str, *, b: int) -> None:
+        self.taken.append((a, b))
+
+    @endpoint
+    @all_by_name
+    async def wrapped(self, a: str, b: str) -> None:
+        self.taken.append((a, b))
+
+    @endpoint
+    async def all_taken(self) -> list[Any]:
+        taken, self.taken = self.taken, []
+        return taken
+
+
+SHAPES: list[tuple[Any, dict[str, Any], Any]] = [
+    (Shaped.none, {}, ()),
+    (Shaped.one, {"a": "x"}, "x"),
+    (Shaped.two, {"b": 1, "a": "x"}, ("x", 1)),
+    (Shaped.three, {"c": 0.5, "a": "x", "b": 1}, ("x", 1, 0.5)),
+    (Shaped.four, {"d": True, "c": 0.5, "a": "x", "b": 1}, ("x", 1, 0.5, True)),
+    (Shaped.optional, {"b": 2}, ("-", 2)),
+    (Shaped.optional, {"b": None, "a": "x"}, ("x", None)),
+    (Shaped.by_name, {"b": 1, "a": "x"}, ("x", 1)),
+    (Shaped.wrapped, {"b": "y", "a": "x"}, ("x!", "y!")),
+]
+
+
+@pytest.mark.parametrize(("method", "arguments", "taken"), SHAPES)
+async def test_each_argument_reaches_its_own_parameter(
+    system: ActorSystem, method: Any, arguments: dict[str, Any], taken: Any
+) -> None:
+    shaped = await system.spawn(Shaped)
+    for _ in range(3):  # the first finds the short way for the others
+        assert shaped.tell(method, **arguments)
+        await shaped.ask(method, **arguments)
+    assert [_plain(one) for one in await shaped.ask(Shaped.all_taken)] == [taken] * 6
+
+
+async def test_arguments_by_position_reach_their_parameters(system: ActorSystem) -> None:
+    shaped = await system.spawn(Shaped)
+    for _ in range(2):
+        assert shaped.tell(Shaped.one, "x")
+        assert shaped.tell(Shaped.two, "x", 1)
+        assert shaped.tell(Shaped.two, "x", b=2)
+        await shaped.ask(Shaped.three, "x", 1, 0.5)
+        with pytest.raises(BadRequest, match="takes 1 argument, 2 were given"):
+            cast(Any, shaped).tell(Shaped.one, "x", "y")
+        with pytest.raises(BadRequest, match="got argument 'a' twice"):
+            cast(Any, shaped).tell(Shaped.one, "x", a="y")
+    assert [_plain(one) for one in await shaped.ask(Shaped.all_taken)] == ["x", ("x", 1), ("x", 2), ("x", 1, 0.5)] * 2
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 async def test_messages_are_handled_one_at_a_time(system: ActorSystem) -> None:

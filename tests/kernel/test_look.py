@@ -87,6 +87,24 @@ async def test_the_message_in_hand_and_those_that_wait_are_seen_with_their_ages(
     await desk.kill()
 
 
+@pytest.mark.mbactor(serialize_local=False)
+async def test_each_message_that_waits_has_an_age_of_its_own(mbactor: ActorSystem) -> None:
+    desk = await mbactor.spawn(Desk)
+    for seconds in (60, 7, 7, 7):
+        desk.tell(Desk.serve, seconds)  # by the first the short way is found, by which the others come
+    for _ in range(3):
+        await asyncio.sleep(5)
+        desk.tell(Desk.serve, 7)
+    desk.tell(Desk.serve, 7)
+    await asyncio.sleep(44)
+    ages: list[int] = []
+    while seen(desk).mailbox.depth:
+        await asyncio.sleep(2 if not ages else 7)
+        ages.append(round(seen(desk).mailbox.oldest_age))
+    assert ages == [61, 68, 70, 72, 74, 81, 0]
+    await desk.kill()
+
+
 async def test_a_message_that_an_actor_sent_names_its_method(mbactor: ActorSystem) -> None:
     desk, other = await mbactor.spawn(Desk), await mbactor.spawn(Other)
     await desk.ask(Desk.pass_on, 60)
