@@ -318,9 +318,9 @@ class Dispatcher:
             if held.cancelled:
                 seen["ended"] = "cancelled"
                 return None
-            if was_refused(error) and held.refused_for < (budget := budget_of(held)):
+            if was_refused(error) and (pause := _until_offered_again(held)):
                 seen["ended"] = "refused"
-                await self._settle(held, None, postponed(held, budget / 8))
+                await self._settle(held, None, postponed(held, pause))
                 return None
             plan = self._decide(held, flow, error)
             seen["ended"] = plan.kind
@@ -353,6 +353,8 @@ class Dispatcher:
             try:
                 child = await self._loader.child(held, plan)
             except MbactorError as error:
+                if was_refused(error) and (pause := _until_offered_again(held)):
+                    return await self._settle(held, None, postponed(held, pause))
                 plan = fail(error, held.before)
         kept = self._kept(held, plan)
         more = max(0, kept - 1)
@@ -415,6 +417,12 @@ async def _until(bell: asyncio.Event, pause: float) -> None:
 def _still_wanted(held: Held, following: list[Held]) -> list[Held]:
     """Of what was handed over as a step settled, what has not been cancelled or given up meanwhile."""
     return [] if held.flow_ended else [one for one in following if one.step_id not in held.given_up]
+
+
+def _until_offered_again(held: Held) -> float:
+    """In how many seconds a step that was not taken is due again; 0 where its time budget has been spent on that."""
+    budget = budget_of(held)
+    return budget / 8 if held.refused_for < budget else 0.0
 
 
 def _cancel(held: Held) -> None:

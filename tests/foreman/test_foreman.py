@@ -305,9 +305,27 @@ class Late(Actor):
     async def come(self) -> dict[str, bool]:
         return {"came": True}
 
+    @workflow
+    def coming(self) -> Graph:
+        return _one(Late.come)
+
 
 class Early(Actor):
     host = "early.example"
+
+    @task
+    async def begin(self, flow: Flow) -> None:
+        flow["begun"] = True
+
+    @task
+    async def call(self, flow: Flow) -> None:
+        flow.update(flow.subgraph(Late.coming))
+
+    @workflow
+    def calling(self) -> Graph:
+        graph = Graph("Calling")
+        graph.add_transition_chain(Early.begin, Early.call, END)
+        return graph
 
     @workflow
     def meeting(self) -> Graph:
@@ -323,6 +341,25 @@ async def test_a_task_whose_actor_is_not_there_yet_is_offered_again(system: Acto
     outcome = await flows.wait(key)
     assert outcome.state == {"came": True}
     assert [step.attempt for step in await flows.history(key)] == [0]
+
+
+async def test_a_workflow_whose_actor_is_not_there_yet_is_called_again(system: ActorSystem) -> None:
+    await system.spawn(Early)
+    flows = Flows(system)
+    key = await flows.create(Early.calling, {}, FlowOptions(time_budget="4s"))
+    assert (await flows.poll(key, "50ms")).status == "running"
+    await system.spawn(Late)
+    outcome = await flows.wait(key)
+    assert outcome.state == {"came": True, "begun": True}
+    assert [step.attempt for step in await flows.history(key)] == [0, 0]
+
+
+async def test_a_workflow_whose_actor_stays_away_fails_the_step_that_calls_it(system: ActorSystem) -> None:
+    await system.spawn(Early)
+    outcome = await Flows(system).run(Early.calling, {}, FlowOptions(time_budget="200ms"))
+    assert outcome.status == "failed"
+    assert isinstance(outcome.failure, NoSuchActor)
+    assert "late.example" in str(outcome.failure)
 
 
 async def test_a_worker_that_crashes_is_restarted_and_its_steps_go_on(system: ActorSystem) -> None:
