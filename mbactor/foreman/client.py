@@ -6,16 +6,17 @@ It works over anything that can ask, a system or an actor, and needs nothing of 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 
 import msgspec
 
 from mbactor.durations import Duration, seconds
-from mbactor.errors import BadRequest, BudgetSpent, NoSuchActor
+from mbactor.errors import BadRequest, BudgetSpent, NoSuchActor, did_you_mean
 from mbactor.foreman.api import HOST, ForemanApi
 from mbactor.foreman.features import TaskReference, WorkflowReference
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, ShardInfos, StepRecord
 from mbactor.foreman.model.query import MOST_PURGED, FlowQuery
+from mbactor.foreman.model.reference import name_of
 from mbactor.foreman.model.schedule import CatchUp, Schedule
 from mbactor.foreman.model.state import decode_all, encode_fields, initial_state, overrides_of
 from mbactor.foreman.model.status import FlowStatus
@@ -122,7 +123,7 @@ class Flows:
 
     async def poll(self, flow_key: str, within: Duration = "10s") -> FlowOutcome:
         """Wait until the flow stops, at most `within`; then the outcome so far."""
-        return await self._ask(ForemanApi.poll, flow_key=flow_key, within=seconds(within))
+        return await self._ask(ForemanApi.poll, flow_key=flow_key, within=_duration("within", within))
 
     async def snapshot(self, flow_key: str) -> FlowOutcome:
         """The outcome so far, at once."""
@@ -245,8 +246,7 @@ class Flows:
 
         It is interrupted then, with the payload `{"breakpoint": node}`, until `resume_break`. What runs is left alone.
         """
-        node = task.node_name if isinstance(task, TaskReference) else task
-        await self._ask(ForemanApi.break_before, flow_key=flow_key, task=node, on=on)
+        await self._ask(ForemanApi.break_before, flow_key=flow_key, task=_node_of(task), on=on)
 
     async def resume_break(self, flow_key: str, state: Any = None) -> None:
         """Let a flow go on that waits at a breakpoint, at the one reached first. FlowConflict where there is none."""
@@ -338,17 +338,24 @@ def _query(
     limit: int,
     cursor: str = "",
 ) -> FlowQuery:
+    for name in filters:
+        if name not in Filters.__annotations__:
+            # A purge by a filter that is not there would remove more than was meant.
+            hint = did_you_mean(name, Filters.__annotations__)
+            raise BadRequest(
+                f"no filter is called {name!r}{hint or '; there are ' + ', '.join(Filters.__annotations__)}"
+            )
     task = filters.get("task")
     return FlowQuery(
         status=status,
         workflow=None if workflow is None else _url_of(workflow),
         thread=filters.get("thread"),
-        task=task.node_name if isinstance(task, TaskReference) else task,
+        task=None if task is None else _node_of(task),
         fairness_key=filters.get("fairness_key"),
         concurrency_key=filters.get("concurrency_key"),
         priority=filters.get("priority"),
-        older_than=_age("older_than", filters.get("older_than")),
-        newer_than=_age("newer_than", filters.get("newer_than")),
+        older_than=_age("older_than", filters),
+        newer_than=_age("newer_than", filters),
         search=filters.get("search"),
         include_subflows=filters.get("include_subflows", False),
         shard=filters.get("shard"),
@@ -357,11 +364,25 @@ def _query(
     )
 
 
-def _age(name: str, given: Duration | None) -> float | None:
+def _age(name: Literal["older_than", "newer_than"], filters: Filters) -> float | None:
+    given = filters.get(name)
+    return None if given is None else _duration(name, given)
+
+
+def _duration(name: str, given: Duration) -> float:
     try:
-        return None if given is None else seconds(given)
+        return seconds(given)
     except (TypeError, ValueError) as error:
         raise BadRequest(f"{name}: {error}") from None
+
+
+def _node_of(task: TaskReference | str) -> str:
+    try:
+        return name_of(task)
+    except TypeError:
+        raise BadRequest(
+            f"{task!r} given, a task expected: a method decorated with @task, or its node's name"
+        ) from None
 
 
 def _url_of(workflow: WorkflowReference | str) -> str:

@@ -22,7 +22,7 @@ from mbactor.durations import Duration
 from mbactor.errors import InvalidSpec, MbactorError, NoSuchActor
 from mbactor.foreman.api import ForemanApi
 from mbactor.foreman.engine import Engine
-from mbactor.foreman.features import Ran
+from mbactor.foreman.features import Ran, Task, Workflow
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import DEFAULT_TIME_BUDGET
@@ -242,7 +242,7 @@ class ActorHost:
 
     async def load_graph(self, workflow: str, baggage: Mapping[str, Any]) -> Graph:  # noqa: ARG002
         address = Address.parse(workflow)
-        handed = self._node.hand_over(address, {}, 20.0)
+        handed = self._node.hand_over(address, {}, 20.0, Workflow)
         if handed is not None:
             graph: Graph = await _answer_of(handed)
             return graph
@@ -270,7 +270,7 @@ class ActorHost:
 
     async def _execute(self, task_url: str, flow: Flow, time_budget: float) -> None:
         address = Address.parse(task_url)
-        handed = self._node.hand_over(address, {"flow": flow}, time_budget)
+        handed = self._node.hand_over(address, {"flow": flow}, time_budget, Task)
         if handed is None:
             with anyio.fail_after(time_budget):
                 response = await self._node.request("POST", task_url, flow.to_wire(), call_off=True)

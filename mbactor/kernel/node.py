@@ -29,7 +29,7 @@ from mbactor.kernel.cell import Cell
 from mbactor.kernel.client import BytesCall, Response, body_of
 from mbactor.kernel.context import Call, check_not_fenced, current
 from mbactor.kernel.dead_letters import DeadLetters
-from mbactor.kernel.feature import Operation, Reference, check_operation, check_reference, host_of
+from mbactor.kernel.feature import Feature, Operation, Reference, check_operation, check_reference, host_of
 from mbactor.kernel.features.event import EventReference
 from mbactor.kernel.guard import Guard
 from mbactor.kernel.multicast import Replies
@@ -324,15 +324,19 @@ class Node:
         cell.accept(call)
         return future
 
-    def hand_over(self, address: Address, arguments: dict[str, Any], budget: float) -> Call | None:
+    def hand_over(self, address: Address, arguments: dict[str, Any], budget: float, kind: type[Feature]) -> Call | None:
         """Give a feature of this process arguments that need not travel; None where the address is elsewhere.
 
+        BadRequest where what is there is of another kind: it does not take these arguments.
         The answer is in the `future` of the call. The time budget counts from the start of the method; who does not
         want the answer any more says so by `call.call_off()`. For packages that bring features of their own.
         """
         cell, route = self._find(address)
         if cell is None or route is None or self.serialize_local:
             return None
+        if not isinstance(route.feature, kind):
+            name = kind.__name__.lower()
+            raise BadRequest(f"{address} is {route.name}, which is no {name}; decorate with @{name} what is one")
         now = self.time()
         call = Call(route, arguments, cell, now, None, None, math.inf, self.future(), None, None, observe.traceparent())
         call.budget = budget

@@ -189,6 +189,7 @@ def test_show_tells_questions_errors_and_the_state(shop: Shop) -> None:
     assert '"amount": 7' in asks
     failed = shop.told("show", shop.keys["failed"])
     assert re.search(r"failed at +bad", failed)
+    assert f"what failed runs again by\n  mbactor flows recover {shop.keys['failed']}\n" in failed
     assert "the supplier does not answer" in failed
     assert re.search(r"ended .* ago\), after \d+ms", failed)
     both = shop.json("show", shop.keys["completed"])

@@ -15,6 +15,7 @@ import msgspec
 
 from mbactor.errors import FlowConflict, to_wire
 from mbactor.foreman.model.join import ENOUGH, FAILED, NEVER_BEGAN
+from mbactor.foreman.store.flows import NOBODY_ASKS
 from mbactor.foreman.store.join import CANCELLED
 from mbactor.foreman.store.operations import (
     Arrival,
@@ -268,7 +269,7 @@ class Model(Leases, Queueing):
         if not waiting:
             if asking if one.step_id is None else (one.step_id, one.step_token) in {(s.id, s.token) for s in asking}:
                 return Changed(False, "interrupted", tree, "it waits at a breakpoint; resume_break lets it go on")
-            return Changed(False, "interrupted", tree, "the step waits for no answer")
+            return Changed(False, "interrupted", tree, NOBODY_ASKS)
         step = min(waiting, key=lambda step: (step.updated_at, step.id))
         step.status, step.parks = "pending", answered(step.parks, one.answer, None)
         step.not_before = step.updated_at = self.now

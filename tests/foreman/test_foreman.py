@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import anyio
 import msgspec
@@ -116,6 +116,10 @@ class Work(Actor):
         graph.add_transition(Work.fails, END)
         graph.add_transition("lonely", END)
         return graph
+
+    @workflow
+    def misnamed(self) -> Graph:
+        return _one("https://work.example/next-number")
 
     @workflow
     def no_graph(self) -> Graph:
@@ -290,6 +294,35 @@ async def test_flows_are_listed_and_purged_by_the_same_filters(system: ActorSyst
         await flows.list(shard=7)
     with pytest.raises(BadRequest, match="older_than"):
         await flows.list(older_than="soon")
+    with pytest.raises(BadRequest, match="within: -1 is not a duration"):
+        await flows.poll(key, -1)
+    with pytest.raises(BadRequest, match=r"Work\.straight given, a task expected"):
+        await flows.break_before(key, cast("Any", Work.straight))
+
+
+async def test_a_filter_that_is_not_there_removes_nothing(system: ActorSystem) -> None:
+    flows = Flows(system)
+    await flows.run(Work.straight, {"number": 1})
+    misspelt: Any = {"older_thn": "30d"}
+    for operation in (flows.purge, flows.list):
+        with pytest.raises(BadRequest, match="no filter is called 'older_thn', did you mean 'older_than'"):
+            await operation("completed", **misspelt)
+    assert len((await flows.list("completed")).flows) == 1
+
+
+async def test_what_is_no_workflow_and_no_task_is_not_run_as_one() -> None:
+    async with ActorSystem() as system:
+        await system.spawn(Foreman)
+        work = await system.spawn(Work)
+        flows = Flows(system)
+        with pytest.raises(BadRequest, match=r"/begin is Work\.begin, which is no workflow; decorate with @workflow"):
+            await flows.create("https://work.example:428/begin")
+        with pytest.raises(BadRequest, match=r"Work\.next_number, which is no workflow"):
+            await flows.create("https://work.example/next-number")
+        outcome = await flows.run(Work.misnamed)
+        assert outcome.status == "failed"
+        assert "Work.next_number, which is no task; decorate with @task" in str(outcome.failure)
+        assert await work.ask(Work.next_number) == 1
 
 
 @pytest.mark.parametrize("days", [-1, "7", True, float("nan")])

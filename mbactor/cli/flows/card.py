@@ -26,7 +26,7 @@ def flow_card(flow: FlowSummary, outcome: FlowOutcome, now: dt.datetime, where: 
     facts = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    for name, value in (*_facts(flow, now), *_hint(outcome.error)):
+    for name, value in (*_facts(flow, now, _place_of(outcome.error)), *_hint(outcome.error)):
         if value:
             facts.add_row(name, Text(value))
     parts: list[RenderableType] = [title, facts, *_questions(flow, outcome, where)]
@@ -35,11 +35,17 @@ def flow_card(flow: FlowSummary, outcome: FlowOutcome, now: dt.datetime, where: 
     return Group(*parts)
 
 
-def _facts(flow: FlowSummary, now: dt.datetime) -> Iterator[tuple[str, str]]:
+def _place_of(error: WireError) -> str:
+    """The node of the error that ended a flow, of which several steps may have failed."""
+    place = error.get("at") if isinstance(error, dict) else None
+    return str(place.get("node") or "") if isinstance(place, dict) else ""
+
+
+def _facts(flow: FlowSummary, now: dt.datetime, place: str) -> Iterator[tuple[str, str]]:
     yield "flow", flow.flow_key
     yield "workflow", flow.workflow
     yield "thread", "" if flow.thread_key == flow.flow_key else flow.thread_key
-    yield "failed at" if flow.status == "failed" else "at", flow.task
+    yield "failed at" if flow.status == "failed" else "at", flow.task or place
     yield "steps", f"{flow.steps_done} of {flow.steps} done"
     yield "created", _moment(flow.created_at, now)
     if flow.started_at is not None and is_terminal(flow.status) and flow.updated_at is not None:
@@ -75,6 +81,9 @@ def _questions(flow: FlowSummary, outcome: FlowOutcome, where: str) -> Iterator[
     if not flow.queued and not_begun(flow):
         yield Text("\nwaits to be started", style="yellow")
         yield Text(f"  mbactor flows start {flow.flow_key}{where}", style="dim")
+    if flow.status == "failed" and not flow.subflow:
+        yield Text("\nwhat failed runs again by", style="yellow")
+        yield Text(f"  mbactor flows recover {flow.flow_key}{where}", style="dim")
     for step_key, payload in outcome.interrupts:
         if isinstance(payload, dict) and list(payload) == ["breakpoint"]:
             yield Text(f"\nwaits at a breakpoint before {one_line(str(payload['breakpoint']))}", style="yellow")

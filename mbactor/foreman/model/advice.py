@@ -23,6 +23,8 @@ _REFUSALS: Mapping[tuple[str, str], str] = {
     ("cancel", "ended"): "it has ended",
     ("delete", "running"): "cancel it first",
     ("break", "ended"): "it has ended",
+    ("resume_break", "running"): "it waits at no breakpoint now; wait until it is interrupted",
+    ("resume_break", "ended"): "it has ended; restart it, or fork one of its steps to go on from there",
 }
 
 

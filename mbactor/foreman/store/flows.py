@@ -71,6 +71,9 @@ _GO_ON = """UPDATE mbactor_flow SET status = 'running', updated_at = ? WHERE id 
         WHERE caller.flow_id = mbactor_flow.id AND called.status = 'interrupted')"""
 
 
+NOBODY_ASKS = "no step with this key waits for an answer; it has one already, or it is none of this flow's"
+
+
 async def insert_graphs(tx: Transaction, graphs: dict[str, Json]) -> None:
     """Store what is not stored yet."""
     if graphs:
@@ -164,7 +167,7 @@ async def resume(tx: Transaction, one: Resume) -> Changed:
     if not waiting:
         known = {(row[0], row[1]) for row in rows}
         at_breakpoint = bool(known) if one.step_id is None else (one.step_id, one.step_token) in known
-        detail = "the step waits for no answer"
+        detail = NOBODY_ASKS
         if at_breakpoint:
             detail = "it waits at a breakpoint; resume_break lets it go on"
         return Changed(False, "interrupted", flows, detail)
