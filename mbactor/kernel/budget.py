@@ -130,3 +130,16 @@ def _reaches(worker: Worker) -> bool:
     while scope is not None and scope is not worker.scope:
         scope = scope._parent_scope  # noqa: SLF001
     return scope is not None
+
+
+def shields(worker: Worker) -> bool:
+    """Whether the method that a worker runs is just shielded from the worker's scope, or may be: not every anyio shows
+    that.
+    """
+    state = None if _states is None else _states.get(ref(worker.task))
+    scope = None if state is None else state.cancel_scope
+    while scope is not None and scope is not worker.scope:
+        if scope.shield:
+            return True
+        scope = scope._parent_scope  # noqa: SLF001
+    return scope is None

@@ -343,9 +343,9 @@ class Cell(Inbox):
         if self.current is by and (call is None or call.route.ends):
             by.end_by_itself(Exit("failed", error, told and self.cls.on_error != "fail"), over=call)
 
-    def gone_astray(self, error: ActorCrashed, by: Incarnation) -> None:
-        """A thread of an incarnation does not end: leave both behind. Its asker has been told."""
-        observe.emit("actor.crashed", actor=self.address, method="(thread)", error=error, told=True)
+    def gone_astray(self, error: ActorCrashed, method: str, by: Incarnation) -> None:
+        """A method of an incarnation does not end: leave both behind. Its asker has been told."""
+        observe.emit("actor.crashed", actor=self.address, method=method, error=error, told=True)
         if self.current is by:
             by.end_by_itself(Exit("failed", error, told=True))
 

@@ -186,7 +186,7 @@ class Gate:
                 continue
             if call.deadline <= now:
                 worker.cancel(BudgetSpent(f"{call.route.name} ran out of its time budget"))
-                worker.abandon_where_it_cannot_stop()
+                worker.abandon_unless_it_stops()
             else:
                 nearest = min(nearest, call.deadline)
         return nearest

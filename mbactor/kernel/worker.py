@@ -14,6 +14,7 @@ import anyio
 
 from mbactor import observe
 from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError
+from mbactor.kernel.budget import CLEAN_UP_BUDGET, shields
 from mbactor.kernel.context import Call, current, fence
 from mbactor.mailbox import MailboxQueue
 
@@ -92,11 +93,15 @@ class Worker:
             self.task.cancel()  # it only waits for a thread, which so gives its place to another
         observe.emit("actor.abandoned", actor=self.gate.cell.address, method=method)
 
-    def abandon_where_it_cannot_stop(self) -> None:
-        """A thread cannot be cancelled: after the grace its incarnation is given up, so that the actor is served."""
+    def abandon_unless_it_stops(self) -> None:
+        """A thread cannot be cancelled, and a method may swallow that: what goes on after the grace is given up.
+
+        So its actor is served.
+        """
         call = self.call
-        if call is not None and call.route.feature.threaded:
-            asyncio.get_running_loop().call_later(GRACE, self._give_up, call)
+        if call is not None:
+            grace = GRACE if call.route.feature.threaded else CLEAN_UP_BUDGET
+            asyncio.get_running_loop().call_later(grace, self._give_up, call)
 
     def leave_if_idle(self) -> bool:
         """Called about once a second: a worker that ran nothing since the last time goes."""
@@ -109,10 +114,21 @@ class Worker:
         return True
 
     def _give_up(self, call: Call) -> None:
-        if self.call is call:
-            self.abandon()  # it has had its grace
-            error = ActorCrashed(f"{call.route.name} went on in its thread after its time budget was spent")
-            self.gate.cell.gone_astray(error, self.incarnation)
+        if self.call is not call or self.incarnation.cell.current is not self.incarnation:
+            return
+        threaded = call.route.feature.threaded
+        if not threaded and shields(self):
+            self.abandon_unless_it_stops()
+            return
+        self.abandon()  # it has had its grace
+        if threaded or call.route.ends:
+            where = " in its thread" if threaded else ""
+            error = ActorCrashed(f"{call.route.name} went on{where} after its time budget was spent")
+            self.gate.cell.gone_astray(error, call.route.feature.name, self.incarnation)
+        else:
+            self._over(call)
+            if not self.gate.queue.empty:
+                self.gate.kick()
 
     # --- its life -----------------------------------------------------------------------------------------------
 
