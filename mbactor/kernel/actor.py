@@ -13,8 +13,9 @@ import anyio
 
 from mbactor.durations import Duration, seconds
 from mbactor.errors import DeclarationError
+from mbactor.kernel.context import current
 from mbactor.kernel.exit import Exit
-from mbactor.kernel.feature import Operation, Reference, shown, take_from
+from mbactor.kernel.feature import Operation, Reference, check_operation, shown, take_from
 from mbactor.kernel.features.config import shown_values
 from mbactor.kernel.log import Log
 from mbactor.kernel.ref import ActorRef, Answer, At
@@ -238,7 +239,11 @@ class Actor:
         Its asker goes on waiting, within its time budget. As many are kept as the mailbox may hold (MailboxFull to
         the asker beyond). What is stashed when the incarnation ends is handled first by the next.
         """
-        self._alive()
+        routes, call = self._alive().cell.routes, current.get()
+        if call is None or call.route in {routes.background, routes.hooks["on_start"], routes.hooks["on_stop"]}:
+            raise RuntimeError(
+                "self.stash() was called where no message is in hand: in on_start, on_stop or background work"
+            )
         raise Stashed
 
     def unstash_all(self) -> int:
@@ -298,7 +303,11 @@ class Actor:
         is told to `failed` as a text; without that it is a crash of the actor. `MailboxFull` never loses the result:
         it waits for room. It never reaches a later incarnation: one that waits when this one ends is a dead letter.
         """
+        if not inspect.isawaitable(work):
+            raise TypeError(f"pipe_to_self({work!r}): an awaitable expected, such as a coroutine or an ask")
         try:
+            for one in (operation, *(() if failed is None else (failed,))):
+                check_operation(one)
             return self.spawn_task(self._piped(work, operation, failed), name=f"piped to {operation!r}")
         except BaseException:
             if inspect.iscoroutine(work):

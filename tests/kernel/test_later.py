@@ -9,8 +9,9 @@ from typing import Any
 import anyio
 import pytest
 
-from mbactor import Actor, ActorRef, ActorSystem, BudgetSpent, Exit, Mailbox, MailboxFull, Timer, endpoint
+from mbactor import Actor, ActorCrashed, ActorRef, ActorSystem, BudgetSpent, Exit, Mailbox, MailboxFull, Timer, endpoint
 from mbactor.errors import DeclarationError
+from mbactor.supervisor.state import StartFailed
 
 
 @pytest.fixture(
@@ -765,3 +766,60 @@ async def test_piped_work_ends_with_its_incarnation(mbactor: ActorSystem) -> Non
     await cache.ask(Cache.fetch_or_crash, "bad")
     await asyncio.sleep(60)
     assert diary == []
+
+
+# --- where there is no message ------------------------------------------------------------------------------------------
+
+
+class Misplaced(Actor):
+    """Stashes where it has no message in hand, or pipes what cannot be."""
+
+    def __init__(self, in_start: bool = False) -> None:
+        self.in_start = in_start
+
+    async def on_start(self) -> None:
+        if self.in_start:
+            self.stash()
+
+    @endpoint
+    async def stash_beside(self) -> None:
+        await self.spawn_task(self._keep())
+
+    async def _keep(self) -> None:
+        self.stash()
+
+    @endpoint
+    async def pipe(self, what: str) -> None:
+        wrong: Any = 5
+        match what:
+            case "work":
+                self.pipe_to_self(wrong, Misplaced.pipe)
+            case "operation":
+                self.pipe_to_self(asyncio.sleep(0, "x"), wrong)
+            case _:
+                self.pipe_to_self(asyncio.sleep(0, "x"), Misplaced.pipe, failed=wrong)
+
+
+async def test_a_stash_without_a_message_says_so(mbactor: ActorSystem) -> None:
+    said = (
+        r"RuntimeError: self\.stash\(\) was called where no message is in hand: in on_start, on_stop or background work"
+    )
+    with pytest.raises(StartFailed, match=said):
+        await mbactor.spawn(Misplaced, in_start=True)
+    misplaced = await mbactor.spawn(Misplaced)
+    with pytest.raises(ActorCrashed, match=said):
+        await misplaced.ask(Misplaced.stash_beside)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("work", r"TypeError: pipe_to_self\(5\): an awaitable expected"),
+        ("operation", "TypeError: 5 given, a reference to an endpoint expected"),
+        ("failed", "TypeError: 5 given, a reference to an endpoint expected"),
+    ],
+)
+async def test_what_cannot_be_piped_is_refused_where_it_is_given(mbactor: ActorSystem, what: str, said: str) -> None:
+    misplaced = await mbactor.spawn(Misplaced)
+    with pytest.raises(ActorCrashed, match=said):
+        await misplaced.ask(Misplaced.pipe, what)
