@@ -75,6 +75,10 @@ class Reference(_Taken, Generic[P, R_co]):
         )
 
     @property
+    def __isabstractmethod__(self) -> bool:
+        return self.feature.__isabstractmethod__
+
+    @property
     def url(self) -> str:
         """Where the method is reached. DeclarationError where its class has no host."""
         return str(self.feature.address(host_of(self.owner)))
@@ -133,6 +137,14 @@ class Feature:
                 f"{function.function.__qualname__}: declared twice; one of @endpoint, @event, @sink, @task and"
                 " @workflow expected"
             )
+        given: Any = function
+        if not callable(given) or not hasattr(given, "__name__"):
+            raise DeclarationError(f"{function!r} given where a method is declared; a function of the class expected")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise DeclarationError(
+                f"{function.__qualname__}: a generator was given, and a message has one answer; return a list, or tell"
+                " each value to a ref that the asker sends along"
+            )
         if method.upper() not in METHODS | {ANY_METHOD}:
             known = ", ".join(sorted(METHODS))
             raise DeclarationError(f"{function.__qualname__}: method {method!r}: expected ANY or one of {known}")
@@ -157,6 +169,10 @@ class Feature:
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
+
+    @property
+    def __isabstractmethod__(self) -> bool:
+        return bool(getattr(self.function, "__isabstractmethod__", False))
 
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is None:

@@ -23,12 +23,13 @@ from mbactor.errors import DeclarationError, MbactorError
 from mbactor.kernel import ActorRef, Operation, config
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.context import Call
-from mbactor.kernel.feature import Feature, Invoke, feature_of
+from mbactor.kernel.feature import Feature, Invoke, Reference, feature_of
 from mbactor.kernel.properties import properties_of
 from mbactor.kernel.routes import HOOKS, Route
 from mbactor.kernel.schema import Signature
 from mbactor.supervisor import ActorSystem, child
 from mbactor.supervisor.spec import kebab_case
+from mbactor.transport.address import Address
 
 A = TypeVar("A", bound=Actor)
 P = ParamSpec("P")
@@ -81,8 +82,12 @@ class _Probed(Feature):
     def __init__(self, original: Feature, record: _Record) -> None:
         super().__init__(original.function, method=original.method, path=original.path, port=original.port)
         self.name = original.name
+        self.queue, self.served, self.elsewhere = original.queue, original.served, original.elsewhere
         self._original = original
         self._record = record
+
+    def subscribed(self, host: str) -> Address:
+        return self._original.subscribed(host)
 
     def signature(self, owner: type) -> Signature:
         return self._original.signature(owner)
@@ -123,7 +128,7 @@ class Probe(Generic[A]):
         self._record.scripts[operation.feature.name] = deque(replies)
 
     async def expect(
-        self, operation: Operation[Any, ..., Any] | None = None, /, *, within: Duration = "10s", **arguments: Any
+        self, operation: Reference[..., Any] | None = None, /, *, within: Duration = "10s", **arguments: Any
     ) -> Received:
         """The next message, which must be of this method (any, by default) and have at least these arguments.
 
@@ -139,9 +144,7 @@ class Probe(Generic[A]):
             raise AssertionError(f"{self._record.name} got {got}, {_wanted(operation, arguments)} was expected")
         return got
 
-    async def fish(
-        self, operation: Operation[Any, ..., Any], /, *, within: Duration = "10s", **arguments: Any
-    ) -> Received:
+    async def fish(self, operation: Reference[..., Any], /, *, within: Duration = "10s", **arguments: Any) -> Received:
         """As `expect`, past messages of any other kind."""
         loop, passed = asyncio.get_running_loop(), list[str]()
         deadline = loop.time() + seconds(within)
@@ -207,16 +210,19 @@ def _stand_in(cls: type[A], record: _Record) -> type[A]:
     declared = properties_of(cls)
     members["__annotations__"] = dict.fromkeys(declared, Any)
     members |= {name: config(default=None) for name in declared}  # it has none of the class's own needs
-    return cast("type[A]", type(cls.__name__, (cls,), members))
+    made: Any = type(cls.__name__, (cls,), members)
+    if getattr(cls, "__abstractmethods__", None):
+        made.__abstractmethods__ = frozenset()  # of its code nothing runs
+    return cast("type[A]", made)
 
 
-def _fits(got: Received, operation: Operation[Any, ..., Any] | None, arguments: Mapping[str, Any]) -> bool:
+def _fits(got: Received, operation: Reference[..., Any] | None, arguments: Mapping[str, Any]) -> bool:
     missing = object()
     return (operation is None or got.method == operation.feature.name) and all(
         got.arguments.get(name, missing) == value for name, value in arguments.items()
     )
 
 
-def _wanted(operation: Operation[Any, ..., Any] | None, arguments: Mapping[str, Any]) -> str:
+def _wanted(operation: Reference[..., Any] | None, arguments: Mapping[str, Any]) -> str:
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     return f"{operation.feature.name if operation is not None else 'any message'}({given})"

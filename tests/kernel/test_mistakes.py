@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import traceback
+from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from mbactor import (
     child,
     endpoint,
 )
+from mbactor.supervisor.state import StartFailed
 
 
 class Shop(Actor):
@@ -205,3 +208,47 @@ async def test_a_method_of_self_is_told_from_its_reference(mbactor: ActorSystem)
             ActorCrashed, match=r"TypeError: self\.go \(which is called, and Own\.go sent\) given, a ref"
         ):
             await own.ask(wrong)
+
+
+def test_what_cannot_be_a_method_of_messages_is_refused() -> None:
+    again: Any = endpoint
+
+    async def several(self: Actor) -> Any:
+        yield 1
+
+    def one_by_one(self: Actor) -> Any:
+        yield 1
+
+    for generator in (several, one_by_one):
+        with pytest.raises(
+            DeclarationError, match=f"{generator.__name__}: a generator was given, and a message has one"
+        ):
+            again(generator)
+        with pytest.raises(DeclarationError, match="a message has one answer; return a list, or tell"):
+            again(concurrency=2)(generator)
+    for wrong in (5, "sell", property(lambda _: 1), classmethod(lambda _: 1), partial(print)):
+        with pytest.raises(
+            DeclarationError, match="given where a method is declared; a function of the class expected"
+        ):
+            again(wrong)
+
+
+class Store(Actor, ABC):
+    @endpoint
+    @abstractmethod
+    async def read(self, key: str) -> str: ...
+
+
+class Files(Store):
+    @endpoint
+    async def read(self, key: str) -> str:
+        return f"file {key}"
+
+
+async def test_an_abstract_endpoint_has_to_be_overridden(mbactor: ActorSystem) -> None:
+    unfinished: Any = Store
+    with pytest.raises(StartFailed, match="Can't instantiate abstract class Store"):
+        await mbactor.spawn(unfinished)
+    files = await mbactor.spawn(Files)
+    assert await files.ask(Store.read, "17") == "file 17"
+    assert await files.ask(Files.read, "17") == "file 17"

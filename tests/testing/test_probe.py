@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Any
 
 import msgspec
 import pytest
 
-from mbactor import Actor, ActorCrashed, ActorSystem, BadRequest, BudgetSpent, MailboxFull, MbactorError, endpoint
+from mbactor import (
+    Actor,
+    ActorCrashed,
+    ActorSystem,
+    BadRequest,
+    BudgetSpent,
+    MailboxFull,
+    MbactorError,
+    endpoint,
+    event,
+    sink,
+)
 from mbactor.errors import DeclarationError
 from mbactor.foreman import Foreman, task
 from mbactor.mailbox import Mailbox
@@ -44,6 +56,34 @@ class Shop(Actor):
     async def sell(self, to: str) -> str:
         self.tell(Mail.forget, to)
         return await self.ask(Mail.send, Letter(to), urgent=True)
+
+
+class Orders(Actor):
+    host = "orders.example"
+
+    @event
+    async def on_placed(self, order_id: str) -> None: ...
+
+    @endpoint
+    async def place(self, order_id: str) -> bool:
+        return self.publish(Orders.on_placed, order_id=order_id)
+
+
+class Audit(Actor):
+    host = "audit.example"
+
+    @sink(Orders.on_placed)
+    async def placed(self, order_id: str) -> None:
+        raise AssertionError("nothing of the class's own code runs")
+
+
+class Store(Actor, ABC):
+    @endpoint
+    @abstractmethod
+    async def read(self, key: str) -> str: ...
+
+    @abstractmethod
+    def path(self) -> str: ...
 
 
 class Work(Actor):
@@ -168,3 +208,26 @@ async def test_a_class_with_tasks_is_refused_with_what_to_do(mbactor: ActorSyste
     with pytest.raises(DeclarationError, match=r"Work.step is a task or a workflow: a probe stands in for endpoints"):
         await mbactor_probe(Work)
     await mbactor.spawn(Foreman)
+
+
+async def test_a_probe_of_a_sink_gets_the_events(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    orders = await mbactor.spawn(Orders)
+    audit = await mbactor_probe(Audit)
+    assert await orders.ask(Orders.place, "17")
+    assert not (await audit.expect(Audit.placed, order_id="17")).asked
+    await audit.expect_none()
+
+
+async def test_a_probe_of_who_publishes_gets_none_of_its_events(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    real = await mbactor.spawn(Orders)
+    orders, audit = await mbactor_probe(Orders), await mbactor_probe(Audit)
+    assert await real.ask(Orders.place, "17")
+    await audit.expect(Audit.placed)
+    await orders.expect_none()
+
+
+async def test_a_probe_stands_in_for_an_abstract_class(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    unfinished: Any = Store
+    store = await mbactor_probe(unfinished)
+    store.reply(Store.read, "seventeen")
+    assert await store.ref.ask(Store.read, "17") == "seventeen"
