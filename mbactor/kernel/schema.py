@@ -41,13 +41,15 @@ class Parameter:
     type: Any
     required: bool
     exact: frozenset[type]
+    by_position: bool = True
 
 
 class Signature:
     """Binds the arguments of one method. Made once, at the first spawn or check of its class."""
 
     __slots__ = (
-        "_body", "_required", "_unpack", "exact", "given", "name", "names", "parameters", "returns", "returns_exact",
+        "_body", "_required", "_unpack", "exact", "given", "name", "names", "parameters", "positional", "returns",
+        "returns_exact",
     )  # fmt: skip
 
     def __init__(self, name: str, parameters: list[Parameter], returns: Any, given: tuple[str, ...] = ()) -> None:
@@ -55,6 +57,7 @@ class Signature:
         self.given = given
         self.parameters = {p.name: p for p in parameters}
         self.names = tuple(self.parameters)
+        self.positional = tuple(p.name for p in parameters if p.by_position)
         self.returns = returns
         self.returns_exact = _exact(returns)
         self.exact = {p.name: p.exact for p in parameters}
@@ -67,7 +70,7 @@ class Signature:
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The keyword arguments the method gets. BadRequest names the argument that does not fit."""
         if args:
-            if kwargs or len(args) > len(self.names):
+            if kwargs or len(args) > len(self.positional):
                 kwargs = self._named(args, kwargs)
             elif len(args) == 1:
                 # A third of what the way for all would cost.
@@ -76,7 +79,7 @@ class Signature:
                 if len(self.exact) == 1 and type(value) in self.exact[name]:
                     return kwargs
             else:
-                kwargs = dict(zip(self.names, args, strict=False))
+                kwargs = dict(zip(self.positional, args, strict=False))
         exact = self.exact
         try:
             for name, value in kwargs.items():
@@ -158,10 +161,13 @@ class Signature:
             raise BadRequest(f"argument {parameter.name!r} of {self.name} cannot travel: {error}") from error
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        if len(args) > len(self.names):
-            taken = "1 argument" if len(self.names) == 1 else f"{len(self.names)} arguments"
+        takes = len(self.positional)
+        if len(args) > takes:
+            taken = "1 argument" if takes == 1 else f"{takes} arguments"
+            if takes < len(self.names):
+                taken += f" by position ({', '.join(self.names[takes:])} by name)"
             raise BadRequest(f"{self.name} takes {taken}, {len(args)} {'was' if len(args) == 1 else 'were'} given")
-        named = dict(zip(self.names, args, strict=False))
+        named = dict(zip(self.positional, args, strict=False))
         twice = named.keys() & kwargs.keys()
         if twice:
             raise BadRequest(f"{self.name} got argument {min(twice)!r} twice")
@@ -222,7 +228,8 @@ def signature_of(
             carried.append(parameter.name)
             continue
         check_type(type_, f"{name}: parameter {parameter.name!r}")
-        parameters.append(Parameter(parameter.name, type_, parameter.default is _NOTHING, _exact(type_)))
+        required, by_position = parameter.default is _NOTHING, parameter.kind is not parameter.KEYWORD_ONLY
+        parameters.append(Parameter(parameter.name, type_, required, _exact(type_), by_position))
     returns = hints.get("return", Any)
     check_type(returns, f"{name}: its result")
     return Signature(name, parameters, returns, tuple(carried))

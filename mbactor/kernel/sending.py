@@ -49,7 +49,7 @@ class Way:
         self.queue = gate.queue
         self.work = gate.work
         self.context = Call(route, None, gate.cell, direct=route.direct)
-        self.names = route.signature.names
+        self.names = route.signature.positional
         self.needed = route.needed
         self.types = route.types
         one = [*route.types] if self.needed == 1 else []

@@ -540,6 +540,33 @@ async def test_a_time_is_the_same_to_a_method_wherever_its_asker_is(serialize_lo
         assert repr(await clock.ask(Clock.back, when)) == repr(arrives)
 
 
+class Named(Actor):
+    @endpoint
+    def sell(self, sku: str, *, count: int = 1, gift: bool = False) -> list[Any]:
+        return [sku, count, gift]
+
+    @endpoint
+    async def report(self, *, since: int) -> int:
+        return since
+
+
+@pytest.mark.parametrize("serialize_local", [False, True])
+async def test_what_is_by_name_only_is_not_taken_by_position(serialize_local: bool) -> None:
+    async with ActorSystem(serialize_local=serialize_local) as system:
+        named = await system.spawn(Named)
+        wrong: Any = named
+        for _ in range(2):  # the second time by the short way
+            assert await named.ask(Named.sell, "tea", count=2) == ["tea", 2, False]
+            assert await named.ask(Named.report, since=3) == 3
+            said = r"Named\.sell takes 1 argument by position \(count, gift by name\), 2 were given"
+            with pytest.raises(BadRequest, match=said):
+                await wrong.ask(Named.sell, "tea", 2)
+            with pytest.raises(BadRequest, match=r"takes 0 arguments by position \(since by name\), 1 was given"):
+                await wrong.ask(Named.report, 3)
+            with pytest.raises(BadRequest, match=r"takes 0 arguments by position"):
+                wrong.tell(Named.report, 3)
+
+
 class Hooked(Actor):
     events: ClassVar[list[str]] = []
 
