@@ -389,12 +389,16 @@ class Deadlock(MbactorError):
 
     status = 508
 
-    def __init__(self, cycle: str, *, own: bool = False) -> None:
+    def __init__(
+        self,
+        cycle: str,
+        *,
+        own: bool = False,
+        instead: str = "use tell, make the actor reentrant, or raise its concurrency",
+    ) -> None:
         # An actor that asks itself has a shorter way.
         call = "call the method itself, which needs no ask, " if own else ""
-        super().__init__(
-            f"deadlock: {cycle}; {call}use tell, make the actor reentrant, or raise its concurrency", cycle=cycle
-        )
+        super().__init__(f"deadlock: {cycle}; {call}{instead}", cycle=cycle)
         self.cycle = cycle
 
 

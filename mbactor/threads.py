@@ -48,7 +48,7 @@ def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return function(), None
     except StopIteration as error:
         # A future refuses it, and whoever waits would wait for ever.
-        wrapped = RuntimeError(f"{function!r} raised StopIteration")
+        wrapped = RuntimeError("a function in a thread raised StopIteration")
         wrapped.__cause__ = error
         return None, wrapped
     except BaseException as error:  # noqa: BLE001 - it is raised where the job came from

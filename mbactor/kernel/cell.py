@@ -217,7 +217,8 @@ class Cell(Inbox):
         """What `ref.stop()` and `ref.kill()` do: an end for good, whatever its restart type."""
         call = current.get()
         if call is not None and call.cell is self and self.worker_of(call) is not None:
-            raise Deadlock(f"{call.route.name} waits for the end of its own actor; call self.stop() instead")
+            ends = f"{call.route.name} waits for the end of its own actor"
+            raise Deadlock(ends, instead="call self.stop(), which waits for nothing")
         if self.state != "closed":
             self.node.check_running()
         if timeout == 0 and self.current is not None:

@@ -196,7 +196,8 @@ class Runner:
         if self._work is not None and self._work in _under_way.get():
             raise Deadlock(
                 f"{self.path} is asked to change its children by one of them, "
-                "which it waits for (a call from on_start or on_stop)"
+                "which it waits for (a call from on_start or on_stop)",
+                instead="do it in a message, which the actor may tell itself",
             )
 
     def rows(self) -> list[ChildRow]:

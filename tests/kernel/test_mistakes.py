@@ -252,3 +252,25 @@ async def test_an_abstract_endpoint_has_to_be_overridden(mbactor: ActorSystem) -
     files = await mbactor.spawn(Files)
     assert await files.ask(Store.read, "17") == "file 17"
     assert await files.ask(Files.read, "17") == "file 17"
+
+
+class Leaving(Actor):
+    def __init__(self, where: str = "a message") -> None:
+        self.where = where
+
+    async def on_start(self) -> None:
+        if self.where == "on_start":
+            await self.ref.stop()
+
+    @endpoint
+    async def leave(self) -> None:
+        await self.ref.stop()
+
+
+async def test_an_actor_that_waits_for_its_own_end_is_told_what_to_do_instead(mbactor: ActorSystem) -> None:
+    leaving = await mbactor.spawn(Leaving)
+    said = r"deadlock: Leaving\.leave waits for the end of its own actor; call self\.stop\(\), which waits for nothing$"
+    with pytest.raises(Deadlock, match=said):
+        await leaving.ask(Leaving.leave)
+    with pytest.raises(StartFailed, match=r"on_stop\); do it in a message, which the actor may tell itself$"):
+        await mbactor.spawn(Leaving, "on_start")
