@@ -166,6 +166,11 @@ def active() -> bool:
     return bool(_observers)
 
 
+def heard() -> bool:
+    """Whether anybody hears of a warning or an error: who listens, or who reads stderr, where the first few go."""
+    return bool(_observers) or _shown < LAST_RESORT_LIMIT
+
+
 def tracing() -> bool:
     """Whether anybody listens to spans: they cost nothing otherwise."""
     return bool(tracers)

@@ -176,7 +176,7 @@ class Cell(Inbox):
         if begun is None:
             return self.state != "starting"
         # A worker that waits for a message would outlast the stop by a turn of the loop; awaited, it does not.
-        busy = any(gate.workers for gate in self.gates())
+        busy = any(gate.workers for gate in self.gates)
         if busy or self.state != "running" or not begun.ends_at_once():
             return False
         begun.end_now(exit)
@@ -196,7 +196,7 @@ class Cell(Inbox):
         """The next start is that far away: above a second, messages are refused instead of queued."""
         self._paused = round(seconds, 6)  # a moment less another is not exact: a second may be more than one
         if self._paused > LONG_PAUSE:
-            for gate in self.gates():
+            for gate in self.gates:
                 gate.let_in(False)
 
     def close(self, exit: Exit) -> None:
@@ -260,16 +260,16 @@ class Cell(Inbox):
 
     def note_exit(self, ended: Exit) -> None:
         """Remember how an incarnation ended."""
-        if not self.exits:
-            self.exits = deque(maxlen=EXITS_KEPT)
-        assert isinstance(self.exits, deque)
-        self.exits.append((self.node.time(), ended))
+        exits = self.exits
+        if isinstance(exits, tuple):
+            exits = self.exits = deque(maxlen=EXITS_KEPT)
+        exits.append((self.node.time(), ended))
 
     def _begin(self) -> Incarnation:
         self.state = "starting"
         self.ended = self._killed = None  # it may have been closed, and is wanted again
         self._paused = 0.0
-        for gate in self.gates():
+        for gate in self.gates:
             if not gate.taking:
                 gate.let_in(True)
         self.incarnation += 1
@@ -290,7 +290,7 @@ class Cell(Inbox):
 
     def _made_actor(self) -> Actor:
         properties = self.routes.properties
-        if not properties:
+        if properties is None:
             return self.cls(*self.args, **self.kwargs)
         # As a call of the class makes it, but that its properties are there before its constructor runs.
         actor = self.cls.__new__(self.cls, *self.args, **self.kwargs)
@@ -328,8 +328,9 @@ class Cell(Inbox):
             self.node.register(self)
         if observe.active():
             observe.emit("actor.started", actor=self.address, incarnation=self.incarnation)
-        for gate in self.gates():
-            gate.queue.release_all()
+        for gate in self.gates:
+            if gate.keyed:
+                gate.queue.release_all()
             gate.open()
         begun.started()
 
@@ -340,7 +341,8 @@ class Cell(Inbox):
         told = call is not None and call.asked
         if call is not None:
             call.fail(error)
-        observe.emit("actor.crashed", actor=self.address, method=where, error=error, told=told)
+        if observe.heard():
+            observe.emit("actor.crashed", actor=self.address, method=where, error=error, told=told)
         if self.current is by and (call is None or call.route.ends):
             by.end_by_itself(Exit("failed", error, told and self.cls.on_error != "fail"), over=call)
 

@@ -115,7 +115,8 @@ class Gate:
         self.idle = True
         if not self.taking:
             self.let_in(True)
-        for _ in range(min(len(self.queue), self.limit - len(self.workers))):
+        waiting = len(self.work) if self.queue.plain else len(self.queue)
+        for _ in range(min(waiting, self.limit - len(self.workers))):
             self._add_worker()
 
     def halt(self) -> None:
@@ -123,7 +124,9 @@ class Gate:
         cell = self.cell
         self.shut = True
         self.turn = 0.0
-        self.let_in(not (cell.node.stopping or cell.state == "closed"))
+        taking = not (cell.node.stopping or cell.state == "closed")
+        if taking is not self.taking:
+            self.let_in(taking)
         for worker in self.workers:
             worker.retired = True
         if self.parked:

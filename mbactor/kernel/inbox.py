@@ -52,6 +52,7 @@ class Inbox:
         "cls",
         "current",
         "ended",
+        "gates",
         "id",
         "main",
         "node",
@@ -74,6 +75,8 @@ class Inbox:
         self.main: Gate | None = None
         """The serial gate, made when the first message comes: an actor that was never asked has no queue."""
         self.other: dict[int, Gate] | None = None
+        self.gates: tuple[Gate, ...] = ()
+        """All there are, in the order in which they are shut: what runs aside may still ask the actor itself."""
         self.ways: Mapping[Any, Way] = NO_WAYS
         """The operations whose messages may take the short way in: see `ActorRef.ask` and `ActorRef.tell`."""
         self.stashed: list[tuple[Call, Call | None]] | None = None
@@ -164,12 +167,12 @@ class Inbox:
     def statistics(self) -> MailboxStatistics:
         """The mailbox at this moment: all queues of the actor together."""
         now = self.node.time()
-        return MailboxStatistics.of([gate.queue.statistics(now) for gate in self.gates()])
+        return MailboxStatistics.of([gate.queue.statistics(now) for gate in self.gates])
 
     def rebound(self, mailbox: Mailbox | None) -> None:
         """Another bound (None: that of the class), at once. What waits beyond a lower one is handled all the same."""
         self.bound = mailbox or self.cls.mailbox
-        for gate in self.gates():
+        for gate in self.gates:
             gate.rebound(self.bound)
 
     # --- gates ------------------------------------------------------------------------------------------
@@ -181,17 +184,11 @@ class Inbox:
             self.main = self._made(SERIAL)
         return self.main
 
-    def gates(self) -> list[Gate]:
-        """In the order in which they are shut: what runs aside may still ask the actor itself."""
-        if self.other is None:
-            return [] if self.main is None else [self.main]
-        return [*self.other.values(), *((self.main,) if self.main else ())]
-
     def worker_of(self, call: Call) -> Worker | None:
         """Who runs a call, while it runs."""
         if self.main is not None and self.main.workers and self.main.workers[0].call is call:
             return self.main.workers[0]
-        return next((worker for gate in self.gates() if (worker := gate.worker_of(call)) is not None), None)
+        return next((worker for gate in self.gates if (worker := gate.worker_of(call)) is not None), None)
 
     def _other(self, number: int) -> Gate:
         if self.other is None:
@@ -206,6 +203,8 @@ class Inbox:
         gate = Gate(cell, self.routes.gates[number])
         gate.shut = self.state != "running"
         gate.let_in(self.state != "closed" and self._paused <= LONG_PAUSE)
+        aside = self.gates if self.main is None else self.gates[:-1]
+        self.gates = (*aside, gate, *self.gates[len(aside) :])
         return gate
 
     # --- messages that are not taken ------------------------------------------------------------------------
@@ -321,7 +320,7 @@ class Inbox:
 
     def refuse_all(self) -> None:
         """The actor has ended for good: nothing that waits will be handled, and nothing more is taken."""
-        for gate in self.gates():
+        for gate in self.gates:
             gate.retire()
             gate.let_in(False)
             for call in gate.queue.drain():
@@ -350,7 +349,7 @@ class Inbox:
         now = asyncio.get_running_loop().time()
         self._timer, self.timer_at = None, math.inf
         nearest = math.inf
-        for gate in self.gates():
+        for gate in self.gates:
             nearest = min(nearest, gate.cancel_overdue(now))
             nearest = min(nearest, _answer_overdue(gate.queue.everything(), now))
             gate.queue.expire_waiting(_nobody_waits)

@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import math
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -58,10 +58,6 @@ class Incarnation(msgspec.Struct, eq=False):
         """An incarnation that was left behind may not act in its successor's name."""
         if self.cell.current is not self:
             raise ActorStopped(f"{self.cell.address} (incarnation {self.number})")
-
-    def _holds_anything(self) -> bool:
-        """Whether its end has anything to clear away."""
-        return bool(self._tasks or self.timers or self._watched or self._idle or self._end)
 
     # --- background work --------------------------------------------------------------------------------------
 
@@ -179,10 +175,10 @@ class Incarnation(msgspec.Struct, eq=False):
             self.watch_idleness(after)
 
     def _served(self) -> int:
-        return sum(gate.queue.accepted for gate in self.cell.gates())
+        return sum(gate.queue.accepted for gate in self.cell.gates)
 
     def _busy(self) -> bool:
-        return any(len(gate.queue) or any(worker.call for worker in gate.workers) for gate in self.cell.gates())
+        return any(len(gate.queue) or any(worker.call for worker in gate.workers) for gate in self.cell.gates)
 
     # --- the end -------------------------------------------------------------------------------------------------
 
@@ -209,9 +205,11 @@ class Incarnation(msgspec.Struct, eq=False):
 
     def ends_at_once(self, over: Call | None = None) -> bool:
         """Whether there is nothing to wait for: no hook, no background work, and no method but the one that is over."""
-        if not self.cell.routes.stops_plainly or self._holds_anything():
+        if not self.cell.routes.stops_plainly:
             return False
-        for gate in self.cell.gates():  # noqa: SIM110 - on the path of every restart
+        if self._tasks or self.timers or self._watched or self._idle or self._end:
+            return False  # there is something to clear away
+        for gate in self.cell.gates:  # noqa: SIM110 - on the path of every restart
             if gate.runs_but_for(over):
                 return False
         return True
@@ -222,7 +220,7 @@ class Incarnation(msgspec.Struct, eq=False):
         self._closed = True
         cell.state = "stopping"
         cell.idle_after = None
-        for gate in cell.gates():
+        for gate in cell.gates:
             gate.retire()
         return self._down(exit)
 
@@ -239,7 +237,7 @@ class Incarnation(msgspec.Struct, eq=False):
             if self._sooner is not None:
                 self._sooner.set()
             if timeout == 0:
-                _halt(self.cell.gates())
+                _halt(self.cell.gates)
         assert self._end is not None
         return await asyncio.shield(self._end)
 
@@ -250,7 +248,7 @@ class Incarnation(msgspec.Struct, eq=False):
         if self.cell.state == "starting" and self.cell.hook is not None:
             fence(self.cell.hook.call)  # it goes on in `on_start`, and nobody waits for that any more
         self.cell.state = "stopping"
-        gates = self.cell.gates()
+        gates = self.cell.gates
         aside = [gate for gate in gates if gate is not self.cell.main]
         _halt(gates if hurry or timeout == 0 else aside or gates)
         self._end = self.cell.node.background(self._run_end(exit, hurry=hurry), f"{self.cell.address} ending")
@@ -258,7 +256,7 @@ class Incarnation(msgspec.Struct, eq=False):
     async def _run_end(self, exit: Exit, *, hurry: bool) -> Exit:
         """Finish or cancel what runs, run `on_stop`, end background tasks."""
         left: list[Worker] = []
-        for gate in self.cell.gates():
+        for gate in self.cell.gates:
             left += await self._retire(gate, hurry=hurry)
         cut = await self._cut(left, exit) and not hurry
         self.release()
@@ -368,7 +366,7 @@ class Background:
         return self.task.done()
 
 
-def _halt(gates: list[Gate]) -> None:
+def _halt(gates: Iterable[Gate]) -> None:
     for gate in gates:
         gate.halt()
 

@@ -63,7 +63,7 @@ class ActorView:
 def look(cell: Cell, now: float | None = None) -> ActorView:
     """The actor at this moment; `now` is the loop's time, where the caller has it already."""
     now = loop_time() if now is None else now
-    gates = cell.gates()
+    gates = cell.gates
     return ActorView(
         address=cell.address,
         host=cell.cls.host,

@@ -293,7 +293,7 @@ class Remote:
 
     def _cancel(self, cell: Cell, inbox: str, id: str) -> None:
         """Whoever asked has called it off."""
-        for gate in cell.gates():
+        for gate in cell.gates:
             running = (worker.call for worker in (*gate.workers, *gate.leaving))
             for call in [*gate.queue.items(), *running]:
                 if call is None:

@@ -148,7 +148,7 @@ class Routes:
 
     def __init__(self, cls: type[Actor]) -> None:
         self.cls = cls
-        self.properties = properties_of(cls)
+        self.properties = properties_of(cls) or None
         self.by_name: dict[str, Route] = {}
         self.by_operation: dict[Operation[Any, ..., Any], Route] = {}
         self.gates: list[Lanes] = [Lanes("", cls.concurrency), Lanes("aside", ASIDE_LIMIT)]
@@ -166,7 +166,7 @@ class Routes:
                 self._add(Route(feature, cls))
             else:
                 self._check_override(name)
-        for name in self.properties:
+        for name in self.properties or ():
             if name in _RESERVED:
                 raise DeclarationError(
                     f"{cls.__name__}.{name}: every actor has a {name!r} of its own; choose another name"

@@ -62,12 +62,6 @@ class PromptChild(Child, Protocol):
         ...
 
 
-def start_now(child: Child) -> bool:
-    """Start a child that can do so at once."""
-    start: Callable[[], bool] | None = getattr(child, "start_now", None)
-    return start is not None and start()
-
-
 def stop_now(child: Child, exit: Exit) -> bool:
     """Stop a child that can do so at once."""
     stop: Callable[[Exit], bool] | None = getattr(child, "stop_now", None)

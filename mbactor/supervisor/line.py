@@ -123,7 +123,7 @@ class Line:
 
     def exited(self, exit: Exit) -> None:
         """It ended by itself."""
-        self.awakened().exited(self.spec.id, self.child, exit)
+        self.awakened().exited(self.spec.id, self.child, self.child.incarnation, exit)
 
     async def terminate(self) -> None:
         """Somebody wants it to end for good."""

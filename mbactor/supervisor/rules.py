@@ -28,8 +28,11 @@ def restarts(restart: Restart, exit: Exit) -> bool:
 
 
 def charge(spent: tuple[float, ...], now: float, within: float) -> tuple[float, ...]:
-    """The restarts that count now, this one included; one exactly `within` old still counts."""
-    return (*[moment for moment in spent if now - moment <= within], now)
+    """The restarts that count now, this one included; one exactly `within` old still counts. The oldest come first."""
+    for gone, moment in enumerate(spent):
+        if now - moment <= within:
+            return (*spent[gone:], now)
+    return (now,)
 
 
 def group(strategy: Strategy, children: Iterable[ChildState], id: str) -> tuple[ChildState, ...]:

@@ -214,16 +214,13 @@ class Runner:
         child = self._known(id)
         return child.ref if child is not None else None
 
-    def exited(self, id: str, child: Child, exit: Exit) -> None:
-        """A child ended by itself. Of one that is no longer among the children nothing is made."""
+    def exited(self, id: str, child: Child, incarnation: int, exit: Exit) -> None:
+        """A child ended by itself. Nothing is made of that where it is no longer among the children, or starts again
+        already: one that had ended when it was to be stopped may tell so as late as that.
+        """
         known = self.children.get(id)
-        if known is not None and known[1] is child:
+        if known is not None and known[1] is child and child.incarnation == incarnation:
             self.feed(Exited(id, exit, self._node.time(), random.random()))
-
-    def _has_exited(self, id: str, child: Child, incarnation: int, exit: Exit) -> None:
-        # One that had ended when it was to be stopped may tell so when the next is being started already.
-        if child.incarnation == incarnation:
-            self.exited(id, child, exit)
 
     # --- events in, actions out ------------------------------------------------------------------------
 
@@ -312,8 +309,9 @@ class Runner:
 
     def _start(self, id: str, child: Child, *, again: bool) -> None:
         """At once, where the child can do that, so that a restart costs no task; now and then others get their turn."""
-        child.on_exit = partial(self._has_exited, id, child, child.incarnation + 1)
-        child.terminate = partial(self._owner.terminate_child, id)
+        child.on_exit = partial(self.exited, id, child, child.incarnation + 1)
+        if not again:
+            child.terminate = partial(self._owner.terminate_child, id)
         self._done_at_once += 1
         started: bool | BaseException = False
         try:
@@ -325,7 +323,8 @@ class Runner:
         if started is False:
             self._work = self._starting = self._task(self._start_child(id, child, again=again))
         else:  # before all that was told meanwhile: nothing is under way
-            self._inbox.appendleft(answer(id, None if started is True else started, self._node.time()))
+            now = self._node.time()
+            self._inbox.appendleft(Started(id, now) if started is True else answer(id, started, now))
 
     def _stop(self, id: str, child: Child, timeout: float | None) -> None:
         """As `_start`."""

@@ -41,10 +41,16 @@ class Siblings(Struct, frozen=True, eq=False):  # noqa: PLW1641 - specifications
         block = self.places.get(id)
         return None if block is None else self._blocks[block][id]
 
+    def with_one(self, id: str, child: ChildState) -> Siblings:
+        """The same with this one in the place of what it was before. It must be here."""
+        blocks, block = self._blocks, self.places[id]
+        changed = {**blocks[block], id: child}
+        if len(blocks) == 1:
+            return Siblings((changed,), self.places)
+        return Siblings((*blocks[:block], changed, *blocks[block + 1 :]), self.places)
+
     def with_changed(self, changed: Mapping[str, ChildState]) -> Siblings:
         """The same with these in the places of what they were before. All must be here."""
-        if len(self._blocks) == 1:
-            return Siblings(({**self._blocks[0], **changed},), self.places)
         blocks = list(self._blocks)
         for id, child in changed.items():
             block = self.places[id]

@@ -23,7 +23,7 @@ from mbactor.errors import InvalidSpec, MbactorError, NoSuchChild, Unavailable
 from mbactor.kernel.cell import tell_start_failed
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.seams import checkpoint, is_armed
-from mbactor.supervisor.children import Budget, Build, Child, ChildCount, ChildRow, build_child, start_now
+from mbactor.supervisor.children import Budget, Build, Child, ChildCount, ChildRow, build_child
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.siblings import Siblings
 from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec, check_spec
@@ -296,7 +296,8 @@ class Supervisor:
         if again and is_armed("supervisor.restart.before"):
             return False
         try:
-            return start_now(child)
+            start: Callable[[], bool] | None = getattr(child, "start_now", None)
+            return start is not None and start()
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:

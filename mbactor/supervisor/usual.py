@@ -49,7 +49,7 @@ def _ended(spec: SupervisorSpec, state: State, event: Exited) -> Decided | None:
         last_exit=exit,
     )
     operation = Operation("restart", (Job("start", event.id),), busy=True)
-    decided = State(state.children.with_changed({event.id: starting}), "running", spent, operation, (), state.kill)
+    decided = State(state.children.with_one(event.id, starting), "running", spent, operation, (), state.kill)
     return decided, (Restarting(event.id, 0.0, child.restarts + 1, exit), Start(event.id, again=True))
 
 
@@ -60,5 +60,5 @@ def _is_up(state: State, event: Started) -> Decided | None:
     if child is None or child.unjudged is not None or operation.jobs[0].id != event.id:
         return None
     running = replace(child, status="running", held=False, started_at=event.now, restarts=child.restarts + 1)
-    children = state.children.with_changed({event.id: running})
+    children = state.children.with_one(event.id, running)
     return State(children, "running", state.spent, None, (), state.kill), ()

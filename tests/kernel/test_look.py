@@ -70,7 +70,7 @@ async def test_an_actor_that_was_never_asked_has_nothing_and_looking_makes_nothi
     assert view.exits == ()
     cell = cell_of(desk)
     assert cell is not None
-    assert cell.gates() == []
+    assert cell.gates == ()
 
 
 async def test_the_message_in_hand_and_those_that_wait_are_seen_with_their_ages(mbactor: ActorSystem) -> None:

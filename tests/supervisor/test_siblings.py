@@ -31,6 +31,8 @@ def test_what_is_changed_shows_in_the_new_value_only(count: int, rounds: list[di
         }
         model = [changed.get(one.id, one) for one in model]
         siblings = before.with_changed(changed)
+        if len(changed) == 1:
+            assert before.with_one(*next(iter(changed.items()))) == siblings
         assert list(siblings) == model
         assert list(before) == earlier
         assert siblings == Siblings.of(model)
