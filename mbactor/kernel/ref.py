@@ -106,18 +106,20 @@ class ActorRef(Generic[A]):
         if way is None or observe.tracers or get_ident() != way.thread:
             return ask_ref(cell, operation, args, kwargs)  # type: ignore[no-any-return]
         # What follows is what `ask` does, written out for a message that meets nothing unusual.
-        types = way.types
         if args and not way.name(args, kwargs):
             return ask(cell, operation, args, kwargs)  # type: ignore[no-any-return]
-        for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
-            if type(kwargs[name]) is not types.get(name):
-                return ask(cell, operation, (), kwargs)  # type: ignore[no-any-return]
+        only = way.only
+        if only is None or only not in kwargs or type(kwargs[only]) is not way.exact:
+            types = way.types
+            for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
+                if type(kwargs[name]) is not types.get(name):
+                    return ask(cell, operation, (), kwargs)  # type: ignore[no-any-return]
         caller, gate, work, now = current.get(), way.gate, way.work, way.time()
         deadline = deadline_of_ask(caller, now, way.loop)
         depth = len(work)
         if (
             depth >= gate.room
-            or len(kwargs) < way.needed
+            or len(kwargs) != way.needed
             or deadline <= now
             or (caller is not None and caller.depth >= MAX_DEPTH)
         ):

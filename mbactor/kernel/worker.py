@@ -227,9 +227,9 @@ class Worker:
                 else:
                     if future is not None and type(value) in call.route.returns and type(call) is Call:
                         # `answer`, where there is nothing to do
-                        if not future.done():
+                        try:
                             future.set_result(value)
-                        else:
+                        except asyncio.InvalidStateError:
                             node.late += 1
                     elif future is not None and (self.cancelled or not call.answer(value)):
                         node.late += 1
