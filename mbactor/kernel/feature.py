@@ -35,7 +35,7 @@ EVERY = "every"
 Invoke = Callable[[Any, Call], Awaitable[Any]]
 """Runs the method of an actor for a call and returns its result."""
 Direct = Callable[[Any, dict[str, Any]], Awaitable[Any]]
-"""Calls the method of an actor with all the arguments it takes."""
+"""Runs the method of an actor with all the arguments it takes."""
 
 
 if TYPE_CHECKING:
@@ -215,12 +215,20 @@ class Feature:
         return None if found is None or found.default is inspect.Parameter.empty else found.default
 
     def direct(self, names: tuple[str, ...]) -> Direct | None:
-        """Calls the method with the arguments of these names, where that is all a handler would do."""
-        plain = type(self).handler is Feature.handler and inspect.iscoroutinefunction(self.function)
-        return _calling(self.function, names) if plain else None
+        """What to await to run the method with the arguments of these names, where that is all a handler would do."""
+        if type(self).handler is not Feature.handler:
+            return None
+        calls = _calling(self.function, names)
+        if inspect.iscoroutinefunction(self.function):
+            return calls
+
+        async def at_once(actor: Any, kwargs: dict[str, Any]) -> Any:
+            return calls(actor, kwargs)
+
+        return at_once
 
 
-def _calling(method: Callable[..., Awaitable[Any]], names: tuple[str, ...]) -> Direct:
+def _calling(method: Callable[..., Any], names: tuple[str, ...]) -> Callable[[Any, dict[str, Any]], Any]:
     """By position where it can be: a call with a mapping costs a fifth of all that a tell does."""
     code = method.__code__ if type(method) is types.FunctionType else None
     if code is not None and code.co_varnames[1 : code.co_argcount] == names:

@@ -199,6 +199,14 @@ class Shaped(Actor):
         self.taken.append((a, b))
 
     @endpoint
+    def plain(self, a: str, b: int) -> None:
+        self.taken.append((a, b))
+
+    @endpoint
+    def plain_by_name(self, *, b: int) -> None:
+        self.taken.append(b)
+
+    @endpoint
     @all_by_name
     async def wrapped(self, a: str, b: str) -> None:
         self.taken.append((a, b))
@@ -218,6 +226,8 @@ SHAPES: list[tuple[Any, dict[str, Any], Any]] = [
     (Shaped.optional, {"b": 2}, ("-", 2)),
     (Shaped.optional, {"b": None, "a": "x"}, ("x", None)),
     (Shaped.by_name, {"b": 1, "a": "x"}, ("x", 1)),
+    (Shaped.plain, {"b": 1, "a": "x"}, ("x", 1)),
+    (Shaped.plain_by_name, {"b": 1}, 1),
     (Shaped.wrapped, {"b": "y", "a": "x"}, ("x!", "y!")),
 ]
 
