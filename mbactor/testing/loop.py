@@ -171,17 +171,19 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.turns += 1
         if self._random is None or len(self._ready) < 2:
             return
-        queue, together = list(self._ready), list[asyncio.Handle]()
-        self._ready.clear()
+        # A thread may put something there at any moment: what is taken out is what was there, and it goes before that.
+        queue = [self._ready.popleft() for _ in range(len(self._ready))]
+        shuffled, together = list[asyncio.Handle](), list[asyncio.Handle]()
         for handle in queue:
             if isinstance(getattr(getattr(handle, "_callback", None), "__self__", None), asyncio.Task):
                 together.append(handle)
                 continue
             self._random.shuffle(together)
-            self._ready.extend((*together, handle))
+            shuffled += (*together, handle)
             together = []
         self._random.shuffle(together)
-        self._ready.extend(together)
+        shuffled += together
+        self._ready.extendleft(reversed(shuffled))
 
     # --- time ---------------------------------------------------------------------------------------------------
 

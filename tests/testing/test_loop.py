@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -342,3 +343,35 @@ def test_a_closed_loop_refuses_timers_and_jobs() -> None:
         loop.call_later(1, print)
     with pytest.raises(RuntimeError, match="closed"):
         loop.run_in_executor(None, print)
+
+
+def test_a_shuffle_loses_nothing_that_threads_put_in_meanwhile() -> None:
+    sent, came, switch = 20_000, [0], sys.getswitchinterval()
+
+    def come() -> None:
+        came[0] += 1
+
+    async def main() -> None:
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+        def send() -> None:
+            for _ in range(sent):
+                loop.call_soon_threadsafe(come)
+
+        async def go_round() -> None:
+            while not over.is_set():
+                await asyncio.sleep(0)
+
+        rounds = [asyncio.create_task(go_round()) for _ in range(3)]
+        await asyncio.to_thread(send)
+        await asyncio.sleep(0)
+        over.set()
+        await asyncio.gather(*rounds)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with asyncio.Runner(loop_factory=partial(VirtualTimeLoop, 7)) as runner:
+            runner.run(main())
+    finally:
+        sys.setswitchinterval(switch)
+    assert came == [sent]
