@@ -146,7 +146,7 @@ class Cell(Inbox):
         gate.queue.offer(call, lane)
         if not gate.kick():
             # It passes what a worker was woken for: nobody has looked at the deadlines of those.
-            for passed in islice(gate.work, gate.limit):
+            for passed in list(islice(gate.work, gate.limit)):  # a thread may put more there meanwhile
                 self.watch_no_later_than(passed.deadline)
         return call
 

@@ -131,7 +131,7 @@ class Gate:
             worker.retired = True
         if self.parked:
             self.dismiss()
-        for call in islice(self.work, self.limit):  # all others were looked at when they came
+        for call in list(islice(self.work, self.limit)):  # all others were looked at when they came
             if call.deadline < cell.timer_at:
                 cell.watch_deadline(call.deadline)
 

@@ -130,12 +130,12 @@ class KeyedQueue(MailboxQueue[T]):
     def items(self) -> list[T]:
         return sorted([*(item for held in self._held.values() for item in held), *self.work], key=self._since)
 
-    def drain(self) -> list[T]:
-        items = super().drain()
+    def _all_work(self) -> list[T]:
+        held = [item for items in self._held.values() for item in items]
         self._held.clear()
         self._free.clear()
         self._holds = 0
-        return items
+        return sorted([*held, *super()._all_work()], key=self._since)
 
     def _evict(self) -> T:
         first = min(self._held, key=lambda key: self._since(self._held[key][0]), default=None)

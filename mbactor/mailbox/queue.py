@@ -174,11 +174,12 @@ class MailboxQueue(Generic[T]):
 
         Who waited for room comes last, and has not been accepted.
         """
-        urgent, waiting = self._urgent or (), self._waiting or deque()
-        items = [*(item for lane in urgent for item in lane), *self.items(), *waiting]
-        for queue in (*urgent, self.work, waiting):
-            queue.clear()
-        return items
+        urgent = [item for lane in self._urgent or () for item in taken_from(lane)]
+        return [*urgent, *self._all_work(), *taken_from(self._waiting or deque())]
+
+    def _all_work(self) -> list[T]:
+        """All of lane WORK, taken out."""
+        return taken_from(self.work)
 
     def statistics(self, now: float) -> MailboxStatistics:
         oldest = self._oldest()
@@ -210,3 +211,8 @@ class MailboxQueue(Generic[T]):
             self._urgent = (deque(), deque(), deque())
             self.plain = False
         return self._urgent[lane]
+
+
+def taken_from(queue: deque[T]) -> list[T]:
+    """All that is there. What a thread puts in meanwhile stays: copied and cleared, it would be gone."""
+    return [queue.popleft() for _ in range(len(queue))]

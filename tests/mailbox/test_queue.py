@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,3 +119,23 @@ def test_another_bound_holds_at_once_and_what_is_there_stays() -> None:
     queue.rebound(Mailbox(2))
     assert queue.offer(4) is False
     assert [queue.take() for _ in range(5)] == [0, 1, 2, 3, None]
+
+
+def test_what_a_thread_puts_in_while_the_queue_is_drained_is_not_lost() -> None:
+    queue, sent, switch = queue_of(10**9), 1_000_000, sys.getswitchinterval()
+
+    def send() -> None:
+        for item in range(sent):
+            queue.work.append(item)
+
+    thread = threading.Thread(target=send)
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        taken = list[int]()
+        while thread.is_alive():
+            taken += queue.drain()
+        taken += queue.drain()
+    finally:
+        sys.setswitchinterval(switch)
+    assert taken == list(range(sent))
