@@ -71,13 +71,19 @@ class Gate:
 
     def before(self, call: Call) -> Worker | None:
         """Who runs what has to end before a call that waits here can begin: the one that passes at a time, or the one
-        of its key. None where it merely waits for a place.
+        of its key; where all places are taken and a reentrant actor would let it in, the one that it is made for. None
+        where it merely waits for a place.
         """
         if self.limit == 1:
             workers = self.workers or self.leaving
             return workers[0] if workers else None
         flying = self.queue.in_flight(call) if self.keyed else None
-        return self.worker_of(flying) if flying is not None else None
+        if flying is not None:
+            return self.worker_of(flying)
+        if not self.cell.cls.reentrant or len(self.workers) < self.limit:
+            return None
+        path = call.path()
+        return next((worker for worker in self.workers if worker.call is not None and worker.call in path), None)
 
     def kick(self, now: float = 0.0) -> bool:
         """There is a message: wake a worker, or start one. False where all are busy, or may not begin.

@@ -137,7 +137,7 @@ class Inbox:
         if call.deadline < self.timer_at:
             self.watch_deadline(call.deadline)
         one_passes = gate.limit == 1 or gate.keyed or gate.shut
-        if one_passes and call.future is not None and (call.caller is not None or call.via):
+        if (one_passes or self.cls.reentrant) and call.future is not None and (call.caller is not None or call.via):
             self.node.suspects.add(call)
 
     def accept_waiting(self, call: Call, budget: float) -> asyncio.Future[None]:

@@ -685,6 +685,50 @@ async def test_two_that_take_all_places_of_an_actor_and_want_a_third_end_with_th
     await works_on(*refs)
 
 
+class ReentrantPool(Pool):
+    reentrant = True
+
+
+async def test_a_reentrant_actor_all_of_whose_places_are_taken_admits_what_those_wait_for(mbactor: ActorSystem) -> None:
+    refs = await actors(mbactor, "a", "b", "c", classes={**CLASSES, "a": ReentrantPool})
+    began = now()
+    ended = await both(refs[0].ask(Link.go, ["b", "a"], then=0.1), refs[0].ask(Link.go, ["c", "a"], then=0.1))
+    assert not any("BudgetSpent" in one or "Deadlock" in one for one in ended), ended
+    await refs[0].ask(Link.go, ["a"] * 12)
+    assert now() - began < 1
+    await works_on(*refs)
+
+
+class Crowd(Actor):
+    """Asks itself for more than it has places for, and goes on without the answers."""
+
+    concurrency = 2
+    reentrant = True
+
+    def __init__(self) -> None:
+        self.running = self.most = 0
+
+    @endpoint
+    async def work(self, others: int = 0) -> int:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        asked = [asyncio.ensure_future(self.ref.ask(Crowd.work)) for _ in range(others)]
+        await asyncio.sleep(1)
+        self.running -= 1
+        return len(asked)
+
+    @endpoint
+    async def crowded(self) -> int:
+        return self.most
+
+
+async def test_a_reentrant_actor_admits_beyond_its_places_only_what_is_waited_for(mbactor: ActorSystem) -> None:
+    crowd = await mbactor.spawn(Crowd)
+    await crowd.ask(Crowd.work, 10)
+    await asyncio.sleep(10)
+    assert await crowd.ask(Crowd.crowded) == 2
+
+
 # --- reentrant ---------------------------------------------------------------------------------------------------------------
 
 
