@@ -35,7 +35,7 @@ EVERY = "every"
 Invoke = Callable[[Any, Call], Awaitable[Any]]
 """Runs the method of an actor for a call and returns its result."""
 Direct = Callable[[Any, dict[str, Any]], Awaitable[Any]]
-"""Runs the method of an actor with all the arguments it takes."""
+"""Runs the method of an actor with arguments that are bound."""
 
 
 if TYPE_CHECKING:
@@ -229,19 +229,19 @@ class Feature:
 
 
 def _calling(method: Callable[..., Any], names: tuple[str, ...]) -> Callable[[Any, dict[str, Any]], Any]:
-    """By position where it can be: a call with a mapping costs a fifth of all that a tell does."""
-    code = method.__code__ if type(method) is types.FunctionType else None
+    """By position where all are given so: a call with a mapping costs a tenth of all that a tell does."""
+    code = method.__code__ if type(method) is types.FunctionType and not method.__defaults__ else None
     if code is not None and code.co_varnames[1 : code.co_argcount] == names:
         match names:
             case ():
                 return lambda actor, _: method(actor)
             case (a,):
-                return lambda actor, kwargs: method(actor, kwargs[a])
+                return lambda actor, given: method(actor, given[a])
             case (a, b):
-                return lambda actor, kwargs: method(actor, kwargs[a], kwargs[b])
+                return lambda actor, given: method(actor, given[a], given[b])
             case (a, b, c):
-                return lambda actor, kwargs: method(actor, kwargs[a], kwargs[b], kwargs[c])
-    return lambda actor, kwargs: method(actor, **kwargs)
+                return lambda actor, given: method(actor, given[a], given[b], given[c])
+    return lambda actor, given: method(actor, **given)
 
 
 def feature_of(attribute: Any) -> Feature | None:

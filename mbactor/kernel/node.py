@@ -215,6 +215,8 @@ class Node:
             return from_thread(self, lambda: self.ask(operation, args, kwargs, host, replica))
         cell = self._here(host, replica, operation) if host in self.served else None
         if cell is not None:
+            if operation in cell.ways:
+                return cell.ref.ask(operation, *args, **kwargs)
             return ask(cell, operation, args, kwargs)
         return self.remote.ask(host, replica, operation, args, kwargs)
 
@@ -226,14 +228,19 @@ class Node:
         host: str | None = None,
         replica: str | None = None,
     ) -> bool:
-        check_operation(operation)
+        if type(operation) is not Operation:
+            check_operation(operation)
         try:
-            self.check_running()
+            # As in `ask`.
+            if get_ident() != self.thread or not self.loop.is_running():
+                self.check_running()
         except RuntimeError:
             return told_elsewhere(self, lambda: self.tell(operation, args, kwargs, host, replica))
         host = host or host_of(operation.owner)
         cell = self._here(host, replica, operation)
         if cell is not None:
+            if operation in cell.ways:
+                return cell.ref.tell(operation, *args, **kwargs)
             return tell(cell, operation, args, kwargs)
         return self.remote.tell(host, replica, operation, args, kwargs)
 

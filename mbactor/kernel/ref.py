@@ -108,22 +108,17 @@ class ActorRef(Generic[A]):
         # What follows is what `ask` does, written out for a message that meets nothing unusual.
         if args and not way.name(args, kwargs):
             return ask(cell, operation, args, kwargs)  # type: ignore[no-any-return]
-        only = way.only
-        if only is None or only not in kwargs or type(kwargs[only]) is not way.exact:
-            types = way.types
-            for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
-                if type(kwargs[name]) is not types.get(name):
-                    return ask(cell, operation, (), kwargs)  # type: ignore[no-any-return]
         caller, gate, work, now = current.get(), way.gate, way.work, way.time()
         deadline = deadline_of_ask(caller, now, way.loop)
         depth = len(work)
-        if (
-            depth >= gate.room
-            or len(kwargs) != way.needed
-            or deadline <= now
-            or (caller is not None and caller.depth >= MAX_DEPTH)
-        ):
+        if depth >= gate.room or deadline <= now or (caller is not None and caller.depth >= MAX_DEPTH):
             return ask(cell, operation, (), kwargs)  # type: ignore[no-any-return]
+        only, one = way.only, len(kwargs) == 1
+        if not (one and only in kwargs and type(kwargs[only]) is way.exact) and not way.fits(kwargs):
+            try:
+                kwargs = way.bind((), kwargs)  # type: ignore[assignment]
+            except BadRequest:
+                return ask(cell, operation, (), kwargs)  # type: ignore[no-any-return]
         future = way.future()
         call = Call(way.route, kwargs, cell, now, None, None, deadline, future, way.direct)
         if caller is not None:
@@ -150,16 +145,13 @@ class ActorRef(Generic[A]):
         # What follows is what `tell` does, written out for a message that meets nothing unusual; fit for any thread.
         if args and not way.name(args, kwargs):
             return tell(cell, operation, args, kwargs)
-        only = way.only
-        if only is None or only not in kwargs or type(kwargs[only]) is not way.exact:
-            types = way.types
-            for name in kwargs:  # noqa: PLC0206 - `items()` makes a pair for each
-                if type(kwargs[name]) is not types.get(name):
-                    return tell(cell, operation, (), kwargs)
         caller, gate, work = current.get(), way.gate, way.work
         depth = len(work)
-        if depth >= gate.room or len(kwargs) != way.needed or (caller is not None and carries(caller)):
+        if depth >= gate.room or (caller is not None and carries(caller)):
             return tell(cell, operation, (), kwargs)
+        only, one = way.only, len(kwargs) == 1
+        if not (one and only in kwargs and type(kwargs[only]) is way.exact) and not way.fits(kwargs):
+            kwargs = way.bind((), kwargs)  # type: ignore[assignment]
         now = gate.turn or way.time()
         message: Any = Told(way.context, kwargs, now, caller)
         work.append(message)

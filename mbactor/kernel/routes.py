@@ -45,14 +45,14 @@ class Lanes:
 class Route:
     """One feature of one actor class, ready to run.
 
-    `plain` runs the method, `observed` does so within a span. `direct` calls it with all its arguments, where nothing
-    stands around it. `gate` says through which of the class's gates it passes.
+    `plain` runs the method, `observed` does so within a span. `direct` runs it with arguments that are bound, where
+    nothing stands around it. `gate` says through which of the class's gates it passes.
     """
 
     __slots__ = (
-        "address", "bind", "direct", "ends", "feature", "gate", "key", "key_default", "manual", "name", "needed",
+        "address", "bind", "direct", "ends", "feature", "gate", "key", "key_default", "manual", "name",
         "observed", "open", "owner",
-        "plain", "quick", "returns", "signature", "types",
+        "plain", "quick", "returns", "signature",
     )  # fmt: skip
 
     def __init__(self, feature: Feature, owner: type[Actor]) -> None:
@@ -67,9 +67,6 @@ class Route:
         self.signature = feature.signature(owner)
         self.bind = self.signature.bind
         self.returns = self.signature.returns_exact
-        self.needed = len(self.signature.parameters)
-        self.types = {name: next(iter(one)) for name, one in self.signature.exact.items() if len(one) == 1}
-        """The type of which an argument is handed over as it is, where there is just one."""
         handler = feature.handler(self)
         self.plain = assemble(self, handler, tuple(one for one in INBOUND if one is not observed))
         self.observed = assemble(self, handler)

@@ -195,6 +195,11 @@ class Shaped(Actor):
         self.taken.append((a, b))
 
     @endpoint
+    async def many(self, a: list[int]) -> None:
+        self.taken.append(a)
+        a.append(0)
+
+    @endpoint
     async def by_name(self, a: str, *, b: int) -> None:
         self.taken.append((a, b))
 
@@ -225,6 +230,8 @@ SHAPES: list[tuple[Any, dict[str, Any], Any]] = [
     (Shaped.four, {"d": True, "c": 0.5, "a": "x", "b": 1}, ("x", 1, 0.5, True)),
     (Shaped.optional, {"b": 2}, ("-", 2)),
     (Shaped.optional, {"b": None, "a": "x"}, ("x", None)),
+    (Shaped.optional, {}, ("-", None)),
+    (Shaped.many, {"a": [1, 2]}, (1, 2, 0)),
     (Shaped.by_name, {"b": 1, "a": "x"}, ("x", 1)),
     (Shaped.plain, {"b": 1, "a": "x"}, ("x", 1)),
     (Shaped.plain_by_name, {"b": 1}, 1),
@@ -241,6 +248,47 @@ async def test_each_argument_reaches_its_own_parameter(
         assert shaped.tell(method, **arguments)
         await shaped.ask(method, **arguments)
     assert [_plain(one) for one in await shaped.ask(Shaped.all_taken)] == [taken] * 6
+
+
+WRONG: list[tuple[Any, dict[str, Any], str]] = [
+    (Shaped.none, {"a": 1}, "has no parameter 'a'"),
+    (Shaped.one, {"a": 1}, r"Expected `str`, got `int` - at `\$\.a`"),
+    (Shaped.one, {}, "needs `a`"),
+    (Shaped.one, {"a": "x", "z": 1}, "has no parameter 'z'"),
+    (Shaped.two, {"a": "x"}, "needs `b`"),
+    (Shaped.many, {"a": ["x"]}, r"Expected `int`, got `str` - at `\$\.a\[0\]`"),
+    (Shaped.by_name, {"a": "x"}, "needs `b`"),
+]
+
+
+@pytest.mark.parametrize(("method", "arguments", "message"), WRONG)
+async def test_wrong_arguments_are_refused_as_well_where_right_ones_went_before(
+    system: ActorSystem, method: Any, arguments: dict[str, Any], message: str
+) -> None:
+    shaped = await system.spawn(Shaped)
+    right = next(arguments for one, arguments, _ in SHAPES if one is method)
+    assert shaped.tell(method, **right)
+    await shaped.ask(method, **right)
+    for _ in range(2):
+        with pytest.raises(BadRequest, match=message):
+            shaped.tell(method, **arguments)
+        asked = shaped.ask(method, **arguments)  # which tells nobody who does not await it
+        with pytest.raises(BadRequest, match=message):
+            await asked
+    assert len(await shaped.ask(Shaped.all_taken)) == 2
+
+
+async def test_by_class_each_argument_reaches_its_own_parameter(system: ActorSystem) -> None:
+    counter = await system.spawn(Counter)
+    for _ in range(3):
+        assert system.node.tell(Counter.add, (), {"by": 2})
+        assert await system.ask(Counter.add, 3)
+        assert await system.ask(Counter.add)
+        with pytest.raises(BadRequest, match="Expected `int`"):
+            system.node.tell(Counter.add, (), {"by": "x"})
+        with pytest.raises(BadRequest, match="Expected `int`"):
+            await cast(Any, system).ask(Counter.add, by="x")
+    assert await counter.ask(Counter.read) == 18
 
 
 async def test_arguments_by_position_reach_their_parameters(system: ActorSystem) -> None:
