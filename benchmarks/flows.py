@@ -125,14 +125,19 @@ async def measure(bench: Bench) -> list[Result]:
 async def _measure(bench: Bench, database: Sqlite | Postgres) -> list[Result]:
     aims = AIMS[database.name]
     results: list[Result] = []
+    linear: dict[int, Load] = {}
     for load in loads(bench):
+        if load.kind == "linear":
+            linear[load.in_flight] = load
         if bench.wants(f"{database.name}: {load.case}"):
             about: dict[str, Any] = {}
             more = {"in_flight": load.in_flight, "steps_of_a_flow": load.steps, "database": about}
             batched, each = (_pass(database, load, about, commit_each=each) for each in (False, True))
             figures = figures_of(load, aims)
             found = await bench.compare(figures, batched, each, floor_is=FLOOR, warm=False, more=more)
-            results += [*found, *_beside_linear(found, results, aims)]
+            results += found
+            if load.kind == "fan-out":
+                results.append(await _beside_linear(bench, database, load, linear[load.in_flight], aims.fan_out))
     if aims.two is not None and bench.wants(f"{database.name}: two replicas"):
         results.append(await _two(bench, database, aims.two))
     return results
@@ -173,17 +178,17 @@ def figures_of(load: Load, aims: Aims) -> list[Figure]:
     return figures
 
 
-def _beside_linear(found: list[Result], results: list[Result], aims: Aims) -> list[Result]:
-    """A fan-out's rate a step beside that of the linear flow with as many in flight."""
-    (result, *_) = found
-    if not result.case.startswith("fan-out"):
-        return []
-    linear = next((one for one in results if one.more["in_flight"] == result.more["in_flight"]), None)
-    if linear is None:
-        return []
-    name, floor_is = f"{result.case}, beside the linear flow", "the linear flow, as many in flight"
-    ratio = result.value / linear.value
-    return [replace(result, case=name, floor=linear.value, floor_is=floor_is, ratio=ratio, target=Target(aims.fan_out))]
+async def _beside_linear(bench: Bench, database: Sqlite | Postgres, load: Load, linear: Load, least: float) -> Result:
+    """A fan-out's rate a step beside that of the linear flow with as many in flight, in turn: what else the machine
+    does, and what the disk does, is the same for both.
+    """
+    figure = Figure(f"{load.case}, beside the linear flow", "steps/s", beside=BESIDE, target=Target(least))
+    about: dict[str, Any] = {}
+    case, floor = (_pass(database, one, about, commit_each=False) for one in (load, linear))
+    more = {"in_flight": load.in_flight, "steps_of_a_flow": load.steps, "database": about}
+    floor_is = "the linear flow, as many in flight"
+    (result,) = await bench.compare([figure], case, floor, floor_is=floor_is, warm=False, more=more)
+    return result
 
 
 async def _two(bench: Bench, database: Sqlite | Postgres, least: float) -> Result:
