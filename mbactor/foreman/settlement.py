@@ -52,9 +52,13 @@ def settlement(held: Held, plan: Plan, hand_off: HandOff, child: Child | None = 
             lease = hand_off.lease if hand_off.limit and not plan.delay else None
             fan_in = _new(held, plan.fan_in, new_token(), delay=plan.delay, lease=lease)
             node, graph = held.node, held.head.graph
-            around = _fan_ins(graph.open_fan_outs.get(node, ())[:-1], graph, partial(_new, held))
+            inside = graph.open_fan_outs.get(node, ())
+            around = _fan_ins(inside[:-1], graph, partial(_new, held)) if len(inside) > 1 else ()
             makes_room = _makes_room(node, graph)
-            arrival = Arrival(held.spawn_id, held.depth, fan_in=fan_in, around=around, makes_room=makes_room)
+            arrival = Arrival(
+                held.spawn_id, held.depth, fan_in=fan_in, around=around, makes_room=makes_room,
+                waits_for_all=graph.join_of(plan.fan_in).needed == "all",
+            )  # fmt: skip
             return _completed(held, plan, arrival=arrival)
         case "complete":
             final = encode_fields(_live(held, plan))

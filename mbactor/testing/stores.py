@@ -163,7 +163,11 @@ async def _a_cohort_is_joined_by_whoever_arrives_last(store: Store) -> None:
     a, b, c = await _cohort(store, start, "a", "b", "c")
     join = _next("join", state=None)
     arrivals = [
-        _settled(step, changes=b'{"by":"%s"}' % step.node.encode(), arrival=Arrival(start.id, 2, fan_in=join))
+        _settled(
+            step,
+            changes=b'{"by":"%s"}' % step.node.encode(),
+            arrival=Arrival(start.id, 2, fan_in=join, makes_room=False),
+        )
         for step in (c, a, b)
     ]
     (early,) = await _do(store, arrivals[0])

@@ -325,7 +325,11 @@ class Chooser:
         """The end of its branch, or on the trunk of its flow."""
         if step.spawn_id is not None:
             first, *around = self._fan_ins(step, how)
-            return self._settle(step, how, arrival=Arrival(step.spawn_id, step.depth, False, first, tuple(around)))
+            spawn = self._model.steps.get(step.spawn_id)
+            # Where none waits for room a graph may say so, and nearly always does.
+            room = how % 2 == 0 or spawn is None or spawn.cohort_at_once > 0
+            arrival = Arrival(step.spawn_id, step.depth, False, first, tuple(around), room, how % 3 > 0)
+            return self._settle(step, how, arrival=arrival)
         flow = self._model.flows.get(step.flow_id)
         unwanted = flow is not None and flow.delete_on_completion
         return self._settle(step, how, end=FlowEnd("completed", b'{"final":%d}' % how, delete=unwanted))

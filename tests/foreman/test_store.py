@@ -18,7 +18,7 @@ import pytest
 from mbactor import offload
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
-from mbactor.foreman.store.join import _ARRIVE
+from mbactor.foreman.store.join import ARRIVE
 from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.operations import Claim, Claimed, Create, Created, FlowEnd, Lease, NewStep, Settle, Settled
 from mbactor.foreman.store.rows import FlowRow, StepRow
@@ -278,7 +278,7 @@ async def test_a_statement_for_many_rows_seeks_each_by_its_id() -> None:
     def plan(db: sqlite3.Connection, query: str) -> list[str]:
         return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", [None] * query.count("?"))]
 
-    for update in (COMPLETE, _SETTLE, _STOP, _ARRIVE):
+    for update in (COMPLETE, _SETTLE, _STOP, ARRIVE):
         steps = await run_in_driver(store._writer, plan, _update(update, 8))
         assert f"SEARCH {update.table} USING INTEGER PRIMARY KEY (rowid=?)" in steps
         assert f"SCAN {update.table}" not in steps

@@ -269,7 +269,7 @@ class Graph:
 
     def max_parallel_of(self, source: str) -> int | None:
         """How many branches of the fan-out that this node begins may be under way at once; None: all."""
-        return min((edge.max_parallel for edge in self.out(source) if edge.max_parallel is not None), default=None)
+        return self._indexed().most_at_once.get(source)
 
     def is_fan_out_source(self, name: str) -> bool:
         """Whether it spawns a cohort: it has a for-each edge, or two or more plain or conditional ones."""

@@ -16,12 +16,15 @@ from mbactor.foreman.model.transition import Node, Transition
 
 @dataclass(frozen=True, slots=True)
 class GraphIndex:
-    """Of each node, by name: itself, its edges, the edge that is taken whatever the state is, and its fan-outs."""
+    """Of each node, by name: itself, its edges, the edge that is taken whatever the state is, and its fan-outs; of one
+    that limits it how many branches may be under way at once.
+    """
 
     nodes: Mapping[str, Node]
     out: Mapping[str, tuple[Transition, ...]]
     only_ways: Mapping[str, Transition]
     fan_out_sources: frozenset[str]
+    most_at_once: Mapping[str, int]
     fan_ins: Mapping[str, str]
     stacks: Mapping[str, tuple[str, ...]]
     problems: tuple[str, ...]
@@ -39,7 +42,11 @@ def index_of(
     found = lineage.trace(entry_point, out, sources, fan_ins)
     routed = {name: [edge for edge in edges if edge.routes] for name, edges in out.items()}
     only_ways = {name: ways[0] for name, ways in routed.items() if len(ways) == 1 and ways[0].kind == "plain"}
-    return GraphIndex(by_name, out, only_ways, sources, found.fan_ins, found.stacks, found.problems)
+    limits = {
+        name: [edge.max_parallel for edge in edges if edge.max_parallel is not None] for name, edges in out.items()
+    }
+    most = {name: min(given) for name, given in limits.items() if given}
+    return GraphIndex(by_name, out, only_ways, sources, most, found.fan_ins, found.stacks, found.problems)
 
 
 def _fans_out(edges: Sequence[Transition]) -> bool:

@@ -22,13 +22,14 @@ from mbactor.foreman.store.operations import Arrival, FlowEnd, Inserted, NewStep
 from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.transaction import Transaction
 
-_ARRIVE = Update(
+ARRIVE = Update(
     "mbactor_step",
     """cohort_arrivals = cohort_arrivals + :cohort_arrivals, cohort_failures = cohort_failures + :cohort_failures,
     cohort_depth = <greatest>(cohort_depth, :cohort_depth)""",
     "id = :id",
     ("cohort_arrivals", "cohort_failures", "cohort_depth", "id"),
     returning="""cohort_size, cohort_arrivals, cohort_failures, cohort_needed, cohort_depth, spawn_id, ordinal""",
+    assumed="cohort_failures = 0 AND cohort_needed = 0",
 )
 
 _WITHIN = """WITH RECURSIVE inside (id) AS (
@@ -104,7 +105,7 @@ async def join_all(tx: Transaction, joining: dict[int, Joining], inserted: Seque
 async def _count(tx: Transaction, joining: Mapping[int, Joining]) -> dict[int, Row]:
     """Add the arrivals to the rows of their cohorts, and tell what stands there now."""
     rows = [(join.count, join.failures, join.depth, spawn_id) for spawn_id, join in sorted(joining.items())]
-    found = await tx.db.update(_ARRIVE, rows) if rows else {}
+    found = await tx.db.update(ARRIVE, rows) if rows else {}
     return {rows[index][-1]: row for index, row in found.items()}
 
 

@@ -1,4 +1,5 @@
-"""A batch of what happens most as one statement of PostgreSQL: outcomes that lead on or end a flow, and new flows.
+"""A batch of what happens most as one statement of PostgreSQL: outcomes that lead on, arrive at a fan-in or end a flow,
+and new flows.
 
     written = await plan_of(batch)              # None: it has to be taken step by step
     (row,) = await connection.fetch(written.text, *written.values)
@@ -10,6 +11,8 @@ Where a lease did not hold after all it fails, and the batch is taken step by st
 
 The time and the ids are known only to that statement: until then a moment is negative, counted from `NOW`, and an id is
 negative, the place of it among the new ones. Whatever `apply_batch` puts into columns of times and ids may be either.
+Which arrivals are the last of their cohort it alone knows, too: each is taken for that, and the fan-in that this makes
+is written only where it is. Such a fan-in has a negative depth.
 """
 
 # ruff: noqa: S608 - every statement is put together from constants of the store
@@ -27,11 +30,13 @@ import msgspec
 from mbactor.foreman.store import schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
+from mbactor.foreman.store.join import ARRIVE
 from mbactor.foreman.store.operations import (
     Committed,
     Create,
     Created,
     Inserted,
+    NewStep,
     Operation,
     Result,
     Settle,
@@ -50,6 +55,13 @@ class Inapplicable(Exception):
 
 
 Write = tuple[Update | Insert, Sequence[Row]]
+
+FAN_INS = Insert("mbactor_step", schema.NEW_STEP)
+"""Those fan-ins, of which the row of their cohort says whether they are due, and where they stand."""
+LAST = (1, 1, 0, 0, -2, None, None)
+"""What `ARRIVE` is assumed to return: one more than its depth is that of the fan-in."""
+_OF_COHORT = {"depth": "joined.cohort_depth + 1", "spawn_id": "joined.spawn_id", "ordinal": "joined.ordinal"}
+_COHORT, _DEPTH = (schema.NEW_STEP.index(name) for name in ("cohort_id", "depth"))
 
 
 @dataclass
@@ -74,11 +86,16 @@ class Recorder:
 
     async def update(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
         self.writes.append((statement, rows))
-        unknown = (None,) * len(_names(statement))
+        unknown = LAST if statement is ARRIVE else (None,) * len(_names(statement))
         return dict.fromkeys(range(len(rows)), unknown)
 
     async def insert(self, statement: Insert, rows: Sequence[Row]) -> list[Row]:
-        self.writes.append((statement, rows))
+        fan_ins = [row for row in rows if row[_DEPTH] < 0] if statement.columns == schema.NEW_STEP else []
+        if fan_ins:
+            self.writes.append((FAN_INS, fan_ins))
+            rows = [row for row in rows if row[_DEPTH] >= 0]
+        if rows:
+            self.writes.append((statement, rows))
         places = [statement.columns.index(name) for name in _names(statement)]
         return [tuple(row[place] for place in places) for row in rows] if places else []
 
@@ -95,16 +112,22 @@ class Written(msgspec.Struct, frozen=True, gc=False):
         """What the batch came to, by the row that the statement returned."""
         now, ids, priorities, due, *told = row
         ended: dict[int, dict[str, Any]] = {}
+        cohorts: dict[int, dict[str, Any]] = {}
         pending = list(zip(priorities, due, strict=True))
         for statement, rows in self.writes:
             if isinstance(statement, Update) and statement.returning:
                 names = _names(statement)
                 found = zip(*(told.pop(0) for _ in names), strict=True)
                 place = statement.values.index("id")
-                ended |= {row[place]: dict(zip(names, one, strict=True)) for row, one in zip(rows, found, strict=True)}
+                told_of = cohorts if statement is ARRIVE else ended
+                told_of.update(
+                    (row[place], dict(zip(names, one, strict=True))) for row, one in zip(rows, found, strict=True)
+                )
+            elif statement is FAN_INS:
+                pending += _pending(FAN_INS, [row for row in rows if _is_full(cohorts[row[_COHORT]])], now)
             elif isinstance(statement, Insert) and statement.table == "mbactor_step":
                 pending += _pending(statement, rows, now)
-        results = [_known(result, ids, now) for result in self.expected.results]
+        results = [_known(result, ids, now, cohorts) for result in self.expected.results]
         stopped = tuple(_told(one, ended[one.flow_id]) for one in self.expected.stopped)
         best = best_of(sorted(pending), now)
         return msgspec.structs.replace(self.expected, results=results, stopped=stopped, best_due=best)
@@ -134,7 +157,10 @@ def _is_plain(one: Operation) -> bool:
     """Whether it is worth trying. What reads before it writes, or makes a step due again, is not."""
     if isinstance(one, Create):
         return one.concurrency_key is None
-    if not isinstance(one, Settle) or one.arrival is not None or one.child is not None:
+    if not isinstance(one, Settle) or one.child is not None:
+        return False
+    arrival = one.arrival
+    if arrival is not None and (arrival.failed or arrival.makes_room or not (arrival.fan_in and arrival.waits_for_all)):
         return False
     return one.status in {"completed", "failed"} and not (one.end is not None and one.end.delete)
 
@@ -164,15 +190,16 @@ def statement_of(kinds: tuple[Update | Insert, ...], *, alone: bool) -> str:
     told = ["begun.now", "begun.ids", "ARRAY(SELECT priority FROM bands)", "ARRAY(SELECT due FROM bands)"]
     # Before a breakpoint steps are not handed on.
     found = ["NOT EXISTS (SELECT FROM tree WHERE breakpoints IS NOT NULL)"]
-    place = 4
+    place, arrived = 4, ""
     for number, statement in enumerate(kinds, 1):
         given = (given_of_one if alone else given_of)(statement.table, _columns(statement), place)
         if isinstance(statement, Insert):
-            parts.append(f"write{number} AS ({_insert(statement, given)})")
+            parts.append(f"write{number} AS ({_insert(statement, given, arrived)})")
             condition = "true" if statement.returning else ""
         else:
             parts.append(f"write{number} AS ({_update(statement, given)})")
             condition = statement.assumed or "true"
+            arrived = f"write{number}" if statement is ARRIVE else arrived
             told += [f"ARRAY(SELECT {name} FROM write{number} ORDER BY number)" for name in _names(statement)]
         if condition:
             count = "1" if alone else f"cardinality(${place})"
@@ -183,10 +210,11 @@ def statement_of(kinds: tuple[Update | Insert, ...], *, alone: bool) -> str:
 
 
 def _update(statement: Update, given: str) -> str:
-    changed = _PLACE.sub(lambda found: _value(statement.table, found[1]), statement.set)
+    changed = _PLACE.sub(lambda found: _value(statement.table, found[1]), text_of(statement.set))
     # What a row is found by is known: an index finds it only by the bare value.
     where = _PLACE.sub(r"given._\1", statement.where)
-    returning = ", ".join(["given.number", *_names(statement)])
+    found_by = ["given._id AS found_by"] if statement is ARRIVE else []
+    returning = ", ".join(["given.number", *found_by, *_names(statement)])
     return (
         f"UPDATE {statement.table} SET {changed} FROM begun, {given}"
         f" WHERE begun.locked IS NOT NULL AND {where} RETURNING {returning}"
@@ -196,14 +224,26 @@ def _update(statement: Update, given: str) -> str:
 _PLACE = re.compile(r"(?<!:):(\w+)")
 
 
-def _insert(statement: Insert, given: str) -> str:
+def _insert(statement: Insert, given: str, arrived: str) -> str:
+    """`arrived`: the write that has counted the arrivals."""
     columns = ", ".join(statement.columns)
-    values = ", ".join(_value(statement.table, name) for name in statement.columns)
+    known = _OF_COHORT if statement is FAN_INS else {}
+    values = ", ".join(known.get(name) or _value(statement.table, name) for name in statement.columns)
+    if statement is FAN_INS:
+        given = f"{given} JOIN {arrived} AS joined ON joined.found_by = given._cohort_id AND {_IS_FULL}"
     conflict = "ON CONFLICT DO NOTHING " if statement.once else ""
     return (
         f"INSERT INTO {statement.table} ({columns}) SELECT {values} FROM begun, {given}"
         f" WHERE begun.locked IS NOT NULL ORDER BY given.number {conflict}RETURNING 1"
     )
+
+
+_IS_FULL = "joined.cohort_arrivals >= joined.cohort_size"
+
+
+def _is_full(cohort: Mapping[str, Any]) -> bool:
+    full: bool = cohort["cohort_arrivals"] >= cohort["cohort_size"]
+    return full
 
 
 def _value(table: str, name: str) -> str:
@@ -260,13 +300,25 @@ def _pending(statement: Insert, rows: Sequence[Row], now: float) -> list[tuple[i
     ]
 
 
-def _known(result: Result, ids: Sequence[int], now: float) -> Result:
-    """The result with the ids and the time that there are by now."""
+def _known(result: Result, ids: Sequence[int], now: float, cohorts: Mapping[int, Mapping[str, Any]]) -> Result:
+    """The result with the ids, the time and the fan-ins that there are by now."""
     if isinstance(result, Settled):
-        inserted = tuple(Inserted(one.step, ids[-one.step_id - 1], one.flow_id) for one in result.inserted)
+        known = ((_placed(one.step, cohorts), one) for one in result.inserted)
+        inserted = tuple(Inserted(step, ids[-one.step_id - 1], one.flow_id) for step, one in known if step is not None)
         return Settled(result.landed, inserted, now)
     assert isinstance(result, Created)
     return msgspec.structs.replace(result, flow_id=ids[-result.flow_id - 1], step_id=ids[-result.step_id - 1], now=now)
+
+
+def _placed(step: NewStep, cohorts: Mapping[int, Mapping[str, Any]]) -> NewStep | None:
+    """A step as it was written; None for a fan-in that was not due."""
+    if step.depth >= 0 or step.cohort_id is None:
+        return step
+    cohort = cohorts[step.cohort_id]
+    if not _is_full(cohort):
+        return None
+    depth, spawn_id, ordinal = cohort["cohort_depth"] + 1, cohort["spawn_id"], cohort["ordinal"]
+    return msgspec.structs.replace(step, depth=depth, spawn_id=spawn_id, ordinal=ordinal)
 
 
 def _told(stopped: Stopped, found: dict[str, Any]) -> Stopped:

@@ -97,6 +97,8 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     """The fan-ins of the cohorts around its own, innermost first: where it makes its own fail, it arrives there."""
     makes_room: bool = True
     """Whether branches of its cohort may wait for it to begin."""
+    waits_for_all: bool = True
+    """Whether its fan-in waits for all branches, as far as is known: what says no costs more, a wrong yes twice."""
 
 
 class FlowEnd(msgspec.Struct, frozen=True, gc=False):

@@ -46,7 +46,8 @@ TRIES_AT_A_READ = CONNECTIONS + 1
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 _COLLIDED = ("40001", "40P01")
 _ONE_STATEMENT: frozenset[object] = frozenset(
-    {reads.graph, reads.flow, reads.statuses, reads.called, reads.step, reads.steps, reads.latest_of_thread,
+    {reads.materials, reads.cohort,
+     reads.graph, reads.flow, reads.statuses, reads.called, reads.step, reads.steps, reads.latest_of_thread,
      reads.interrupted, reads.keyed, roll.roll, roll.standing, listing.progress, listing.tokens, listing.fingerprint}
 )  # fmt: skip
 """Queries that see one moment without a transaction around them."""

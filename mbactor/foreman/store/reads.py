@@ -12,46 +12,61 @@ from typing import NamedTuple
 import msgspec
 
 from mbactor.foreman.model.fold_order import fold_order
-from mbactor.foreman.store.dialect import Db, Row
+from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.rows import FlowRow, Json, Material, StepRow
 from mbactor.foreman.store.schema import FLOW_COLUMNS, STEP_COLUMNS
 
 _FLOW = ", ".join(FLOW_COLUMNS)
 _STEP = ", ".join(STEP_COLUMNS)
 
-# From each step up to the nearest row that holds its input. A fan-in that has not ended stands for itself: it is
-# folded from the step that spawned its cohort.
-_CHAINS = """WITH RECURSIVE line (origin, predecessor_id, cohort_id, state, added, changes, needed, distance) AS (
-    SELECT id, predecessor_id, cohort_id, state, added, changes, cohort_needed, 0 FROM mbactor_step
-    WHERE id IN (<ids>)
+# From each step up to the nearest row that holds its input. One that has not ended goes on, where it is a fan-in, with
+# the step that spawned its cohort: only a step that was asked for can be that, for all above it have ended.
+_LINE = """line (origin, id, above, cohort_id, state, added, changes, needed, distance) AS (
+    SELECT id, id, CASE WHEN cohort_id IS NULL THEN predecessor_id ELSE cohort_id END, cohort_id, state, added, changes,
+        cohort_needed, 0
+    FROM mbactor_step WHERE id IN (<ids>)
     UNION ALL
-    SELECT line.origin, step.predecessor_id, step.cohort_id, step.state, step.added, step.changes, step.cohort_needed,
-        line.distance + 1
-    FROM line JOIN mbactor_step AS step ON step.id = line.predecessor_id
-    WHERE line.state IS NULL AND line.cohort_id IS NULL)
-    SELECT origin, cohort_id, state, added, changes, needed FROM line ORDER BY origin, distance DESC"""
+    SELECT line.origin, step.id, step.predecessor_id, step.cohort_id, step.state, step.added, step.changes,
+        step.cohort_needed, line.distance + 1
+    FROM line JOIN mbactor_step AS step ON step.id = line.above WHERE line.state IS NULL)"""
 
-_MEMBERS = """WITH RECURSIVE member (id, origin) AS (
-    SELECT id, spawn_id FROM mbactor_step WHERE spawn_id IN (<ids>)
+# The lines, and the members of the cohorts; in one statement, so that both are of one moment.
+_INPUTS = f"""WITH RECURSIVE {_LINE}, member (id, origin) AS (
+    SELECT id, spawn_id FROM mbactor_step WHERE spawn_id IN (SELECT {{spawned}} FROM line WHERE distance = 0)
     UNION ALL
     SELECT step.id, member.origin FROM member JOIN mbactor_step AS step ON step.spawn_id = member.id)
-    SELECT member.origin, step.id, step.spawn_id, step.ordinal, step.depth, step.status, step.successor_id,
-        step.cohort_id, step.cohort_needed, step.changes
+    SELECT origin, distance, state, added, cohort_id, needed, changes, NULL, NULL, NULL, NULL, NULL, NULL FROM line
+    UNION ALL
+    SELECT member.origin, NULL, NULL, NULL, step.cohort_id, step.cohort_needed, step.changes,
+        step.id, step.spawn_id, step.ordinal, step.depth, step.status, step.successor_id
     FROM member JOIN mbactor_step AS step ON step.id = member.id"""
+_OF_STEPS = _INPUTS.format(spawned="CASE WHEN state IS NULL THEN cohort_id END")
+_OF_COHORTS = _INPUTS.format(spawned="id")
+
+
+class _Link(NamedTuple):
+    """A step on the line from the snapshot to the one that was asked for, by how far above that it is."""
+
+    distance: int
+    state: Json | None
+    added: Json | None
+    cohort_id: int | None
+    needed: int
+    changes: Json | None
 
 
 class _Member(NamedTuple):
-    """A row of `_MEMBERS`."""
+    """A step within a cohort, those within it included."""
 
+    cohort_id: int | None
+    cohort_needed: int
+    changes: Json | None
     id: int
     spawn_id: int
     ordinal: int
     depth: int
     status: str
     successor_id: int | None
-    cohort_id: int | None
-    cohort_needed: int
-    changes: Json | None
 
 
 LATEST = """SELECT id, status FROM mbactor_flow WHERE (id = ? OR thread_id = ?) AND root_id IS NULL
@@ -110,48 +125,51 @@ async def interrupted(db: Db, flow_id: int) -> list[StepRow]:
 
 
 async def materials(db: Db, step_ids: Sequence[int]) -> dict[int, Material]:
-    return await _inputs(db, await _lines(db, step_ids))
-
-
-async def _lines(db: Db, step_ids: Sequence[int]) -> dict[int, list[Row]]:
-    """The rows from where its input is written down to each step itself."""
-    lines: dict[int, list[Row]] = {}
-    for row in await db.rows(_CHAINS, step_ids):
-        lines.setdefault(row[0], []).append(row)
-    return lines
-
-
-async def _inputs(db: Db, lines: dict[int, list[Row]]) -> dict[int, Material]:
-    # Only a step that was asked for can be a fan-in without its input: all above it have ended.
-    spawn_ids = {step_id: lines[step_id][0][1] for step_id in lines if lines[step_id][0][2] is None}
-    folded = await cohorts(db, set(spawn_ids.values())) if spawn_ids else {}
-    found = {step_id: _along(rows) for step_id, rows in lines.items() if step_id not in spawn_ids}
-    return found | {step_id: folded[spawn_id] for step_id, spawn_id in spawn_ids.items() if spawn_id in folded}
+    """What each step's input is made of."""
+    lines, members = await _inputs(db, _OF_STEPS, step_ids)
+    found: dict[int, Material] = {}
+    for step_id, (*above, own) in lines.items():
+        if own.state is not None or own.cohort_id is None:
+            line, cohort = [*above, own], None
+        else:
+            line, cohort = above, own.cohort_id
+        if line and line[0].state is not None:
+            found[step_id] = _along(line) if cohort is None else _met(line, members[cohort], cohort, joined=True)
+    return found
 
 
 async def cohort(db: Db, spawn_id: int, *, joined: bool = True) -> Material | None:
     """The spawning step's input, and the changes that its cohort has made: those of branches that arrived, or, where
     it has not `joined`, all so far.
     """
-    return (await cohorts(db, {spawn_id}, joined=joined)).get(spawn_id)
+    lines, members = await _inputs(db, _OF_COHORTS, [spawn_id])
+    line = lines.get(spawn_id)
+    if line is None or line[0].state is None:
+        return None
+    return _met(line, members[spawn_id], spawn_id, joined=joined)
 
 
-async def cohorts(db: Db, spawn_ids: set[int], *, joined: bool = True) -> dict[int, Material]:
-    """The same for each of several."""
-    wanted = sorted(spawn_ids)
-    lines = await _lines(db, wanted)
-    inputs = await _inputs(db, lines)
-    own = {step_id: rows[-1][4:] for step_id, rows in lines.items()}
+async def _inputs(
+    db: Db, query: str, step_ids: Sequence[int]
+) -> tuple[dict[int, list[_Link]], defaultdict[int, list[_Member]]]:
+    """The rows from where its input is written down to each step itself, and the members of each cohort."""
+    lines: defaultdict[int, list[_Link]] = defaultdict(list)
     members: defaultdict[int, list[_Member]] = defaultdict(list)
-    for origin, *row in await db.rows(_MEMBERS, wanted):
-        members[origin].append(_Member(*row))
-    return {
-        spawn_id: msgspec.structs.replace(
-            material,
-            cohort=_written(_folded(members[spawn_id], spawn_id, *own[spawn_id], joined=joined)),
-        )
-        for spawn_id, material in inputs.items()
-    }
+    for origin, *row in await db.rows(query, step_ids):
+        if row[0] is None:
+            members[origin].append(_Member(*row[3:]))
+        else:
+            lines[origin].append(_Link(*row[:6]))
+    for line in lines.values():
+        line.sort(key=lambda link: -link.distance)
+    return dict(lines), members
+
+
+def _met(line: list[_Link], members: list[_Member], spawn_id: int, *, joined: bool) -> Material:
+    """What a cohort has made of the input of the step that spawned it."""
+    own = line[-1]
+    deltas = _folded(members, spawn_id, own.changes, own.needed, joined=joined)
+    return msgspec.structs.replace(_along(line), cohort=_written(deltas))
 
 
 def _folded(
@@ -162,12 +180,14 @@ def _folded(
         yield one.changes
 
 
-def _along(rows: list[Row]) -> Material:
+def _along(line: list[_Link]) -> Material:
     """The snapshot at the head of a line of steps, and what was changed and added on the way down."""
     deltas: list[Json | None] = []
-    for above, below in pairwise(rows):
-        deltas += (above[4], below[3])
-    return Material(rows[0][2], _written(deltas))
+    for above, below in pairwise(line):
+        deltas += (above.changes, below.added)
+    snapshot = line[0].state
+    assert snapshot is not None
+    return Material(snapshot, _written(deltas))
 
 
 def _written(deltas: Iterable[Json | None]) -> tuple[Json, ...]:
