@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from mbactor import (
@@ -519,6 +522,48 @@ async def test_the_last_thousand_dead_letters_are_kept_and_all_are_counted(mbact
         shop.tell(Shop.add, by=number)
     assert (len(mbactor.dead_letters), mbactor.dead_letters.total) == (1000, 2500)
     assert [(letter.arguments or {})["by"] for letter in mbactor.dead_letters] == list(range(1500, 2500))
+
+
+@dataclass(slots=True)
+class Note:
+    text: str
+    pages: int = 1
+
+
+class Sheet(msgspec.Struct):
+    notes: list[Note]
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        "x" * 1000,
+        bytes(1000),
+        ["x" * 100] * 10,
+        {"key": ["x" * 500, "y" * 500]},
+        {"x" * 1000: 1},
+        Note("x" * 1000),
+        Sheet([Note("x" * 100)] * 10),
+        SimpleNamespace(text="x" * 1000),
+    ],
+)
+async def test_of_large_dead_letters_as_many_are_kept_as_have_room(mbactor: ActorSystem, large: Any) -> None:
+    letters = DeadLetters(keep=100, most=10_000)
+    behind = aiter(letters)
+    first = begin(anext(behind))
+    await asyncio.sleep(0.001)
+    for number in range(50):
+        letters.add("shop", "add", {"large": large, "number": number}, None, "full")
+    kept = [(letter.arguments or {})["number"] for letter in letters]
+    assert kept == list(range(50 - len(kept), 50))
+    assert 7 <= len(kept) <= 10
+    assert ((await first).arguments or {})["number"] == kept[0], "who falls behind holds no more"
+    letters.add("shop", "add", {"large": "x" * 20_000, "number": 50}, None, "full")
+    assert [(letter.arguments or {})["number"] for letter in letters] == [50], "the last one is there, however large"
+    for number in range(51, 200):
+        letters.add("shop", "add", {"number": number}, None, "full")
+    assert len(letters) == 100
+    assert letters.total == 200
 
 
 async def follow(letters: DeadLetters, into: list[Any]) -> None:
