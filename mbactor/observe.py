@@ -31,6 +31,11 @@ EVENTS: Mapping[str, str] = {
     "actor.stop_failed": "on_stop raised: actor, error, trace",
     "actor.abandoned": "a method that would not stop was left behind: actor, method",
     "message.failed": "a method that was told, not asked, answered with an error: actor, method, error",
+    "actor.left": (
+        "a replica leaves its queue groups to others while it cannot take messages: actor, methods, reason (full or"
+        " restarting)"
+    ),
+    "actor.back": "it is in them again: actor, methods, reason (room, or alone: no other has any)",
     "loop.blocked": (
         "something keeps the event loop from going round: actor, method, seconds, where (file:line), calls, and over:"
         " False while it goes on, True when the loop is back after so many seconds in all"

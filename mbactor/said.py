@@ -29,6 +29,8 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "actor.start_failed": ("error", "actor failed while it started"),
     "actor.stop_failed": ("error", "actor failed while it stopped"),
     "actor.abandoned": ("error", "method would not stop and was left behind"),
+    "actor.left": ("warning", "replica takes no messages and leaves them to others"),
+    "actor.back": ("info", "replica takes its share of messages again"),
     "loop.blocked": ("warning", "event loop is blocked"),
     "message.dead": ("warning", "message could not be delivered"),
     "message.failed": ("warning", "told method answered with an error nobody waits for"),

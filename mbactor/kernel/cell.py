@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from mbactor.kernel.actor import Actor
     from mbactor.kernel.node import Node
     from mbactor.kernel.routes import Route
-    from mbactor.kernel.serving import Serving
 
 EXITS_KEPT = 8
 
@@ -58,7 +57,7 @@ class Cell(Inbox):
     __slots__ = (
         "__weakref__", "_killed", "_replica", "args", "config", "exits", "hook", "idle_after",
         "incarnation", "kwargs",
-        "on_exit", "served", "shutdown", "started_at", "terminate", "watchers",
+        "on_exit", "shutdown", "started_at", "terminate", "watchers",
     )  # fmt: skip
 
     def __init__(
@@ -78,7 +77,6 @@ class Cell(Inbox):
         self.kwargs = kwargs or _NOTHING
         self.config = config or _NOTHING
         self.shutdown = shutdown
-        self.served: Serving | None = None
         self.incarnation = 0
         self.on_exit: Callable[[Exit], None] | None = None
         self.terminate: Callable[[], Awaitable[None]] | None = None
@@ -198,6 +196,8 @@ class Cell(Inbox):
         if self._paused > LONG_PAUSE:
             for gate in self.gates:
                 gate.let_in(False)
+            if self.served is not None:
+                self.served.presence.unwilling(at_once=True)
 
     def close(self, exit: Exit) -> None:
         """End for good: asks that wait get ActorStopped, the rest become dead letters, watchers are told."""

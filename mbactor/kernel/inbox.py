@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mbactor.kernel.incarnation import Incarnation
     from mbactor.kernel.node import Node
     from mbactor.kernel.routes import Route
+    from mbactor.kernel.serving import Serving
 
 MANY, REST = 1000, 5e-6
 """Of more than so many messages that wait, each puts the next look at their deadlines off by so many seconds: who waits
@@ -58,6 +59,7 @@ class Inbox:
         "node",
         "other",
         "routes",
+        "served",
         "stashed",
         "state",
         "timer_at",
@@ -87,6 +89,7 @@ class Inbox:
         self._tells: dict[Call, asyncio.Future[None]] | None = None
         self.ended: Exit | None = None
         """How it ended for good."""
+        self.served: Serving | None = None
         self.active: dict[str, int] | None = None
         """The manual features that are served, with the incarnation that said so."""
 
@@ -103,9 +106,19 @@ class Inbox:
 
     def takes(self, name: str) -> bool:
         """Whether a message for a feature would be queued at once: there is room, and it is in no long backoff."""
-        number = self.routes.by_name[name].gate
-        gate = self.main if number == SERIAL else (self.other or {}).get(number)
+        gate = self._made_for(name)
         return self._paused <= LONG_PAUSE if gate is None else gate.taking and not gate.queue.full
+
+    def has_room(self, name: str) -> bool:
+        """Whether it runs, and has half its mailbox free at least for the messages of a feature."""
+        gate = self._made_for(name)
+        half_free = gate is None or (gate.taking and 2 * len(gate.queue) <= gate.queue.bound.capacity)
+        return self.state == "running" and half_free
+
+    def _made_for(self, name: str) -> Gate | None:
+        """The gate of a feature; None where no message has come for it."""
+        number = self.routes.by_name[name].gate
+        return self.main if number == SERIAL else (self.other or {}).get(number)
 
     # --- messages in ----------------------------------------------------------------------------------
 
@@ -116,6 +129,7 @@ class Inbox:
         if gate is None:
             gate = self.main = self._made(SERIAL)
         if not gate.taking:
+            self._unwilling()
             return self._refuse(call, self._why_not())
         if route.manual and not self.is_active(route):
             return self._refuse(call, NoSuchActor(route.address, "it is not active now"))
@@ -147,6 +161,7 @@ class Inbox:
         self._tells = self._tells if self._tells is not None else {}
         self._tells[call] = future
         if not gate.taking:
+            self._unwilling()
             self._refuse(call, self._why_not())
         elif not gate.queue.full or gate.queue.bound.overflow == "drop_oldest":
             if self.accept(call):
@@ -266,7 +281,13 @@ class Inbox:
     def _full(self, gate: Gate) -> MailboxFull:
         return MailboxFull(self.address, gate.queue.bound.capacity)
 
+    def _unwilling(self) -> None:
+        """It takes no messages now: others are to have those that come next."""
+        if self.served is not None:
+            self.served.presence.unwilling()
+
     def _overflowed(self, gate: Gate, call: Call, evicted: bool | Call) -> bool:
+        self._unwilling()
         if evicted is False:
             if gate.queue.bound.overflow == "wait" and call.asked:
                 gate.queue.wait(call)

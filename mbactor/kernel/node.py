@@ -377,8 +377,12 @@ class Node:
     # --- who is reached here ------------------------------------------------------------------------------------
 
     def register(self, cell: Cell) -> None:
-        """Serve a cell's host, here and on the bus; it stays while the actor restarts."""
-        if cell.cls.host is not None and cell.served is None:
+        """Serve a cell's host, here and on the bus; it stays while the actor restarts. What was left to others
+        meanwhile is served here again.
+        """
+        if cell.served is not None:
+            cell.served.presence.look()
+        elif cell.cls.host is not None:
             cell.served = Serving(self, cell)
 
     def unregister(self, cell: Cell) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
@@ -26,6 +26,7 @@ from mbactor.transport.fragments import WHOLE
 from mbactor.transport.headers import with_passed
 from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, messages_of
 from mbactor.transport.outbox import Outbox
+from mbactor.transport.peers import Group, question_of
 from mbactor.transport.reassembly import Bounds
 from mbactor.transport.requester import Requester
 from mbactor.transport.transfers import Transfers
@@ -171,6 +172,18 @@ class Remote:
         if call_off:
             sent.add_done_callback(lambda done: self._requester.call_off(done) if done.cancelled() else None)
         return sent
+
+    def ask_peers(
+        self, cell: Cell, groups: list[Group], told: Callable[[list[Group]], None], over: Callable[[], None]
+    ) -> None:
+        """Ask all that serve a cell's host which of these groups they have room for. `told` is given what each of them
+        says, `over` is called when nobody more will. Unavailable where the bus is cut off.
+        """
+        host = cell.cls.host or ""
+        message, question = question_of(
+            self._requester.new_id(), host, cell.replica, groups, told, over, self._node.time()
+        )
+        self._requester.post(host, message, question)
 
     def envelope(
         self, op: Any, budget: float | None, content_type: str, headers: Mapping[str, str] = _EMPTY, **more: Any

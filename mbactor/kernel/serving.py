@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mbactor.errors import AddressTooLong
 from mbactor.kernel.feature import EVERY
+from mbactor.kernel.presence import Presence
 from mbactor.transport import subjects
 from mbactor.transport.bus import matches
 from mbactor.transport.locality import places_of
+from mbactor.transport.peers import Group, Peers
+from mbactor.transport.reserved import kept_at, tell_kept
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mbactor.kernel.cell import Cell
     from mbactor.kernel.node import Node
     from mbactor.kernel.routes import Route
-    from mbactor.transport.bus import Subscription
+    from mbactor.transport.bus import Delivery, Subscription
 
 
 class Served:
     """The replicas of one host in this process; of those that serve a method each in turn, but for one that is full or
     in a long backoff while another is not.
 
-    A method that is not in turn, because it has a queue of its own or none, is reached over the bus only.
+    A method that is not in turn, because it has a queue of its own or none, or is left to another process, is reached
+    over the bus only.
     """
 
-    __slots__ = ("_by_name", "_turn", "cells")
+    __slots__ = ("_by_name", "_peers", "_turn", "cells")
 
-    def __init__(self) -> None:
+    def __init__(self, node: Node, host: str) -> None:
+        self._peers = Peers(node.remote.bus, node.plane, host, self._with_room)
         self.cells: list[Cell] = []
         self._by_name: dict[str, list[Cell]] = {}
         self._turn = 0
@@ -50,6 +59,18 @@ class Served:
     def replica(self, id: str) -> Cell | None:
         return next((cell for cell in self.cells if cell.replica == id), None)
 
+    def close(self) -> None:
+        """No replica is left."""
+        self._peers.close()
+
+    def _with_room(self, asks: str, groups: list[Group]) -> list[Group]:
+        """Of these groups, those that a replica here has room for, but for the one that asks."""
+        found: set[Group] = set()
+        for cell in self.cells:
+            if cell.served is not None and cell.replica != asks and len(found) < len(groups):
+                found |= cell.served.tell([group for group in groups if group not in found])
+        return [group for group in groups if group in found]
+
     def add(self, route: Route, cell: Cell) -> None:
         if route.feature.queue is None and not route.feature.elsewhere:
             self._by_name.setdefault(route.feature.name, []).append(cell)
@@ -71,10 +92,11 @@ class Serving:
         self._cell = cell
         self._host = cell.cls.host or ""
         if self._host not in node.served:
-            node.served[self._host] = Served()
+            node.served[self._host] = Served(node, self._host)
             node.serves(self._host, True)
         self._served = node.served[self._host]
         self._subscriptions: dict[str, list[Subscription]] = {}
+        self.presence = Presence(node, cell, self)
         routes = [route for route in cell.routes.by_name.values() if cell.is_active(route)]
         self._announce(routes)
         self._served.cells.append(cell)
@@ -91,23 +113,27 @@ class Serving:
 
     def deactivate(self, route: Route) -> None:
         subscriptions = self._subscriptions.pop(route.feature.name, ())
+        self.presence.forget(route.feature.name)
         self._served.remove(route, self._cell)
         for subscription in subscriptions:
             subscription.unsubscribe()
 
     def leave(self) -> None:
         """Take no more from the bus that another replica could have; what is meant for this one still comes."""
+        self.presence.close()
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.unsubscribe()
 
     def end(self) -> None:
+        self.presence.close()
         for name in list(self._subscriptions):
             self.deactivate(self._cell.routes.by_name[name])
         self._own.unsubscribe()
         self._served.cells.remove(self._cell)
         if not self._served.cells:
             del self._node.served[self._host]
+            self._served.close()
             self._node.serves(self._host, False)
 
     def taker(self, name: str) -> Cell:
@@ -126,20 +152,65 @@ class Serving:
     def takes(self, subject: str) -> bool:
         """Whether it is among those that get what is sent to all at an address; `subject` is that, at its own."""
         by_name, asked = self._cell.routes.by_name, _what(subject)
-        addresses = (by_name[name].feature.subscribed(self._host) for name in self._subscriptions)
+        names = self.names.difference(self.presence.away)
+        addresses = (by_name[name].feature.subscribed(self._host) for name in names)
         patterns = (_what(subjects.endpoint_pattern(self._node.plane, address)) for address in addresses)
         return not self._node.leaving and any(matches(pattern, asked) for pattern in patterns)
 
+    def groups(self) -> dict[Group, str]:
+        """The queue groups of what it serves, and the features that they are for: those too that it is away from."""
+        queues = {name: self._queue(self._cell.routes.by_name[name]) for name in self._subscriptions}
+        return {(self._pattern(name), queue): name for name, queue in queues.items() if queue is not None}
+
+    def tell(self, asked: Collection[Group]) -> set[Group]:
+        """Of these groups, those that another is told there is room for here."""
+        groups = {} if self._node.leaving else self.groups()
+        names = {group: groups[group] for group in asked if group in groups}
+        return {group for group, name in names.items() if self._cell.has_room(name) and self.presence.tells(name)}
+
+    def move(self, name: str, *, away: bool) -> None:
+        """Leave a feature to the others of its group, or be there again. What is on its way still comes."""
+        route, before = self._cell.routes.by_name[name], self._subscriptions[name]
+        self._subscriptions[name] = self._subscribe(route, away=away)
+        for subscription in before:
+            subscription.unsubscribe()
+        if away:
+            self._served.remove(route, self._cell)
+        else:
+            self._served.add(route, self._cell)
+
+    def announce(self, names: Collection[str]) -> None:
+        """Features are going to be served once more."""
+        self._announce([self._cell.routes.by_name[name] for name in names])
+
     def _add(self, route: Route) -> None:
-        feature, remote = route.feature, self._node.remote
-        queue = None if feature.queue == EVERY else feature.queue or self._host
-        address = feature.subscribed(self._host)
-        receive = partial(remote.receive, self._cell, route)
-        self._subscriptions[feature.name] = [
-            remote.bus.subscribe(subjects.endpoint_pattern(self._node.plane, there), receive, queue=queue)
-            for there in (address, *(address.at(place) for place in places_of(self._node.locality)))
-        ]
+        self._subscriptions[route.feature.name] = self._subscribe(route, away=False)
         self._served.add(route, self._cell)
+
+    def _subscribe(self, route: Route, *, away: bool) -> list[Subscription]:
+        """In its queue group; or, while it is away, where is asked whether somebody will be back."""
+        bus, plane, queue = self._node.remote.bus, self._node.plane, self._queue(route)
+        address = route.feature.subscribed(self._host)
+        addresses = [address, *(address.at(place) for place in places_of(self._node.locality))]
+        if away:
+            found = []
+            for at in addresses:
+                with suppress(AddressTooLong):  # who finds nobody there cannot ask that either
+                    found.append(bus.subscribe(subjects.endpoint_pattern(plane, kept_at(at)), self._missed))
+            return found
+        receive = partial(self._node.remote.receive, self._cell, route)
+        return [bus.subscribe(subjects.endpoint_pattern(plane, at), receive, queue=queue) for at in addresses]
+
+    def _missed(self, delivery: Delivery) -> None:
+        self.presence.missed()
+        tell_kept(self._node.remote.bus, delivery)
+
+    def _queue(self, route: Route) -> str | None:
+        return None if route.feature.queue == EVERY else route.feature.queue or self._host
+
+    def _pattern(self, name: str) -> str:
+        address = self._cell.routes.by_name[name].feature.subscribed(self._host)
+        return subjects.endpoint_pattern(self._node.plane, address)
 
     def _announce(self, routes: list[Route]) -> None:
         """Whoever waits for those that are known to answer has to know of one more, before it is there."""
@@ -154,8 +225,8 @@ class Serving:
     def _is_served(self, route: Route) -> bool:
         """Whether another replica here serves it already, in the same queue."""
         name, cls = route.feature.name, self._cell.cls
-        others = (cell for cell in self._served.cells if cell is not self._cell and cell.cls is cls)
-        return any(cell.served is not None and name in cell.served.names for cell in others)
+        others = (cell.served for cell in self._served.cells if cell is not self._cell and cell.cls is cls)
+        return any(one is not None and name in one.names and name not in one.presence.away for one in others)
 
     @property
     def names(self) -> set[str]:

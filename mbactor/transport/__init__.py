@@ -11,7 +11,7 @@ address, `nats_wire.py` the socket; `nats_parser.py`, `nats_dispatch.py` and `na
 `requester.py` turns a bus into request and reply: `waiting.py` keeps who waits, `ask.py` is who waits for one answer,
 `repeats.py` decides what is sent again, `replicas.py` knows where else, `outbox.py` lets messages travel together,
 `turn.py` is the end of the turn in which they leave, `failures.py` says why there is no answer, `reserved.py` keeps the
-places of processes that are away, `headers.py` says what goes on to others.
+places of who is away, `peers.py` asks who has room instead, `headers.py` says what goes on to others.
 `multicast.py` asks all, as `responders.py` decides; `locality.py` says where the nearest is, `near.py` asks there;
 `remembered.py` is what both may forget.
 `permissions.py` is what a broker lets through. Knows nothing of actors.

@@ -46,6 +46,11 @@ class Address:
         """The same at a place: see `locality.py`."""
         return Address(self.host, self.path, self.method, self.port, f"loc-{place}")
 
+    @property
+    def one_only(self) -> bool:
+        """Whether one instance is meant, and no other will do."""
+        return self.replica is not None and not self.replica.startswith("loc-")
+
     def __str__(self) -> str:
         host = f"{self.replica}.{self.host}" if self.replica else self.host
         port = "" if self.port == DEFAULT_PORT else f":{self.port}"

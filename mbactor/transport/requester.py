@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from mbactor.errors import MbactorError, NotAcknowledged, Unavailable
+from mbactor.errors import MbactorError, NotAcknowledged
 from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
 from mbactor.transport.ask import TICKS, Ask, Probe, Sending, Spreading, died
@@ -452,20 +452,20 @@ class Requester:
             self._waiting.remove(id)
 
     def _may_be_kept(self, waiter: Ask | Sending) -> bool:
-        """Whether nobody there may mean that somebody will be back. A bus that tells all tells that too; and of one
-        replica no place is kept.
+        """Whether nobody there may mean that somebody will be back. Of one replica no place is kept; and who has tried
+        the nearest place goes on to the others.
         """
-        if isinstance(waiter, Spreading):
+        if isinstance(waiter, NearAsk | NearSending) and waiter.address is not waiter.plain:
             return False
-        to_one = waiter.address.replica is not None or (isinstance(waiter, Ask) and bool(waiter.sent_to))
-        return not (self._bus.tells_all or to_one)
+        to_one = waiter.address.one_only or (isinstance(waiter, Ask) and bool(waiter.sent_to))
+        return not (to_one or isinstance(waiter, Spreading))
 
     def _inquire(self, waiter: Ask | Sending) -> None:
         """Nobody is there: whether somebody will be back decides what the waiter is told."""
         message, inquiry = reserved.inquiry(self.new_id(), waiter, asyncio.get_running_loop().time())
         try:
             self.post(waiter.source, message, inquiry)
-        except Unavailable as error:
+        except MbactorError as error:
             inquiry.failed(error)
 
     def _unreadable(self, id: str, by: str, error: MbactorError) -> None:

@@ -1,4 +1,4 @@
-"""Hosts whose process is away for a while, over a broker: who finds nobody there is told that somebody will be back.
+"""Who is away for a while, over any bus: who finds nobody at an address is told that somebody will be back.
 
     place = Reserved(bus, plane, told)
     place.serves("orders.example", on=True)     # a process serves it: its place is kept from now on
@@ -7,7 +7,8 @@
 A broker knows only of those who are there, and a process that was killed is not. Its parent is: it listens at an
 address of its own beside the host's, `RESERVED`, where nobody asks but who has found nobody at the host. So it never
 takes a message away from other replicas, and there is no moment between the death of a process and the reservation.
-Costs one subscription a host, and who asks a host that nobody serves a second round trip.
+A replica that has left its queue group listens beside the address of each feature that it has left. Costs one
+subscription a host, and who asks an address that nobody serves a second round trip.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from mbactor.errors import BadRequest, BudgetSpent, MbactorError, NoSuchActor, Unavailable
@@ -67,16 +69,28 @@ class Reserved:
         self._times.clear()
 
     def _inquired(self, delivery: Delivery) -> None:
-        if delivery.reply is None or not subjects.is_own_inbox(delivery.subject, delivery.reply):
-            return
-        with suppress(BadRequest, Unavailable):
-            for message in messages_of(delivery.data):
-                answer = Message(Envelope("ack", message.envelope.id), b"")
-                self._bus.publish(delivery.reply, answer.to_bytes())
+        tell_kept(self._bus, delivery)
+
+
+def kept_at(address: Address) -> Address:
+    """Where is asked whether the place of an address is kept, at which nobody was."""
+    return replace(address, replica=f"{RESERVED}-{address.replica}" if address.replica else RESERVED)
+
+
+def tell_kept(bus: Bus, delivery: Delivery) -> None:
+    """Answer an inquiry: somebody will be back."""
+    if delivery.reply is None or not subjects.is_own_inbox(delivery.subject, delivery.reply):
+        return
+    with suppress(BadRequest, Unavailable):
+        for message in messages_of(delivery.data):
+            answer = Message(Envelope("ack", message.envelope.id), b"")
+            bus.publish(delivery.reply, answer.to_bytes())
 
 
 class Inquiry(Waiter, eq=False):
-    """Whether a host that a request has found nobody at is only away; `found` is told what the request fails with."""
+    """Whether whoever serves an address that a request has found nobody at is only away; `found` is told what the
+    request fails with.
+    """
 
     asked: Address
     found: Callable[[MbactorError], None] | None
@@ -107,7 +121,7 @@ class Inquiry(Waiter, eq=False):
 
 def inquiry(id: str, waiter: Waiter, now: float) -> tuple[Message, Inquiry]:
     """The message that asks whether a place is kept, and who waits for its answer in the name of `waiter`."""
-    address = Address(waiter.address.host, "/", replica=RESERVED)
+    address = kept_at(waiter.address)
     deadline = min(waiter.deadline, now + WITHIN)
     return Message(Envelope("probe", id), b""), Inquiry(id, address, deadline, waiter.address, partial(_fail, waiter))
 
@@ -118,4 +132,4 @@ def _fail(waiter: Waiter, error: MbactorError) -> None:
 
 
 def _away(address: Address) -> Unavailable:
-    return Unavailable(f"{address} takes no messages now: its process is being restarted")
+    return Unavailable(f"{address} takes no messages now: whoever serves it is being restarted, or full")
