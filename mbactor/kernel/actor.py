@@ -62,6 +62,9 @@ class Actor:
 
     Its endpoints run one at a time, so its state needs no lock. An error it answers with (any `MbactorError`)
     goes to the asker; any other exception is a crash, and its supervisor starts a new incarnation.
+
+    Context variables are the actor's, not the message's: a method finds what was set when the system was started, and
+    may find what an earlier one has set. `var.reset(token)` ends what is meant for one message.
     """
 
     host: ClassVar[str | None] = None

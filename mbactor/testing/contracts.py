@@ -350,6 +350,10 @@ def check_mailbox(make: MakeQueue) -> None:
 
     Where items have keys, those that were taken are released before the next is wanted, but for the last rule.
     """
+    name, queue = getattr(make, "__name__", repr(make)), make(Mailbox(1), float)
+    asked = [one for one in vars(Queue) if not one.startswith("_")]
+    if missing := [one for one in asked if not callable(getattr(queue, one, None))]:
+        raise AssertionError(f"{name} has no {', '.join(missing)}; a mailbox's queue has {', '.join(asked)}")
     for rule in (
         _first_in_is_first_out,
         _higher_lanes_pass_lower_ones,
@@ -365,7 +369,6 @@ def check_mailbox(make: MakeQueue) -> None:
         try:
             rule(make)
         except AssertionError as error:
-            name = getattr(make, "__name__", repr(make))
             raise AssertionError(f"{name} breaks {rule.__name__.strip('_').replace('_', ' ')!r}: {error}") from error
 
 

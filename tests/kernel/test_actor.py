@@ -625,6 +625,39 @@ async def test_what_is_by_name_only_is_not_taken_by_position(serialize_local: bo
                 wrong.tell(Named.report, 3)
 
 
+class Setting(Actor):
+    @endpoint
+    async def put(self, value: str) -> str:
+        before = VARIABLE.get()
+        VARIABLE.set(value)
+        return before
+
+    @endpoint
+    async def within(self, value: str) -> str:
+        token = VARIABLE.set(value)
+        try:
+            return await asyncio.create_task(self._seen())
+        finally:
+            VARIABLE.reset(token)
+
+    async def _seen(self) -> str:
+        return VARIABLE.get()
+
+
+async def test_context_variables_are_those_of_the_start_and_stay_within_the_actor() -> None:
+    token = VARIABLE.set("starter's")
+    try:
+        async with ActorSystem() as system:
+            VARIABLE.set("asker's")
+            one, other = await system.spawn(Setting), await system.spawn(Setting)
+            assert await one.ask(Setting.within, "message's") == "message's"
+            assert await one.ask(Setting.put, "one's") == "starter's"
+            assert await other.ask(Setting.put, "other's") == "starter's"
+            assert VARIABLE.get() == "asker's"
+    finally:
+        VARIABLE.reset(token)
+
+
 class Hooked(Actor):
     events: ClassVar[list[str]] = []
 

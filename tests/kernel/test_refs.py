@@ -175,6 +175,21 @@ async def test_refs_may_be_in_lists_and_come_back_in_dicts(mbactor: ActorSystem)
     assert await refs[0].ask(Post.several, refs) == {ref.id: ref for ref in refs}
 
 
+async def test_refs_may_be_keys_and_in_sets(mbactor: ActorSystem) -> None:
+    class Keeper(Actor):
+        @endpoint
+        async def counts(self, by_ref: dict[ActorRef[Post], list[ActorRef[Post]]]) -> dict[ActorRef[Post], int]:
+            return {ref: len(refs) for ref, refs in by_ref.items()}
+
+        @endpoint
+        async def all_of(self, some: set[ActorRef[Post]], more: frozenset[ActorRef[Post]]) -> set[ActorRef[Post]]:
+            return some | more
+
+    one, other, keeper = await mbactor.spawn(Post), await mbactor.spawn(Post), await mbactor.spawn(Keeper)
+    assert await keeper.ask(Keeper.counts, {one: [one, other], other: []}) == {one: 2, other: 0}
+    assert await keeper.ask(Keeper.all_of, {one}, frozenset({other})) == {one, other}
+
+
 async def test_a_ref_may_be_absent(mbactor: ActorSystem) -> None:
     one, other = await mbactor.spawn(Post), await mbactor.spawn(Hidden)
     assert await one.ask(Post.either, other) == other

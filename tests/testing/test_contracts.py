@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -116,3 +117,17 @@ def test_bounds_are_those_of_the_declaration() -> None:
 
     check_mailbox(make)
     assert {one.overflow for one in made} == {"reject", "wait", "drop_oldest", "drop_newest"}
+
+
+def test_a_queue_without_a_method_is_told_which() -> None:
+    class Half:
+        def __init__(self, bound: Mailbox, since: object) -> None: ...
+
+        def offer(self, item: int) -> bool:
+            return True
+
+    half: Any = Half
+    with pytest.raises(
+        AssertionError, match="Half has no wait, withdraw, put_back, take, .*; a mailbox's queue has off"
+    ):
+        check_mailbox(half)
