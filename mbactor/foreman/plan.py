@@ -116,7 +116,7 @@ def _after_success(graph: Graph, node: str, in_cohort: bool, state: Fields, run:
         else:
             targets = list(_routed(graph, node, apply(state, run.changes)))
         return _route(graph, node, in_cohort, run.changes, targets, delay, override=goto is not None)
-    except (_Unroutable, InvalidExpression, InvalidState) as reason:
+    except (_Unroutable, InvalidState) as reason:
         return fail(MbactorError(str(reason)), run.before)
 
 
@@ -153,17 +153,24 @@ def _routed(graph: Graph, node: str, live: Fields) -> Iterator[Target]:
     edges = graph.out(node)
     switch = [edge for edge in edges if edge.kind == "switch"]
     if switch:
-        taken = next((edge for edge in switch if holds(edge.when or "", live)), None)
+        taken = next((edge for edge in switch if _holds(edge, live)), None)
         if taken is not None:
             yield Target(taken.target)
         return
     for edge in edges:
-        if not edge.routes or (edge.when is not None and not holds(edge.when, live)):
+        if not edge.routes or (edge.when is not None and not _holds(edge, live)):
             continue
         if edge.kind == "for_each":
             yield from _each(edge, live)
         else:
             yield Target(edge.target)
+
+
+def _holds(edge: Transition, live: Fields) -> bool:
+    try:
+        return holds(edge.when or "", live)
+    except InvalidExpression as error:
+        raise _Unroutable(f"{edge}: its condition {edge.when!r} cannot be evaluated: {error}") from None
 
 
 def _each(edge: Transition, live: Fields) -> Iterator[Target]:

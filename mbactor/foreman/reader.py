@@ -22,7 +22,7 @@ from mbactor.foreman.model.state import Fields, apply, decode_all, decode_fields
 from mbactor.foreman.model.status import FlowStatus, StepStatus, is_stopped, is_terminal
 from mbactor.foreman.model.winners import winners
 from mbactor.foreman.parks import decode_payloads
-from mbactor.foreman.step import fold_material, run_of
+from mbactor.foreman.step import deltas_of, fold_material, run_of
 from mbactor.foreman.store.rows import FlowFilter, FlowRow, Json, Places, Progress, StepRow
 from mbactor.foreman.store.store import Store
 
@@ -131,7 +131,7 @@ class Reader:
             if step.cohort_id is not None:
                 chosen = await self._chosen(step.cohort_id, graph)
                 record.reducers = {name: f"{one.name} ({one.why})" for name, one in chosen.items()}
-                record.winners = winners(self._writes(steps, step.cohort_id), chosen)
+                record.winners = winners(self._writes(steps, step.cohort_id, graph), chosen)
         return records
 
     async def step(self, key: Key) -> StepRecord:
@@ -175,15 +175,18 @@ class Reader:
             return {}
         base = fold_material(msgspec.structs.replace(material, cohort=None), graph)
         try:
-            return fold_explained(base, [decode_fields(delta) for delta in material.cohort], graph)[1]
+            return fold_explained(base, deltas_of(material, graph), graph)[1]
         except ReducerError:
             return {}
 
-    def _writes(self, steps: list[StepRow], spawn_id: int) -> Iterator[tuple[int, str, Fields]]:
-        waits_for_all = all(one.cohort_needed == 0 for one in steps if one.id == spawn_id)
+    def _writes(self, steps: list[StepRow], spawn_id: int, graph: Graph) -> Iterator[tuple[int, str, Fields]]:
+        spawn = next((one for one in steps if one.id == spawn_id), None)
+        waits_for_all = spawn is None or spawn.cohort_needed == 0
+        own = graph.branch_fields_of(spawn.node) if spawn is not None else ()
         for branch, step in fold_order(steps, spawn_id, arrived_only=not waits_for_all):
             if step.changes is not None:
-                yield branch, self._step_key(step), decode_fields(step.changes)
+                wrote = decode_fields(step.changes)
+                yield branch, self._step_key(step), {name: raw for name, raw in wrote.items() if name not in own}
 
     # --- many flows ----------------------------------------------------------------------------------------
 

@@ -144,7 +144,17 @@ def fold_material(material: Material, graph: Graph) -> Fields:
         state = apply(state, decode_fields(delta))
     if material.cohort is None:
         return state
-    return fold(state, [decode_fields(delta) for delta in material.cohort], graph)
+    return fold(state, deltas_of(material, graph), graph)
+
+
+def deltas_of(material: Material, graph: Graph) -> list[Fields]:
+    """What a cohort wrote, in fold order, but for the fields that its branches have for themselves."""
+    deltas = [decode_fields(delta) for delta in material.cohort or ()]
+    if own := graph.branch_fields_of(material.spawn):
+        for delta in deltas[int(material.spawn_wrote) :]:
+            for name in own & delta.keys():
+                del delta[name]
+    return deltas
 
 
 def carrier(held: Held) -> Flow:

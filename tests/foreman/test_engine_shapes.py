@@ -13,7 +13,7 @@ from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.reducers import Reducer
 from mbactor.testing import Recorder
-from tests.foreman.world import World, a_world, ok
+from tests.foreman.world import Task, World, a_world, ok
 
 pytestmark = pytest.mark.anyio
 
@@ -179,6 +179,37 @@ async def test_for_each_makes_a_branch_an_element_and_the_elements_stay_in_their
         "items": ["p", {"q": 1}, 3],
         "list_out": [["p", 0, 3], [{"q": 1}, 1, 3], [3, 2, 3]],
     }
+
+
+async def test_what_a_branch_makes_of_its_element_stays_in_it_also_around_an_inner_fan_out(world: World) -> None:
+    graph = Graph("rows")
+    graph.add_transition_for_each("start", "row", for_each="rows", as_="row")
+    graph.add_transition_for_each("row", "cell", for_each="row")
+    graph.add_transition_chain("cell", "again", "inner", "after", "outer", END)
+    graph.set_fan_in("inner")
+    graph.set_fan_in("outer")
+
+    def cell(flow: Flow) -> None:
+        flow.update({"item": flow["item"] * 10, "row": "mine", "item_count": None})
+
+    def again(flow: Flow) -> None:
+        flow["list_cells"] = [flow["item"]]
+
+    def after(flow: Flow) -> None:
+        flow["list_rows"] = [[flow["row"], "item" in flow]]
+        flow["row"] = "gone"
+
+    tasks: dict[str, Task] = {"start": lambda flow: flow.__setitem__("item", "of the trunk"), "row": ok, "cell": cell}
+    await world.graph(graph, **tasks, again=again, inner=ok, after=after, outer=ok)
+    outcome = await world.run("rows", {"rows": [[1, 2], [3]]})
+    assert outcome.state == {
+        "rows": [[1, 2], [3]],
+        "item": "of the trunk",
+        "list_cells": [10, 20, 30],
+        "list_rows": [["mine", True], ["mine", True]],
+    }
+    (*_, last) = await world.engine.history(outcome.flow_key)
+    assert (last.node, set(last.reducers), last.winners) == ("outer", {"item", "list_cells", "list_rows"}, {})
 
 
 @pytest.mark.parametrize("items", [{}, {"items": []}])

@@ -520,6 +520,8 @@ def test_each_branch_of_a_for_each_writes_its_fields_over_those_of_the_others() 
     g.set_fan_in("j")
     (doubt,) = g.warnings()
     assert doubt.startswith("each branch of the for_each s -> a writes 'score' (in 'a')")
+    g.set_endpoint("a", Task("a", "a", {"item": int, "item_index": int}))
+    assert g.warnings() == []
 
 
 def test_branches_that_share_a_node_and_subgraphs_with_named_outputs_write_one_field() -> None:

@@ -116,6 +116,7 @@ def test_an_expression_that_cannot_be_evaluated_fails_the_step() -> None:
     graph.add_transition_switch("a", "b", "name =~ pattern")
     plan = after(graph, "a", {"name": "n", "pattern": "("})
     assert plan.kind == "fail"
+    assert "a -> b: its condition 'name =~ pattern' cannot be evaluated: '(' is not a regular" in str(plan.error)
 
 
 def test_a_fan_out_spawns_its_branches_and_counts_the_direct_edge_as_arrived() -> None:

@@ -118,7 +118,8 @@ def _overwritten(graph: Graph, result_fields: ResultFields) -> Doubts:
         for field, writers in _writers(graph, branches, fan_in, result_fields).items():
             combined = field in graph.reducers or (graph.prefix_reducers and reducers.prefix_of(field) is not None)
             by_each = [edge for edge, _ in writers if edge.kind == "for_each"]
-            if not combined and (len(writers) > 1 or by_each):
+            local = field in graph.branch_fields_of(node.name)
+            if not combined and not local and (len(writers) > 1 or by_each):
                 yield _lost(node.name, field, writers)
 
 

@@ -37,6 +37,9 @@ from mbactor.foreman.model.transition import END, Node, Transition, TransitionKi
 __all__ = ["END", "Graph", "GraphWarning", "Node", "NodeReference", "Transition", "TransitionKind", "holds"]
 
 
+_NONE: frozenset[str] = frozenset()
+
+
 class GraphWarning(UserWarning):
     """The graph can run, but probably does not mean what it says."""
 
@@ -97,7 +100,7 @@ class Graph:
 
         No element, or no such field, is no branch: the flow goes on at the fan-in, and fields that only branches
         would have written are not there. Each branch has `item`, `item_index` and `item_count` (or what `as_` says) in
-        its state.
+        its state; what it writes to these stays in it.
 
         With `max_parallel` at most so many branches of the source's fan-out are under way at once, from their first
         step to the fan-in; the others wait, in the order of the array, with the status "created".
@@ -278,6 +281,10 @@ class Graph:
     def fan_in_of(self, source: str) -> str | None:
         """The fan-in where the cohort that this fan-out source spawns converges."""
         return self._indexed().fan_ins.get(source)
+
+    def branch_fields_of(self, source: str) -> frozenset[str]:
+        """The fields that stay in the branches of this fan-out: the elements of its for-each and of those within."""
+        return self._indexed().branch_fields.get(source, _NONE)
 
     def failure_transition(self, name: str, status: int) -> Transition | None:
         """The edge for a failure with this status: `on_timeout` for 408 if there is one, else `on_error`."""

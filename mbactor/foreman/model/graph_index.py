@@ -27,6 +27,7 @@ class GraphIndex:
     most_at_once: Mapping[str, int]
     fan_ins: Mapping[str, str]
     stacks: Mapping[str, tuple[str, ...]]
+    branch_fields: Mapping[str, frozenset[str]]
     problems: tuple[str, ...]
 
 
@@ -46,8 +47,25 @@ def index_of(
         name: [edge.max_parallel for edge in edges if edge.max_parallel is not None] for name, edges in out.items()
     }
     most = {name: min(given) for name, given in limits.items() if given}
-    return GraphIndex(by_name, out, only_ways, sources, most, found.fan_ins, found.stacks, found.problems)
+    fields = _branch_fields(sources, out, found.stacks)
+    return GraphIndex(by_name, out, only_ways, sources, most, found.fan_ins, found.stacks, fields, found.problems)
 
 
 def _fans_out(edges: Sequence[Transition]) -> bool:
     return any(edge.kind == "for_each" for edge in edges) or sum(edge.spawns for edge in edges) >= 2
+
+
+def _branch_fields(
+    sources: Collection[str], out: Mapping[str, Sequence[Transition]], stacks: Mapping[str, Sequence[str]]
+) -> Mapping[str, frozenset[str]]:
+    """Of each fan-out the fields that its branches have for themselves, and those of fan-outs within them."""
+    own = {
+        source: frozenset(name for edge in out[source] if edge.kind == "for_each" for name in edge.branch_fields)
+        for source in sources
+    }
+    if not any(own.values()):
+        return {}
+    return {
+        source: own[source].union(*(own[inner] for inner in sources if source in stacks.get(inner, ())))
+        for source in sources
+    }

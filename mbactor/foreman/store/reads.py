@@ -21,13 +21,13 @@ _STEP = ", ".join(STEP_COLUMNS)
 
 # From each step up to the nearest row that holds its input. One that has not ended goes on, where it is a fan-in, with
 # the step that spawned its cohort: only a step that was asked for can be that, for all above it have ended.
-_LINE = """line (origin, id, above, cohort_id, state, added, changes, needed, distance) AS (
+_LINE = """line (origin, id, above, cohort_id, state, added, changes, needed, node, distance) AS (
     SELECT id, id, CASE WHEN cohort_id IS NULL THEN predecessor_id ELSE cohort_id END, cohort_id, state, added, changes,
-        cohort_needed, 0
+        cohort_needed, node, 0
     FROM mbactor_step WHERE id IN (<ids>)
     UNION ALL
     SELECT line.origin, step.id, step.predecessor_id, step.cohort_id, step.state, step.added, step.changes,
-        step.cohort_needed, line.distance + 1
+        step.cohort_needed, step.node, line.distance + 1
     FROM line JOIN mbactor_step AS step ON step.id = line.above WHERE line.state IS NULL)"""
 
 # The lines, and the members of the cohorts; in one statement, so that both are of one moment.
@@ -35,9 +35,10 @@ _INPUTS = f"""WITH RECURSIVE {_LINE}, member (id, origin) AS (
     SELECT id, spawn_id FROM mbactor_step WHERE spawn_id IN (SELECT {{spawned}} FROM line WHERE distance = 0)
     UNION ALL
     SELECT step.id, member.origin FROM member JOIN mbactor_step AS step ON step.spawn_id = member.id)
-    SELECT origin, distance, state, added, cohort_id, needed, changes, NULL, NULL, NULL, NULL, NULL, NULL FROM line
+    SELECT origin, distance, state, added, node, cohort_id, needed, changes,
+        NULL, NULL, NULL, NULL, NULL, NULL FROM line
     UNION ALL
-    SELECT member.origin, NULL, NULL, NULL, step.cohort_id, step.cohort_needed, step.changes,
+    SELECT member.origin, NULL, NULL, NULL, NULL, step.cohort_id, step.cohort_needed, step.changes,
         step.id, step.spawn_id, step.ordinal, step.depth, step.status, step.successor_id
     FROM member JOIN mbactor_step AS step ON step.id = member.id"""
 _OF_STEPS = _INPUTS.format(spawned="CASE WHEN state IS NULL THEN cohort_id END")
@@ -50,6 +51,7 @@ class _Link(NamedTuple):
     distance: int
     state: Json | None
     added: Json | None
+    node: str
     cohort_id: int | None
     needed: int
     changes: Json | None
@@ -157,9 +159,9 @@ async def _inputs(
     members: defaultdict[int, list[_Member]] = defaultdict(list)
     for origin, *row in await db.rows(query, step_ids):
         if row[0] is None:
-            members[origin].append(_Member(*row[3:]))
+            members[origin].append(_Member(*row[4:]))
         else:
-            lines[origin].append(_Link(*row[:6]))
+            lines[origin].append(_Link(*row[:7]))
     for line in lines.values():
         line.sort(key=lambda link: -link.distance)
     return dict(lines), members
@@ -169,7 +171,8 @@ def _met(line: list[_Link], members: list[_Member], spawn_id: int, *, joined: bo
     """What a cohort has made of the input of the step that spawned it."""
     own = line[-1]
     deltas = _folded(members, spawn_id, own.changes, own.needed, joined=joined)
-    return msgspec.structs.replace(_along(line), cohort=_written(deltas))
+    wrote = own.changes is not None
+    return msgspec.structs.replace(_along(line), cohort=_written(deltas), spawn=own.node, spawn_wrote=wrote)
 
 
 def _folded(

@@ -159,3 +159,7 @@ class Material(msgspec.Struct, frozen=True, gc=False):
     snapshot: Json
     deltas: tuple[Json, ...] = ()
     cohort: tuple[Json, ...] | None = None
+    spawn: str = ""
+    """The node that spawned the cohort."""
+    spawn_wrote: bool = False
+    """Whether the first of the cohort's deltas is that of the spawning step."""
