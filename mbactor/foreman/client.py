@@ -309,7 +309,8 @@ class Flows:
     async def cordon(self, shard: int) -> None:
         """Let no new flows on a shard; those that are there go on, and what follows from them stays there.
 
-        Every Foreman of the same databases keeps to it a moment later.
+        Every Foreman of the same databases keeps to it a moment later. Flows of schedules stay on shard 1: each is made
+        in one transaction with its tick.
         """
         await self._ask(ForemanApi.cordon, shard=shard)
 

@@ -213,7 +213,10 @@ class Roll:
 
     def _delay(self, member: Member) -> None:
         """Put no flows on a new shard before every Foreman knows where to look for them."""
-        member.placed_from = asyncio.get_running_loop().time() + 2 * self._interval
+        now = asyncio.get_running_loop().time()
+        member.placed_from = now + 2 * self._interval
+        # Who learnt of it first, an interval ago at most, keeps to that too.
+        member.empty_until = now + self._interval / 2
 
     async def _check_gone(self, number: int) -> None:
         """A Foreman that had not learnt of the cordon may have put a flow on it: then it is cordoned again."""

@@ -56,6 +56,8 @@ class Member:
         """Opened already, for the first start of its part of the tree."""
         self.placed_from = 0.0
         """When, by the loop's clock, it gets new flows: every Foreman knows of it by then."""
+        self.empty_until = 0.0
+        """Until when, by the same clock, no Foreman can have put a flow there."""
 
     @property
     def down(self) -> str:
@@ -71,6 +73,11 @@ class Member:
     def known(self) -> bool:
         """Whether every Foreman knows of it by now, and looks there for what has a key."""
         return self.placed_from == 0.0 or asyncio.get_running_loop().time() >= self.placed_from
+
+    @property
+    def empty(self) -> bool:
+        """Whether it is so new that nothing of it need be asked for."""
+        return self.empty_until > 0.0 and asyncio.get_running_loop().time() < self.empty_until
 
     def _trouble(self, lasting: float) -> str:
         if self.engine is None:
@@ -146,7 +153,7 @@ class Shards:
 
     async def _first(self, idempotency_key: str, workflow: str) -> str | None:
         """The key of the flow that an idempotency key was given to."""
-        engines = [member.up() for member in self.members.values()]
+        engines = [member.up() for member in self.members.values() if not member.empty]
         found = await asyncio.gather(*(engine.store.keyed(idempotency_key) for engine in engines))
         for engine, row in zip(engines, found, strict=True):
             if row is not None:

@@ -271,6 +271,19 @@ async def test_a_shard_is_added_while_others_work(mbactor: ActorSystem, tmp_path
     assert {(await flows.wait(key)).status for key in keys} == {"completed"}
 
 
+async def test_what_has_an_idempotency_key_does_not_wait_for_a_shard_that_is_being_added(
+    mbactor: ActorSystem, tmp_path: Path
+) -> None:
+    flows = await spawn(mbactor, tmp_path, shards=2)
+    adding = asyncio.create_task(flows.add_shard())
+    keys: list[str] = []
+    while not adding.done():
+        keys.append(await flows.create(Desk.stamping, {}, FlowOptions(idempotency_key=f"order-{len(keys)}")))
+    assert await adding == 3
+    assert keys
+    assert {shard_of(key) for key in keys} <= {1, 2}
+
+
 async def test_a_shard_whose_database_cannot_be_used_is_not_added(mbactor: ActorSystem, tmp_path: Path) -> None:
     flows = await spawn(mbactor, tmp_path, shards=2)
     (tmp_path / "flows-3.db").mkdir()

@@ -222,9 +222,9 @@ class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
     """An aware datetime, or a duration from now."""
     concurrency_key: str | None = None
     """At most `concurrency_limit` flows with this key have begun and not ended, over all Foremen of the database; also
-    those count that sleep or wait for an answer. The others stay `created` and are started in the order in which they
-    were created, each by its own limit. What is run again after its end, or forked, queues for a place like a new one.
-    """
+    those count that sleep, wait for an answer, or for their `start_at`. The others stay `created` and are started in
+    the order in which they were created, each by its own limit. What is run again after its end, or forked, queues for
+    a place like a new one."""
     concurrency_limit: int = 1
 
     def __post_init__(self) -> None:
