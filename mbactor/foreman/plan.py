@@ -230,7 +230,7 @@ def _check_enough(graph: Graph, node: str, fan_in: str, size: int, *, override: 
     if isinstance(needed, int) and size < needed and not override:
         raise _Unroutable(
             f"the fan-out of {node!r} has {size} branches here and its fan-in {fan_in!r} needs {needed}; "
-            "route such a case elsewhere with goto or an on_error transition"
+            "route such a case elsewhere: with goto, or raise in its task and add an on_error transition"
         )
 
 
