@@ -30,17 +30,25 @@ _LINE = """line (origin, id, above, cohort_id, state, added, changes, needed, no
         step.cohort_needed, step.node, line.distance + 1
     FROM line JOIN mbactor_step AS step ON step.id = line.above WHERE line.state IS NULL)"""
 
-# The lines, and the members of the cohorts; in one statement, so that both are of one moment.
-_INPUTS = f"""WITH RECURSIVE {_LINE}, member (id, origin) AS (
-    SELECT id, spawn_id FROM mbactor_step WHERE spawn_id IN (SELECT {{spawned}} FROM line WHERE distance = 0)
+# The lines, the members of the cohorts, and those of cohorts within them, of which there are mostly none; in one
+# statement, so that all are of one moment.
+_INPUTS = f"""WITH RECURSIVE {_LINE},
+    cohort (id) AS (SELECT {{spawned}} FROM line WHERE distance = 0),
+    inner_member (id, origin) AS (
+    SELECT step.id, member.spawn_id FROM mbactor_step AS member JOIN mbactor_step AS step ON step.spawn_id = member.id
+    WHERE member.spawn_id IN (SELECT id FROM cohort)
     UNION ALL
-    SELECT step.id, member.origin FROM member JOIN mbactor_step AS step ON step.spawn_id = member.id)
+    SELECT step.id, member.origin FROM inner_member AS member JOIN mbactor_step AS step ON step.spawn_id = member.id)
     SELECT origin, distance, state, added, node, cohort_id, needed, changes,
         NULL, NULL, NULL, NULL, NULL, NULL FROM line
     UNION ALL
+    SELECT spawn_id, NULL, NULL, NULL, NULL, cohort_id, cohort_needed, changes,
+        id, spawn_id, ordinal, depth, status, successor_id
+    FROM mbactor_step WHERE spawn_id IN (SELECT id FROM cohort)
+    UNION ALL
     SELECT member.origin, NULL, NULL, NULL, NULL, step.cohort_id, step.cohort_needed, step.changes,
         step.id, step.spawn_id, step.ordinal, step.depth, step.status, step.successor_id
-    FROM member JOIN mbactor_step AS step ON step.id = member.id"""
+    FROM inner_member AS member JOIN mbactor_step AS step ON step.id = member.id"""
 _OF_STEPS = _INPUTS.format(spawned="CASE WHEN state IS NULL THEN cohort_id END")
 _OF_COHORTS = _INPUTS.format(spawned="id")
 
