@@ -163,6 +163,8 @@ class Inbox:
         if not gate.taking:
             self._unwilling()
             self._refuse(call, self._why_not())
+        elif call.route.manual and not self.is_active(call.route):
+            self._refuse(call, NoSuchActor(call.route.address, "it is not active now"))
         elif not gate.queue.full or gate.queue.bound.overflow == "drop_oldest":
             if self.accept(call):
                 self.admitted(call)

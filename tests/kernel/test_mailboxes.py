@@ -23,6 +23,7 @@ from mbactor import (
     Exit,
     Mailbox,
     MailboxFull,
+    NoSuchActor,
     child,
     endpoint,
 )
@@ -91,7 +92,7 @@ async def a_clerk(system: ActorSystem, **options: Any) -> tuple[ActorRef[Clerk],
     return await system.spawn(child(Clerk, args={"diary": diary}, **options)), diary
 
 
-async def busy(ref: ActorRef[Clerk], seconds: float = 3600) -> None:
+async def busy(ref: ActorRef[Any], seconds: float = 3600) -> None:
     """Let it have a message in hand that takes its time."""
     assert ref.tell(Clerk.work, seconds)
     await asyncio.sleep(0.01)
@@ -472,6 +473,27 @@ async def test_tell_wait_waits_no_longer_than_its_budget_and_is_not_taken(mbacto
     await asyncio.sleep(600)
     assert diary == ["begun", "done", 0, 1]
     assert told(mbactor) == []
+
+
+class Shut(Clerk):
+    """Has a method that it does not serve."""
+
+    mailbox = Mailbox(1)
+
+    @endpoint(manual=True)
+    async def closed(self) -> None:
+        raise AssertionError("it is not active")
+
+
+async def test_tell_wait_to_a_method_that_is_not_served_is_refused_though_the_mailbox_is_full(
+    mbactor: ActorSystem,
+) -> None:
+    shut = await mbactor.spawn(Shut)
+    await busy(shut, 60)
+    assert shut.tell(Clerk.note, 1)
+    with pytest.raises(NoSuchActor, match="it is not active now"):
+        await shut.tell_wait(Shut.closed)
+    assert shut.statistics().waiting == 0
 
 
 async def test_tell_wait_outside_of_any_scope_waits_for_twenty_seconds(mbactor: ActorSystem) -> None:
