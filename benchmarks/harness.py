@@ -24,6 +24,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 import mbactor
+from mbactor.heap import settle
 
 SEED = 20_240_229
 Measured = Mapping[str, float]
@@ -211,7 +212,7 @@ def settle_heap() -> None:
     """Clear the garbage away, and keep what is left out of the collector's way, as `mbactor run` does."""
     gc.unfreeze()
     gc.collect()
-    gc.freeze()
+    settle()
 
 
 async def _apart(measure: Pass) -> Measured:

@@ -51,3 +51,18 @@ def test_a_process_with_an_actor_system_keeps_large_blocks() -> None:
             assert heap.keep_large_blocks.cache_info().currsize == 1
 
     run(work())
+
+
+SETTLED = """
+import gc
+from mbactor.heap import settle
+
+before = gc.get_threshold()
+settle()
+print(gc.get_freeze_count() > 0, gc.get_threshold()[0], gc.get_threshold()[1:] == before[1:])
+"""
+
+
+def test_what_is_there_when_a_process_settles_is_no_garbage() -> None:
+    told = subprocess.run([sys.executable, "-c", SETTLED], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["True", str(heap.YOUNG), "True"]

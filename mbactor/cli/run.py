@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ import click
 from mbactor import observe, offload
 from mbactor.durations import text_of
 from mbactor.errors import MbactorError, Unavailable
+from mbactor.heap import settle
 from mbactor.kernel.settings import Settings, environment
 from mbactor.observers import LogObserver, telemetry_from_environment
 from mbactor.supervisor.operate.control import Control
@@ -138,9 +138,7 @@ async def _until_stopped(system: ActorSystem, stopped: asyncio.Event, addresses:
         starting.result()
     except MbactorError as error:
         return _failed(error)
-    # What is there by now stays. Looking through it again and again for garbage takes a tenth of a second each time,
-    # in which the loop stands still.
-    gc.freeze()
+    settle()
     serving = [f"serving {click.style(url, bold=True)}" for url in addresses.urls]
     _tell("\n".join([render(await system.whole_tree(), "text"), *serving, "Ctrl-C stops it"]))
     ended = asyncio.ensure_future(system.wait())

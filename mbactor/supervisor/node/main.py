@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import gc
 import os
 import signal
 import socket
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbactor import observe, offload
 from mbactor.errors import Ignore, MbactorError, Unavailable, to_wire
+from mbactor.heap import settle
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.node import Node
 from mbactor.kernel.settings import environment
@@ -228,7 +228,7 @@ class _Hosted:
             self._over.set()
         else:
             self._node.serving = True
-            gc.freeze()  # as `mbactor run` does
+            settle()
             self._line.send(Ready(self._child.ref.url if self._is_actor else None))
 
     def _stop(self, timeout: float | None, exit: Exit) -> None:
