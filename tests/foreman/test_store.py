@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +24,8 @@ from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.operations import Claim, Claimed, Create, Created, FlowEnd, Lease, NewStep, Settle, Settled
 from mbactor.foreman.store.rows import FlowRow, StepRow
 from mbactor.foreman.store.settle import _SETTLE, COMPLETE
-from mbactor.foreman.store.sqlite import SqliteStore, _update, run_in_driver
-from mbactor.foreman.store.store import Store, StoreTrouble
+from mbactor.foreman.store.sqlite import MOST_AT_ONCE, SqliteStore, _update, run_in_driver
+from mbactor.foreman.store.store import Store, StoreTrouble, Unstorable
 from mbactor.foreman.store.transaction import _STOP
 from mbactor.testing.stores import check_store
 
@@ -229,12 +230,14 @@ async def test_an_outcome_with_a_lost_lease_lands_nowhere_and_spoils_nothing_bes
     await store.close()
 
 
-async def test_of_many_outcomes_at_once_each_that_lost_its_lease_lands_nowhere() -> None:
-    store = await _open("sqlite://")
-    await store.commit([new() for _ in range(300)])
-    steps = (await _claim(store, 300)).steps
-    assert len(steps) == 300
-    late = {steps[number].id for number in (0, 7, 128, 299)}
+@pytest.mark.parametrize("count", [200, 300])
+async def test_of_many_outcomes_at_once_each_that_lost_its_lease_lands_nowhere(tmp_path: Path, count: int) -> None:
+    # The event loop writes a small batch to a file; a larger one, and all in memory, is the driver's.
+    store = await _open(f"sqlite:///{tmp_path}/flows.db" if count <= MOST_AT_ONCE else "sqlite://")
+    await store.commit([new() for _ in range(count)])
+    steps = (await _claim(store, count)).steps
+    assert len(steps) == count
+    late = {steps[number].id for number in (0, 7, 128, count - 1)}
     batch = [
         Settle(
             step.id, step.flow_id, step.lease_number + (step.id in late), "completed", b'{"n":%d}' % step.id,
@@ -259,16 +262,58 @@ async def test_of_many_outcomes_at_once_each_that_lost_its_lease_lands_nowhere()
     await store.close()
 
 
-async def test_of_many_flows_at_once_those_whose_key_is_taken_are_found_again() -> None:
-    store = await _open("sqlite://")
-    keyed = [msgspec.structs.replace(new(), idempotency_key=f"key {number}") for number in range(200)]
+@pytest.mark.parametrize("where", ["", "/{}/flows.db"])
+async def test_of_many_flows_at_once_those_whose_key_is_taken_are_found_again(tmp_path: Path, where: str) -> None:
+    store = await _open(f"sqlite://{where.format(tmp_path)}")
+    keyed = [msgspec.structs.replace(new(), idempotency_key=f"key {number}") for number in range(201)]
     first = (await store.commit(keyed[50:60])).results
     (*found,) = (await store.commit(keyed)).results
-    assert [one.existed for one in found if isinstance(one, Created)] == [50 <= number < 60 for number in range(200)]
+    assert [one.existed for one in found if isinstance(one, Created)] == [50 <= number < 60 for number in range(201)]
     assert [one.flow_id for one in found[50:60] if isinstance(one, Created)] == [
         one.flow_id for one in first if isinstance(one, Created)
     ]
-    assert len({one.flow_id for one in found if isinstance(one, Created)}) == 200
+    assert len({one.flow_id for one in found if isinstance(one, Created)}) == 201
+    await store.close()
+
+
+@pytest.mark.parametrize("where", ["", "/{}/flows.db"])
+async def test_a_batch_in_which_all_is_found_is_written_once(tmp_path: Path, where: str) -> None:
+    store = await _open(f"sqlite://{where.format(tmp_path)}")
+    said: list[str] = []
+    store._writer._conn.set_trace_callback(said.append)
+    for count in (1, 2, 3, 7, 200, 255):
+        await store.commit([new() for _ in range(count)])
+        steps = (await _claim(store, count)).steps
+        ended = FlowEnd("completed", b"{}")
+        await store.commit(
+            [Settle(one.id, one.flow_id, one.lease_number, "completed", None, end=ended) for one in steps]
+        )
+    assert said.count("COMMIT") == said.count("BEGIN IMMEDIATE") == 18
+    assert "ROLLBACK" not in said
+    await store.close()
+
+
+async def test_the_loop_goes_on_while_somebody_else_writes_to_the_file(tmp_path: Path) -> None:
+    store = await _open(f"sqlite:///{tmp_path}/flows.db")
+    with closing(sqlite3.connect(tmp_path / "flows.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = asyncio.ensure_future(store.commit([new()]))
+        while not offload.outstanding():
+            await asyncio.sleep(0)  # it has gone to the driver's thread, which waits
+        other.execute("COMMIT")
+    (created,) = (await writing).results
+    assert isinstance(created, Created)
+    assert await store.flow(created.flow_id) is not None
+    await store.close()
+
+
+async def test_a_value_that_a_file_does_not_take_is_refused_and_nothing_of_its_batch_stays(tmp_path: Path) -> None:
+    store = await _open(f"sqlite:///{tmp_path}/flows.db")
+    with pytest.raises(Unstorable):
+        await store.commit([new(), new(priority=1 << 70)])
+    assert await store.standing() == (0, 0)
+    (created,) = (await store.commit([new()])).results
+    assert isinstance(created, Created)
     await store.close()
 
 

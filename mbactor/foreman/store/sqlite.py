@@ -3,6 +3,10 @@
 A file has one connection that writes (WAL, synchronous=FULL: what is committed survives a power cut) and one that
 reads; several processes may share the file. `sqlite://`, in memory, has a single connection for both. Each batch and
 each query is one function, run in the driver's own thread in one hop.
+
+Of a small batch that thread has the COMMIT only, which waits for the disk. The statements before it are microseconds
+each, with Python between them: a second thread would ask for the interpreter's lock at each, while the event loop has
+it. They run in the loop, unless somebody else is writing to the file just now.
 """
 
 from __future__ import annotations
@@ -26,15 +30,21 @@ from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
-from mbactor.foreman.store.operations import Committed, Extend, Operation, Settle
+from mbactor.foreman.store.operations import Committed, Create, Extend, Operation, Settle
 from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.sql import Query, SqlStore
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
+from mbactor.foreman.store.transaction import BANDS
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 5_000
+FEWEST_AT_ONCE, MOST_AT_ONCE = 8, 256
+LARGEST_AT_ONCE = 256 * 1024
+"""Operations, and bytes, of a batch that the event loop writes itself: the largest takes it three milliseconds. With
+fewer operations the loop has little to do, and leaves the lock to the driver's thread.
+"""
 _UNSTORABLE = (
     sqlite3.DataError,
     sqlite3.IntegrityError,
@@ -94,7 +104,16 @@ class SqliteStore(SqlStore):
             await self._writer.close()
 
     async def commit(self, batch: Sequence[Operation]) -> Committed:
+        if self._is_for_the_loop(batch):
+            committed = _write_at_once(self._writer._conn, batch)  # noqa: SLF001
+            if committed is not None:
+                await self._run(self._writer, _commit)
+                return committed
         return await self._run(self._writer, _write, batch)
+
+    def _is_for_the_loop(self, batch: Sequence[Operation]) -> bool:
+        """Whether the batch is small, and no thread is at work with which the loop would have to take turns."""
+        return not self._closed and self._reader is not self._writer and not offload.outstanding() and _is_small(batch)
 
     async def _read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._run(self._reader, _read, lambda db: query(db, *args, **kwargs))
@@ -120,6 +139,74 @@ class _Missed(Exception):
     """Some rows were not found that one statement was to change, and nobody knows which."""
 
 
+class _Large(Exception):
+    """It takes more than was to be expected of a small batch."""
+
+
+def _is_small(batch: Sequence[Operation]) -> bool:
+    """Whether the event loop had better write it: nothing in it needs more than the rows that it brings."""
+    if not FEWEST_AT_ONCE <= len(batch) <= MOST_AT_ONCE:
+        return False
+    return all(map(_is_plain, batch)) and sum(map(_size, batch)) <= LARGEST_AT_ONCE
+
+
+def _is_plain(one: Operation) -> bool:
+    if isinstance(one, Create):
+        return one.concurrency_key is None
+    if not isinstance(one, Settle) or one.child is not None or one.status == "interrupted":
+        return False
+    if one.end is not None and one.end.delete:
+        return False
+    return one.arrival is None or not (one.arrival.failed or one.arrival.makes_room)
+
+
+def _size(one: Operation) -> int:
+    if isinstance(one, Create):
+        return len(one.entry.state or b"")
+    assert isinstance(one, Settle)
+    final = one.end.final_state if one.end is not None else None
+    return len(one.changes or b"") + len(one.state or b"") + len(final or b"")
+
+
+def _write_at_once(raw: sqlite3.Connection, batch: Sequence[Operation]) -> Committed | None:
+    """Write a small batch here and now, all but the COMMIT. None where that cannot be: then nothing is begun, and the
+    driver's thread is to try, and to tell of what is wrong.
+    """
+    if not _begin_at_once(raw):
+        return None
+    try:
+        return _without_waiting(apply_batch(SmallBatchDb(raw), batch))
+    except BaseException as error:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+        if not isinstance(error, (_Missed, _Large, sqlite3.Error, *_UNSTORABLE)):
+            raise
+    return None
+
+
+def _begin_at_once(raw: sqlite3.Connection) -> bool:
+    """False where one would have to wait for another process, or for what the driver's thread is at."""
+    if raw.in_transaction:
+        return False
+    raw.execute("PRAGMA busy_timeout = 0")
+    try:
+        raw.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error:
+        return False
+    finally:
+        raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    return True
+
+
+def _commit(raw: sqlite3.Connection) -> None:
+    try:
+        raw.execute("COMMIT")
+    except BaseException:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+        raise
+
+
 def _write(raw: sqlite3.Connection, batch: Sequence[Operation]) -> Committed:
     # Of the leases that are extended some nearly always belong to steps that have just ended.
     if not any(isinstance(one, Extend) for one in batch):
@@ -139,12 +226,12 @@ def _in_transaction(
     raw.execute(begin)
     try:
         result = _without_waiting(work(SqliteDb(raw, one_by_one=one_by_one)))
-        raw.execute("COMMIT")
     except BaseException:
         # Some errors (a full disk) have ended the transaction already.
         if raw.in_transaction:
             raw.execute("ROLLBACK")
         raise
+    _commit(raw)
     return result
 
 
@@ -194,7 +281,8 @@ class SqliteDb:
         if not statement.returning:
             return dict.fromkeys(range(len(rows)), ())
         place = statement.values.index("id")
-        ((told,),) = await self.rows(_told(statement), [row[place] for row in rows])
+        ids = _bound(([row[place] for row in rows],))
+        ((told,),) = self._raw.execute(_told(statement), ids).fetchall()
         found = {row[-1]: tuple(row[:-1]) for row in msgspec.json.decode(told)}
         return {index: found[row[place]] for index, row in enumerate(rows)}
 
@@ -210,13 +298,26 @@ class SqliteDb:
 
     async def insert(self, statement: Insert, rows: Sequence[Row]) -> list[Row]:
         if statement.returning and (self._one_by_one or len(rows) == 1):
-            return [row for values in rows for row in self._raw.execute(_insert(statement), values).fetchall()]
+            text = f"{_insert(statement, 1)} RETURNING {statement.returning}"
+            return [row for values in rows for row in self._raw.execute(text, values).fetchall()]
         for some in _groups(rows):
             inserted = self._raw.execute(_insert(statement, len(some)), [*chain(*some)]).rowcount
             if statement.returning and inserted < len(some):
                 raise _Missed
         place = statement.columns.index(statement.returning) if statement.returning else None
         return [] if place is None else [(row[place],) for row in rows]
+
+
+class SmallBatchDb(SqliteDb):
+    """The same, of which no statement reads or changes more than the batch brings."""
+
+    async def rows(self, query: str, *values: Any) -> list[Row]:
+        if query not in {BANDS, _BREAKPOINTS}:
+            raise _Large
+        return await super().rows(query, *values)
+
+    async def count(self, statement: str, *values: Any) -> int:  # noqa: ARG002 - it is not run
+        raise _Large
 
 
 LARGEST_GROUP = 128
@@ -301,11 +402,11 @@ def _told(statement: Update) -> str:
 
 
 @functools.cache
-def _insert(statement: Insert, rows: int = 1) -> str:
-    places = _rows_of(len(statement.columns), rows)
-    text = f"INSERT INTO {statement.table} ({', '.join(statement.columns)}) VALUES {places}"  # noqa: S608
-    text += " ON CONFLICT DO NOTHING" if statement.once else ""
-    return f"{text} RETURNING {statement.returning}" if statement.returning and rows == 1 else text
+def _insert(statement: Insert, rows: int) -> str:
+    """The statement for so many rows, which returns nothing."""
+    given = _rows_of(len(statement.columns), rows)
+    text = f"INSERT INTO {statement.table} ({', '.join(statement.columns)}) VALUES {given}"  # noqa: S608
+    return f"{text} ON CONFLICT DO NOTHING" if statement.once else text
 
 
 def _rows_of(columns: int, rows: int) -> str:
@@ -346,7 +447,7 @@ async def open_sqlite(path: str | None, shard: int = 1) -> SqliteStore:
 
 
 async def _connect(path: str) -> aiosqlite.Connection:
-    connection = aiosqlite.connect(path, isolation_level=None, cached_statements=256)
+    connection = aiosqlite.connect(path, isolation_level=None, cached_statements=256, check_same_thread=False)
     # A process that ends without closing the store must not wait for a thread that nobody will tell to end.
     connection._thread.daemon = True  # noqa: SLF001
     try:
