@@ -1,11 +1,12 @@
-"""What a lone flow does most, as a function in PostgreSQL: an outcome whose worker goes on with the one step after it.
+"""What a lone flow does most: an outcome whose worker goes on with the one step after it.
 
     written = handed_on(batch)                  # None: the batch is not that
     (row,) = await connection.fetch(written.text, *written.values)
     committed = written.committed(row)          # None: something was not as assumed, and nothing was written
 
-It writes what `apply_batch` would write, and locks the same in the same order. One statement of parts, each set up for
-any number of rows, costs the server a fifth more than the function, and whoever makes it twice as much.
+It writes what `apply_batch` would write, and locks the same in the same order. In PostgreSQL it is a function: one
+statement of parts, each set up for any number of rows, costs the server a fifth more, and whoever makes it twice as
+much. In SQLite, where one after the other is as good, it is two statements (`OUTCOME`, `NEW`) over the same values.
 """
 
 # ruff: noqa: S608 - every statement is put together from constants of the store
@@ -28,13 +29,13 @@ _GIVEN = ("id", "lease_number", "flow_id", "changes", "token", "node", "depth", 
           "ordinal", "cohort_id", "priority", "worker", "fairness_key")  # fmt: skip
 """Columns of the two rows: of the one that ends the id, the lease number and the changes, else of the new one."""
 
-_NEW = {name: f"_{name}" for name in _GIVEN} | {
+_MADE = {name: f"_{name}" for name in _GIVEN} | {
     "id": "_made", "status": "'running'", "predecessor_id": "_id", "lease_number": "1", "not_before": "_now",
     "lease_expires": "_now + _seconds", "created_at": "_now", "started_at": "_now", "updated_at": "_now",
     "rate": "''", "room_id": "NULL", "room_ordinal": "NULL",
 }  # fmt: skip
 
-_OUTCOME = {name: f"_{name}" for name in _GIVEN} | {"successor_id": "_made", "updated_at": "_now"}
+_ENDED = {name: f"_{name}" for name in _GIVEN} | {"successor_id": "_made", "updated_at": "_now"}
 
 
 def _kind(name: str) -> str:
@@ -42,7 +43,7 @@ def _kind(name: str) -> str:
 
 
 def _outcome(text: str) -> str:
-    return re.sub(r"(?<!:):(\w+)", lambda found: _OUTCOME[found[1]], text)
+    return re.sub(r"(?<!:):(\w+)", lambda found: _ENDED[found[1]], text)
 
 
 # The flow's root is locked first. Before a breakpoint steps are not handed on. The bands are looked at one by one only
@@ -68,13 +69,25 @@ BEGIN
         RETURN;
     END IF;
     INSERT INTO mbactor_step ({", ".join(schema.NEW_STEP)})
-        VALUES ({", ".join(_NEW[name] for name in schema.NEW_STEP)});
+        VALUES ({", ".join(_MADE[name] for name in schema.NEW_STEP)});
     SELECT priority, not_before INTO _best, _due FROM mbactor_step WHERE status = 'pending'
         ORDER BY priority, not_before LIMIT 1;
     IF _due > _now THEN
         SELECT min(priority) INTO _best FROM ({text_of(BANDS)}) AS band (priority, due) WHERE due <= _now;
     END IF;
 END $$"""
+
+_PLACES = {name: f"?{place}" for place, name in enumerate((*_GIVEN, "seconds", "now", "made"), 1)}
+
+
+def _placed(text: str) -> str:
+    return re.sub(r"\b_(\w+)", lambda found: _PLACES[found[1]], text)
+
+
+OUTCOME = _placed(f"UPDATE mbactor_step SET {_outcome(COMPLETE.set)} WHERE {_outcome(COMPLETE.where)}")
+NEW = _placed(f"""INSERT INTO mbactor_step ({", ".join(schema.NEW_STEP)})
+    VALUES ({", ".join(_MADE[name] for name in schema.NEW_STEP)})""")
+"""Over the values of a `HandedOn`, the time, and the id of the step that is made."""
 
 _CALL = f"SELECT _now, _made, _best FROM mbactor_hand_on({', '.join(f'${n}' for n in range(1, len(_GIVEN) + 2))})"
 

@@ -30,11 +30,12 @@ from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
+from mbactor.foreman.store.hand_on import NEW, OUTCOME, HandedOn, handed_on
 from mbactor.foreman.store.operations import Committed, Create, Extend, Operation, Settle
 from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.sql import Query, SqlStore
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
-from mbactor.foreman.store.transaction import BANDS
+from mbactor.foreman.store.transaction import BANDS, best_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,6 +76,13 @@ _BEGUN = """SELECT max((SELECT value FROM mbactor_meta WHERE name = 'step_id'),
         (SELECT coalesce(max(id), 0) FROM mbactor_step)),
     max((SELECT value FROM mbactor_meta WHERE name = 'flow_id'), (SELECT coalesce(max(id), 0) FROM mbactor_flow)),
     EXISTS (SELECT 1 FROM mbactor_flow WHERE breakpoints IS NOT NULL)"""
+
+# Neither the outcome nor the step after it is pending, so this is true of the bands before and after.
+_BEFORE_ONE = """SELECT max((SELECT value FROM mbactor_meta WHERE name = 'step_id'),
+        (SELECT coalesce(max(id), 0) FROM mbactor_step)),
+    EXISTS (SELECT 1 FROM mbactor_flow WHERE breakpoints IS NOT NULL),
+    (SELECT priority FROM mbactor_step WHERE status = 'pending' ORDER BY priority, not_before LIMIT 1),
+    (SELECT not_before FROM mbactor_step WHERE status = 'pending' ORDER BY priority, not_before LIMIT 1)"""
 
 # What was known by a number that is given out a second time would be taken for something else.
 _KEEP_HIGHEST = """CREATE TRIGGER mbactor_<row>_deleted AFTER DELETE ON mbactor_<row>
@@ -208,11 +216,35 @@ def _commit(raw: sqlite3.Connection) -> None:
 
 
 def _write(raw: sqlite3.Connection, batch: Sequence[Operation]) -> Committed:
+    if (written := handed_on(batch)) is not None and (committed := _hand_on(raw, written)) is not None:
+        return committed
     # Of the leases that are extended some nearly always belong to steps that have just ended.
     if not any(isinstance(one, Extend) for one in batch):
         with suppress(_Missed):
             return _in_transaction(raw, "BEGIN IMMEDIATE", lambda db: apply_batch(db, batch))
     return _in_transaction(raw, "BEGIN IMMEDIATE", lambda db: apply_batch(db, batch), one_by_one=True)
+
+
+def _hand_on(raw: sqlite3.Connection, written: HandedOn) -> Committed | None:
+    """None where something is not as assumed: then nothing was written."""
+    execute = raw.execute
+    execute("BEGIN IMMEDIATE")
+    try:
+        step_id, any_breakpoint, best, due = execute(_BEFORE_ONE).fetchone()
+        now, made = clock.unix(), step_id + 1
+        values = (*written.values, now, made)
+        if any_breakpoint or not execute(OUTCOME, values).rowcount:
+            execute("ROLLBACK")
+            return None
+        execute(NEW, values)
+        if best is not None and due > now:
+            best = best_of(execute(BANDS).fetchall(), now)
+    except BaseException:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+        raise
+    _commit(raw)
+    return written.committed((now, made, best))
 
 
 def _read(raw: sqlite3.Connection, query: Callable[[Db], Awaitable[T]]) -> T:
