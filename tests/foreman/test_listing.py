@@ -20,7 +20,7 @@ from mbactor.foreman.store.listing import conditions, page_query
 from mbactor.foreman.store.postgres import PostgresStore
 from mbactor.foreman.store.postgres_text import text_of
 from mbactor.foreman.store.rows import FlowFilter
-from mbactor.foreman.store.sqlite import _text
+from mbactor.foreman.store.sqlite_db import _text
 from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio

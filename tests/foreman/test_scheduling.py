@@ -24,7 +24,7 @@ from mbactor.foreman.store import join, leases
 from mbactor.foreman.store.operations import Claim, Claimed, Create, Lease, NewStep
 from mbactor.foreman.store.postgres import PostgresStore
 from mbactor.foreman.store.postgres_text import text_of as postgres_text
-from mbactor.foreman.store.sqlite import _text as sqlite_text
+from mbactor.foreman.store.sqlite_db import _text as sqlite_text
 from tests.foreman.world import World, a_world, ok
 
 # --- shares, by themselves ---------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.operations import Claim, Claimed, Create, Created, FlowEnd, Lease, NewStep, Settle, Settled
 from mbactor.foreman.store.rows import FlowRow, StepRow
 from mbactor.foreman.store.settle import _SETTLE, COMPLETE
-from mbactor.foreman.store.sqlite import MOST_AT_ONCE, SqliteStore, _update, run_in_driver
+from mbactor.foreman.store.sqlite import MOST_AT_ONCE, SqliteStore, run_in_driver
+from mbactor.foreman.store.sqlite_db import update_text
 from mbactor.foreman.store.store import Store, StoreTrouble, Unstorable
 from mbactor.foreman.store.transaction import _STOP
 from mbactor.testing.stores import check_store
@@ -324,7 +325,7 @@ async def test_a_statement_for_many_rows_seeks_each_by_its_id() -> None:
         return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", [None] * query.count("?"))]
 
     for update in (COMPLETE, _SETTLE, _STOP, ARRIVE):
-        steps = await run_in_driver(store._writer, plan, _update(update, 8))
+        steps = await run_in_driver(store._writer, plan, update_text(update, 8))
         assert f"SEARCH {update.table} USING INTEGER PRIMARY KEY (rowid=?)" in steps
         assert f"SCAN {update.table}" not in steps
     await store.close()

@@ -12,28 +12,24 @@ it. They run in the loop, unless somebody else is writing to the file just now.
 from __future__ import annotations
 
 import asyncio
-import functools
-import re
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing, suppress
-from itertools import chain
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
-import msgspec
 
 from mbactor import clock, offload
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
 from mbactor.foreman.store.batch import apply_batch
-from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
+from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.hand_on import NEW, OUTCOME, HandedOn, handed_on
 from mbactor.foreman.store.operations import Committed, Create, Extend, Operation, Settle
-from mbactor.foreman.store.rows import Json
 from mbactor.foreman.store.sql import Query, SqlStore
+from mbactor.foreman.store.sqlite_db import BEFORE_ONE, Large, Missed, SmallBatchDb, SqliteDb
 from mbactor.foreman.store.store import StoreTrouble, Unstorable
 from mbactor.foreman.store.transaction import BANDS, best_of
 
@@ -71,26 +67,10 @@ async def run_in_driver(
         return await work(function, connection._conn, *args, **kwargs)  # noqa: SLF001
 
 
-# The counters of ids stand on the rows themselves: one written apart would be a page more to log for each batch.
-_BEGUN = """SELECT max((SELECT value FROM mbactor_meta WHERE name = 'step_id'),
-        (SELECT coalesce(max(id), 0) FROM mbactor_step)),
-    max((SELECT value FROM mbactor_meta WHERE name = 'flow_id'), (SELECT coalesce(max(id), 0) FROM mbactor_flow)),
-    EXISTS (SELECT 1 FROM mbactor_flow WHERE breakpoints IS NOT NULL)"""
-
-# Neither the outcome nor the step after it is pending, so this is true of the bands before and after.
-_BEFORE_ONE = """SELECT max((SELECT value FROM mbactor_meta WHERE name = 'step_id'),
-        (SELECT coalesce(max(id), 0) FROM mbactor_step)),
-    EXISTS (SELECT 1 FROM mbactor_flow WHERE breakpoints IS NOT NULL),
-    (SELECT priority FROM mbactor_step WHERE status = 'pending' ORDER BY priority, not_before LIMIT 1),
-    (SELECT not_before FROM mbactor_step WHERE status = 'pending' ORDER BY priority, not_before LIMIT 1)"""
-
 # What was known by a number that is given out a second time would be taken for something else.
 _KEEP_HIGHEST = """CREATE TRIGGER mbactor_<row>_deleted AFTER DELETE ON mbactor_<row>
     WHEN old.id > (SELECT value FROM mbactor_meta WHERE name = '<row>_id')
     BEGIN UPDATE mbactor_meta SET value = old.id WHERE name = '<row>_id'; END"""
-
-_BREAKPOINTS = """SELECT flow.id, root.breakpoints FROM mbactor_flow AS flow JOIN mbactor_flow AS root
-    ON root.id = coalesce(flow.root_id, flow.id) WHERE flow.id IN (<ids>) AND root.breakpoints IS NOT NULL"""
 
 
 class SqliteStore(SqlStore):
@@ -143,14 +123,6 @@ class SqliteStore(SqlStore):
             raise StoreTrouble(f"the database is in trouble: {error}") from error
 
 
-class _Missed(Exception):
-    """Some rows were not found that one statement was to change, and nobody knows which."""
-
-
-class _Large(Exception):
-    """It takes more than was to be expected of a small batch."""
-
-
 def _is_small(batch: Sequence[Operation]) -> bool:
     """Whether the event loop had better write it: nothing in it needs more than the rows that it brings."""
     if not FEWEST_AT_ONCE <= len(batch) <= MOST_AT_ONCE:
@@ -187,7 +159,7 @@ def _write_at_once(raw: sqlite3.Connection, batch: Sequence[Operation]) -> Commi
     except BaseException as error:
         if raw.in_transaction:
             raw.execute("ROLLBACK")
-        if not isinstance(error, (_Missed, _Large, sqlite3.Error, *_UNSTORABLE)):
+        if not isinstance(error, (Missed, Large, sqlite3.Error, *_UNSTORABLE)):
             raise
     return None
 
@@ -220,7 +192,7 @@ def _write(raw: sqlite3.Connection, batch: Sequence[Operation]) -> Committed:
         return committed
     # Of the leases that are extended some nearly always belong to steps that have just ended.
     if not any(isinstance(one, Extend) for one in batch):
-        with suppress(_Missed):
+        with suppress(Missed):
             return _in_transaction(raw, "BEGIN IMMEDIATE", lambda db: apply_batch(db, batch))
     return _in_transaction(raw, "BEGIN IMMEDIATE", lambda db: apply_batch(db, batch), one_by_one=True)
 
@@ -230,7 +202,7 @@ def _hand_on(raw: sqlite3.Connection, written: HandedOn) -> Committed | None:
     execute = raw.execute
     execute("BEGIN IMMEDIATE")
     try:
-        step_id, any_breakpoint, best, due = execute(_BEFORE_ONE).fetchone()
+        step_id, any_breakpoint, best, due = execute(BEFORE_ONE).fetchone()
         now, made = clock.unix(), step_id + 1
         values = (*written.values, now, made)
         if any_breakpoint or not execute(OUTCOME, values).rowcount:
@@ -277,105 +249,6 @@ def _without_waiting(work: Awaitable[T]) -> T:
     raise RuntimeError("a statement of the store waits for something beside its database")
 
 
-class SqliteDb:
-    """The statements of the store in SQLite. No await of these ever waits.
-
-    Many rows are written by few statements: around each one the interpreter's lock is given away, and to have it back
-    may take a turn of the event loop. Such a statement tells how many rows it found and not which: where some were not
-    there it raises `_Missed`, and `one_by_one` is the way.
-    """
-
-    def __init__(self, raw: sqlite3.Connection, *, one_by_one: bool = False) -> None:
-        self._raw = raw
-        self._one_by_one = one_by_one
-
-    async def begin(self, batch: Sequence[Operation], steps: int, flows: int) -> Begun:
-        step_id, flow_id, any_breakpoint = self._raw.execute(_BEGUN).fetchone()
-        breakpoints: dict[int, Json] = {}
-        if any_breakpoint:
-            named = sorted({one.flow_id for one in batch if isinstance(one, Settle)})
-            breakpoints = dict(await self.rows(_BREAKPOINTS, named))
-        step_ids, flow_ids = range(step_id + 1, step_id + steps + 1), range(flow_id + 1, flow_id + flows + 1)
-        return Begun(clock.unix(), step_ids, flow_ids, breakpoints)
-
-    async def rows(self, query: str, *values: Any) -> list[Row]:
-        return self._raw.execute(_text(query), _bound(values)).fetchall()
-
-    async def count(self, statement: str, *values: Any) -> int:
-        return self._raw.execute(_text(statement), _bound(values)).rowcount
-
-    async def update(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
-        if self._one_by_one or len(rows) == 1:
-            return self._update_each(statement, rows)
-        for some in _groups(rows):
-            if self._raw.execute(_update(statement, len(some)), [*chain(*some)]).rowcount < len(some):
-                raise _Missed
-        if not statement.returning:
-            return dict.fromkeys(range(len(rows)), ())
-        place = statement.values.index("id")
-        ids = _bound(([row[place] for row in rows],))
-        ((told,),) = self._raw.execute(_told(statement), ids).fetchall()
-        found = {row[-1]: tuple(row[:-1]) for row in msgspec.json.decode(told)}
-        return {index: found[row[place]] for index, row in enumerate(rows)}
-
-    def _update_each(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
-        text, places = _update_one(statement)
-        execute = self._raw.execute
-        # A named value may stand in several places.
-        bound = rows if places is None else [tuple(row[place] for place in places) for row in rows]
-        if not statement.returning:
-            return {index: () for index, row in enumerate(bound) if execute(text, row).rowcount}
-        found = ((index, execute(text, row).fetchall()) for index, row in enumerate(bound))
-        return {index: changed[0] for index, changed in found if changed}
-
-    async def insert(self, statement: Insert, rows: Sequence[Row]) -> list[Row]:
-        if statement.returning and (self._one_by_one or len(rows) == 1):
-            text = f"{_insert(statement, 1)} RETURNING {statement.returning}"
-            return [row for values in rows for row in self._raw.execute(text, values).fetchall()]
-        for some in _groups(rows):
-            inserted = self._raw.execute(_insert(statement, len(some)), [*chain(*some)]).rowcount
-            if statement.returning and inserted < len(some):
-                raise _Missed
-        place = statement.columns.index(statement.returning) if statement.returning else None
-        return [] if place is None else [(row[place],) for row in rows]
-
-
-class SmallBatchDb(SqliteDb):
-    """The same, of which no statement reads or changes more than the batch brings."""
-
-    async def rows(self, query: str, *values: Any) -> list[Row]:
-        if query not in {BANDS, _BREAKPOINTS}:
-            raise _Large
-        return await super().rows(query, *values)
-
-    async def count(self, statement: str, *values: Any) -> int:  # noqa: ARG002 - it is not run
-        raise _Large
-
-
-LARGEST_GROUP = 128
-"""Rows that one statement writes. The driver keeps what it has prepared: half a megabyte of each kind."""
-
-
-def _groups(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """The rows in groups of as many as powers of two, so that few statements have to be prepared."""
-    begin = 0
-    while begin < len(rows):
-        size = min(LARGEST_GROUP, 1 << (len(rows) - begin).bit_length() - 1)
-        yield rows[begin : begin + size]
-        begin += size
-
-
-_WORDS = {
-    "<ids>": "SELECT value FROM json_each(?)",
-    "<texts>": "SELECT value FROM json_each(?)",
-    "<greatest>": "max",
-    "<position>": "instr",
-    "<lower>": "mbactor_lower",
-    "<now>": "mbactor_now()",
-    "<error text>": "json_extract(CAST(flow.error AS TEXT), '$.error')",
-    "<skip locked>": "",
-}
-
 _TYPES = {
     "int": "INTEGER",
     "small": "INTEGER",
@@ -385,65 +258,6 @@ _TYPES = {
     "text()": "CAST({} AS TEXT)",
     "time()": "datetime({}, 'unixepoch')",
 }
-
-
-@functools.cache
-def _text(query: str) -> str:
-    for word, own in _WORDS.items():
-        query = query.replace(word, own)
-    return query
-
-
-def _bound(values: tuple[Any, ...]) -> list[Any]:
-    """The values as SQLite takes them: a list is bound as JSON."""
-    return [msgspec.json.encode(one).decode() if isinstance(one, list | tuple) else one for one in values]
-
-
-@functools.cache
-def _update_one(statement: Update) -> tuple[str, tuple[int, ...] | None]:
-    """The statement for one row, and which of the row's values goes to which place (None: as they come)."""
-    text = f"UPDATE {statement.table} SET {statement.set} WHERE {statement.where}"  # noqa: S608
-    places = tuple(statement.values.index(name) for name in _NAMED.findall(text))
-    text = _text(_NAMED.sub("?", text))
-    if statement.returning:
-        text += f" RETURNING {statement.returning}"
-    return text, None if places == tuple(range(len(statement.values))) else places
-
-
-_NAMED = re.compile(r":(\w+)")
-
-
-@functools.cache
-def _update(statement: Update, rows: int) -> str:
-    """The statement for so many rows, which returns nothing: see `_told`."""
-
-    def value(found: re.Match[str]) -> str:
-        return f"given.column{statement.values.index(found[1]) + 1}"
-
-    changed, where = _NAMED.sub(value, statement.set), _NAMED.sub(value, statement.where)
-    given = _rows_of(len(statement.values), rows)
-    return _text(f"UPDATE {statement.table} SET {changed} FROM (VALUES {given}) AS given WHERE {where}")  # noqa: S608
-
-
-@functools.cache
-def _told(statement: Update) -> str:
-    """What the statement returns, and the id, of many rows, as one: the lock is given away around each row, too."""
-    return _text(
-        f"SELECT json_group_array(json_array({statement.returning}, id)) FROM {statement.table} WHERE id IN (<ids>)"  # noqa: S608
-    )
-
-
-@functools.cache
-def _insert(statement: Insert, rows: int) -> str:
-    """The statement for so many rows, which returns nothing."""
-    given = _rows_of(len(statement.columns), rows)
-    text = f"INSERT INTO {statement.table} ({', '.join(statement.columns)}) VALUES {given}"  # noqa: S608
-    return f"{text} ON CONFLICT DO NOTHING" if statement.once else text
-
-
-def _rows_of(columns: int, rows: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return ", ".join([row] * rows)
 
 
 def has_tables(path: str) -> bool:
