@@ -250,8 +250,20 @@ class ActorHost:
         return Graph.from_json(response.body)
 
     async def execute_task(self, task_url: str, flow: Flow, time_budget: float) -> None:
+        # In one piece: a step goes on through each coroutine that is within another.
+        handed = self._node.hand_over(Address.parse(task_url), {"flow": flow}, time_budget, Task)
         try:
-            await self._execute(task_url, flow, time_budget)
+            if handed is None:
+                await self._execute_elsewhere(task_url, flow, time_budget)
+            else:
+                assert handed.future is not None
+                ran: Ran = await handed.future
+                if ran.error is not None:
+                    raise ran.error
+        except asyncio.CancelledError:
+            if handed is not None:
+                handed.call_off()
+            raise
         except NoSuchActor as error:
             if error.taken == "no":
                 self._miss(task_url)
@@ -268,17 +280,10 @@ class ActorHost:
             self._unserved[task_url] = math.inf
             observe.emit("foreman.unserved", task=task_url)
 
-    async def _execute(self, task_url: str, flow: Flow, time_budget: float) -> None:
-        address = Address.parse(task_url)
-        handed = self._node.hand_over(address, {"flow": flow}, time_budget, Task)
-        if handed is None:
-            with anyio.fail_after(time_budget):
-                response = await self._node.request("POST", task_url, flow.to_wire(), call_off=True)
-            flow.apply_result(response.body)
-            return
-        ran: Ran = await _answer_of(handed)
-        if ran.error is not None:
-            raise ran.error
+    async def _execute_elsewhere(self, task_url: str, flow: Flow, time_budget: float) -> None:
+        with anyio.fail_after(time_budget):
+            response = await self._node.request("POST", task_url, flow.to_wire(), call_off=True)
+        flow.apply_result(response.body)
 
 
 async def _answer_of(call: Call) -> Any:

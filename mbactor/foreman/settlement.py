@@ -257,7 +257,8 @@ def _snapshot(held: Held, state: Json | None) -> Json | None:
 
 def successors(held: Held, plan: Plan, inserted: Sequence[Inserted], shard: int, now: float) -> list[Held]:
     """The steps that the write handed to this worker, with their input in memory where it is known."""
-    following = []
+    following: list[Held] = []
+    weight = _weight(plan.changes) if plan.changes else 0
     for index, row in enumerate(inserted):
         new, step_id = row.step, row.step_id
         if new.lease is None:
@@ -265,9 +266,12 @@ def successors(held: Held, plan: Plan, inserted: Sequence[Inserted], shard: int,
         state = None
         if plan.kind in {"advance", "fan_out"} and new.cohort_id is None:
             added = plan.targets[index].added
-            state = apply(held.state or {}, {**plan.changes, **added} if added else plan.changes)
+            changes = {**plan.changes, **added} if added else plan.changes
+            # Nobody changes a state: what nothing was written to is the same one.
+            state = apply(held.state or {}, changes) if changes else held.state or {}
         one = Held(held.head, key_text(shard, step_id, new.token), step_id, new, state, now)
-        one.weight = 0 if new.chain <= 1 else held.weight + _weight(plan.changes)
+        if new.chain > 1:
+            one.weight = held.weight + weight
         one.streak, one.claimed_at = held.streak + 1, held.claimed_at
         following.append(one)
     return following
