@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, overload
 
 from mbactor import observe
-from mbactor.errors import Unavailable
+from mbactor.errors import NotAcknowledged, Unavailable
 from mbactor.foreman.store.operations import (
     AddShard,
     BreakBefore,
@@ -156,7 +156,11 @@ class Committer:
         return future
 
     async def close(self) -> None:
-        """Write what has been handed in, then refuse more. Idempotent."""
+        """Write what has been handed in, then refuse more. Idempotent.
+
+        What the database does not take fails with `StoreTrouble`; what it may have taken, and is not there to be asked
+        about, with `NotAcknowledged`.
+        """
         self._closed = True
         if self._writing is not None:
             await asyncio.wait([self._writing])
@@ -209,25 +213,38 @@ class Committer:
             operations = [operation for operation, _ in batch]
             try:
                 await checkpoint("foreman.write.before", operations=operations)
-                committed = await self._store.commit(operations)
+                committed = await self._store.commit(operations, self._doubted)
                 await checkpoint("foreman.write.after", operations=operations)
             except Unstorable as error:
                 await self._halve(batch, error)
                 return
+            except NotAcknowledged as error:
+                _fail(batch, error)
+                return
             except StoreTrouble as error:
                 observe.emit("foreman.trouble", error=str(error))
-                since = self.trouble.since if self.trouble is not None else asyncio.get_running_loop().time()
-                self.trouble = Trouble(str(error), since)
+                self._in_trouble(error)
                 if self._closed:
                     _fail(batch, error)
                     return
-                _fail([entry for entry in (*batch, *self._queue) if entry[1] in self._impatient], error)
+                _fail([entry for entry in batch if entry[1] in self._impatient], error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 batch = [entry for entry in batch if not entry[1].done()]
             else:
                 self._release(batch, committed)
                 return
+
+    def _doubted(self, why: str) -> bool:
+        """Whether a batch has landed is not known. It waits until that is, or until `close`; nobody else need."""
+        self._in_trouble(StoreTrouble(why))
+        return not self._closed
+
+    def _in_trouble(self, error: StoreTrouble) -> None:
+        """The database does not take what is written: let go of those who wait behind a batch and are not patient."""
+        since = self.trouble.since if self.trouble is not None else asyncio.get_running_loop().time()
+        self.trouble = Trouble(str(error), since)
+        _fail([entry for entry in self._queue if entry[1] in self._impatient], error)
 
     async def _halve(self, batch: list[_Entry], error: Unstorable) -> None:
         if len(batch) == 1:

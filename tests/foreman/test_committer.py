@@ -16,7 +16,7 @@ from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.store.operations import Changed, Committed, Create, Lease, NewStep, Operation, Recover, Settle
 from mbactor.foreman.store.sql import SqlStore
 from mbactor.foreman.store.sqlite import SqliteStore, run_in_driver
-from mbactor.foreman.store.store import StoreTrouble, Unstorable
+from mbactor.foreman.store.store import Doubted, StoreTrouble, Unstorable, go_on_asking
 from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +26,7 @@ class Slowed:
     """A store whose commits wait for the test, and whose trouble the test decides."""
 
     shard = 1
+    identity: int
     graph: Any
     flow: Any
     flows: Any
@@ -60,13 +61,13 @@ class Slowed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def commit(self, batch: Sequence[Operation]) -> Committed:
+    async def commit(self, batch: Sequence[Operation], doubted: Doubted = go_on_asking) -> Committed:
         self.batches.append(list(batch))
         await self.go.wait()
         if self.trouble:
             self.trouble -= 1
             raise StoreTrouble("the database is locked")
-        committed = await self._store.commit(batch)
+        committed = await self._store.commit(batch, doubted)
         if any(isinstance(one, Settle) for one in batch):
             await self.after.wait()
         return committed
@@ -315,7 +316,7 @@ async def test_close_writes_what_was_handed_in_and_refuses_more() -> None:
 
 async def test_a_store_that_breaks_leaves_nobody_waiting() -> None:
     class Broken:
-        async def commit(self, batch: Sequence[Operation]) -> Committed:
+        async def commit(self, batch: Sequence[Operation], doubted: Doubted = go_on_asking) -> Committed:
             raise AssertionError("a fault of the store")
 
     broken: Any = Broken()

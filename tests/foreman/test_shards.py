@@ -14,12 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbactor import Actor, ActorSystem, BadRequest
-from mbactor.errors import FlowNotFound, InvalidSpec, MbactorError, ShardInUse, Unavailable
+from mbactor.errors import FlowNotFound, InvalidSpec, MbactorError, NotAcknowledged, ShardInUse, Unavailable
 from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task, workflow
+from mbactor.foreman.committer import Committer
 from mbactor.foreman.keys import parse_key
 from mbactor.foreman.shards import Member, chosen
 from mbactor.foreman.store.open import is_numbered, open_store, url_of_shard
-from mbactor.foreman.store.operations import AddShard
+from mbactor.foreman.store.operations import AddShard, Create, NewStep
+from mbactor.foreman.store.rows import FlowFilter
+from mbactor.foreman.store.store import StoreTrouble
 from mbactor.seams import armed
 from mbactor.supervisor.topology import load
 from mbactor.testing.postgres import PostgresServer
@@ -457,10 +460,11 @@ class Outage:
         self._template = template
 
     def begin(self, shard: int) -> None:
+        """When it returns, nobody is connected: a commit that comes later is not on its way when the server ends it."""
         name = self._name(shard)
         self._server._sql(
             f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+            f"SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = '{name}'",
         )
 
     def end(self, shard: int) -> None:
@@ -544,6 +548,44 @@ async def test_a_shard_that_goes_down_later_loses_nothing_and_is_told_by_name(
     await until(is_back)
     await flows.resume(there[0], "Ada")
     assert (await flows.wait(there[0])).state == {"signed": "Ada"}
+
+
+@pytest.mark.mbactor(real_time=True)
+async def test_what_a_shard_may_have_taken_before_it_went_down_keeps_neither_others_nor_the_stop(
+    mbactor_postgres_server: PostgresServer, three_databases: str
+) -> None:
+    outage = Outage(mbactor_postgres_server, three_databases)
+    store = await open_store(url_of_shard(three_databases, 2), 2)
+    committer = Committer(store, lambda _: None)
+
+    def new() -> Create:
+        return Create("f" * 16, "url", "name", "hash", b"{}", NewStep("start", "0" * 16, 1, 100, state=b"{}"))
+
+    async def lost(**_: Any) -> None:
+        # By then the others have been handed in behind it.
+        outage.begin(2)
+        raise ConnectionResetError("the answer was lost")
+
+    with armed("foreman.commit.after", lost):
+        first = asyncio.ensure_future(committer.commit(new()))
+        await asyncio.sleep(0)
+        hasty = asyncio.ensure_future(committer.commit(new(), patient=False))
+        with pytest.raises(StoreTrouble, match="a commit was not answered"):
+            await hasty  # it may be created on another shard
+    with pytest.raises(StoreTrouble, match="a commit was not answered"):
+        await committer.commit(new(), patient=False)
+    assert not first.done()  # nobody may create that again
+    patient = asyncio.ensure_future(committer.commit(new()))
+    await committer.close()
+    with pytest.raises(NotAcknowledged, match="whether this was written is not known"):
+        await first
+    with pytest.raises(StoreTrouble):
+        await patient
+    outage.end(2)
+    await store.close()
+    again = await open_store(url_of_shard(three_databases, 2), 2)
+    assert len(await again.flows(FlowFilter())) == 1
+    await again.close()
 
 
 @pytest.mark.mbactor(real_time=True)

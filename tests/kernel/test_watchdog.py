@@ -494,6 +494,7 @@ def wait_for_threads(count: int) -> None:
 
 
 def test_two_nodes_of_one_loop_share_a_thread_and_tell_a_blockage_once(told: Told, loop: Factory) -> None:
+    wait_for_threads(0)  # that of a test before may not have seen yet that it is over
     other, own = Calls(), Calls()
 
     def make() -> None:

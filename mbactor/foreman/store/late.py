@@ -16,7 +16,7 @@ from typing import Any
 from mbactor.errors import MbactorError
 from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.operations import Committed, Operation
-from mbactor.foreman.store.store import Line, Store, StoreTrouble
+from mbactor.foreman.store.store import Doubted, Line, Store, StoreTrouble, go_on_asking
 
 
 class LateStore:
@@ -36,8 +36,8 @@ class LateStore:
         """That of the database; None while it does not answer."""
         return None if self._store is None else self._store.identity
 
-    async def commit(self, batch: Sequence[Operation]) -> Committed:
-        return await (await self._opened()).commit(batch)
+    async def commit(self, batch: Sequence[Operation], doubted: Doubted = go_on_asking) -> Committed:
+        return await (await self._opened()).commit(batch, doubted)
 
     async def close(self) -> None:
         self._closed = True

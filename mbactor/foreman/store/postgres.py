@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import asyncpg
 
 from mbactor import observe, offload
-from mbactor.errors import InvalidSpec
+from mbactor.errors import InvalidSpec, NotAcknowledged
 from mbactor.foreman.store import listing, reads, roll, schema
 from mbactor.foreman.store.batch import apply_batch
 from mbactor.foreman.store.hand_on import FUNCTION, HandedOn, handed_on
@@ -33,7 +33,7 @@ from mbactor.foreman.store.postgres_db import PostgresDb
 from mbactor.foreman.store.postgres_pool import Connections, Use
 from mbactor.foreman.store.postgres_text import EXPECTED, TYPES, shown_url
 from mbactor.foreman.store.sql import Query, SqlStore
-from mbactor.foreman.store.store import StoreTrouble, Unstorable
+from mbactor.foreman.store.store import Doubted, StoreTrouble, Unstorable, go_on_asking
 from mbactor.seams import checkpoint
 
 P = ParamSpec("P")
@@ -203,16 +203,16 @@ class PostgresStore(SqlStore):
         finally:
             connection.terminate()
 
-    async def commit(self, batch: Sequence[Operation]) -> Committed:
+    async def commit(self, batch: Sequence[Operation], doubted: Doubted = go_on_asking) -> Committed:
         written = handed_on(batch) or await plan_of(batch)
         for attempt in range(TRIES_AT_A_DEADLOCK):
             try:
                 if written is not None:
-                    committed = await self._commit_in_one(batch, written)
+                    committed = await self._commit_in_one(batch, written, doubted)
                     if committed is not None:
                         return committed
                     written = None
-                return await self._commit_once(batch)
+                return await self._commit_once(batch, doubted)
             except asyncpg.PostgresError as error:
                 if _state(error) not in _COLLIDED or attempt == TRIES_AT_A_DEADLOCK - 1:
                     raise _told(error) from error
@@ -220,7 +220,9 @@ class PostgresStore(SqlStore):
                 raise _told(error) from error
         raise AssertionError("unreachable")
 
-    async def _commit_in_one(self, batch: Sequence[Operation], written: Written | HandedOn) -> Committed | None:
+    async def _commit_in_one(
+        self, batch: Sequence[Operation], written: Written | HandedOn, doubted: Doubted
+    ) -> Committed | None:
         """None where something was not as assumed: then nothing was written."""
         try:
             async with self._connection() as connection:
@@ -232,7 +234,7 @@ class PostgresStore(SqlStore):
         if unknown is None:
             committed = written.committed(rows[0])
             return self._noted(committed) if committed is not None else None
-        found = await self._found(batch, connection.backend, unknown)
+        found = await self._found(batch, connection.backend, unknown, doubted)
         if found is None:
             raise unknown
         return found
@@ -243,7 +245,7 @@ class PostgresStore(SqlStore):
         return committed
 
     async def _found(
-        self, batch: Sequence[Operation], backend: tuple[int, Any], error: BaseException
+        self, batch: Sequence[Operation], backend: tuple[int, Any], error: BaseException, doubted: Doubted
     ) -> Committed | None:
         """What a batch came to whose statement was not answered; None where it was not written. Whoever was at it is
         ended first: nothing may be written after the look.
@@ -257,10 +259,12 @@ class PostgresStore(SqlStore):
                         return await found_of(PostgresDb(connection), batch, self._newest_flow)
             except _BROKEN as later:
                 error = later
+            if not doubted(f"a commit was not answered: {error}"):
+                raise NotAcknowledged(f"whether this was written is not known: {error}") from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _commit_once(self, batch: Sequence[Operation]) -> Committed:
+    async def _commit_once(self, batch: Sequence[Operation], doubted: Doubted) -> Committed:
         async with self._connection() as connection:
             await connection.execute("BEGIN")
             db = PostgresDb(connection)
@@ -271,11 +275,11 @@ class PostgresStore(SqlStore):
                     await connection.execute("ROLLBACK")
                 raise
             _, unknown = await _answered(db.number, connection.execute("COMMIT"))
-        if unknown is not None and not await self._has_landed(db.number, unknown):
+        if unknown is not None and not await self._has_landed(db.number, unknown, doubted):
             raise unknown
         return committed
 
-    async def _has_landed(self, number: int, error: BaseException) -> bool:
+    async def _has_landed(self, number: int, error: BaseException, doubted: Doubted) -> bool:
         """Whether a transaction whose COMMIT was not answered was committed. Asks until somebody knows."""
         pause = FIRST_PAUSE
         while True:
@@ -289,6 +293,8 @@ class PostgresStore(SqlStore):
                 return False  # the number is of the future: another server took over, without it
             except _BROKEN as later:
                 error = later
+            if not doubted(f"a commit was not answered: {error}"):
+                raise NotAcknowledged(f"whether this was written is not known: {error}") from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 

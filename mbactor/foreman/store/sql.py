@@ -26,7 +26,7 @@ from mbactor.foreman.store.rows import (
     ScheduleRow,
     StepRow,
 )
-from mbactor.foreman.store.store import Line, StoreTrouble
+from mbactor.foreman.store.store import Doubted, Line, StoreTrouble, go_on_asking
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class SqlStore(ABC):
         self.identity = identity
 
     @abstractmethod
-    async def commit(self, batch: Sequence[Operation]) -> Committed: ...
+    async def commit(self, batch: Sequence[Operation], doubted: Doubted = go_on_asking) -> Committed: ...
 
     @abstractmethod
     async def close(self) -> None: ...

@@ -30,7 +30,7 @@ from mbactor.foreman.store.hand_on import NEW, OUTCOME, HandedOn, handed_on
 from mbactor.foreman.store.operations import Committed, Create, Extend, Operation, Settle
 from mbactor.foreman.store.sql import Query, SqlStore
 from mbactor.foreman.store.sqlite_db import BEFORE_ONE, Large, Missed, SmallBatchDb, SqliteDb
-from mbactor.foreman.store.store import StoreTrouble, Unstorable
+from mbactor.foreman.store.store import Doubted, StoreTrouble, Unstorable, go_on_asking
 from mbactor.foreman.store.transaction import BANDS, best_of
 
 P = ParamSpec("P")
@@ -91,7 +91,11 @@ class SqliteStore(SqlStore):
                 await self._reader.close()
             await self._writer.close()
 
-    async def commit(self, batch: Sequence[Operation]) -> Committed:
+    async def commit(
+        self,
+        batch: Sequence[Operation],
+        doubted: Doubted = go_on_asking,  # noqa: ARG002 - the answer of a file is not lost
+    ) -> Committed:
         if self._is_for_the_loop(batch):
             committed = _write_at_once(self._writer._conn, batch)  # noqa: SLF001
             if committed is not None:

@@ -41,6 +41,14 @@ class Unstorable(MbactorError):
     status = 500
 
 
+Doubted = Callable[[str], bool]
+"""Told why it is not known whether a batch has landed; says whether to go on asking."""
+
+
+def go_on_asking(error: str) -> bool:  # noqa: ARG001 - whatever it is
+    return True
+
+
 class Line(Protocol):
     """The way to all that listen at the same database."""
 
@@ -59,8 +67,12 @@ class Store(Protocol):
     identity: int
     """What tells the database from any other, by whatever URL it is reached."""
 
-    async def commit(self, batch: Sequence[Operation]) -> Committed:
-        """Apply the batch in one durable transaction, or nothing of it (`StoreTrouble`, `Unstorable`)."""
+    async def commit(self, batch: Sequence[Operation], doubted: Doubted = go_on_asking) -> Committed:
+        """Apply the batch in one durable transaction, or nothing of it (`StoreTrouble`, `Unstorable`).
+
+        Where the answer to a commit was lost, the database is asked for it, and until it answers `doubted` is called
+        now and then. `NotAcknowledged` where that will not ask on: the batch may have landed.
+        """
         ...
 
     async def graph(self, graph_hash: str) -> Json | None:
