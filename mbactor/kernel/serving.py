@@ -192,6 +192,8 @@ class Serving:
         bus, plane, queue = self._node.remote.bus, self._node.plane, self._queue(route)
         address = route.feature.subscribed(self._host)
         addresses = [address, *(address.at(place) for place in places_of(self._node.locality))]
+        if away and route.feature.elsewhere:
+            return []  # an event that nobody takes is no error: it is not asked whether somebody will be back
         if away:
             found = []
             for at in addresses:

@@ -493,3 +493,35 @@ async def test_where_the_broker_does_not_let_it_ask_it_stays(
             assert told.find("actor.left") == []
             with pytest.raises(ActorRestarting):
                 await bad.ask(Desk.where)
+
+
+NO_MORE_THAN_EVENTS = """
+authorization { users = [ {user: shop, password: p, permissions: {
+    subscribe: {allow: ["plane.*.*.*.desk_example.>", "plane.*.*.*.bell_example._.*.on-rung", "plane.reply.>"]}
+    publish: {allow: ["plane.>", "$SYS.REQ.USER.INFO", "$SYS.REQ.ACCOUNT.PING.CONNZ"]}
+}}, {user: all, password: p} ] }
+"""
+
+
+async def test_one_that_may_hear_the_events_of_another_host_and_no_more_leaves_them_without_a_complaint(
+    tmp_path: Path, told: Told
+) -> None:
+    with nats_server(tmp_path, NO_MORE_THAN_EVENTS) as server:
+        shop, every = (server.url.replace("//", f"//{user}:p@") for user in ("shop", "all"))
+        async with (
+            ActorSystem("one", shop, "plane") as one,
+            ActorSystem("two", shop, "plane") as two,
+            ActorSystem("asks", every, "plane") as asks,
+        ):
+            desks = Desks()
+            bad, _ = await desks.add(one, "bad"), await desks.add(two, "good")
+            with pytest.raises(ActorCrashed):
+                await asks.node.remote.ask("desk.example", bad.cell.replica, Desk.fall, (), {})
+            await left(told, bad, "restarting")
+            for n in range(ROOM):
+                asks.publish(Bell.on_rung, n)
+            await until(lambda: len(desks.heard) == ROOM)
+            assert desks.heard == [("good", n) for n in range(ROOM)]
+            await one.node.remote.flush()
+            subjects = [event.fields["reason"] for event in told.find("bus.refused")]
+            assert [subject for subject in subjects if "bell_example" in subject] == []
