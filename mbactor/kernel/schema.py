@@ -144,9 +144,10 @@ class Signature:
             ) from error
 
     def _bad_result(self, value: Any, error: Exception) -> MbactorError:
+        why = "it is to be awaited first, `return await ...`" if inspect.isawaitable(value) else str(error)
         return MbactorError(
             f"{self.name} returned {type(value).__name__}, which does not fit its annotation"
-            f" {_shown(self.returns)}: {error}"
+            f" {_shown(self.returns)}: {why}"
         )
 
     def _travelled(self, parameter: Parameter, value: Any) -> Any:

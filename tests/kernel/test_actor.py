@@ -7,6 +7,7 @@ import contextvars
 import datetime as dt
 import functools
 import gc
+import re
 import time
 import warnings
 import weakref
@@ -393,6 +394,22 @@ async def test_a_result_that_does_not_fit_is_an_error_of_the_method(system: Acto
     with pytest.raises(MbactorError, match="Counter.lie .*annotation") as error:
         await counter.ask(Counter.lie)
     assert error.value.status == 500
+
+
+async def test_an_answer_that_was_not_awaited_is_told_as_that(system: ActorSystem) -> None:
+    class Hasty(Actor):
+        @endpoint
+        async def read(self) -> int:
+            answer: Any = self.ask(Counter.read)
+            return cast("int", answer)
+
+    await system.spawn(Counter)
+    hasty = await system.spawn(Hasty)
+    expected = (
+        "Hasty.read returned Future, which does not fit its annotation int: it is to be awaited first, `return await"
+    )
+    with pytest.raises(MbactorError, match=re.escape(expected)):
+        await hasty.ask(Hasty.read)
 
 
 async def test_a_method_is_cancelled_at_the_deadline_of_its_caller(system: ActorSystem) -> None:
