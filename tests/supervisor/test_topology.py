@@ -190,6 +190,10 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "module 'broken_for_test' cannot be imported (broken_for_test.py, line 2): ValueError: at import",
         ),
         ("- actor: shop_for_test", "'shop_for_test' given, `module:Class` expected"),
+        (
+            "- actor: shop_for_test.Shop",
+            "'shop_for_test.Shop' given, `module:Class` expected, did you mean 'shop_for_test:Shop'?",
+        ),
         ("- actor: shop_for_test:Plain", "an Actor or Supervisor class expected"),
         ("- actor: [x]", "supervisor.children[0].actor: a list given"),
         (

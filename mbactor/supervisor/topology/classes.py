@@ -41,11 +41,18 @@ def look_in(*folders: Path) -> None:
             sys.path.insert(0, str(folder))
 
 
+def _colon_for_dot(reference: str) -> str:
+    """`, did you mean 'shop.orders:Orders'?` where the class was put behind a dot, as in an import."""
+    module, dot, name = reference.rpartition(".")
+    meant = dot and all(part.isidentifier() for part in reference.split(".")) and name[0].isupper()
+    return f", did you mean '{module}:{name}'?" if meant else ""
+
+
 def import_class(reference: str) -> type:
     """The Actor or Supervisor class at `module:Class`; ValueError says why there is none."""
     name, colon, attribute = reference.partition(":")
     if not colon or not attribute or "/" in name or not all(name.split(".")):
-        raise ValueError(f"{reference!r} given, `module:Class` expected")
+        raise ValueError(f"{reference!r} given, `module:Class` expected{_colon_for_dot(reference)}")
     module = _import(name)
     found: Any = module
     for part in attribute.split("."):
