@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from mbactor.foreman.shards import Shards
 
 NOT_WELL = 3
 """Exit code where a flow that was waited for did not complete."""
+
+PATIENCE = 5.0
+"""Seconds of waiting after which it is said who runs a flow: without a Foreman the waiting has no end."""
 
 _DURATIONS = ("time_budget", "start_at")
 
@@ -65,6 +69,7 @@ async def start(shards: Shards, workflow: Workflow, given: Start) -> int:
 
 async def _waited(shards: Shards, key: str, given: Start) -> int:
     engine = shards.of(key)
+    told = asyncio.get_running_loop().call_later(PATIENCE, _tell_waiting)
     try:
         outcome = await (engine.wait(key) if given.within is None else engine.poll(key, given.within))
         summary = await engine.summary(key)
@@ -74,11 +79,20 @@ async def _waited(shards: Shards, key: str, given: Start) -> int:
             raise
         _tell_gone(key, json=given.json)
         return 0
+    finally:
+        told.cancel()
     if given.json:
         print_json(outcome)
     else:
         print_rich(flow_card(summary, outcome, clock.utcnow(), given.where))
     return 0 if outcome.status == "completed" else NOT_WELL
+
+
+def _tell_waiting() -> None:
+    click.echo(
+        "... still waiting; a flow goes on while a tree with a Foreman on this database runs (`mbactor run FILE`)",
+        err=True,
+    )
 
 
 def _tell_gone(key: str, *, json: bool) -> None:
