@@ -60,6 +60,7 @@ class Dispatcher:
         self._quiet.set()
         self._group: asyncio.TaskGroup | None = None
         self._context = contextvars.Context()
+        self._began = 0.0
 
     # --- what the engine asks --------------------------------------------------------------------------------
 
@@ -136,6 +137,7 @@ class Dispatcher:
         or until they are over.
         """
         self._context = contextvars.copy_context()
+        self._began = asyncio.get_running_loop().time()
         await self.release()
         try:
             async with asyncio.TaskGroup() as group:
@@ -318,7 +320,7 @@ class Dispatcher:
             if held.cancelled:
                 seen["ended"] = "cancelled"
                 return None
-            if was_refused(error) and (pause := _until_offered_again(held)):
+            if was_refused(error) and (pause := _until_offered_again(held, self._worked_for())):
                 seen["ended"] = "refused"
                 await self._settle(held, None, postponed(held, pause))
                 return None
@@ -327,6 +329,9 @@ class Dispatcher:
             if plan.error is not None and isinstance(seen, observe.Span):
                 seen.error = plan.error
         return plan
+
+    def _worked_for(self) -> float:
+        return asyncio.get_running_loop().time() - self._began
 
     async def _load(self, held: Held) -> Flow | None:
         """What the task is to see. The input of a step that was not handed over in memory is folded first. None where
@@ -353,7 +358,7 @@ class Dispatcher:
             try:
                 child = await self._loader.child(held, plan)
             except MbactorError as error:
-                if was_refused(error) and (pause := _until_offered_again(held)):
+                if was_refused(error) and (pause := _until_offered_again(held, self._worked_for())):
                     return await self._settle(held, None, postponed(held, pause))
                 plan = fail(error, held.before)
         kept = self._kept(held, plan)
@@ -419,10 +424,14 @@ def _still_wanted(held: Held, following: list[Held]) -> list[Held]:
     return [] if held.flow_ended else [one for one in following if one.step_id not in held.given_up]
 
 
-def _until_offered_again(held: Held) -> float:
-    """In how many seconds a step that was not taken is due again; 0 where its time budget has been spent on that."""
+def _until_offered_again(held: Held, worked_for: float) -> float:
+    """In how many seconds a step that was not taken is due again; 0 where its time budget has been spent on that.
+
+    Nothing is offered while no worker is up, so a time in which none was does not count: a tree that starts again,
+    the Foreman before the actors, would fail what an hour ago was refused once.
+    """
     budget = budget_of(held)
-    return budget / 8 if held.refused_for < budget else 0.0
+    return budget / 8 if min(held.refused_for, worked_for) < budget else 0.0
 
 
 def _cancel(held: Held) -> None:

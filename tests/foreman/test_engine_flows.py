@@ -381,6 +381,35 @@ async def test_a_task_that_nobody_serves_is_offered_again_without_using_an_attem
     assert attempts == [0]
 
 
+async def test_a_time_in_which_no_worker_was_up_is_not_spent_on_offering(world: World) -> None:
+    offers: list[int] = []
+
+    def absent(_: Flow) -> None:
+        offers.append(len(offers))
+        if len(offers) < 3:
+            error = NoSuchActor("nobody serves it")
+            error.taken = "no"
+            raise error
+
+    graph = line("line", "absent")
+    graph.set_time_budget("absent", 3600)
+    await world.graph(graph, absent=absent)
+    key = await world.engine.create("line")
+
+    async def is_refused_long_ago() -> bool:
+        return bool(
+            await world.sql(
+                "UPDATE mbactor_step SET refused_at = refused_at - 7200, not_before = 0 WHERE refused_at IS NOT NULL"
+                " AND status = 'pending' AND not_before > created_at + 60 RETURNING id"
+            )
+        )
+
+    for _ in range(2):
+        await world.until(is_refused_long_ago)
+    assert (await world.engine.wait(key)).status == "completed"
+    assert offers == [0, 1, 2]
+
+
 async def test_a_task_that_stays_absent_fails_when_its_budget_is_spent(world: World) -> None:
     graph = line("line", "absent")
     graph.set_time_budget("absent", 0.1)
