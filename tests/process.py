@@ -36,6 +36,17 @@ def of_threads(pid: int | str, name: str) -> list[str]:
     raise AssertionError(f"/proc/{pid}/task/*/{name} cannot be read")
 
 
+def children() -> set[int]:
+    """The processes that this one has started, those too that have ended and that nobody has waited for."""
+    found: set[int] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # another one's, which has just ended
+            _, parent, *_ = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(parent) == os.getpid():
+                found.add(int(process.name))
+    return found
+
+
 def pause(pid: int) -> None:
     """SIGSTOP, and wait until each thread of the process has stopped: until then it may still answer."""
     os.kill(pid, signal.SIGSTOP)
