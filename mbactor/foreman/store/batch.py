@@ -127,3 +127,14 @@ def _flows_of(one: Operation) -> int:
     if isinstance(one, Settle):
         return one.child is not None
     return one.flows if isinstance(one, Fork) else isinstance(one, Create | ContinueThread | Tick)
+
+
+def writes_what_it_brings(one: Operation) -> bool:
+    """Whether an operation changes no rows but those that it names or brings, and reads none for that."""
+    if isinstance(one, Create):
+        return one.concurrency_key is None
+    if not isinstance(one, Settle) or one.child is not None or one.status == "interrupted":
+        return False
+    if one.end is not None and one.end.delete:
+        return False
+    return one.arrival is None or not (one.arrival.failed or one.arrival.makes_room)

@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 
 from mbactor.foreman.store import schema
-from mbactor.foreman.store.batch import apply_batch
+from mbactor.foreman.store.batch import apply_batch, writes_what_it_brings
 from mbactor.foreman.store.dialect import Begun, Db, Insert, Row, Update
 from mbactor.foreman.store.join import ARRIVE
 from mbactor.foreman.store.operations import (
@@ -155,14 +155,14 @@ async def plan_of(batch: Sequence[Operation]) -> Written | None:
 
 def _is_plain(one: Operation) -> bool:
     """Whether it is worth trying. What reads before it writes, or makes a step due again, is not."""
-    if isinstance(one, Create):
-        return one.concurrency_key is None
-    if not isinstance(one, Settle) or one.child is not None:
+    if not writes_what_it_brings(one):
         return False
+    if not isinstance(one, Settle):
+        return True
     arrival = one.arrival
-    if arrival is not None and (arrival.failed or arrival.makes_room or not (arrival.fan_in and arrival.waits_for_all)):
-        return False
-    return one.status in {"completed", "failed"} and not (one.end is not None and one.end.delete)
+    return one.status in {"completed", "failed"} and (
+        arrival is None or (arrival.fan_in is not None and arrival.waits_for_all)
+    )
 
 
 # --- the statement -------------------------------------------------------------------------------------------

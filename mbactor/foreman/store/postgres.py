@@ -16,7 +16,7 @@ what the single statement was to write is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
@@ -250,19 +250,13 @@ class PostgresStore(SqlStore):
         """What a batch came to whose statement was not answered; None where it was not written. Whoever was at it is
         ended first: nothing may be written after the look.
         """
-        pause = FIRST_PAUSE
-        while True:
-            observe.emit("foreman.trouble", error=f"a commit was not answered: {error}")
-            try:
-                async with self._connection() as connection:
-                    if not await connection.fetchval(_END, *backend):
-                        return await found_of(PostgresDb(connection), batch, self._newest_flow)
-            except _BROKEN as later:
-                error = later
-            if not doubted(f"a commit was not answered: {error}"):
-                raise NotAcknowledged(f"whether this was written is not known: {error}") from error
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+
+        async def look(connection: Any) -> tuple[Committed | None] | None:
+            if await connection.fetchval(_END, *backend):
+                return None
+            return (await found_of(PostgresDb(connection), batch, self._newest_flow),)
+
+        return await self._learnt(look, error, doubted)
 
     async def _commit_once(self, batch: Sequence[Operation], doubted: Doubted) -> Committed:
         async with self._connection() as connection:
@@ -280,21 +274,36 @@ class PostgresStore(SqlStore):
         return committed
 
     async def _has_landed(self, number: int, error: BaseException, doubted: Doubted) -> bool:
-        """Whether a transaction whose COMMIT was not answered was committed. Asks until somebody knows."""
+        """Whether a transaction whose COMMIT was not answered was committed."""
+
+        async def look(connection: Any) -> tuple[bool] | None:
+            try:
+                status = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", str(number))
+            except asyncpg.InvalidParameterValueError:
+                return (False,)  # the number is of the future: another server took over, without it
+            return None if status == "in progress" else (bool(status == "committed"),)
+
+        return await self._learnt(look, error, doubted)
+
+    async def _learnt(
+        self, look: Callable[[Any], Awaitable[tuple[T] | None]], error: BaseException, doubted: Doubted
+    ) -> T:
+        """What a look says of a commit whose answer was lost, or nothing where that is not decided yet. Looks until
+        somebody knows; NotAcknowledged where the server does not answer and `doubted` will not ask on.
+        """
         pause = FIRST_PAUSE
         while True:
             observe.emit("foreman.trouble", error=f"a commit was not answered: {error}")
             try:
                 async with self._connection() as connection:
-                    status = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", str(number))
-                if status != "in progress":
-                    return bool(status == "committed")
-            except asyncpg.InvalidParameterValueError:
-                return False  # the number is of the future: another server took over, without it
+                    found = await look(connection)
             except _BROKEN as later:
                 error = later
-            if not doubted(f"a commit was not answered: {error}"):
-                raise NotAcknowledged(f"whether this was written is not known: {error}") from error
+                if not doubted(f"a commit was not answered: {error}"):
+                    raise NotAcknowledged(f"whether this was written is not known: {error}") from error
+            else:
+                if found is not None:
+                    return found[0]
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 

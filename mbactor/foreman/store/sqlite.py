@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -24,7 +24,7 @@ import aiosqlite
 from mbactor import clock, offload
 from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
-from mbactor.foreman.store.batch import apply_batch
+from mbactor.foreman.store.batch import apply_batch, writes_what_it_brings
 from mbactor.foreman.store.dialect import Db
 from mbactor.foreman.store.hand_on import NEW, OUTCOME, HandedOn, handed_on
 from mbactor.foreman.store.operations import Committed, Create, Extend, Operation, Settle
@@ -131,17 +131,7 @@ def _is_small(batch: Sequence[Operation]) -> bool:
     """Whether the event loop had better write it: nothing in it needs more than the rows that it brings."""
     if not FEWEST_AT_ONCE <= len(batch) <= MOST_AT_ONCE:
         return False
-    return all(map(_is_plain, batch)) and sum(map(_size, batch)) <= LARGEST_AT_ONCE
-
-
-def _is_plain(one: Operation) -> bool:
-    if isinstance(one, Create):
-        return one.concurrency_key is None
-    if not isinstance(one, Settle) or one.child is not None or one.status == "interrupted":
-        return False
-    if one.end is not None and one.end.delete:
-        return False
-    return one.arrival is None or not (one.arrival.failed or one.arrival.makes_room)
+    return all(map(writes_what_it_brings, batch)) and sum(map(_size, batch)) <= LARGEST_AT_ONCE
 
 
 def _size(one: Operation) -> int:
@@ -158,13 +148,8 @@ def _write_at_once(raw: sqlite3.Connection, batch: Sequence[Operation]) -> Commi
     """
     if not _begin_at_once(raw):
         return None
-    try:
+    with suppress(Missed, Large, sqlite3.Error, *_UNSTORABLE), _all_or_nothing(raw):
         return _without_waiting(apply_batch(SmallBatchDb(raw), batch))
-    except BaseException as error:
-        if raw.in_transaction:
-            raw.execute("ROLLBACK")
-        if not isinstance(error, (Missed, Large, sqlite3.Error, *_UNSTORABLE)):
-            raise
     return None
 
 
@@ -182,13 +167,20 @@ def _begin_at_once(raw: sqlite3.Connection) -> bool:
     return True
 
 
-def _commit(raw: sqlite3.Connection) -> None:
+@contextmanager
+def _all_or_nothing(raw: sqlite3.Connection) -> Iterator[None]:
+    """Any error leaves nothing of the transaction."""
     try:
-        raw.execute("COMMIT")
+        yield
     except BaseException:
-        if raw.in_transaction:
+        if raw.in_transaction:  # some errors (a full disk) have ended it already
             raw.execute("ROLLBACK")
         raise
+
+
+def _commit(raw: sqlite3.Connection) -> None:
+    with _all_or_nothing(raw):
+        raw.execute("COMMIT")
 
 
 def _write(raw: sqlite3.Connection, batch: Sequence[Operation]) -> Committed:
@@ -205,7 +197,7 @@ def _hand_on(raw: sqlite3.Connection, written: HandedOn) -> Committed | None:
     """None where something is not as assumed: then nothing was written."""
     execute = raw.execute
     execute("BEGIN IMMEDIATE")
-    try:
+    with _all_or_nothing(raw):
         step_id, any_breakpoint, best, due = execute(BEFORE_ONE).fetchone()
         now, made = clock.unix(), step_id + 1
         values = (*written.values, now, made)
@@ -215,10 +207,6 @@ def _hand_on(raw: sqlite3.Connection, written: HandedOn) -> Committed | None:
         execute(NEW, values)
         if best is not None and due > now:
             best = best_of(execute(BANDS).fetchall(), now)
-    except BaseException:
-        if raw.in_transaction:
-            raw.execute("ROLLBACK")
-        raise
     _commit(raw)
     return written.committed((now, made, best))
 
@@ -232,13 +220,8 @@ def _in_transaction(
 ) -> T:
     """Run a coroutine over the database to its end, here and now; any error leaves nothing of it."""
     raw.execute(begin)
-    try:
+    with _all_or_nothing(raw):
         result = _without_waiting(work(SqliteDb(raw, one_by_one=one_by_one)))
-    except BaseException:
-        # Some errors (a full disk) have ended the transaction already.
-        if raw.in_transaction:
-            raw.execute("ROLLBACK")
-        raise
     _commit(raw)
     return result
 
