@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,55 +21,24 @@ from mbactor import (
     Unavailable,
     child,
     endpoint,
-    event,
     observe,
-    sink,
 )
 from mbactor.errors import ActorCrashed, ActorRestarting, MailboxFull, NoSuchActor
 from mbactor.kernel.presence import Presence
 from mbactor.testing import Recorder
 from mbactor.transport import LocalBus, peers
 from tests.kernel.conftest import Start
+from tests.kernel.desk import PATIENCE, Bell, until
+from tests.kernel.desk import Desk as Plain
 from tests.nats import nats_server
 
 pytestmark = pytest.mark.anyio
 
 MANY = 200
 ROOM = 8
-PATIENCE = 60
 
 
-class Bell(Actor):
-    host = "bell.example"
-
-    @event
-    async def on_rung(self, n: int) -> None: ...
-
-
-class Desk(Actor):
-    host = "desk.example"
-
-    def __init__(self, name: str, heard: list[tuple[str, int]], go_on: asyncio.Event) -> None:
-        self.name = name
-        self.heard = heard
-        self.go_on = go_on
-
-    @endpoint
-    async def where(self) -> str:
-        return self.name
-
-    @endpoint
-    async def hold(self) -> None:
-        await self.go_on.wait()
-
-    @endpoint
-    async def note(self, n: int) -> None:
-        self.heard.append((self.name, n))
-
-    @endpoint
-    async def fall(self) -> None:
-        raise RuntimeError("fell")
-
+class Desk(Plain):
     @endpoint(queue="every")
     async def each(self) -> str:
         return self.name
@@ -81,10 +50,6 @@ class Desk(Actor):
     @endpoint
     async def open_extra(self, on: bool) -> None:
         (self.activate if on else self.deactivate)(Desk.extra)
-
-    @sink(Bell.on_rung)
-    async def rung(self, n: int) -> None:
-        self.heard.append((self.name, n))
 
 
 class Office(Supervisor):
@@ -148,12 +113,6 @@ class Desks:
         [row] = office.which_children()
         assert isinstance(row.ref, ActorRef)
         return row.ref
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def presence(ref: ActorRef[Desk]) -> Presence:

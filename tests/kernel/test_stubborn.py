@@ -87,7 +87,7 @@ async def test_a_method_that_does_not_end_is_left_behind_and_the_next_incarnatio
         await within(2, lambda: stubborn.ask(Stubborn.go_on))
     begun = now()
     assert await stubborn.ask(Stubborn.who) != before
-    assert now() - begun == pytest.approx(impatience, abs=0.1)
+    assert impatience <= now() - begun < 2 * impatience
     assert mbactor.node.abandoned == 1
     let_go.append(True)
     await asyncio.sleep(1)

@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from functools import partial
 
 import pytest
 
-from mbactor import Actor, Backoff, Mailbox, child, endpoint, event, sink
+from mbactor import Backoff, Mailbox, child
 from mbactor.errors import ActorCrashed, ActorRestarting, MailboxFull
 from tests.kernel.conftest import Start
+from tests.kernel.desk import Bell, Desk, until
 
 pytestmark = pytest.mark.anyio
 
 ASKS = 40
 
 
-class Bell(Actor):
-    host = "bell.example"
-
-    @event
-    async def on_rung(self, n: int) -> None: ...
-
-
-class Desk(Actor):
-    host = "desk.example"
-
-    def __init__(self, name: str, heard: list[tuple[str, int]], go_on: asyncio.Event) -> None:
-        self.name = name
-        self.heard = heard
-        self.go_on = go_on
-
-    @endpoint
-    async def where(self) -> str:
-        return self.name
-
-    @endpoint
-    async def hold(self) -> None:
-        self.heard.append((self.name, -1))
-        await self.go_on.wait()
-
-    @endpoint
-    async def note(self, n: int) -> None:
-        self.heard.append((self.name, n))
-
-    @endpoint
-    async def fall(self) -> None:
-        raise RuntimeError("fell")
-
-    @sink(Bell.on_rung)
-    async def rung(self, n: int) -> None:
-        self.heard.append((self.name, n))
-
-
-async def until(heard: list[Any], many: int) -> None:
-    async with asyncio.timeout(60):
-        while len(heard) < many:
-            await asyncio.sleep(0.001)
+def has(heard: list[tuple[str, int]], many: int) -> bool:
+    return len(heard) == many
 
 
 async def test_what_a_full_replica_cannot_take_another_of_its_process_has(start: Start) -> None:
@@ -71,20 +33,19 @@ async def test_what_a_full_replica_cannot_take_another_of_its_process_has(start:
     ]
     await serves.node.remote.flush()
     held = [left.ask(Desk.hold)]
-    await until(heard, 1)
+    await until(lambda: not left.cell.statistics().depth)
     held += [left.ask(Desk.hold) for _ in range(8)]
     for system in (serves, asks):
         assert {await system.ask(Desk.where) for _ in range(ASKS)} == {"right"}
-    heard.clear()
     for n in range(ASKS):
         asks.tell(Desk.note, n)
         asks.publish(Bell.on_rung, n)
-        await until(heard, 2 * n + 2)
+        await until(partial(has, heard, 2 * n + 2))
     assert heard == [("right", n) for n in range(ASKS) for _ in range(2)]
     assert not [*serves.dead_letters, *asks.dead_letters]
 
     held.append(right.ask(Desk.hold))
-    await until(heard, 2 * ASKS + 1)
+    await until(lambda: not right.cell.statistics().depth)
     held += [right.ask(Desk.hold) for _ in range(8)]
     for system in (serves, asks):
         with pytest.raises(MailboxFull):
@@ -105,10 +66,7 @@ async def test_one_in_a_long_backoff_is_asked_nothing_while_another_is_there(sta
     await serves.node.remote.flush()
     with pytest.raises(ActorCrashed):
         await serves.ask(Desk.fall)
-    fallen = [cell for cell in serves.node.served["desk.example"].cells if not cell.takes("where")]
-    while not fallen:
-        await asyncio.sleep(0.001)
-        fallen = [cell for cell in serves.node.served["desk.example"].cells if not cell.takes("where")]
+    await until(lambda: not all(cell.takes("where") for cell in serves.node.served["desk.example"].cells))
     for system in (serves, asks):
         assert len({await system.ask(Desk.where) for _ in range(ASKS)}) == 1
     with pytest.raises(ActorCrashed):
