@@ -20,6 +20,7 @@ SEAMS: frozenset[str] = frozenset(
         "foreman.create.before",
         "foreman.execute.after",
         "foreman.execute.before",
+        "foreman.load.after",
         "foreman.reap.before",
         "foreman.settle.after",
         "foreman.settle.before",

@@ -343,6 +343,10 @@ class Dispatcher:
                 if material is None:
                     return None
                 load(held, material)
+                if any_armed():
+                    await checkpoint(
+                        "foreman.load.after", node=held.node, worker=self.lease.worker, held=held, material=material
+                    )
             return carrier(held)
         except UNREADABLE as error:  # a reducer that refuses, or a value that cannot be read
             await self._settle(held, None, failed(held, fail(error, held.before)))

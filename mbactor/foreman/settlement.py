@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from mbactor import errors
+from mbactor.foreman.cohort import Branch, Cohort
 from mbactor.foreman.keys import key_text, new_token, new_tokens
 from mbactor.foreman.model.advice import hint
 from mbactor.foreman.model.graph import Graph
@@ -259,6 +260,9 @@ def successors(held: Held, plan: Plan, inserted: Sequence[Inserted], shard: int,
     """The steps that the write handed to this worker, with their input in memory where it is known."""
     following: list[Held] = []
     weight = _weight(plan.changes) if plan.changes else 0
+    branch, met = None, None
+    if held.branch is not None or plan.kind != "advance":
+        branch, met = _branch_after(held, plan, inserted, weight)
     for index, row in enumerate(inserted):
         new, step_id = row.step, row.step_id
         if new.lease is None:
@@ -273,8 +277,41 @@ def successors(held: Held, plan: Plan, inserted: Sequence[Inserted], shard: int,
         if new.chain > 1:
             one.weight = held.weight + weight
         one.streak, one.claimed_at = held.streak + 1, held.claimed_at
+        if branch is not None:
+            one.branch = branch
+        if met is not None:
+            one.material = met
         following.append(one)
     return following
+
+
+def _branch_after(
+    held: Held, plan: Plan, inserted: Sequence[Inserted], weight: int
+) -> tuple[Branch | None, Cohort | None]:
+    """Where what follows is in a cohort, and the cohort that it is the fan-in of, as far as both are in memory."""
+    match plan.kind:
+        case "advance" if held.branch is not None:
+            return held.branch.after((plan.changes,), weight) if weight else held.branch, None
+        case "fan_out" if not plan.needed and all(row.step.lease is not None for row in inserted):
+            return Branch(_cohort(held, plan)), None
+        case "fan_in":
+            cohort = _cohort(held, plan)
+            return cohort.beyond(), cohort
+        case "arrive" if held.branch is not None:
+            cohort = held.branch.cohort
+            end = held.branch.after((plan.changes,), weight) if weight else held.branch
+            if end is not None:
+                cohort.arrived(held.ordinal, end)
+            if inserted and cohort.is_whole(inserted[-1].spawn_lease):
+                return cohort.beyond(), cohort
+    return None, None
+
+
+def _cohort(held: Held, plan: Plan) -> Cohort:
+    return Cohort(
+        held.node, held.state or {}, plan.changes, branches=len(plan.targets), lease_number=held.lease_number,
+        weight=held.weight, around=held.branch,
+    )  # fmt: skip
 
 
 def encode_error(error: BaseException | None, held: Held) -> Json | None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from mbactor.errors import ActorStopped, MbactorError, NoSuchActor, Unavailable
+from mbactor.foreman.cohort import Branch, Cohort, without
 from mbactor.foreman.host import Host
 from mbactor.foreman.keys import Key
 from mbactor.foreman.model.flow import Flow
@@ -65,9 +66,9 @@ class Held:
     """A step that this worker has leased. `state` is its input; None until it has been loaded."""
 
     __slots__ = (
-        "attempt", "before", "cancelled", "chain", "claimed_at", "cohort_id", "created_at", "depth", "executing",
-        "flow_ended", "given_up", "head", "key", "lease_number", "material", "node", "ordinal", "parks", "payloads",
-        "refused_for", "run", "spawn_id", "state", "step_id", "streak", "weight",
+        "attempt", "before", "branch", "cancelled", "chain", "claimed_at", "cohort_id", "created_at", "depth",
+        "executing", "flow_ended", "given_up", "head", "key", "lease_number", "material", "node", "ordinal", "parks",
+        "payloads", "refused_for", "run", "spawn_id", "state", "step_id", "streak", "weight",
     )  # fmt: skip
 
     def __init__(self, head: Head, key: str, step_id: int, new: NewStep, state: Fields | None, now: float) -> None:
@@ -84,7 +85,10 @@ class Held:
         self.cohort_id = new.cohort_id
         self.chain = new.chain
         self.state = state
-        self.material: Material | None = None
+        self.material: Material | Cohort | None = None
+        """What the input is made of, once that is known."""
+        self.branch: Branch | None = None
+        """Where it is in a cohort that is known from memory."""
         self.weight = 0
         """Bytes of deltas since the last snapshot."""
         self.attempt = 0
@@ -130,11 +134,14 @@ def run_of(row: StepRow) -> int:
 # --- load ----------------------------------------------------------------------------------------------
 
 
-def load(held: Held, material: Material) -> None:
+def load(held: Held, material: Material | Cohort) -> None:
     """Fold the step's input. ReducerError where branches do not fit together."""
-    state = fold_material(material, held.head.graph)
-    held.state, held.material = state, None
-    held.weight = sum(len(delta) for delta in material.deltas)
+    if isinstance(material, Cohort):
+        held.state, held.weight = material.folded(held.head.graph), material.weight
+    else:
+        held.state = fold_material(material, held.head.graph)
+        held.weight = sum(len(delta) for delta in material.deltas)
+    held.material = None
 
 
 def fold_material(material: Material, graph: Graph) -> Fields:
@@ -150,11 +157,8 @@ def fold_material(material: Material, graph: Graph) -> Fields:
 def deltas_of(material: Material, graph: Graph) -> list[Fields]:
     """What a cohort wrote, in fold order, but for the fields that its branches have for themselves."""
     deltas = [decode_fields(delta) for delta in material.cohort or ()]
-    if own := graph.branch_fields_of(material.spawn):
-        for delta in deltas[int(material.spawn_wrote) :]:
-            for name in own & delta.keys():
-                del delta[name]
-    return deltas
+    before = int(material.spawn_wrote)
+    return [*deltas[:before], *without(deltas[before:], graph.branch_fields_of(material.spawn))]
 
 
 def carrier(held: Held) -> Flow:

@@ -29,6 +29,7 @@ from mbactor.foreman.store.operations import (
     Recover,
     Release,
     Resume,
+    Rewind,
     Settle,
     Start,
 )
@@ -49,6 +50,7 @@ async def check_store(opened: Callable[[], Awaitable[Store]]) -> None:
         _a_lease_that_is_lost_lets_nothing_land,
         _leases_are_extended_released_and_recovered,
         _a_cohort_is_joined_by_whoever_arrives_last,
+        _whoever_joins_a_cohort_is_told_whether_a_branch_of_it_was_run_again,
         _a_failure_in_an_inner_cohort_fails_the_flow,
         _an_answer_wakes_the_step_and_the_flows_above,
         _the_end_of_a_called_flow_answers_its_caller,
@@ -174,10 +176,32 @@ async def _a_cohort_is_joined_by_whoever_arrives_last(store: Store) -> None:
     assert early.inserted == ()
     settled = await _do(store, arrivals[1], arrivals[2])
     assert [[one.step.node for one in result.inserted] for result in settled] == [[], ["join"]]
+    assert settled[1].inserted[0].spawn_lease == start.lease_number
     (fan_in,) = await _claimed(store)
     assert (fan_in.node, fan_in.depth, fan_in.cohort_id) == ("join", 3, start.id)
     material = (await store.materials([fan_in.id]))[fan_in.id]
     assert material.cohort == (b'{"by":"a"}', b'{"by":"b"}', b'{"by":"c"}')
+
+
+async def _whoever_joins_a_cohort_is_told_whether_a_branch_of_it_was_run_again(store: Store) -> None:
+    await _do(store, _new())
+    (start,) = await _claimed(store)
+    a, b = await _cohort(store, start, "a", "b")
+
+    async def arrive(step: StepRow) -> Any:
+        arrival = Arrival(start.id, 2, fan_in=_next("join"), makes_room=False)
+        return (await _do(store, _settled(step, arrival=arrival)))[0]
+
+    await arrive(a)
+    (rewound,) = await _do(store, Rewind("restart_from", a.flow_id, step_id=a.id, step_token=TOKEN))
+    assert rewound.done
+    await arrive(b)
+    (again,) = await _claimed(store)
+    (joined,) = (await arrive(again)).inserted
+    spawn = await store.step(start.id)
+    assert spawn is not None
+    assert joined.spawn_lease == spawn.lease_number != start.lease_number
+    assert spawn.lease_number - spawn.unused_leases == 1
 
 
 async def _a_failure_in_an_inner_cohort_fails_the_flow(store: Store) -> None:

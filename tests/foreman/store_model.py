@@ -190,7 +190,8 @@ class Model(Leases, Queueing):
                 arrival.fan_in, depth=spawn.cohort_depth + 1, spawn_id=spawn.spawn_id, ordinal=spawn.ordinal,
                 cohort_id=spawn.id,
             )  # fmt: skip
-            inserted[index].append(self._insert(fan_in, spawn.flow_id, step_id))
+            row = self._insert(fan_in, spawn.flow_id, step_id)
+            inserted[index].append(msgspec.structs.replace(row, spawn_lease=spawn.lease_number))
         return None
 
     def _give_up(self, spawn: Step, reason: str) -> None:

@@ -143,6 +143,9 @@ class Recovery(Rows):
         for spawn_id, (arrivals, failures) in rewound.counts.items():
             spawn = self.steps[spawn_id]
             spawn.cohort_arrivals, spawn.cohort_failures = arrivals, failures
+        for spawn_id in rewound.reopened:
+            self.steps[spawn_id].lease_number += 1
+            self.steps[spawn_id].unused_leases += 1
         for flow_id, status in rewound.statuses.items():
             self._reopen(self.flows[flow_id], status)
 

@@ -20,7 +20,7 @@ from mbactor.testing import VirtualTimeLoop
 from mbactor.testing.postgres import PostgresServer
 from tests.foreman.interpreter import expected
 from tests.foreman.oracle import FANNED, PROGRAMS, Program, healthy
-from tests.foreman.world import World, a_world
+from tests.foreman.world import World, a_world, compared
 from tests.long import usual_or_long
 
 EXAMPLES = int(os.environ.get("MBACTOR_ORACLE", usual_or_long(50, 20_000)))
@@ -41,27 +41,33 @@ async def run(
     Where it `heals`, what failed is run again. So many times something that has ended is run `again`, there or in a
     fork.
     """
-    order = random.Random(seed)
     async with a_world(url, workers=workers, poll_interval=0.05) as world:
-        for name, graph in program.graphs.items():
-            assert graph.problems() == []
-            world.host.graphs[name] = graph
-        world.host.tasks.update(program.tasks)
-        key = await world.engine.create("root", program.state)
-        tries = 0
-        while True:
-            outcome = await world.engine.wait(key)
-            if again and order.random() < (0.3 if outcome.status == "interrupted" else 1.0):
-                again -= 1
-                key = await run_again(world, key, order)
-            elif outcome.status == "interrupted":
-                await answer(world, outcome, order)
-            elif heals and outcome.status == "failed" and tries < MOST_TRIES:
-                tries, program.healed = tries + 1, True
-                await getattr(world.engine.recovery, order.choice(["recover", "retry"]))(key)
-            else:
-                break
-            await world.check()
+        with compared(world.store):
+            return await ended(world, program, random.Random(seed), heals=heals, again=again)
+
+
+async def ended(
+    world: World, program: Program, order: random.Random, *, heals: bool, again: int
+) -> tuple[str, dict[str, Any]]:
+    for name, graph in program.graphs.items():
+        assert graph.problems() == []
+        world.host.graphs[name] = graph
+    world.host.tasks.update(program.tasks)
+    key = await world.engine.create("root", program.state)
+    tries = 0
+    while True:
+        outcome = await world.engine.wait(key)
+        if again and order.random() < (0.3 if outcome.status == "interrupted" else 1.0):
+            again -= 1
+            key = await run_again(world, key, order)
+        elif outcome.status == "interrupted":
+            await answer(world, outcome, order)
+        elif heals and outcome.status == "failed" and tries < MOST_TRIES:
+            tries, program.healed = tries + 1, True
+            await getattr(world.engine.recovery, order.choice(["recover", "retry"]))(key)
+        else:
+            break
+        await world.check()
     state = dict(outcome.state)
     if "on_err" in state:
         state["on_err"] = True

@@ -180,7 +180,10 @@ def told(result: Result, steps: dict[int, int], flows: dict[int, int], tokens: d
         case Created():
             return ("created", flows.get(result.flow_id), _named(result, tokens), result.existed, result.workflow)
         case Settled():
-            rows = [(one.step.token, steps.get(one.step_id), flows.get(one.flow_id)) for one in result.inserted]
+            rows = [
+                (one.step.token, steps.get(one.step_id), flows.get(one.flow_id), one.spawn_lease)
+                for one in result.inserted
+            ]
             return ("settled", result.landed, rows)
         case Claimed():
             due = result.next_due if result.next_due is None else round(result.next_due / (SKIP / 3))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
 
+from mbactor import seams
 from mbactor.errors import BudgetSpent, FlowNotFound, NoSuchActor
+from mbactor.foreman.cohort import Cohort
 from mbactor.foreman.dispatcher import Dispatcher
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import FlowOutcome
+from mbactor.foreman.step import Held, fold_material
 from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.postgres import PostgresStore
 from mbactor.foreman.store.postgres_db import PostgresDb
@@ -168,6 +171,34 @@ async def a_world(url: str = "sqlite://", *, workers: int = 1, **options: Any) -
         yield world
     finally:
         await world.close()
+
+
+@contextmanager
+def compared(store: SqlStore) -> Iterator[list[tuple[str, bool]]]:
+    """Of each input that was folded, the node, and whether memory had it; each that memory had is what the database
+    has.
+    """
+    found: list[tuple[str, bool]] = []
+    others: list[Any] = []
+
+    async def compare(*, node: str, held: Held, material: Any, **_: Any) -> None:
+        known = isinstance(material, Cohort)
+        found.append((node, known))
+        if not known:
+            return
+        folded = held.state
+        read = (await store.materials([held.step_id])).get(held.step_id)
+        row = await store.step(held.step_id)
+        if row is None or (row.status, row.lease_number) != ("running", held.lease_number):
+            return  # it is another one's by now
+        assert read is not None
+        wanted = fold_material(read, held.head.graph)
+        if folded != wanted:
+            others.append((node, folded, wanted))
+
+    with seams.armed("foreman.load.after", compare):
+        yield found
+    assert others == []
 
 
 def ok(_: Flow) -> None:

@@ -40,6 +40,8 @@ class Rewound(msgspec.Struct, frozen=True):
     """Steps that stay and are not followed by anything any more."""
     counts: dict[int, tuple[int, int]]
     """Step that spawned a cohort -> arrivals and failures, where they are others than before."""
+    reopened: frozenset[int]
+    """All that spawned a cohort in which something runs, or waits, again."""
     statuses: dict[int, str]
     """Flow that goes on -> its status."""
     begins: bool = True
@@ -87,6 +89,7 @@ def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Col
         gone_flows=frozenset(gone_flows),
         loose=tuple(one.id for one in left if one.successor_id in gone),
         counts=_counts(left, reopened),
+        reopened=frozenset(reopened),
         statuses=_statuses(tree, left, begun, gone_flows),
     )
 

@@ -28,7 +28,8 @@ ARRIVE = Update(
     cohort_depth = <greatest>(cohort_depth, :cohort_depth)""",
     "id = :id",
     ("cohort_arrivals", "cohort_failures", "cohort_depth", "id"),
-    returning="""cohort_size, cohort_arrivals, cohort_failures, cohort_needed, cohort_depth, spawn_id, ordinal""",
+    returning="cohort_size, cohort_arrivals, cohort_failures, cohort_needed, cohort_depth, spawn_id, ordinal, "
+    "lease_number",
     assumed="cohort_failures = 0 AND cohort_needed = 0",
 )
 
@@ -74,7 +75,9 @@ class Joining(msgspec.Struct):
 
 def add_up(joining: dict[int, Joining], arrival: Arrival, flow_id: int, index: int, step_id: int) -> None:
     """One more arrival at its cohort."""
-    join = joining.setdefault(arrival.spawn_id, Joining(flow_id))
+    join = joining.get(arrival.spawn_id)
+    if join is None:
+        join = joining[arrival.spawn_id] = Joining(flow_id)
     join.count += 1
     join.failures += arrival.failed
     join.depth = max(join.depth, arrival.depth)
@@ -113,7 +116,7 @@ async def _judge(
     tx: Transaction, spawn_id: int, join: Joining, row: Row, inserted: Sequence[list[Inserted] | None]
 ) -> Arrival | None:
     """What becomes of a cohort of which the row says this; its own arrival at the one around it, where it fails."""
-    size, arrivals, failures, needed, depth, outer, ordinal = row
+    size, arrivals, failures, needed, depth, outer, ordinal, lease = row
     goes_on = has_joined(size, needed, arrivals, failures)
     if goes_on is None:
         if join.makes_room:
@@ -134,7 +137,8 @@ async def _judge(
     fan_in = msgspec.structs.replace(join.fan_in, depth=depth + 1, spawn_id=outer, ordinal=ordinal, cohort_id=spawn_id)
     rows_of_last = inserted[join.last]
     assert rows_of_last is not None
-    rows_of_last.append(tx.insert(fan_in, join.flow_id, join.predecessor_id))
+    row_of_it = tx.insert(fan_in, join.flow_id, join.predecessor_id)
+    rows_of_last.append(msgspec.structs.replace(row_of_it, spawn_lease=lease))
     return None
 
 

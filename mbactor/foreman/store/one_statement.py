@@ -36,7 +36,6 @@ from mbactor.foreman.store.operations import (
     Create,
     Created,
     Inserted,
-    NewStep,
     Operation,
     Result,
     Settle,
@@ -58,7 +57,7 @@ Write = tuple[Update | Insert, Sequence[Row]]
 
 FAN_INS = Insert("mbactor_step", schema.NEW_STEP)
 """Those fan-ins, of which the row of their cohort says whether they are due, and where they stand."""
-LAST = (1, 1, 0, 0, -2, None, None)
+LAST = (1, 1, 0, 0, -2, None, None, 0)
 """What `ARRIVE` is assumed to return: one more than its depth is that of the fan-in."""
 _OF_COHORT = {"depth": "joined.cohort_depth + 1", "spawn_id": "joined.spawn_id", "ordinal": "joined.ordinal"}
 _COHORT, _DEPTH = (schema.NEW_STEP.index(name) for name in ("cohort_id", "depth"))
@@ -303,22 +302,23 @@ def _pending(statement: Insert, rows: Sequence[Row], now: float) -> list[tuple[i
 def _known(result: Result, ids: Sequence[int], now: float, cohorts: Mapping[int, Mapping[str, Any]]) -> Result:
     """The result with the ids, the time and the fan-ins that there are by now."""
     if isinstance(result, Settled):
-        known = ((_placed(one.step, cohorts), one) for one in result.inserted)
-        inserted = tuple(Inserted(step, ids[-one.step_id - 1], one.flow_id) for step, one in known if step is not None)
-        return Settled(result.landed, inserted, now)
+        known = (_placed(one, ids, cohorts) for one in result.inserted)
+        return Settled(result.landed, tuple(one for one in known if one is not None), now)
     assert isinstance(result, Created)
     return msgspec.structs.replace(result, flow_id=ids[-result.flow_id - 1], step_id=ids[-result.step_id - 1], now=now)
 
 
-def _placed(step: NewStep, cohorts: Mapping[int, Mapping[str, Any]]) -> NewStep | None:
+def _placed(one: Inserted, ids: Sequence[int], cohorts: Mapping[int, Mapping[str, Any]]) -> Inserted | None:
     """A step as it was written; None for a fan-in that was not due."""
+    step, step_id = one.step, ids[-one.step_id - 1]
     if step.depth >= 0 or step.cohort_id is None:
-        return step
+        return Inserted(step, step_id, one.flow_id)
     cohort = cohorts[step.cohort_id]
     if not _is_full(cohort):
         return None
     depth, spawn_id, ordinal = cohort["cohort_depth"] + 1, cohort["spawn_id"], cohort["ordinal"]
-    return msgspec.structs.replace(step, depth=depth, spawn_id=spawn_id, ordinal=ordinal)
+    placed = msgspec.structs.replace(step, depth=depth, spawn_id=spawn_id, ordinal=ordinal)
+    return Inserted(placed, step_id, one.flow_id, cohort["lease_number"])
 
 
 def _told(stopped: Stopped, found: dict[str, Any]) -> Stopped:

@@ -235,6 +235,9 @@ class AddShard(msgspec.Struct, frozen=True, gc=False):
 class Rewind(msgspec.Struct, frozen=True, gc=False):
     """Run steps of a flow again, in place. The result is a `Changed`.
 
+    Each step that spawned a cohort around one of them gets another lease number, which tells whoever remembers what the
+    branches wrote that this may not hold any more.
+
     restart_from: the step that is named. The others: see `model.rewinding.meant`.
     """
 
@@ -350,6 +353,10 @@ class Inserted(msgspec.Struct, frozen=True, gc=False):
     step: NewStep
     step_id: int
     flow_id: int
+    spawn_lease: int = 0
+    """Of a fan-in: the lease number of the step that spawned its cohort. It is another one than when that step ended
+    once any branch has been made to run again: see `Rewind`.
+    """
 
 
 class Stopped(msgspec.Struct, frozen=True, gc=False):

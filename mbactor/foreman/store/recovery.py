@@ -47,6 +47,10 @@ _COUNT = Update(
     ("cohort_arrivals", "cohort_failures", "id"),
 )
 
+# Of a step that has ended this fences nothing: it tells that its cohort is not the one that it was.
+_REOPEN = """UPDATE mbactor_step SET lease_number = lease_number + 1, unused_leases = unused_leases + 1
+    WHERE id IN (<ids>)"""
+
 _GO_ON = """UPDATE mbactor_flow SET status = ?, final_state = NULL, error = NULL, cancel_reason = NULL, updated_at = ?
     WHERE id IN (<ids>)"""
 
@@ -136,6 +140,8 @@ async def _write(tx: Transaction, rewound: Rewound, inputs: dict[int, Json], par
         await tx.db.update(_WAIT, [(data, tx.now, step_id) for step_id, data in sorted(parks.items())])
     if rewound.counts:
         await tx.db.update(_COUNT, [(*counts, spawn_id) for spawn_id, counts in sorted(rewound.counts.items())])
+    if rewound.reopened:
+        await tx.db.count(_REOPEN, sorted(rewound.reopened))
     for status in sorted(set(rewound.statuses.values())):
         flow_ids = sorted(flow_id for flow_id, other in rewound.statuses.items() if other == status)
         await tx.db.count(_GO_ON, status, tx.now, flow_ids)

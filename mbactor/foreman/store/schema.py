@@ -5,10 +5,11 @@
   follows from its steps. One with a `delete_at` is gone for its users from now or then on, and removed after it.
 * `mbactor_step`: one row a step (a run of a task). `status`: created, pending, running, interrupted,
   completed, failed, cancelled. A running step is leased: `worker` has it until `lease_expires`, and
-  `lease_number` rises with each claim, so a late result of an earlier claim is told apart; a running step without
-  a lease waits for the flow it called. A pending step is due at `not_before`. Its task was started `lease_number` -
-  `unused_leases` times: a claim that was put off, and a number that only fences, is not used. Of the runs,
-  `lost_leases` came to nothing: the worker ended, or let the lease run out.
+  `lease_number` rises with each claim, so a late result of an earlier claim is told apart; that of a step that spawned
+  a cohort rises once more when a branch of it is made to run again. A running step without a lease waits for the flow
+  it called. A pending step is due at `not_before`. Its task was started `lease_number` - `unused_leases` times: a claim
+  that was put off, and a number that only fences, is not used. Of the runs, `lost_leases` came to nothing: the worker
+  ended, or let the lease run out.
 * `mbactor_graph`: the frozen graphs, stored once each, by the SHA-256 of their JSON.
 * `mbactor_meta`: the schema's version, the number of this shard, a random number by which the database is told from any
   other (`identity`) and, on SQLite, the highest ids that were deleted: none is given out a second time (on PostgreSQL
