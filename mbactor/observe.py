@@ -159,8 +159,8 @@ _LOUD = frozenset(
 _shown = 0
 _HERE = "the work at hand"
 _observers: tuple[Observer, ...] = ()
-tracers: tuple[Observer, ...] = ()
-"""Those who listen to spans. Read on the path of every message, so it is a name of the module and not a call."""
+tracers: list[Observer] = []
+"""Those who listen to spans; always the same list. Looked at on the path of every message, so it is no call."""
 _NO_SPAN = _NoSpan()
 current_trace: ContextVar[str | None] = ContextVar("mbactor_trace", default=None)
 """The traceparent of the work at hand; None outside any trace."""
@@ -182,15 +182,15 @@ def tracing() -> bool:
 
 
 def add_observer(observer: Observer) -> None:
-    global _observers, tracers
+    global _observers
     _observers = (*_observers, observer)
-    tracers = tuple(o for o in _observers if getattr(o, "wants_spans", True))
+    tracers[:] = [o for o in _observers if getattr(o, "wants_spans", True)]
 
 
 def remove_observer(observer: Observer) -> None:
-    global _observers, tracers
+    global _observers
     _observers = tuple(o for o in _observers if o is not observer)
-    tracers = tuple(o for o in _observers if getattr(o, "wants_spans", True))
+    tracers[:] = [o for o in _observers if getattr(o, "wants_spans", True)]
 
 
 @contextmanager
@@ -283,7 +283,7 @@ class span:  # noqa: N801 - reads as a word: `with observe.span(...)`
         opened = self._span
         if opened is None:
             return _NO_SPAN
-        for observer in tracers:
+        for observer in tuple(tracers):
             try:
                 observer.on_start(opened)
             except Exception as error:
@@ -298,7 +298,7 @@ class span:  # noqa: N801 - reads as a word: `with observe.span(...)`
             return
         opened.ended = time.perf_counter()
         opened.error = opened.error or error
-        for observer in tracers:
+        for observer in tuple(tracers):
             try:
                 observer.on_end(opened)
             except Exception as failure:

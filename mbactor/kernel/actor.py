@@ -18,7 +18,7 @@ from mbactor.kernel.exit import Exit
 from mbactor.kernel.feature import Operation, Reference, check_operation, shown, take_from
 from mbactor.kernel.features.config import shown_values
 from mbactor.kernel.log import Log
-from mbactor.kernel.ref import ActorRef, Answer, At
+from mbactor.kernel.ref import ActorRef, Answer, At, hint_at
 from mbactor.kernel.sending import tell_wait
 from mbactor.kernel.timers import Timer
 from mbactor.kernel.worker import Stashed
@@ -86,6 +86,7 @@ class Actor:
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
         take_from(cls)
+        hint_at(cls)
 
     # --- hooks ------------------------------------------------------------------------------------------
 

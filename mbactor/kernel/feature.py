@@ -227,11 +227,29 @@ class Feature:
 
         return at_once
 
+    def lone(self) -> Callable[[Any, Any], Awaitable[Any]] | None:
+        """The same for a method of one argument, with its value; None where it may be left out, or has to be named."""
+        function = self.function
+        if not _by_position(function, (*inspect.signature(function).parameters,)[1:2]):
+            return None
+        if inspect.iscoroutinefunction(function):
+            return function
+
+        async def at_once(actor: Any, value: Any) -> Any:
+            return function(actor, value)
+
+        return at_once
+
+
+def _by_position(method: Callable[..., Any], names: tuple[str, ...]) -> bool:
+    """Whether arguments of these names are all a method takes, in this order."""
+    code = method.__code__ if type(method) is types.FunctionType and not method.__defaults__ else None
+    return code is not None and code.co_varnames[1 : code.co_argcount] == names
+
 
 def _calling(method: Callable[..., Any], names: tuple[str, ...]) -> Callable[[Any, dict[str, Any]], Any]:
     """By position where all are given so: a call with a mapping costs a tenth of all that a tell does."""
-    code = method.__code__ if type(method) is types.FunctionType and not method.__defaults__ else None
-    if code is not None and code.co_varnames[1 : code.co_argcount] == names:
+    if _by_position(method, names):
         match names:
             case ():
                 return lambda actor, _: method(actor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from mbactor.kernel.context import Call
 from mbactor.kernel.routes import Lanes
 from mbactor.kernel.sending import NO_WAYS
 from mbactor.kernel.worker import Worker
-from mbactor.mailbox import KeyedQueue, Mailbox, MailboxQueue
+from mbactor.mailbox import KeyedQueue, Mailbox, MailboxQueue, MailboxStatistics
 
 if TYPE_CHECKING:
     from mbactor.kernel.cell import Cell
@@ -22,7 +23,7 @@ class Gate:
     """Messages pass it in order, `limit` at once."""
 
     __slots__ = (
-        "cell", "idle", "keyed", "leaving", "limit", "name", "parked", "queue", "quick", "room", "shut", "taking",
+        "cell", "idle", "keyed", "leaving", "limit", "name", "parked", "queue", "quick", "shut", "taking",
         "turn", "work", "workers",
     )  # fmt: skip
 
@@ -37,7 +38,6 @@ class Gate:
             else MailboxQueue(cell.bound, _arrived, _admitted)
         )
         self.work = self.queue.work
-        self.room = cell.bound.capacity
         self.quick: bool
         """Whether messages may take the short way in: see `ActorRef.tell`."""
         self.idle = True
@@ -61,9 +61,20 @@ class Gate:
         if not self.quick:
             self.cell.ways = NO_WAYS
 
+    def accepted(self) -> int:
+        """How many messages it ever accepted."""
+        return self.queue.accepted + self._taken()
+
+    def statistics(self, now: float) -> MailboxStatistics:
+        """Its queue at this moment."""
+        return replace(told := self.queue.statistics(now), accepted=told.accepted + self._taken())
+
+    def _taken(self) -> int:
+        """Messages that the queue has not been told of as taken."""
+        return sum(one.run for one in (*self.workers, *self.leaving) if one.queue is self.queue)
+
     def rebound(self, bound: Mailbox) -> None:
         """Take as many messages as this says from now on."""
-        self.room = bound.capacity
         before = len(self.work)
         self.queue.rebound(bound)
         for _ in range(len(self.work) - before):

@@ -184,7 +184,7 @@ class Inbox:
     def statistics(self) -> MailboxStatistics:
         """The mailbox at this moment: all queues of the actor together."""
         now = self.node.time()
-        return MailboxStatistics.of([gate.queue.statistics(now) for gate in self.gates])
+        return MailboxStatistics.of([gate.statistics(now) for gate in self.gates])
 
     def rebound(self, mailbox: Mailbox | None) -> None:
         """Another bound (None: that of the class), at once. What waits beyond a lower one is handled all the same."""

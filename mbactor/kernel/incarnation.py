@@ -175,7 +175,7 @@ class Incarnation(msgspec.Struct, eq=False):
             self.watch_idleness(after)
 
     def _served(self) -> int:
-        return sum(gate.queue.accepted for gate in self.cell.gates)
+        return sum(gate.accepted() for gate in self.cell.gates)
 
     def _busy(self) -> bool:
         return any(len(gate.queue) or any(worker.call for worker in gate.workers) for gate in self.cell.gates)

@@ -46,13 +46,13 @@ class Route:
     """One feature of one actor class, ready to run.
 
     `plain` runs the method, `observed` does so within a span. `direct` runs it with arguments that are bound, where
-    nothing stands around it. `gate` says through which of the class's gates it passes.
+    nothing stands around it; `lone` does so with the value of `only`, where that is all it takes. `gate` says through
+    which of the class's gates it passes.
     """
 
     __slots__ = (
-        "address", "bind", "direct", "ends", "feature", "gate", "key", "key_default", "manual", "name",
-        "observed", "open", "owner",
-        "plain", "quick", "returns", "signature",
+        "address", "bind", "direct", "ends", "feature", "gate", "key", "key_default", "lone", "manual", "name",
+        "observed", "only", "open", "owner", "plain", "quick", "returns", "signature",
     )  # fmt: skip
 
     def __init__(self, feature: Feature, owner: type[Actor]) -> None:
@@ -71,6 +71,9 @@ class Route:
         self.plain = assemble(self, handler, tuple(one for one in INBOUND if one is not observed))
         self.observed = assemble(self, handler)
         self.direct = feature.direct(self.signature.names) if self.plain is handler else None
+        names = self.signature.names
+        self.only = names[0] if len(names) == 1 else ""
+        self.lone = feature.lone() if self.only and self.direct is not None else None
         self.manual = feature.manual
         self.open = not feature.elsewhere and ("{" in feature.path or not feature.port)
         """Whether it is reached at more than one address: arguments of it are in the path, or its port is any."""

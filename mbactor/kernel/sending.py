@@ -36,8 +36,8 @@ class Way:
     """The short way of one operation into a mailbox: see `ActorRef.ask` and `ActorRef.tell`."""
 
     __slots__ = (
-        "bind", "context", "direct", "exact", "future", "gate", "loop", "names", "needed", "only", "queue", "route",
-        "thread", "time", "types", "work",
+        "alone", "bind", "context", "direct", "exact", "future", "gate", "loop", "names", "needed", "only", "queue",
+        "route", "thread", "time", "types", "work",
     )  # fmt: skip
 
     def __init__(self, route: Route, gate: Gate) -> None:
@@ -48,7 +48,7 @@ class Way:
         self.gate = gate
         self.queue = gate.queue
         self.work = gate.work
-        self.context = Call(route, None, gate.cell, direct=route.direct)
+        self.context = self.alone = Call(route, None, gate.cell, direct=route.direct)
         self.names = route.signature.positional
         self.bind = route.bind
         exact = route.signature.exact
@@ -57,8 +57,11 @@ class Way:
         """The type of which the value of a parameter is handed over as it is, where there is just one."""
         self.only = ""
         self.exact: type | None = None
-        if self.needed == len(self.types) == 1:  # as for most messages: its value is looked at without a call
-            [(self.only, self.exact)] = self.types.items()
+        if route.lone is not None and type(None) not in exact[route.only] and len(self.types) == 1:
+            [(self.only, self.exact)] = (
+                self.types.items()
+            )  # as for most messages: its value is looked at without a call
+            self.alone = Call(route, None, gate.cell, lone=route.lone)
 
     def fits(self, kwargs: dict[str, Any]) -> bool:
         """Whether all arguments are given, and none need be bound."""

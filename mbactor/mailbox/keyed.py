@@ -55,7 +55,7 @@ class KeyedQueue(MailboxQueue[T]):
         self.highest = max(self.highest, self._depth)
         return answer
 
-    def take(self) -> T | None:
+    def pick(self) -> T | None:
         for lane in self._urgent or ():
             if lane:
                 return lane.popleft()
@@ -112,13 +112,16 @@ class KeyedQueue(MailboxQueue[T]):
             return super().withdraw(item)
         held.remove(item)
         self._holds -= 1
+        self.gone += 1
         if not held:
             del self._held[key]
         self._admit()
         return True
 
     def put_back(self, items: Iterable[T]) -> None:
-        for item in reversed(list(items)):
+        again = list(items)
+        self.gone -= len(again)
+        for item in reversed(again):
             held = self._held.get(self._key_of(item))
             if held is None:
                 self.work.appendleft(item)

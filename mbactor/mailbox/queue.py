@@ -31,7 +31,7 @@ class MailboxQueue(Generic[T]):
     """
 
     __slots__ = (
-        "_admitted", "_since", "_urgent", "_waiting", "accepted", "bound", "dropped", "expired", "highest", "plain",
+        "_admitted", "_since", "_urgent", "_waiting", "bound", "dropped", "expired", "gone", "highest", "mark", "plain",
         "rejected", "work",
     )  # fmt: skip
 
@@ -46,7 +46,14 @@ class MailboxQueue(Generic[T]):
         self.plain = True
         self._urgent: tuple[deque[T], ...] | None = None
         self._waiting: deque[T] | None = None
-        self.highest = self.accepted = self.rejected = self.expired = self.dropped = 0
+        self.highest = self.gone = self.rejected = self.expired = self.dropped = 0
+        self.mark = 0
+        """A depth below which one item more is neither too many nor the most there ever were: see `deepens`."""
+
+    @property
+    def accepted(self) -> int:
+        """How many were ever accepted: those that are gone and those that are here, so that to send costs no count."""
+        return self.gone + len(self)
 
     def __len__(self) -> int:
         return self._depth + (sum(map(len, self._urgent)) if self._urgent else 0)
@@ -71,15 +78,20 @@ class MailboxQueue(Generic[T]):
         """True when the item was accepted, False when it was refused; the evicted item when that made room."""
         if lane is not Lane.WORK:
             self._lane(lane).append(item)
-            self.accepted += 1
             return True
         depth = len(self.work)
-        if depth >= self.bound.capacity:
+        if depth >= self.mark and not self.deepens(depth):
             return self._offer_to_full(item)
         self.work.append(item)
-        self.accepted += 1
-        if depth >= self.highest:
-            self.highest = depth + 1
+        return True
+
+    def deepens(self, depth: int) -> bool:
+        """Whether an item may come on top of so many; it is counted then. For who looks at `mark` before."""
+        capacity = self.bound.capacity
+        if depth >= capacity:
+            return False
+        self.highest = max(self.highest, depth + 1)
+        self.mark = min(self.highest, capacity)
         return True
 
     def wait(self, item: T) -> None:
@@ -96,7 +108,7 @@ class MailboxQueue(Generic[T]):
             before = len(self._waiting)
             self._waiting = deque(item for item in self._waiting if not over(item))
             gone = before - len(self._waiting)
-            self.accepted += gone
+            self.gone += gone
             self.expired += gone
 
     def withdraw(self, item: T) -> bool:
@@ -105,13 +117,16 @@ class MailboxQueue(Generic[T]):
             if queue is not None:
                 with suppress(ValueError):
                     queue.remove(item)
+                    self.gone += queue is not self._waiting
                     self._admit()
                     return True
         return False
 
     def put_back(self, items: Iterable[T]) -> None:
         """Put items that had been taken before everything else, in their order. They pass the bound."""
-        self.work.extendleft(reversed(list(items)))
+        again = list(items)
+        self.gone -= len(again)
+        self.work.extendleft(reversed(again))
         self.highest = max(self.highest, self._depth)
 
     def _offer_to_full(self, item: T) -> bool | T:
@@ -119,9 +134,9 @@ class MailboxQueue(Generic[T]):
             self.rejected += 1
             return False
         evicted = self._evict()
+        self.gone += 1
         self.dropped += 1
         self.work.append(item)
-        self.accepted += 1
         return evicted
 
     def _evict(self) -> T:
@@ -130,12 +145,19 @@ class MailboxQueue(Generic[T]):
     def rebound(self, bound: Mailbox) -> None:
         """Another bound from now on. What is here beyond it stays; who waited for room may have it now."""
         self.bound = bound
+        self.mark = min(self.mark, bound.capacity)
         self._admit()
 
     # --- out ------------------------------------------------------------------------------------------------
 
     def take(self) -> T | None:
         """The next item, or None when there is none."""
+        item = self.pick()
+        self.gone += item is not None
+        return item
+
+    def pick(self) -> T | None:
+        """As `take`, for who takes many, and adds them to `gone` at once."""
         if self._urgent is not None:
             for lane in self._urgent:
                 if lane:
@@ -174,8 +196,10 @@ class MailboxQueue(Generic[T]):
 
         Who waited for room comes last, and has not been accepted.
         """
-        urgent = [item for lane in self._urgent or () for item in taken_from(lane)]
-        return [*urgent, *self._all_work(), *taken_from(self._waiting or deque())]
+        accepted = [item for lane in self._urgent or () for item in taken_from(lane)]
+        accepted += self._all_work()
+        self.gone += len(accepted)
+        return [*accepted, *taken_from(self._waiting or deque())]
 
     def _all_work(self) -> list[T]:
         """All of lane WORK, taken out."""
@@ -203,7 +227,6 @@ class MailboxQueue(Generic[T]):
             item = self._waiting.popleft()
             if self._admitted is None or self._admitted(item):
                 self.work.append(item)
-                self.accepted += 1
         self.highest = max(self.highest, self._depth)
 
     def _lane(self, lane: Lane) -> deque[T]:

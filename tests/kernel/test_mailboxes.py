@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -830,3 +831,49 @@ async def test_a_restart_of_more_than_a_second_refuses_until_it_begins_and_takes
     assert await asyncio.gather(*kept) == [1, 4]
     await asyncio.sleep(0.001)
     assert diary == ["started", "stop failed", "started", 1, 4, 5]
+
+
+class Crowded(Actor):
+    """Notes its own mailbox while it is at each of many messages."""
+
+    mailbox = Mailbox(capacity=5000)
+    on_error = "resume"
+
+    def __init__(self, own: list[ActorRef[Any]], seen: list[tuple[int, int]]) -> None:
+        self.own, self.seen = own, seen
+
+    @endpoint
+    async def look(self, number: int) -> None:
+        statistics = self.own[0].statistics()
+        self.seen.append((statistics.accepted, statistics.depth))
+        if number % 100 == 99:
+            await asyncio.sleep(0)
+        if number % 500 == 499:
+            raise RuntimeError("one in five hundred")
+
+
+async def a_crowded(mbactor: ActorSystem) -> tuple[ActorRef[Crowded], list[tuple[int, int]]]:
+    own: list[ActorRef[Any]] = []
+    seen: list[tuple[int, int]] = []
+    own.append(await mbactor.spawn(Crowded, own, seen))
+    return own[0], seen
+
+
+async def test_what_was_accepted_is_counted_exactly_at_each_message(mbactor: ActorSystem) -> None:
+    crowded, seen = await a_crowded(mbactor)
+    for number in range(2000):
+        crowded.tell(Crowded.look, number)
+    assert crowded.statistics().accepted == 2000
+    await crowded.ask(Crowded.look, 0)
+    assert seen == [*((2001, 2000 - number) for number in range(2000)), (2001, 0)]
+
+
+async def test_a_long_queue_of_quick_messages_leaves_the_loop_to_others(mbactor: ActorSystem) -> None:
+    crowded, seen = await a_crowded(mbactor)
+    for _ in range(4000):
+        crowded.tell(Crowded.look, 0)
+    turns = [0]
+    while turns[-1] < 4000:
+        await asyncio.sleep(0)
+        turns.append(len(seen))
+    assert max(after - before for before, after in pairwise(turns)) <= 512

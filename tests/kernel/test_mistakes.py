@@ -132,9 +132,15 @@ def test_arguments_that_are_no_mapping_are_refused() -> None:
 
 
 async def test_a_method_called_on_a_ref_is_answered_with_how_it_is_sent(mbactor: ActorSystem) -> None:
-    ref: Any = await mbactor.spawn(child(Actor, id="x"))
-    with pytest.raises(AttributeError, match=r"an ActorRef has no attribute 'add'; a message is sent by ask or tell"):
-        ref.add(1)
+    ref: Any = await mbactor.spawn(Shop)
+    with pytest.raises(
+        AttributeError,
+        match=r"an ActorRef has no attribute 'sell'; a message is sent by ask or tell: ref\.ask\(\w+\.sell, \.\.\.\)",
+    ):
+        ref.sell(1)
+    assert not hasattr(ref, "sell")
+    with pytest.raises(AttributeError, match="'ActorRef' object has no attribute 'sel'"):
+        ref.sel(1)
     assert not hasattr(ref, "__len__")
 
 

@@ -68,7 +68,7 @@ class PutsBackLast(MailboxQueue[int]):
 
 class AcceptsAtTheEnd(MailboxQueue[int]):
     def drain(self) -> list[int]:
-        self.accepted += len(self._waiting or ())
+        self.gone += len(self._waiting or ())
         return super().drain()
 
 
@@ -80,7 +80,7 @@ class CountsNothing(MailboxQueue[int]):
 class LosesOneInAHundred(MailboxQueue[int]):
     def take(self) -> int | None:
         if self.accepted > 100 and self.bound.capacity < 6:
-            self.accepted = 0
+            self.gone = 0
             super().take()
         return super().take()
 
