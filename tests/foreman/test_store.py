@@ -21,14 +21,26 @@ from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
 from mbactor.foreman.store.join import ARRIVE
 from mbactor.foreman.store.open import open_store
-from mbactor.foreman.store.operations import Claim, Claimed, Create, Created, FlowEnd, Lease, NewStep, Settle, Settled
+from mbactor.foreman.store.operations import (
+    Cancel,
+    Claim,
+    Claimed,
+    Create,
+    Created,
+    FlowEnd,
+    Lease,
+    NewStep,
+    Settle,
+    Settled,
+)
 from mbactor.foreman.store.rows import FlowRow, StepRow
-from mbactor.foreman.store.settle import _SETTLE, COMPLETE
+from mbactor.foreman.store.settle import _COMPLETE_WHOLE, _SETTLE, COMPLETE
 from mbactor.foreman.store.sqlite import MOST_AT_ONCE, SqliteStore, run_in_driver
 from mbactor.foreman.store.sqlite_db import update_text
 from mbactor.foreman.store.store import Store, StoreTrouble, Unstorable
 from mbactor.foreman.store.transaction import _STOP
 from mbactor.testing.stores import check_store
+from tests.foreman.world import sql_of
 
 pytestmark = pytest.mark.anyio
 
@@ -231,6 +243,35 @@ async def test_an_outcome_with_a_lost_lease_lands_nowhere_and_spoils_nothing_bes
     await store.close()
 
 
+@pytest.mark.parametrize("snapshot", [None, b'{"x":1}'])
+async def test_however_many_outcomes_there_are_each_lands_but_one_that_lost_its_lease(
+    tmp_path: Path, snapshot: bytes | None
+) -> None:
+    store = await _open(f"sqlite:///{tmp_path}/flows.db")
+    for count in (*range(1, 34), 47, 48, 95, 96, 127, 129, 191, 200):
+        for lost in (None, count // 2):
+            await store.commit([new() for _ in range(count)])
+            steps = (await _claim(store, count)).steps
+            batch = [
+                Settle(
+                    step.id, step.flow_id, step.lease_number + (index == lost), "completed", b'{"n":%d}' % step.id,
+                    state=snapshot, end=FlowEnd("completed", b"{}"),
+                )
+                for index, step in enumerate(steps)
+            ]  # fmt: skip
+            settled = (await store.commit(batch)).results
+            assert [isinstance(one, Settled) and one.landed for one in settled] == [
+                index != lost for index in range(count)
+            ]
+            if lost is not None:
+                await store.commit([Cancel(steps[lost].flow_id, "f" * 16)])
+    rows = await sql_of(
+        store, "SELECT count(*) FROM mbactor_step WHERE CAST(changes AS TEXT) <> '{\"n\":' || id || '}'"
+    )
+    assert rows == [(0,)]
+    await store.close()
+
+
 @pytest.mark.parametrize("count", [200, 300])
 async def test_of_many_outcomes_at_once_each_that_lost_its_lease_lands_nowhere(tmp_path: Path, count: int) -> None:
     # The event loop writes a small batch to a file; a larger one, and all in memory, is the driver's.
@@ -324,7 +365,7 @@ async def test_a_statement_for_many_rows_seeks_each_by_its_id() -> None:
     def plan(db: sqlite3.Connection, query: str) -> list[str]:
         return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", [None] * query.count("?"))]
 
-    for update in (COMPLETE, _SETTLE, _STOP, ARRIVE):
+    for update in (COMPLETE, _COMPLETE_WHOLE, _SETTLE, _STOP, ARRIVE):
         steps = await run_in_driver(store._writer, plan, update_text(update, 8))
         assert f"SEARCH {update.table} USING INTEGER PRIMARY KEY (rowid=?)" in steps
         assert f"SCAN {update.table}" not in steps

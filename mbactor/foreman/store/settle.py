@@ -23,6 +23,18 @@ COMPLETE = Update(
     schema.OUTCOME,
 )
 
+# The same of a step that fans out, or that writes its input down. What else an outcome may change is as much again.
+_COMPLETE_WHOLE = Update(
+    "mbactor_step",
+    """status = 'completed', changes = :changes, state = coalesce(:state, state),
+    chain = CASE WHEN :state IS NULL THEN chain ELSE 0 END, successor_id = :successor_id, cohort_size = :cohort_size,
+    cohort_arrivals = :cohort_arrivals, cohort_depth = :cohort_depth, cohort_needed = :cohort_needed,
+    cohort_at_once = :cohort_at_once, updated_at = :updated_at""",
+    FENCE,
+    ("changes", "state", "successor_id", "cohort_size", "cohort_arrivals", "cohort_depth", "cohort_needed",
+     "cohort_at_once", "updated_at", "id", "lease_number"),
+)  # fmt: skip
+
 # What its rate gave a step is used up by a run, and not by an offer that nobody took.
 _SETTLE = Update(
     "mbactor_step",
@@ -80,6 +92,7 @@ async def _end(tx: Transaction, ends: dict[int, FlowEnd]) -> None:
 async def _update(tx: Transaction, batch: Sequence[Settle], ids: Sequence[Sequence[int]]) -> set[int]:
     """Write the outcomes' own rows; the indexes of those that landed."""
     plain: dict[int, Row] = {}
+    whole: dict[int, Row] = {}
     full: dict[int, Row] = {}
     seen: set[tuple[int, int]] = set()
     for index, one in enumerate(batch):
@@ -88,15 +101,22 @@ async def _update(tx: Transaction, batch: Sequence[Settle], ids: Sequence[Sequen
             continue  # the first outcome of a run is the one that counts
         seen.add(fence)
         successor_id = ids[index][0] if ids[index] else None
-        if one.status == "completed" and one.state is one.error is one.parks is None and not one.cohort_size:
-            plain[index] = (one.changes, successor_id, tx.now, *fence)
+        if one.status == "completed" and one.error is one.parks is None:
+            if one.state is None and not one.cohort_size:
+                plain[index] = (one.changes, successor_id, tx.now, *fence)
+            else:
+                whole[index] = (
+                    one.changes, one.state, successor_id, one.cohort_size, one.arrivals, one.depth, one.needed,
+                    one.at_once, tx.now, *fence,
+                )  # fmt: skip
         else:
             full[index] = (
                 one.status, one.changes, one.state, one.error, one.parks, one.payloads, one.attempt,
                 tx.now + one.delay, tx.now if one.refused else None, successor_id, one.cohort_size, one.arrivals,
                 one.depth, one.needed, one.at_once, tx.now, *fence,
             )  # fmt: skip
-    return {*await _landed(tx, COMPLETE, plain), *await _landed(tx, _SETTLE, full)}
+    written = ((COMPLETE, plain), (_COMPLETE_WHOLE, whole), (_SETTLE, full))
+    return {index for statement, rows in written for index in await _landed(tx, statement, rows)}
 
 
 async def _landed(tx: Transaction, statement: Update, rows: dict[int, Row]) -> Iterable[int]:
