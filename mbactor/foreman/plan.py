@@ -183,10 +183,14 @@ def _each(edge: Transition, live: Fields) -> Iterator[Target]:
     except InvalidState as error:
         raise _Unroutable(f"{edge}: for_each needs an array in the field {name!r}: {error}") from None
     item, index, count = edge.branch_fields
-    length = encode_value(len(elements))
+    length = _number(len(elements))
     for position, element in enumerate(elements):
         # The element is a view into the whole array, which must not be kept alive by each branch.
-        yield Target(edge.target, {item: element.copy(), index: encode_value(position), count: length})
+        yield Target(edge.target, {item: element.copy(), index: _number(position), count: length})
+
+
+def _number(value: int) -> msgspec.Raw:
+    return msgspec.Raw(b"%d" % value)
 
 
 # --- where they lead ----------------------------------------------------------------------------------------

@@ -52,13 +52,13 @@ def settlement(held: Held, plan: Plan, hand_off: HandOff, child: Child | None = 
             assert held.spawn_id is not None
             lease = hand_off.lease if hand_off.limit and not plan.delay else None
             fan_in = _new(held, plan.fan_in, new_token(), delay=plan.delay, lease=lease)
-            node, graph = held.node, held.head.graph
-            inside = graph.open_fan_outs.get(node, ())
-            around = _fan_ins(inside[:-1], graph, partial(_new, held)) if len(inside) > 1 else ()
-            makes_room = _makes_room(node, graph)
+            graph = held.head.graph
+            end = graph.branch_end(held.node)
+            around = tuple(_new(held, name, new_token()) for name in end.fan_ins[1:]) if len(end.fan_ins) > 1 else ()
+            waits_for_all = graph.join_of(plan.fan_in).needed == "all"
             arrival = Arrival(
-                held.spawn_id, held.depth, fan_in=fan_in, around=around, makes_room=makes_room,
-                waits_for_all=graph.join_of(plan.fan_in).needed == "all",
+                held.spawn_id, held.depth, fan_in=fan_in, around=around, makes_room=end.makes_room,
+                waits_for_all=waits_for_all,
             )  # fmt: skip
             return _completed(held, plan, arrival=arrival)
         case "complete":
@@ -83,20 +83,9 @@ def failed(held: Held, plan: Plan) -> Settle:
 
 
 def _failed_arrival(spawn_id: int, depth: int, node: str, graph: Graph, new: Callable[[str, str], NewStep]) -> Arrival:
-    fan_ins = _fan_ins(graph.open_fan_outs.get(node, ()), graph, new)
-    return Arrival(spawn_id, depth, True, fan_ins[0] if fan_ins else None, fan_ins[1:], _makes_room(node, graph))
-
-
-def _fan_ins(fan_outs: Sequence[str], graph: Graph, new: Callable[[str, str], NewStep]) -> tuple[NewStep, ...]:
-    """Those of the fan-outs that a step is inside of, innermost first."""
-    names = (graph.fan_in_of(name) for name in fan_outs[::-1])
-    return tuple(new(name, new_token()) for name in names if name is not None)
-
-
-def _makes_room(node: str, graph: Graph) -> bool:
-    """Whether the end of a branch, there, may be what another one waits for."""
-    around = graph.open_fan_outs.get(node, ())
-    return not around or graph.max_parallel_of(around[-1]) is not None
+    end = graph.branch_end(node)
+    fan_ins = tuple(new(name, new_token()) for name in end.fan_ins)
+    return Arrival(spawn_id, depth, True, fan_ins[0] if fan_ins else None, fan_ins[1:], end.makes_room)
 
 
 def unreadable(row: StepRow, shard: int, graph: Graph | None, error: BaseException) -> Settle:
@@ -159,14 +148,17 @@ def _onward(held: Held, plan: Plan, hand_off: HandOff) -> Settle:
 def _branches(held: Held, plan: Plan, lease: Lease, kept: int) -> Settle:
     # A snapshot is written once, on the spawning step, and not on each of its branches.
     due = held.cohort_id is None and held.chain + 1 >= SNAPSHOT_CHAIN and _snapshot_pays(held, plan, held.state or {})
+    head = held.head
     tokens = new_tokens(len(plan.targets))
     at_once = len(plan.targets) if plan.at_once is None else plan.at_once
+    handed_on = min(kept, at_once)
+    depth, chain = held.depth + 1, 1 if due else held.chain + 1
+    rates = {node: rate_of(head.graph, node) for node in {target.node for target in plan.targets}}
     successors = tuple(
-        _new(
-            held, target.node, token, added=encode_fields(target.added) if target.added else None,
-            spawn_id=held.step_id, ordinal=ordinal, delay=plan.delay,
-            lease=lease if ordinal < min(kept, at_once) else None, waits=ordinal >= at_once,
-            chain=1 if due else held.chain + 1,
+        NewStep(
+            target.node, token, depth, head.priority, None, encode_fields(target.added) if target.added else None,
+            chain, held.step_id, ordinal, None, plan.delay, None, lease if ordinal < handed_on else None,
+            ordinal >= at_once, head.fairness_key, rates[target.node],
         )
         for ordinal, (target, token) in enumerate(zip(plan.targets, tokens, strict=True))
     )  # fmt: skip
@@ -208,23 +200,19 @@ def _new(
     token: str,
     *,
     state: Json | None = None,
-    added: Json | None = None,
     chain: int | None = None,
-    spawn_id: int | None = None,
-    ordinal: int | None = None,
     cohort_id: int | None = None,
     delay: float = 0.0,
     lease: Lease | None = None,
-    waits: bool = False,
 ) -> NewStep:
+    """The step that follows, in the branch of this one."""
     head = held.head
     if chain is None:
         # A step that was folded from a cohort writes its input down when it ends: the chain begins there.
         chain = 1 if held.cohort_id is not None else held.chain + 1
     return NewStep(
-        node, token, held.depth + 1, head.priority, state, added, chain,
-        held.spawn_id if spawn_id is None else spawn_id, held.ordinal if ordinal is None else ordinal, cohort_id,
-        delay, None, lease, waits, head.fairness_key, rate_of(head.graph, node),
+        node, token, held.depth + 1, head.priority, state, None, chain, held.spawn_id, held.ordinal, cohort_id, delay,
+        None, lease, False, head.fairness_key, rate_of(head.graph, node),
     )  # fmt: skip
 
 
@@ -270,7 +258,7 @@ def successors(held: Held, plan: Plan, inserted: Sequence[Inserted], shard: int,
         state = None
         if plan.kind in {"advance", "fan_out"} and new.cohort_id is None:
             added = plan.targets[index].added
-            changes = {**plan.changes, **added} if added else plan.changes
+            changes = {**plan.changes, **added} if added and plan.changes else added or plan.changes
             # Nobody changes a state: what nothing was written to is the same one.
             state = apply(held.state or {}, changes) if changes else held.state or {}
         one = Held(held.head, key_text(shard, step_id, new.token), step_id, new, state, now)

@@ -27,7 +27,7 @@ from mbactor.durations import Duration, seconds
 from mbactor.errors import InvalidGraph
 from mbactor.foreman.model import doubts, graph_json, validation
 from mbactor.foreman.model.diagram import Direction, graph_mermaid
-from mbactor.foreman.model.graph_index import GraphIndex, index_of
+from mbactor.foreman.model.graph_index import BranchEnd, GraphIndex, index_of
 from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.reducers import Reducer
 from mbactor.foreman.model.reference import AnyNode, NodeReference, WorkflowReference, name_of, stands_for_task, url_of
@@ -38,6 +38,7 @@ __all__ = ["END", "Graph", "GraphWarning", "Node", "NodeReference", "Transition"
 
 
 _NONE: frozenset[str] = frozenset()
+_NOWHERE = BranchEnd((), makes_room=True)
 
 
 class GraphWarning(UserWarning):
@@ -281,6 +282,10 @@ class Graph:
     def fan_in_of(self, source: str) -> str | None:
         """The fan-in where the cohort that this fan-out source spawns converges."""
         return self._indexed().fan_ins.get(source)
+
+    def branch_end(self, name: str) -> BranchEnd:
+        """What it means for the cohorts around a step of this node that its branch ends with it."""
+        return self._indexed().ends.get(name, _NOWHERE)
 
     def branch_fields_of(self, source: str) -> frozenset[str]:
         """The fields that stay in the branches of this fan-out: the elements of its for-each and of those within."""

@@ -15,6 +15,16 @@ from mbactor.foreman.model.transition import Node, Transition
 
 
 @dataclass(frozen=True, slots=True)
+class BranchEnd:
+    """What it means for the cohorts around a step of a node that its branch ends with it."""
+
+    fan_ins: tuple[str, ...]
+    """Where these cohorts converge, innermost first."""
+    makes_room: bool
+    """Whether other branches may wait for that."""
+
+
+@dataclass(frozen=True, slots=True)
 class GraphIndex:
     """Of each node, by name: itself, its edges, the edge that is taken whatever the state is, and its fan-outs; of one
     that limits it how many branches may be under way at once.
@@ -27,6 +37,7 @@ class GraphIndex:
     most_at_once: Mapping[str, int]
     fan_ins: Mapping[str, str]
     stacks: Mapping[str, tuple[str, ...]]
+    ends: Mapping[str, BranchEnd]
     branch_fields: Mapping[str, frozenset[str]]
     problems: tuple[str, ...]
 
@@ -48,7 +59,13 @@ def index_of(
     }
     most = {name: min(given) for name, given in limits.items() if given}
     fields = _branch_fields(sources, out, found.stacks)
-    return GraphIndex(by_name, out, only_ways, sources, most, found.fan_ins, found.stacks, fields, found.problems)
+    ends = {name: _branch_end(stack, found.fan_ins, most) for name, stack in found.stacks.items()}
+    return GraphIndex(by_name, out, only_ways, sources, most, found.fan_ins, found.stacks, ends, fields, found.problems)
+
+
+def _branch_end(stack: Sequence[str], fan_ins: Mapping[str, str], most_at_once: Collection[str]) -> BranchEnd:
+    known = tuple(fan_ins[name] for name in stack[::-1] if name in fan_ins)
+    return BranchEnd(known, makes_room=not stack or stack[-1] in most_at_once)
 
 
 def _fans_out(edges: Sequence[Transition]) -> bool:
