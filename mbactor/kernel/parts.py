@@ -42,7 +42,7 @@ class Parts:
         source, envelope = delivery.subject.split(".")[3], message.envelope
         if envelope.op == "ack":
             self.transfers.pull(f"={source}.{envelope.replica}.{envelope.id}.{cell.replica}", envelope.fragment[0])
-        elif subjects.is_own_inbox(delivery.subject, delivery.reply or ""):
+        elif subjects.own_inbox(delivery.subject, delivery.reply or ""):
             asker = (delivery.reply or "").split(".")[5]
             request = Request(self, cell, route, delivery, envelope)
             key = f"{source}.{asker}.{envelope.id}.{cell.replica}"

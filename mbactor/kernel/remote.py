@@ -225,14 +225,17 @@ class Remote:
             name = route.feature.name if route is not None else "?"
             self._node.dead_letters.add(cell.address, name, None, None, str(error))
             return
-        if delivery.reply is not None and not subjects.is_own_inbox(delivery.subject, delivery.reply):
-            # A responder answers only to the verified source's own inbox.
-            delivery = Delivery(delivery.subject, delivery.data)
-        now, reply = self._node.time(), delivery.reply
+        reply, inbox = delivery.reply, ""
+        if reply is not None:
+            inbox = subjects.own_inbox(delivery.subject, reply)
+            if not inbox:
+                # A responder answers only to the verified source's own inbox.
+                delivery, reply = Delivery(delivery.subject, delivery.data), None
+        now = self._node.time()
         plain = route is not None and reply is not None and not route.open
-        if route is not None and route.feature.queue != EVERY and cell.served is not None:
-            cell = cell.served.taker(route.feature.name)
-        inbox = inbox_of(reply or "")
+        served = cell.served
+        if route is not None and served is not None and route.feature.queue != EVERY:
+            cell = served.taker(route.feature.name)
         for message in messages:
             envelope = message.envelope
             budget = envelope.budget

@@ -39,6 +39,8 @@ class Ask(Waiter, eq=False):
     future: asyncio.Future[Any]
     read: Callable[[Message], Any]
     source: str
+    inbox: str
+    """Where its answers come, but for the last token: the broker has verified that they are of whom it was sent to."""
     message: Message | bytes | None
     """What is sent again, or the part of a payload that it is; None once all fragments of a large one have left, which
     is not kept for that.

@@ -28,6 +28,9 @@ MSGPACK = "application/msgpack"
 _VERSION = b"\x03"
 _HEAD = struct.Struct(">cBI")
 _ARRAY = 0xDD
+_HEAD_OF_ONE = _HEAD.pack(_VERSION, _ARRAY, 1)
+_SMALL = 16 * 1024
+"""Bytes that are copied sooner than a view of them is made."""
 OVERHEAD = _HEAD.size
 """Bytes of a payload beside its messages."""
 MANY = 1024
@@ -78,7 +81,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     def to_bytes(self) -> bytes:
         """A payload of this message alone."""
-        return payload_of((_encode(self),))
+        return payload_of_one(_encode(self))
 
 
 def ask_part(id: str, budget: float, body: bytes) -> bytes:
@@ -98,12 +101,17 @@ def payload_of(parts: Sequence[bytes]) -> bytes:
     return b"".join((_HEAD.pack(_VERSION, _ARRAY, len(parts)), *parts))
 
 
+def payload_of_one(part: bytes) -> bytes:
+    """As `payload_of`, of one message."""
+    return _HEAD_OF_ONE + part
+
+
 def messages_of(data: bytes) -> list[Message]:
     """The messages of a payload, at least one and at most `MANY`. BadRequest where the bytes are none of ours."""
-    if data[:1] != _VERSION:
+    if not data.startswith(_VERSION):
         raise BadRequest(f"a payload of version {data[:1].hex() or 'none'}: expected version {_VERSION.hex()}")
     try:
-        messages = _decode(memoryview(data)[1:])
+        messages = _decode(data[1:] if len(data) < _SMALL else memoryview(data)[1:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"no message of mbactor: {error}") from error
     if not messages:

@@ -29,7 +29,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from mbactor.errors import MessageTooLarge, Unavailable
+from mbactor.errors import Unavailable
 from mbactor.transport.bus import Receive, check_pattern
 from mbactor.transport.nats_client import Connection
 from mbactor.transport.nats_dispatch import Subscribed
@@ -42,8 +42,6 @@ DRAIN = 5.0
 """Seconds that what is on its way may take when the bus is closed."""
 EVERY = 5.0
 """Seconds between two looks whether what is published comes back."""
-FULL = 64 * 1024 * 1024
-"""Bytes that may wait for a server that does not read."""
 
 
 class NatsBus:
@@ -77,19 +75,10 @@ class NatsBus:
         return 1024 * 1024 if self._client is None else self._client.max_payload
 
     def publish(self, subject: str, data: bytes, *, reply: str | None = None) -> None:
-        client = self._connected()
-        if len(data) > client.max_payload:
-            raise MessageTooLarge(len(data), client.max_payload)
-        if reply is not None and client.waiting() >= FULL:
-            raise Unavailable(f"the broker does not read: {FULL} bytes wait for it")
-        line = f"PUB {subject} {reply or ''} {len(data)}"
-        if not subject or not line.isprintable() or line.count(" ") != 3:
-            raise ValueError(f"subject {subject!r}, reply {reply!r}: no blanks and no control characters expected")
-        command = b"%b\r\n%b\r\n" % (line.encode(), data)
-        if reply is None:
-            client.send(command)
-        else:
-            client.ask(command, subject, reply)
+        client = self._client
+        if client is None or not client.up:
+            client = self._connected()
+        client.carry(subject, data, reply)
 
     @property
     def quiet(self) -> bool:

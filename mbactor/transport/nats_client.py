@@ -19,7 +19,7 @@ from nats import errors
 from nats.aio.client import Client, Server, Srv
 
 from mbactor import observe
-from mbactor.errors import Unavailable
+from mbactor.errors import MessageTooLarge, Unavailable
 from mbactor.transport.bus import Receive
 from mbactor.transport.nats_dispatch import Dispatch, Subscribed
 from mbactor.transport.nats_parser import MalformedStream, Parser
@@ -37,6 +37,8 @@ SILENT = 2
 """Questions in a row that may stay without answer: then the connection counts as lost."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds up to which is waited before the first try to connect again, and before each later one."""
+FULL = 64 * 1024 * 1024
+"""Bytes that may wait for a server that does not read."""
 BURST = 8 * 1024
 """Bytes that are kept until the end of a turn of the loop; more are written at once, and count as waiting."""
 
@@ -142,10 +144,23 @@ class Connection(Client):
         size: int = self._transport.waiting()
         return size
 
-    def ask(self, command: bytes, subject: str, reply: str) -> None:
-        """`send` of a message with a reply subject: when it is refused, that is told there."""
-        self.send(command)
-        if self.dispatch.asked.add(subject, reply):
+    def carry(self, subject: str, data: bytes, reply: str | None) -> None:
+        """`send` of a message: when one with a reply subject is refused, that is told there."""
+        size = len(data)
+        if size > self._max_payload:
+            raise MessageTooLarge(size, self._max_payload)
+        line = f"PUB {subject} {reply or ''} {size}"
+        if not subject or not line.isprintable() or line.count(" ") != 3:
+            raise ValueError(f"subject {subject!r}, reply {reply!r}: no blanks and no control characters expected")
+        command = b"\r\n".join((line.encode(), data, b""))
+        if reply is not None and self._transport.waiting() >= FULL:
+            raise Unavailable(f"the broker does not read: {FULL} bytes wait for it")
+        if self.end_of_turn.quiet and not self._pending:  # as in `send`, for what comes alone
+            self._transport.write(command)
+            self.end_of_turn.left()
+        else:
+            self.send(command)
+        if reply is not None and self.dispatch.asked.add(subject, reply):
             self.dispatch.asked.mark()
             self._mark = self._ping()
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from mbactor.errors import MbactorError, MessageTooLarge
 from mbactor.transport.bus import Bus
-from mbactor.transport.message import OVERHEAD, payload_of
+from mbactor.transport.message import OVERHEAD, payload_of, payload_of_one
 
 MOST, BYTES = 64, 64 * 1024
 SOON = 128
@@ -93,7 +93,9 @@ class Outbox:
         self._put = 0
         """Messages of this turn that wait, or waited, for its end."""
         self._many = True
-        """Whether they were several in the last turn that had an end, or may be in the first."""
+        """Whether they were several in the last turn that had an end, or may be in the first; True where nothing is
+        gathered, for no turn has an end then.
+        """
 
     def put(self, key: str, same: str, subject: str, inbox: str | None, id: str, part: bytes) -> None:
         """Send a message at the end of this turn, together with others that have the `same`. What answers the first of
@@ -101,6 +103,15 @@ class Outbox:
 
         MessageTooLarge at once; what else is wrong is told `unsent`, or raised where it is sent at once.
         """
+        if not (self._many or self._batches) and self._bus.quiet:
+            try:
+                self._bus.publish(subject, payload_of_one(part), reply=None if inbox is None else inbox + id)
+            except MessageTooLarge:
+                raise
+            except MbactorError:
+                pass  # told at the end of the turn: whoever sends it does not know of it yet
+            else:
+                return
         if self._gathered >= SOON:
             self.flush()  # before this one, of which whoever sends it does not know yet that it has left
         batch = self._open.get(key)
@@ -115,17 +126,8 @@ class Outbox:
                 return
         reply = None if inbox is None else inbox + id
         if not self._gather:
-            self._bus.publish(subject, payload_of((part,)), reply=reply)
+            self._bus.publish(subject, payload_of_one(part), reply=reply)
             return
-        if self._bus.quiet and not self._many and not self._batches:
-            try:
-                self._bus.publish(subject, payload_of((part,)), reply=reply)
-            except MessageTooLarge:
-                raise
-            except MbactorError:
-                pass  # told at the end of the turn: whoever sends it does not know of it yet
-            else:
-                return
         self._begin(key, same, subject, reply, id, part)
 
     def _begin(self, key: str, same: str, subject: str, reply: str | None, id: str, part: bytes) -> None:

@@ -45,7 +45,7 @@ class Peers:
 
     def _asked(self, delivery: Delivery) -> None:
         reply = delivery.reply
-        if reply is None or not subjects.is_own_inbox(delivery.subject, reply):
+        if reply is None or not subjects.own_inbox(delivery.subject, reply):
             return
         if delivery.subject.split(".", 4)[3] != self._host:
             return  # as the broker has verified, it is none of the host's

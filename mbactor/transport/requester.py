@@ -148,11 +148,11 @@ class Requester:
         id, address, source = message.envelope.id, line.address, line.source
         again, patience, nearest = self._again, self._patience, self._nearest
         if nearest is None or address.replica is not None:
-            ask = Ask(id, address, deadline, future, read, source, message, again, patience)
+            ask = Ask(id, address, deadline, future, read, source, line.inbox, message, again, patience)
         else:
             place = nearest(address, now)
             ask = NearAsk(
-                id, place, deadline, future, read, source, message, again, patience,
+                id, place, deadline, future, read, source, line.inbox, message, again, patience,
                 plain=address, nearest=nearest, publish=self._publish, ticks=patience,
             )  # fmt: skip
             line = self.line(source, place)
@@ -170,8 +170,10 @@ class Requester:
         address, subject = line.address, line.subject
         future: asyncio.Future[Any] = self._future()
         part = ask_part(id, budget, body)
-        ask = Ask(id, address, deadline, future, read, line.source, part, self._again, self._patience)
-        self._outbox.put(address.host, subject, subject, line.inbox, id, part)
+        inbox, again = line.inbox, self._again
+        self._outbox.put(address.host, subject, subject, inbox, id, part)
+        # While the broker has what leaves at once already.
+        ask = Ask(id, address, deadline, future, read, line.source, inbox, part, again, self._patience)
         self._waiting.add(ask, now)
         return future
 
@@ -358,14 +360,14 @@ class Requester:
 
     def _receive(self, delivery: Delivery) -> None:
         # The broker has verified who publishes, by the fourth token; what they say of another's requests is not heard.
-        by = delivery.subject.split(".", 4)[3]
+        subject = delivery.subject
         if delivery.failure is None:
             try:
                 messages = messages_of(delivery.data)
             except MbactorError as error:
-                self._unreadable(delivery.subject.rpartition(".")[2], by, error)
+                self._unreadable(subject.rpartition(".")[2], _by(subject), error)
                 return
-            waiting, host, replica = self._waiting, "", ""
+            waiting, inbox, replica = self._waiting, "", ""
             for message in messages:
                 envelope = message.envelope
                 waiter = waiting.find(envelope.id)
@@ -373,26 +375,26 @@ class Requester:
                     type(waiter) is Ask
                     and envelope.op == "reply"
                     and envelope.fragment == WHOLE
-                    and (waiter.address.host == host or by == subjects.host_token(waiter.address.host))
+                    and (waiter.inbox is inbox or subject.startswith(waiter.inbox))
                     and not waiter.future.done()
                 ):
                     # As `_take`, for nearly all there are: the result of an ask that waits for it.
-                    if waiter.address.host != host or envelope.replica != replica:
-                        host, replica = waiter.address.host, envelope.replica
+                    if waiter.inbox is not inbox or envelope.replica != replica:
+                        inbox, replica = waiter.inbox, envelope.replica
                         if replica:
-                            self._replicas.saw(host, replica)
+                            self._replicas.saw(waiter.address.host, replica)
                     try:
                         waiter.future.set_result(waiter.read(message))
                     except Exception:  # noqa: BLE001 - what is wrong, the long way says
                         waiter.answered(message)
                     waiting.remove(envelope.id)
                 else:
-                    self._take(delivery, by, message)
+                    self._take(delivery, _by(subject), message)
             return
         # The last token of the reply subject serves this alone; messages are known by their envelopes.
-        first = delivery.subject.rpartition(".")[2]
+        first = subject.rpartition(".")[2]
         for id in self._together.take(first):
-            self._failed(id, by, delivery.failure, delivery.data)
+            self._failed(id, _by(subject), delivery.failure, delivery.data)
 
     def _waiter(self, id: str, by: str) -> Waiter | None:
         """Who waits for what comes of a request, where that is said by whom it was sent to."""
@@ -479,6 +481,11 @@ class Requester:
             if not waiter.done():
                 text = f"{waiter.address}: the connection was lost before the answer came; it may have been taken"
                 waiter.failed(NotAcknowledged(text))
+
+
+def _by(subject: str) -> str:
+    """Who has published to a reply subject: their host's token."""
+    return subject.split(".", 4)[3]
 
 
 def _nothing(id: str) -> None:

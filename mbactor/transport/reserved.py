@@ -79,7 +79,7 @@ def kept_at(address: Address) -> Address:
 
 def tell_kept(bus: Bus, delivery: Delivery) -> None:
     """Answer an inquiry: somebody will be back."""
-    if delivery.reply is None or not subjects.is_own_inbox(delivery.subject, delivery.reply):
+    if delivery.reply is None or not subjects.own_inbox(delivery.subject, delivery.reply):
         return
     with suppress(BadRequest, Unavailable):
         for message in messages_of(delivery.data):

@@ -140,19 +140,20 @@ def reply_subject(plane: str, responder: str, requester: str, node: str, token: 
     return f"{plane}.reply._.{host_token(responder)}.{host_token(requester)}.{escape(node)}.{token}"
 
 
-def is_own_inbox(subject: str, reply: str) -> bool:
-    """Whether an answer would go to the inbox of who published the request, as the broker has verified that in the
-    subject. A responder answers to no other: whose a reply subject is, nobody else checks.
+def own_inbox(subject: str, reply: str) -> str:
+    """The reply subject of a request without its last token, which differs by request; empty where an answer would not
+    go to the inbox of who published the request, as the broker has verified that in the subject. A responder answers to
+    no other: whose a reply subject is, nobody else checks.
     """
     inbox, _, token = reply.rpartition(".")
-    return token.isprintable() and _source_of(inbox) == subject.split(".", 4)[3]
+    return inbox if token.isprintable() and _is_own(subject, inbox) else ""
 
 
 @lru_cache(maxsize=_KEPT)
-def _source_of(inbox: str) -> str | None:
-    """The token of whose inbox it is; None where it is none."""
+def _is_own(subject: str, inbox: str) -> bool:
     parts = inbox.split(".")
-    return parts[4] if len(parts) == 6 and parts[1] == "reply" and inbox.isprintable() else None
+    is_inbox = len(parts) == 6 and parts[1] == "reply" and inbox.isprintable()
+    return is_inbox and parts[4] == subject.split(".", 4)[3]
 
 
 def watch_subject(plane: str, host: str, node: str) -> str:

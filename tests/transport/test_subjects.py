@@ -15,7 +15,7 @@ from mbactor.transport.subjects import (
     host_of,
     host_token,
     inbox_pattern,
-    is_own_inbox,
+    own_inbox,
     parse_request,
     path_arguments,
     reply_subject,
@@ -137,7 +137,7 @@ def test_a_reply_goes_to_the_requesters_own_inbox() -> None:
 def test_only_the_inbox_of_who_the_broker_has_verified_is_its_own() -> None:
     subject = request_subject("p", "shop.example", Address("orders.example", "/place"))
     reply = reply_subject("p", "orders.example", "shop.example", "id-1", "17")
-    assert is_own_inbox(subject, reply)
+    assert own_inbox(subject, reply) == "p.reply._.orders_example.shop_example.id-1"
     others = [
         reply_subject("p", "orders.example", "bank.example", "id-1", "17"),
         request_subject("p", "orders.example", Address("shop.example", "/x")),
@@ -146,7 +146,7 @@ def test_only_the_inbox_of_who_the_broker_has_verified_is_its_own() -> None:
         reply.rpartition(".")[0],
         "",
     ]
-    assert [one for one in others if is_own_inbox(subject, one)] == [reply + " 1"]  # which `publish` refuses
+    assert [one for one in others if own_inbox(subject, one)] == [reply + " 1"]  # which `publish` refuses
 
 
 def test_an_address_too_long_for_a_subject_is_refused_with_414() -> None:
