@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mbactor.errors import FlowConflict
 from mbactor.foreman.cohort import LARGEST, Branch, Cohort
 from mbactor.foreman.keys import Key
 from mbactor.foreman.model.flow import Flow
@@ -17,7 +21,8 @@ from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.join import Join
 from mbactor.foreman.model.state import Fields, encode_value, overrides_of
 from tests.foreman.test_engine_shapes import each, fan
-from tests.foreman.world import World, a_world, compared, ok
+from tests.foreman.world import Task, World, a_world, compared, ok
+from tests.long import usual_or_long
 
 pytestmark = pytest.mark.anyio
 
@@ -169,6 +174,40 @@ async def test_a_branch_that_another_process_ran_again_is_read(shared_database: 
         assert folded == [("join", False)]
         (start, *_) = await world.engine.history(key)
         assert (start.node, start.runs, start.lost) == ("start", 1, 0)
+
+
+@pytest.mark.parametrize("seed", range(usual_or_long(6, 400)))
+async def test_whichever_branches_others_run_again_meanwhile_memory_has_what_the_database_has(
+    shared_database: str, seed: int
+) -> None:
+    order = random.Random(seed)
+
+    async def branch(flow: Flow) -> None:
+        await asyncio.sleep(order.random() / 50)
+        flow["list_seen"] = [[flow["item"], flow["inside"], flow["n"]]]
+
+    tasks: dict[str, Task] = {"start": ok, "middle": noted, "branch": branch, "meet": ok, "join": ok}
+    async with a_world(shared_database) as world, a_world(shared_database) as other:
+        for one in (world, other):
+            await one.graph(nested(), **tasks)
+        with compared(world.store) as folded:
+            key = await world.engine.create("nested", {"n": 0, "items": [1, 2, 3], "inner": [1, 2, 3, 4]})
+            for number in range(1, 7):
+                await asyncio.sleep(order.random() / 40)
+                query = "SELECT id, token FROM mbactor_step WHERE node = 'branch' AND status = 'completed'"
+                ended = await world.sql(query)
+                if ended and (await world.engine.snapshot(key)).status == "running":
+                    again = str(Key(1, *order.choice(ended)))
+                    with suppress(FlowConflict):  # it has ended meanwhile
+                        await order.choice([world, other]).engine.recovery.restart_from(
+                            again, overrides_of({"n": number})
+                        )
+            state = (await world.engine.wait(key)).state
+        written = await world.sql("SELECT changes FROM mbactor_step WHERE node = 'branch'")
+        deltas = [json.loads(row[0])["list_seen"][0] for row in written]
+        assert len(deltas) == 12
+        assert sorted(one for one in state["list_seen"] if isinstance(one, list)) == sorted(deltas)
+        assert [node for node, _ in folded].count("join") >= 1
 
 
 DELTAS = st.lists(st.dictionaries(st.sampled_from(["a", "b", "item"]), st.integers(0, 9)), max_size=3)
