@@ -79,9 +79,10 @@ class Bus(Protocol):
         off from the others: nothing is kept for later. MessageTooLarge beyond `max_payload`.
         """
 
-    @property
-    def quiet(self) -> bool:
-        """Whether what is published now leaves at once, being hardly followed by more in this turn of the loop."""
+    def publish_alone(self, subject: str, data: bytes, reply: str | None) -> bool:
+        """`publish` where it leaves at once, being hardly followed by more in this turn of the loop. False where it
+        does not: nothing is done then.
+        """
         ...
 
     def when_turn_ends(self, work: Callable[[], None]) -> None:

@@ -17,7 +17,6 @@ class LocalBus:
 
     tells_all = True
     round_trip = 0.0
-    quiet = False
 
     def __init__(self, max_payload: int = 1024 * 1024 * 1024) -> None:
         self.max_payload = max_payload
@@ -38,6 +37,9 @@ class LocalBus:
         if len(data) > self.max_payload:
             raise MessageTooLarge(len(data), self.max_payload)
         self._put(subject, data, reply, None)
+
+    def publish_alone(self, subject: str, data: bytes, reply: str | None) -> bool:  # noqa: ARG002 - all leaves later
+        return False
 
     def subscribe(self, subject: str, receive: Receive, *, queue: str | None = None) -> _Subscription:
         made = _Subscription(self, subject, check_pattern(subject), receive, queue)

@@ -80,10 +80,12 @@ class NatsBus:
             client = self._connected()
         client.carry(subject, data, reply)
 
-    @property
-    def quiet(self) -> bool:
+    def publish_alone(self, subject: str, data: bytes, reply: str | None) -> bool:
         client = self._client
-        return client is not None and client.end_of_turn.quiet
+        if client is None or not (client.up and client.end_of_turn.quiet):
+            return False
+        client.carry(subject, data, reply)
+        return True
 
     def when_turn_ends(self, work: Callable[[], None]) -> None:
         if self._client is None:

@@ -103,15 +103,14 @@ class Outbox:
 
         MessageTooLarge at once; what else is wrong is told `unsent`, or raised where it is sent at once.
         """
-        if not (self._many or self._batches) and self._bus.quiet:
+        if not (self._many or self._batches):
             try:
-                self._bus.publish(subject, payload_of_one(part), reply=None if inbox is None else inbox + id)
+                if self._bus.publish_alone(subject, payload_of_one(part), None if inbox is None else inbox + id):
+                    return
             except MessageTooLarge:
                 raise
             except MbactorError:
                 pass  # told at the end of the turn: whoever sends it does not know of it yet
-            else:
-                return
         if self._gathered >= SOON:
             self.flush()  # before this one, of which whoever sends it does not know yet that it has left
         batch = self._open.get(key)
