@@ -218,25 +218,19 @@ class Feature:
         """What to await to run the method with the arguments of these names, where that is all a handler would do."""
         if type(self).handler is not Feature.handler:
             return None
-        calls = _calling(self.function, names)
+        return self._awaited(_calling(self.function, names))
+
+    def lone(self, name: str) -> Callable[[Any, Any], Awaitable[Any]] | None:
+        """The same with the value of the only argument; None where that may be left out, or has to be named."""
+        return self._awaited(self.function) if _by_position(self.function, (name,)) else None
+
+    def _awaited(self, calls: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Awaitable[Any]]:
+        """What calls the method, as something to await."""
         if inspect.iscoroutinefunction(self.function):
             return calls
 
-        async def at_once(actor: Any, kwargs: dict[str, Any]) -> Any:
-            return calls(actor, kwargs)
-
-        return at_once
-
-    def lone(self) -> Callable[[Any, Any], Awaitable[Any]] | None:
-        """The same for a method of one argument, with its value; None where it may be left out, or has to be named."""
-        function = self.function
-        if not _by_position(function, (*inspect.signature(function).parameters,)[1:2]):
-            return None
-        if inspect.iscoroutinefunction(function):
-            return function
-
-        async def at_once(actor: Any, value: Any) -> Any:
-            return function(actor, value)
+        async def at_once(actor: Any, given: Any) -> Any:
+            return calls(actor, given)
 
         return at_once
 

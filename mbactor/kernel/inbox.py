@@ -138,13 +138,7 @@ class Inbox:
         accepted = gate.queue.offer(call)
         if accepted is not True:
             return self._overflowed(gate, call, accepted)
-        if gate.parked and not gate.keyed:
-            # As `_queued`, for most there are: somebody waits for it.
-            waiting = gate.parked.pop().waiting
-            if waiting is not None and not waiting.done():
-                waiting.set_result(None)
-        else:
-            self._queued(gate, call)
+        self._queued(gate, call)
         return True
 
     def _queued(self, gate: Gate, call: Call) -> None:

@@ -144,7 +144,7 @@ class ActorRef(Generic[A]):
         else:
             given, many = kwargs.get(way.only), len(kwargs)
         if many == 1 and type(given) is way.exact:
-            context = way.alone
+            context = way.lone
         elif args and not way.name(args, kwargs):
             return tell(cell, operation, args, kwargs)
         else:

@@ -73,7 +73,7 @@ class Route:
         self.direct = feature.direct(self.signature.names) if self.plain is handler else None
         names = self.signature.names
         self.only = names[0] if len(names) == 1 else ""
-        self.lone = feature.lone() if self.only and self.direct is not None else None
+        self.lone = feature.lone(self.only) if self.only and self.direct is not None else None
         self.manual = feature.manual
         self.open = not feature.elsewhere and ("{" in feature.path or not feature.port)
         """Whether it is reached at more than one address: arguments of it are in the path, or its port is any."""

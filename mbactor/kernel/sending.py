@@ -36,7 +36,7 @@ class Way:
     """The short way of one operation into a mailbox: see `ActorRef.ask` and `ActorRef.tell`."""
 
     __slots__ = (
-        "alone", "bind", "context", "direct", "exact", "future", "gate", "loop", "names", "needed", "only", "queue",
+        "bind", "context", "direct", "exact", "future", "gate", "lone", "loop", "names", "needed", "only", "queue",
         "route", "thread", "time", "types", "work",
     )  # fmt: skip
 
@@ -48,7 +48,7 @@ class Way:
         self.gate = gate
         self.queue = gate.queue
         self.work = gate.work
-        self.context = self.alone = Call(route, None, gate.cell, direct=route.direct)
+        self.context = self.lone = Call(route, None, gate.cell, direct=route.direct)
         self.names = route.signature.positional
         self.bind = route.bind
         exact = route.signature.exact
@@ -58,10 +58,9 @@ class Way:
         self.only = ""
         self.exact: type | None = None
         if route.lone is not None and type(None) not in exact[route.only] and len(self.types) == 1:
-            [(self.only, self.exact)] = (
-                self.types.items()
-            )  # as for most messages: its value is looked at without a call
-            self.alone = Call(route, None, gate.cell, lone=route.lone)
+            # As for most messages: its value is looked at without a call, and waits without a mapping.
+            [(self.only, self.exact)] = self.types.items()
+            self.lone = Call(route, None, gate.cell, lone=route.lone)
 
     def fits(self, kwargs: dict[str, Any]) -> bool:
         """Whether all arguments are given, and none need be bound."""

@@ -155,11 +155,7 @@ class Connection(Client):
         command = b"\r\n".join((line.encode(), data, b""))
         if reply is not None and self._transport.waiting() >= FULL:
             raise Unavailable(f"the broker does not read: {FULL} bytes wait for it")
-        if self.end_of_turn.quiet and not self._pending:  # as in `send`, for what comes alone
-            self._transport.write(command)
-            self.end_of_turn.left()
-        else:
-            self.send(command)
+        self.send(command)
         if reply is not None and self.dispatch.asked.add(subject, reply):
             self.dispatch.asked.mark()
             self._mark = self._ping()
