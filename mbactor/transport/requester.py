@@ -227,8 +227,11 @@ class Requester:
     def _cancel(self, ask: Ask, holder: str) -> None:
         known = holder not in {"", "?"}
         address = replace(ask.address, replica=holder) if known else ask.address
+        self.flush()
         with suppress(MbactorError):  # cut off; or nobody can be called so
-            self._put_now(self.line(ask.source, address), Message(Envelope("cancel", ask.id), b""), ask)
+            line, message = self.line(ask.source, address), Message(Envelope("cancel", ask.id), b"")
+            # At a reply subject of its own: that nobody is there to be told so says nothing of what the ask left with.
+            self._bus.publish(line.subject, message.to_bytes(), reply=line.inbox + self.new_id())
 
     def flush(self) -> None:
         """Let go of what is gathered in this turn of the loop: what is published next comes after it."""

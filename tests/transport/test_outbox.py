@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbactor.errors import MbactorError, MessageTooLarge, NoSuchActor, Unavailable
+from mbactor.errors import MbactorError, MessageTooLarge, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.transport import Address, Delivery, Envelope, LocalBus, Message, Requester, messages_of
 from mbactor.transport.message import OVERHEAD
 from mbactor.transport.nats import NatsBus
 from mbactor.transport.outbox import AT_ONCE, BYTES, MOST, SOON, Outbox, Together
 from tests.loops import run
 from tests.nats import NatsServer, nats_server
+from tests.transport.inbox import Inbox
 
 turns = st.lists(
     st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.sampled_from([1, 500, BYTES // 3, BYTES]))),
@@ -163,6 +164,44 @@ def test_that_nobody_is_there_is_told_to_each_ask_of_a_payload(server: NatsServe
         asks[0].cancel()
         outcomes = await asyncio.gather(*asks, return_exceptions=True)
         assert {type(one) for one in outcomes[1:]} == {NoSuchActor}
+        requester.close()
+        await bus.close()
+
+    run(work())
+
+
+def test_that_nobody_is_there_to_call_an_ask_off_is_not_told_to_those_it_travelled_with(server: NatsServer) -> None:
+    async def work() -> None:
+        bus = NatsBus(server.url)
+        await bus.connect()
+        requester = Requester(bus, "p", "node")
+        await requester.open()
+        address, deadline = Address("far.example", "/x"), asyncio.get_running_loop().time() + 20
+        taken = Inbox()
+        taker = bus.subscribe("p.safe.443.*.far_example._.post.x", taken)
+        lost: list[MbactorError] = []
+        called_off, other = [
+            requester.request(
+                "me", address, Message(Envelope("ask", requester.new_id()), b""), deadline, lambda one: one
+            )
+            for _ in range(2)
+        ]
+        requester.send("me", address, Message(Envelope("tell", requester.new_id()), b""), lost.append)
+        [payload] = await taken.until(1)
+        assert len(messages_of(payload.data)) == 3
+        taker.unsubscribe()
+        await bus.flush()
+        called_off.cancel()
+        requester.call_off(called_off)
+        await bus.flush()
+        nobody = requester.request(
+            "me", address, Message(Envelope("ask", requester.new_id()), b""), deadline, lambda one: one
+        )
+        with pytest.raises(NoSuchActor):
+            await nobody  # so what the server had to say of the other is here as well
+        with pytest.raises(NotAcknowledged) as caught:
+            await other
+        assert (caught.value.taken, lost) == ("unknown", [])
         requester.close()
         await bus.close()
 
