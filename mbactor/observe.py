@@ -41,6 +41,10 @@ EVENTS: Mapping[str, str] = {
         " False while it goes on, True when the loop is back after so many seconds in all"
     ),
     "message.dead": "a message could not be delivered: address, method, sender, reason",
+    "message.unknown": (
+        "the connection to the broker was lost, and of what was told in the 2 s before nobody knows whether it was"
+        " taken; nearly all was: count"
+    ),
     "supervisor.restarting": "a child is about to be restarted: supervisor, child, delay, restarts, reason",
     "supervisor.failed": "a supervisor could not decide what to do and ends: supervisor, error",
     "supervisor.gave_up": "the restart budget is spent: supervisor, child, reason",
@@ -152,6 +156,7 @@ _LOUD = frozenset(
         "loop.blocked",
         "message.dead",
         "message.failed",
+        "message.unknown",
         "supervisor.failed",
         "supervisor.gave_up",
     }

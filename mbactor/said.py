@@ -33,6 +33,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "actor.back": ("info", "replica takes its share of messages again"),
     "loop.blocked": ("warning", "event loop is blocked"),
     "message.dead": ("warning", "message could not be delivered"),
+    "message.unknown": ("warning", "connection lost, nobody knows whether the last of what was told was taken"),
     "message.failed": ("warning", "told method answered with an error nobody waits for"),
     "supervisor.restarting": ("warning", "supervisor restarts a child"),
     "supervisor.failed": ("error", "supervisor could not decide what to do and ends"),

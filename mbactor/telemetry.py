@@ -212,8 +212,8 @@ class MetricsObserver:
 
     Histograms, in seconds: `messaging.process.duration` (by actor, method and status),
     `http.server.request.duration`, `mbactor.step.duration` (by node and outcome). Counters: `mbactor.actor.crashes`,
-    `mbactor.supervisor.restarts`, `mbactor.supervisor.given_up`, `mbactor.dead_letters`, `mbactor.flows.started`,
-    `mbactor.flows.stopped` (by workflow, and by status), `mbactor.steps.recovered`.
+    `mbactor.supervisor.restarts`, `mbactor.supervisor.given_up`, `mbactor.dead_letters`, `mbactor.messages.unknown`,
+    `mbactor.flows.started`, `mbactor.flows.stopped` (by workflow, and by status), `mbactor.steps.recovered`.
     """
 
     def __init__(self, provider: MeterProvider, *, own: bool = True) -> None:
@@ -237,6 +237,7 @@ class MetricsObserver:
             "supervisor.restarting": count("mbactor.supervisor.restarts", "Restarts of children"),
             "supervisor.gave_up": count("mbactor.supervisor.given_up", "Restart budgets that were spent"),
             "message.dead": count("mbactor.dead_letters", "Messages that could not be delivered"),
+            "message.unknown": count("mbactor.messages.unknown", "Messages that were taken, or lost with a connection"),
             "flow.started": count("mbactor.flows.started", "Flows created"),
             "flow.stopped": count("mbactor.flows.stopped", "Flows that came to rest"),
             "step.recovered": count("mbactor.steps.recovered", "Steps whose lease had expired"),
@@ -245,7 +246,7 @@ class MetricsObserver:
     def on_event(self, name: str, fields: Mapping[str, Any]) -> None:
         counter = self._counters.get(name)
         if counter is not None:
-            counter.add(fields.get("count", 1) if name == "step.recovered" else 1, counted_by(name, fields))
+            counter.add(fields.get("count", 1) if name in _OF_MANY else 1, counted_by(name, fields))
 
     def on_start(self, span: observe.Span) -> None:
         """Only what has ended is measured."""
@@ -263,6 +264,7 @@ class MetricsObserver:
             self._provider.force_flush()
 
 
+_OF_MANY = frozenset({"message.unknown", "step.recovered"})
 _LABELS: Mapping[str, tuple[str, ...]] = {
     "actor.crashed": ("actor", "method"),
     "supervisor.restarting": ("supervisor",),

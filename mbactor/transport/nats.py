@@ -18,6 +18,7 @@ What is promised, beside the contract of every bus:
 
 Not promised: a message is at most once, and one that was with the server when that died is gone. So is one on its way
 from a server of a cluster to another while the last receiver there ends; whoever asked learns of it by the ack window.
+Of what was told in the seconds before, `message.unknown` says how much that may be.
 
 The connection itself is in `nats_client.py`.
 """

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
+from mbactor import observe
 from mbactor.errors import MbactorError, NotAcknowledged
 from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
@@ -480,10 +481,13 @@ class Requester:
 
     def _cut(self) -> None:
         self._outbox.flush()  # what has not left is certainly with nobody, and its sender is told that
-        for waiter in self._waiting.everyone():
-            if not waiter.done():
-                text = f"{waiter.address}: the connection was lost before the answer came; it may have been taken"
-                waiter.failed(NotAcknowledged(text))
+        waiting = [waiter for waiter in self._waiting.everyone() if not waiter.done()]
+        for waiter in waiting:
+            text = f"{waiter.address}: the connection was lost before the answer came; it may have been taken"
+            waiter.failed(NotAcknowledged(text))
+        told = sum(isinstance(waiter, Sending) for waiter in waiting)
+        if told:  # no dead letters: nearly all were taken, and who sends a letter once more would have them run twice
+            observe.emit("message.unknown", count=told)
 
 
 def _by(subject: str) -> str:

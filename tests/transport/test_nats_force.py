@@ -15,8 +15,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from mbactor import Actor, ActorSystem, endpoint, observe
+from mbactor import Actor, ActorSystem, Mailbox, child, endpoint, observe
 from mbactor.errors import MbactorError, NotAcknowledged
+from mbactor.kernel.dead_letters import DeadLetters
 from mbactor.testing import Recorder
 from mbactor.transport import Requester, nats_client
 from tests.loops import run
@@ -142,6 +143,74 @@ def test_every_ask_ends_in_time_whatever_is_done_to_the_broker(tmp_path: Path, m
             known = {"answered", "NotAcknowledged", "Unavailable", "NoSuchActor", "BudgetSpent", "TimeoutError"}
             assert {*load.ended} <= known, f"seed {seed}"
             assert load.longest < BUDGET + LATE, f"seed {seed}"
+
+    with nats_server(tmp_path) as server:
+        run(work(server))
+
+
+class Book(Actor):
+    host = "book.example"
+
+    def __init__(self) -> None:
+        self.noted: Counter[int] = Counter()
+
+    @endpoint
+    async def note(self, number: int) -> None:
+        self.noted[number] += 1
+
+    @endpoint
+    async def notes(self) -> dict[int, int]:
+        return dict(self.noted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_was_told_ran_or_is_a_dead_letter_or_is_counted_as_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """A dead letter never ran, nothing runs twice, and what is neither is no more than was said when the broker died."""
+    monkeypatch.setattr("mbactor.transport.requester._NOBODY_WITHIN", 600.0)
+    seed = random.randrange(10**6)
+    drawn = random.Random(seed)
+
+    async def told(system: ActorSystem, over: asyncio.Event) -> int:
+        count = 0
+        while not over.is_set():
+            for _ in range(drawn.randint(1, 100)):
+                system.tell(Book.note, count)
+                count += 1
+            await asyncio.sleep(drawn.choice([0, 0, 0.001]))
+        return count
+
+    async def work(server: NatsServer) -> None:
+        recorder = Recorder(asyncio.get_running_loop())
+        async with ActorSystem(transport=server.url) as other, ActorSystem(transport=server.url) as system:
+            book, over = await other.spawn(child(Book, mailbox=Mailbox(capacity=10**6))), asyncio.Event()
+            system.node.dead_letters = DeadLetters(keep=10**6)
+            telling = asyncio.create_task(told(system, over))
+
+            async def noted(more: int) -> None:
+                until_then = sum((await book.ask(Book.notes)).values()) + more
+                while sum((await book.ask(Book.notes)).values()) < until_then:
+                    await asyncio.sleep(0.01)
+
+            with observe.observing(recorder):
+                for _ in range(3):
+                    await asyncio.wait_for(noted(500), 60)
+                    server.signal(number)
+                    await asyncio.to_thread(server.kill)
+                    await asyncio.to_thread(server.start)
+                await asyncio.wait_for(noted(500), 60)
+                over.set()
+                count = await telling
+                await system.ask(Book.notes)  # over the broker, after all of them
+            ran = await book.ask(Book.notes)
+            letters = Counter((letter.arguments or {})["number"] for letter in system.dead_letters)
+            unknown = sum(event.fields["count"] for event in recorder.find("message.unknown"))
+            neither = count - len(ran.keys() | letters.keys())
+            print(f"seed {seed}: {count} told, {len(ran)} ran, {len(letters)} dead letters, {neither} neither")
+            assert not ran.keys() & letters.keys(), f"seed {seed}"
+            assert {*ran.values(), *letters.values()} == {1}, f"seed {seed}"
+            assert neither <= unknown, f"seed {seed}"
 
     with nats_server(tmp_path) as server:
         run(work(server))
