@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from mbactor import clock
+from mbactor.cli.flows.begun import GOES_ON, tell_unless_begun
 from mbactor.cli.flows.card import flow_card
 from mbactor.cli.flows.printing import print_json, print_rich
 from mbactor.cli.flows.workflows import Workflow
@@ -64,6 +65,8 @@ async def start(shards: Shards, workflow: Workflow, given: Start) -> int:
         print_json(await shards.of(key).snapshot(key))
     else:
         click.echo(key)
+    if given.begin and given.options.start_at is None:
+        await tell_unless_begun(lambda: shards.of(key).history(key))
     return 0
 
 
@@ -89,10 +92,7 @@ async def _waited(shards: Shards, key: str, given: Start) -> int:
 
 
 def _tell_waiting() -> None:
-    click.echo(
-        "... still waiting; a flow goes on while a tree with a Foreman on this database runs (`mbactor run FILE`)",
-        err=True,
-    )
+    click.echo(f"... still waiting; {GOES_ON}", err=True)
 
 
 def _tell_gone(key: str, *, json: bool) -> None:

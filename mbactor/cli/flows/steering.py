@@ -10,8 +10,10 @@ import click
 import msgspec
 
 from mbactor.cli.file import counted
+from mbactor.cli.flows.begun import tell_unless_begun
 from mbactor.cli.flows.database import tell_warning
 from mbactor.errors import did_you_mean
+from mbactor.foreman.model.outcome import StepRecord
 from mbactor.foreman.model.query import MOST_PURGED, FlowQuery
 from mbactor.foreman.model.state import overrides_of
 from mbactor.foreman.shards import Shards
@@ -21,7 +23,9 @@ async def resume(shards: Shards, flow_key: str, answer: Any, step_key: str | Non
     """Answer a question."""
     engine = shards.of(flow_key)
     await engine.resume(flow_key, answer, step_key)
-    return await _told(shards, flow_key, "resumed")
+    await _tell(shards, flow_key, "resumed")
+    await tell_unless_begun(lambda: shards.of(flow_key).history(flow_key))
+    return 0
 
 
 async def cancel(shards: Shards, flow_key: str, reason: str) -> int:
@@ -64,12 +68,15 @@ async def fork(shards: Shards, step_key: str, state: Mapping[str, Any] | None) -
     """Make a new flow from a step of an old one."""
     flow_key = await shards.of(step_key, "step").recovery.fork(step_key, overrides_of(state))
     click.echo(flow_key)
+    await tell_unless_begun(lambda: shards.of(flow_key).history(flow_key))
     return 0
 
 
 async def continue_thread(shards: Shards, flow_key: str, state: Mapping[str, Any] | None) -> int:
     """Make the next flow of a thread."""
-    click.echo(await shards.of(flow_key).recovery.continue_thread(flow_key, overrides_of(state)))
+    new_key = await shards.of(flow_key).recovery.continue_thread(flow_key, overrides_of(state))
+    click.echo(new_key)
+    await tell_unless_begun(lambda: shards.of(new_key).history(new_key))
     return 0
 
 
@@ -80,13 +87,21 @@ async def again(
     recovery = shards.of(flow_key).recovery
     run = {"recover": recovery.recover, "retry": recovery.retry, "restart": recovery.restart}[how]
     await run(flow_key, overrides_of(state))
-    return await _told(shards, flow_key, _DONE[how])
+    await _tell(shards, flow_key, _DONE[how])
+    await tell_unless_begun(lambda: shards.of(flow_key).history(flow_key))
+    return 0
 
 
 async def restart_from(shards: Shards, step_key: str, state: Mapping[str, Any] | None) -> int:
     """Run a step again, in place."""
-    await shards.of(step_key, "step").recovery.restart_from(step_key, overrides_of(state))
+    engine = shards.of(step_key, "step")
+    await engine.recovery.restart_from(step_key, overrides_of(state))
     click.echo(f"{step_key}: runs again, and all that follows from it")
+
+    async def look() -> list[StepRecord]:
+        return [await engine.step(step_key)]
+
+    await tell_unless_begun(look)
     return 0
 
 
@@ -99,13 +114,16 @@ async def break_before(shards: Shards, flow_key: str, node: str, *, on: bool) ->
         nodes = [one.name for one in graph.nodes]
         hint = did_you_mean(node, nodes) or f"; it has {', '.join(nodes)}."
         tell_warning(f"{graph.name} has no node {node!r}{hint} Flows that it calls may have one.")
-    return await _told(shards, flow_key, f"pauses before {node}" if on else f"does not pause before {node}")
+    await _tell(shards, flow_key, f"pauses before {node}" if on else f"does not pause before {node}")
+    return 0
 
 
 async def resume_break(shards: Shards, flow_key: str, state: Mapping[str, Any] | None) -> int:
     """Let a flow go on that waits at a breakpoint."""
     await shards.of(flow_key).recovery.resume_break(flow_key, overrides_of(state))
-    return await _told(shards, flow_key, "goes on")
+    await _tell(shards, flow_key, "goes on")
+    await tell_unless_begun(lambda: shards.of(flow_key).history(flow_key))
+    return 0
 
 
 _DONE = {"recover": "its failed steps run again", "retry": "its last failed step runs again", "restart": "restarted"}
@@ -124,8 +142,7 @@ async def purge(shards: Shards, query: FlowQuery, limit: int | None) -> int:
     return 0
 
 
-async def _told(shards: Shards, flow_key: str, verb: str) -> int:
+async def _tell(shards: Shards, flow_key: str, verb: str) -> None:
     outcome = await shards.of(flow_key).snapshot(flow_key)
     left = f", {len(outcome.interrupts)} more to answer" if outcome.interrupts else ""
     click.echo(f"{flow_key}: {verb}, {outcome.status}{left}")
-    return 0
