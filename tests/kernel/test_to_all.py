@@ -102,6 +102,20 @@ class Books(Actor):
         return order_id == "bad"
 
 
+class Ledger(Books):
+    """Shares its events with the archive, which is another host."""
+
+    host = "ledger.example"
+
+    @sink(Orders.on_placed, queue="kept")
+    async def placed(self, order_id: str, total: float = 0.0) -> None:
+        self.seen.append((order_id, type(self).__name__))
+
+
+class Archive(Ledger):
+    host = "archive.example"
+
+
 class Screens(Books):
     """Each of its replicas gets each event."""
 
@@ -195,6 +209,20 @@ async def test_one_that_asks_all_of_its_own_kind_waits_for_itself_and_is_told_so
     [reply] = [reply async for reply in asks.ask_all(Stock.all_of_us)]
     assert reply.value is not None
     assert "Stock.all_of_us -> Stock.all_of_us" in reply.value[0]
+
+
+async def test_sinks_of_different_hosts_in_one_queue_share_the_events(start: Start) -> None:
+    seen: list[Any] = []
+    asks = await start(child(Ledger, args={"seen": seen}), child(Archive, args={"seen": seen}))
+    await start(child(Archive, id="another", args={"seen": seen}))
+    for number in range(200):
+        asks.publish(Orders.on_placed, str(number))
+        await asyncio.sleep(0)  # one that leaves at once goes to one of them, as do those of a turn
+    await until(lambda: len(seen) >= 200)
+    await asks.node.remote.flush()
+    assert sorted(order for order, _ in seen) == sorted(map(str, range(200)))
+    taken = Counter(who for _, who in seen)
+    assert min(taken["Ledger"], taken["Archive"]) > 20, taken
 
 
 async def test_an_event_reaches_one_of_each_group_and_every_one_where_that_is_said(start: Start) -> None:

@@ -113,7 +113,8 @@ def sink(
 
     It takes what the event carries. Of the replicas of a host one gets each event, so two classes that sink the same
     event get it both, once each; `queue="every"` gives it to every replica, another name makes a group of those that
-    have the same. It passes through the mailbox like any message: where that refuses, the event is a dead letter; a
+    have the same, of whatever hosts: one of them gets each event. A replica that is full leaves its share to those of
+    its own host only. It passes through the mailbox like any message: where that refuses, the event is a dead letter; a
     crash of the method, of which nobody was told, counts. The other settings are those of `@endpoint`.
     """
     check_reference(event, EventReference)
