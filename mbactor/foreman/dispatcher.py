@@ -353,7 +353,8 @@ class Dispatcher:
             return None
 
     def _decide(self, held: Held, flow: Flow, error: BaseException | None) -> Plan:
-        run = Run(finish(flow, error), flow.changes, held.before, flow.signals)
+        trace_id = "" if error is None else _trace_id(held)
+        run = Run(finish(flow, error), flow.changes, held.before, flow.signals, trace_id)
         return decide(held.head.graph, held.node, in_cohort=held.spawn_id is not None, state=held.state or {}, run=run)
 
     async def _carry_out(self, held: Held, plan: Plan) -> list[Held]:
@@ -411,6 +412,12 @@ class Dispatcher:
         if plan.kind != "fan_out":
             return 1
         return min(len(plan.targets), plan.at_once or len(plan.targets), 1 + max(0, self.free))
+
+
+def _trace_id(held: Held) -> str:
+    """Of the span at hand; where nobody listens, of the flow, whose trace passes through."""
+    trace = observe.parse_traceparent(observe.traceparent() or held.head.trace_parent or "")
+    return "" if trace is None else trace[0]
 
 
 async def _until(bell: asyncio.Event, pause: float) -> None:

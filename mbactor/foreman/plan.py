@@ -33,6 +33,8 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     changes: Fields
     before: Fields = {}
     signals: Signals = msgspec.field(default_factory=Signals)
+    trace_id: str = ""
+    """Of the run that failed, where there is one."""
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
@@ -98,7 +100,7 @@ def _after_error(graph: Graph, node: str, in_cohort: bool, run: Run, error: Base
     if edge is None:
         return fail(error, run.before)
     # An error voids what its own run has written.
-    changes = {**run.before, ON_ERROR_FIELD: _described(error)}
+    changes = {**run.before, ON_ERROR_FIELD: _described(error, run.trace_id)}
     try:
         plan = _route(graph, node, in_cohort, changes, [Target(edge.target)], 0.0, override=True)
     except _Unroutable as reason:
@@ -127,8 +129,10 @@ def status_of(error: BaseException) -> int:
     return 408 if isinstance(error, TimeoutError) else 500
 
 
-def _described(error: BaseException) -> msgspec.Raw:
+def _described(error: BaseException, trace_id: str) -> msgspec.Raw:
     wire = {name: value for name, value in errors.to_wire(error).items() if name != "trace"}
+    if trace_id:
+        wire["trace_id"] = trace_id
     try:
         return encode_value(wire, ON_ERROR_FIELD)
     except InvalidState:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 
 import pytest
 
@@ -284,6 +285,31 @@ async def test_a_goto_loop_ends_when_the_task_stops_asking_for_it(world: World) 
     assert outcome.state == {"n": 100}
     longest = (await world.sql("SELECT max(chain), count(*) FROM mbactor_step"))[0]
     assert longest == (15, 100)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_who_handles_an_error_knows_its_trace(world: World, heard: bool) -> None:
+    """That of the run that failed; where nobody listens, that of whoever created the flow; none where there is none."""
+
+    def bad(_: Flow) -> None:
+        raise ValueError("no")
+
+    graph = Graph("bad")
+    graph.add_transition_on_error("start", "handler")
+    graph.add_transition("handler", END)
+    await world.graph(graph, start=bad, handler=ok)
+    recorder = Recorder(asyncio.get_running_loop())
+    with observe.observing(recorder) if heard else nullcontext():
+        outcome = await world.run("bad")
+    failed = [span.trace_id for span in recorder.spans if span.name == "start"]
+    assert ([outcome.state["on_err"]["trace_id"]] if heard else []) == failed
+    assert heard or "trace_id" not in outcome.state["on_err"]
+    token = observe.current_trace.set(f"00-{'a' * 32}-{'b' * 16}-01")
+    try:
+        outcome = await world.run("bad")
+    finally:
+        observe.current_trace.reset(token)
+    assert outcome.state["on_err"]["trace_id"] == "a" * 32
 
 
 async def test_goto_without_its_edge_fails_and_takes_no_error_transition(world: World) -> None:

@@ -119,7 +119,9 @@ class Graph:
             self.add_transition(source, target)
 
     def add_transition_on_error(self, source: AnyNode, target: AnyNode) -> None:
-        """Taken when the task fails; the target reads what happened in the field `on_err`."""
+        """Taken when the task fails; the target reads what happened in the field `on_err`: its `error`, `statusCode`,
+        `type`, `taken` and `fields`, and its `trace_id` where it has one.
+        """
         self._add(source, target, "on_error")
 
     def add_transition_on_timeout(self, source: AnyNode, target: AnyNode) -> None:
