@@ -2,8 +2,9 @@
 
 `model/` is pure: graphs, state, reducers, the carrier. `plan.py` decides what follows a step, also pure. `store/`
 keeps rows with leases; `committer.py` writes many outcomes in one transaction. `engine.py` is every operation on
-flows, `dispatcher.py` claims and runs steps, `sweep.py` recovers, `shards.py` finds the engine of a flow, `roll.py`
-knows which shards there are. None of these knows of actors: they reach tasks through the two-method `Host`.
+flows, `dispatcher.py` claims and runs steps, `cohort.py` keeps what the branches of a fan-out wrote while one worker
+runs them all, so that the fan-in need not read it, `sweep.py` recovers, `shards.py` finds the engine of a flow,
+`roll.py` knows which shards there are. None of these knows of actors: they reach tasks through the two-method `Host`.
 `features.py`, `worker.py`, `shard.py`, `api.py` and `foreman.py` put them into the tree.
 
 This door loads what a task author needs, and no database driver.
