@@ -55,10 +55,16 @@ class Answers:
         """An ask has been taken."""
         if answer.at_once:
             self.acknowledge(answer)
-        elif not self._bus.tells_all:
-            self._open[answer] = now
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(self._after, self._sweep)
+        else:
+            self.book()[answer] = now
+
+    def book(self) -> dict[Answer, float]:
+        """Where an ask that was taken, and goes by no acknowledgement, is noted with the time."""
+        if self._bus.tells_all:
+            return {}  # whose asker needs none
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._after, self._sweep)
+        return self._open
 
     def give(self, answer: Answer, message: Message) -> None:
         self._open.pop(answer, None)
@@ -69,10 +75,10 @@ class Answers:
         """Give a result in msgpack; False where that has to be done by `give`."""
         if answer.queue or len(body) >= BYTES:
             return False
-        cell = answer.cell
-        part = reply_part(answer.request, cell.replica, cell.node.locality, body)
+        inbox = answer.inbox
+        part = reply_part(answer.request, answer.replica, answer.cell.node.locality, body)
         try:
-            self._outbox.put(answer.inbox, answer.inbox, answer.reply, None, "", part)
+            self._outbox.put(inbox, inbox, answer.reply, None, "", part)
         except MessageTooLarge:
             return False
         except Unavailable:
@@ -112,6 +118,8 @@ class Answer(msgspec.Struct, eq=False):
     request: str
     """The id that the answer has to have."""
     cell: Cell
+    replica: str
+    """Who answers."""
     at_once: bool = False
     """Whether the asker goes by the acknowledgement."""
     queue: str = ""
@@ -122,7 +130,7 @@ class Answer(msgspec.Struct, eq=False):
         """That of a message to whoever asked."""
         cell = self.cell
         return Envelope(
-            op, self.request, status=status, content_type=content_type, replica=cell.replica, queue=self.queue,
+            op, self.request, status=status, content_type=content_type, replica=self.replica, queue=self.queue,
             locality=cell.node.locality, host=(cell.cls.host or "") if self.queue else "",
         )  # fmt: skip
 

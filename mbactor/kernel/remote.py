@@ -23,7 +23,7 @@ from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery
 from mbactor.transport.codec import packed
 from mbactor.transport.fragments import WHOLE
-from mbactor.transport.headers import with_passed
+from mbactor.transport.headers import passed_on, with_passed
 from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, messages_of
 from mbactor.transport.outbox import Outbox
 from mbactor.transport.peers import Group, question_of
@@ -232,32 +232,71 @@ class Remote:
                 # A responder answers only to the verified source's own inbox.
                 delivery, reply = Delivery(delivery.subject, delivery.data), None
         now = self._node.time()
-        plain = route is not None and reply is not None and not route.open
         served = cell.served
         if route is not None and served is not None and route.feature.queue != EVERY:
             cell = served.taker(route.feature.name)
+        if route is not None and reply is not None and not route.open:
+            self._take_asks(cell, route, delivery, messages, inbox, now)
+            return
+        for message in messages:
+            self._take_any(cell, route, delivery, message, now)
+
+    def _take_asks(
+        self, cell: Cell, route: Route, delivery: Delivery, messages: list[Message], inbox: str, now: float
+    ) -> None:
+        """As `take`, for nearly all there are: asks by no other call, for the method of this subscription.
+
+        Scalars among their arguments are read at once: such a call is then run as one that was made in this process.
+        """
+        reply, replica, answers = delivery.reply or "", cell.replica, self._answers
+        owed, signature = answers.book(), route.signature
+        unpack = signature.unpack if signature.scalar and route.direct is not None else None
+        gate = cell.main if route.quick and cell.main is not None and not cell.main.keyed else None
         for message in messages:
             envelope = message.envelope
             budget = envelope.budget
-            if (
-                plain
-                and envelope.op == "ask"
-                and envelope.fragment == WHOLE
-                and budget is not None
-                and not (envelope.path or envelope.multi)
-            ):
-                # As `take`, for nearly all there are: asks by no other call, for the method of this subscription.
-                answer: Any = Answer(self._answers, reply or "", inbox, envelope.id, cell)
-                self._answers.owe(answer, now)
-                granted_now = budget if 0 < budget <= BUDGET_CAP else granted(budget, asked=True)
-                call = BusCall.of(route, cell, message, now, now + granted_now, answer)
-                cell.accept(call)
+            if envelope.op != "ask" or envelope.fragment != WHOLE or budget is None or envelope.path or envelope.multi:
+                self._take_any(cell, route, delivery, message, now)
                 continue
-            deadline = now + granted(envelope.budget, asked=envelope.op == "ask")
-            if envelope.fragment != WHOLE or envelope.op == "ack":
-                self.parts.take(cell, route, delivery, message, deadline)
-            else:
-                self.take(cell, route, delivery, message, deadline)
+            answer: Any = Answer(answers, reply, inbox, envelope.id, cell, replica)
+            owed[answer] = now
+            deadline = now + (budget if 0 < budget <= BUDGET_CAP else granted(budget, asked=True))
+            given, direct, body, content_type = None, None, message.body, envelope.content_type
+            if unpack is not None and content_type == MSGPACK and not envelope.query:
+                try:
+                    given = unpack(body)
+                except Exception:  # noqa: BLE001, S110 - what is wrong, the worker says
+                    pass
+                else:
+                    if len(given) == len(signature.exact):
+                        direct, body = route.direct, b""
+                    else:
+                        given = None
+            headers = envelope.headers
+            call = BusCall(
+                route, given, cell, now, None, None, deadline, answer, direct, None, envelope.trace,
+                envelope.baggage or None, body=body, content_type=content_type, query=envelope.query,
+                token=envelope.identity, passed=passed_on(headers) if headers else None,
+            )  # fmt: skip
+            if gate is not None and gate.quick:
+                # As `accept`, where there is room: by no call of this process it was made, so none waits for it.
+                work, queue = gate.work, gate.queue
+                depth = len(work)
+                if depth < queue.mark or queue.deepens(depth):
+                    work.append(call)
+                    if (not gate.idle or not gate.kick()) and deadline < cell.timer_at:
+                        cell.watch_deadline(deadline)
+                    continue
+            cell.accept(call)
+
+    def _take_any(self, cell: Cell, route: Route | None, delivery: Delivery, message: Message, now: float) -> None:
+        """Whole, or a part of one, or what belongs to that."""
+        envelope = message.envelope
+        deadline = now + granted(envelope.budget, asked=envelope.op == "ask")
+        if envelope.fragment != WHOLE or envelope.op == "ack":
+            self.parts.take(cell, route, delivery, message, deadline)
+        else:
+            self.take(cell, route, delivery, message, deadline)
 
     def take(self, cell: Cell, route: Route | None, delivery: Delivery, message: Message, deadline: float) -> None:
         """A whole message, whose reply subject has been looked at."""
@@ -323,7 +362,8 @@ class Remote:
         """What a request is answered with."""
         queue = queue_of(route, cell) if envelope.multi and route is not None else ""
         reply, at_once = delivery.reply or "", envelope.multi
-        return Answer(self._answers, reply, inbox_of(reply), envelope.id, cell, at_once=at_once, queue=queue)
+        inbox, replica = inbox_of(reply), cell.replica
+        return Answer(self._answers, reply, inbox, envelope.id, cell, replica, at_once=at_once, queue=queue)
 
     def _known(self, step: str) -> Any:
         """A step of a call path that this process made, as the running call it stands for."""

@@ -49,7 +49,7 @@ class Signature:
 
     __slots__ = (
         "_body", "_required", "_unpack", "exact", "given", "name", "names", "parameters", "positional", "returns",
-        "returns_exact",
+        "returns_exact", "scalar",
     )  # fmt: skip
 
     def __init__(self, name: str, parameters: list[Parameter], returns: Any, given: tuple[str, ...] = ()) -> None:
@@ -66,6 +66,8 @@ class Signature:
         mapping: Any = typing.TypedDict  # to type checkers it has to be written out
         self._body = mapping("Arguments", {p.name: p.type for p in parameters}, total=False)
         self._unpack: Callable[[bytes], dict[str, Any]] | None = None
+        self.scalar = all(p.exact and p.exact <= _SCALARS for p in parameters)
+        """Whether nothing but scalars is taken: to read them needs no time to speak of, and no code of others."""
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The keyword arguments the method gets. BadRequest names the argument that does not fit."""
@@ -92,10 +94,16 @@ class Signature:
             self._check_required(kwargs)
         return kwargs
 
+    @property
+    def unpack(self) -> Callable[[bytes], dict[str, Any]]:
+        """`decode` from msgpack, or whatever error that meets; arguments may be missing."""
+        unpack = self._unpack = self._unpack or unpacker(self._body)
+        return unpack
+
     def decode(self, body: bytes, content_type: str, query: str = "") -> dict[str, Any]:
         """The keyword arguments in a body (an object) and a query string; the body wins."""
         if content_type == MSGPACK and not query:
-            unpack = self._unpack = self._unpack or unpacker(self._body)
+            unpack = self._unpack or self.unpack
             try:
                 arguments = unpack(body)
                 if len(arguments) == len(self.exact):

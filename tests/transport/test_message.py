@@ -161,3 +161,9 @@ def test_an_unknown_error_type_keeps_status_and_fields() -> None:
     crossed = from_wire({"type": "elsewhere:Gone", "error": "gone", "statusCode": 410, "fields": {"sku": 1}})
     assert type(crossed) is MbactorError
     assert (crossed.status, crossed.sku) == (410, 1)
+
+
+def test_nothing_is_put_into_what_envelopes_share() -> None:
+    with pytest.raises(TypeError, match="expected a mapping of its own"):
+        Envelope("ask", "1").baggage["tenant"] = "a"
+    assert not messages_of(Message(Envelope("ask", "1"), b"").to_bytes())[0].envelope.baggage
