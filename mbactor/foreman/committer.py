@@ -55,7 +55,7 @@ from mbactor.foreman.store.operations import (
     Tick,
 )
 from mbactor.foreman.store.store import Store, StoreTrouble, Unstorable
-from mbactor.seams import checkpoint
+from mbactor.seams import any_armed, checkpoint
 
 LARGEST_BATCH = 1_024
 WORTHWHILE = 64
@@ -100,6 +100,8 @@ class Committer:
         self._impatient: set[asyncio.Future[Any]] = set()
         self._room: deque[asyncio.Future[None]] = deque()
         self._writing: asyncio.Task[None] | None = None
+        self._resting: asyncio.Future[None] | None = None
+        """What the writer waits for while there is nothing to write."""
         self._closed = False
 
     @overload
@@ -150,10 +152,20 @@ class Committer:
             self._impatient.add(future)
             future.add_done_callback(self._impatient.discard)
         self._queue.append((operation, future))
-        if self._writing is None:
-            # Not in the context of whoever comes first: the batch belongs to many.
-            self._writing = asyncio.create_task(self._write_all(), name="committer", context=contextvars.Context())
+        if self._resting is not None:
+            self._wake()
+        elif self._writing is None:
+            self._begin()
         return future
+
+    def _begin(self) -> None:
+        # Not in the context of whoever comes first: the batch belongs to many.
+        self._writing = asyncio.create_task(self._write_all(), name="committer", context=contextvars.Context())
+
+    def _wake(self) -> None:
+        if self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
+        self._resting = None
 
     async def close(self) -> None:
         """Write what has been handed in, then refuse more. Idempotent.
@@ -162,6 +174,7 @@ class Committer:
         about, with `NotAcknowledged`.
         """
         self._closed = True
+        self._wake()
         if self._writing is not None:
             await asyncio.wait([self._writing])
 
@@ -173,15 +186,21 @@ class Committer:
     async def _write_all(self) -> None:
         batch: list[_Entry] = []
         try:
-            while self._queue:
-                batch = self._take()
-                await self._write(batch)
-            batch = []
+            while self._queue or not self._closed:
+                if self._queue:
+                    batch = self._take()
+                    await self._write(batch)
+                    batch = []
+                else:
+                    self._resting = asyncio.get_running_loop().create_future()
+                    await self._resting
         finally:
             # No await between the last look at the queue and this: what arrives later starts a new writer.
-            self._writing = None
+            self._writing = self._resting = None
             if batch:
                 self._abandon(batch, sys.exception())
+            elif self._queue:  # it came as the resting writer was cancelled
+                self._begin()
 
     def _abandon(self, batch: list[_Entry], error: BaseException | None) -> None:
         """The store itself is at fault: nobody may wait for ever."""
@@ -195,7 +214,9 @@ class Committer:
 
     def _take(self) -> list[_Entry]:
         batch: list[_Entry] = []
-        outcomes = max(WORTHWHILE, self._running() // 2)
+        outcomes = WORTHWHILE
+        if len(self._queue) > outcomes:
+            outcomes = max(outcomes, self._running() // 2)
         while self._queue and len(batch) < self._largest and outcomes:
             entry = self._queue.popleft()
             if not entry[1].done():
@@ -212,9 +233,11 @@ class Committer:
         while batch:
             operations = [operation for operation, _ in batch]
             try:
-                await checkpoint("foreman.write.before", operations=operations)
+                if any_armed():
+                    await checkpoint("foreman.write.before", operations=operations)
                 committed = await self._store.commit(operations, self._doubted)
-                await checkpoint("foreman.write.after", operations=operations)
+                if any_armed():
+                    await checkpoint("foreman.write.after", operations=operations)
             except Unstorable as error:
                 await self._halve(batch, error)
                 return

@@ -376,7 +376,7 @@ class Engine:
 
     def _landed(self, committed: Committed) -> None:
         if self.news.heralds:
-            free = any(runner.free > 0 for runner in self._runners)
+            free = committed.best_due is None or any(runner.free > 0 for runner in self._runners)
             self.news.landed(committed, free=free, own=self._fresh, waited=self._waiters.flows)
         if committed.best_due is not None:
             self.ring()

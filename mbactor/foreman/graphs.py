@@ -57,12 +57,23 @@ class Graphs:
         """The host's graph. Creations at the same moment, without baggage to tell them apart, share one question."""
         if baggage:
             return await self._host.load_graph(workflow, baggage)
-        asked = self._asked.get(workflow)
-        if asked is None:
-            asked = asyncio.ensure_future(self._host.load_graph(workflow, baggage))
-            self._asked[workflow] = asked
-            asked.add_done_callback(lambda _: self._asked.pop(workflow, None))
-        return await asyncio.shield(asked)
+        while (asked := self._asked.get(workflow)) is not None:
+            await asyncio.wait([asked])
+            if not asked.cancelled():
+                return asked.result()
+        asked = self._asked[workflow] = asyncio.get_running_loop().create_future()
+        try:
+            graph = await self._host.load_graph(workflow, baggage)
+        except Exception as error:
+            asked.set_exception(error)
+            asked.exception()  # where nobody else has asked, it is not lost
+            raise
+        else:
+            asked.set_result(graph)
+            return graph
+        finally:
+            asked.cancel()  # who asked is gone: the next one asks again
+            del self._asked[workflow]
 
     async def get(self, graph_hash: str) -> Graph:
         """The frozen graph of a flow."""

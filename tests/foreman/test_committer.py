@@ -314,6 +314,44 @@ async def test_close_writes_what_was_handed_in_and_refuses_more() -> None:
             await committer.commit(new())
 
 
+async def test_a_writer_that_rests_goes_on_with_the_next_and_ends_at_close() -> None:
+    async with a_world(workers=0) as world:
+        before = asyncio.all_tasks()
+        committer = Committer(world.store, landed)
+        for _ in range(3):
+            await committer.commit(new())
+        assert [task.get_name() for task in asyncio.all_tasks() - before] == ["committer"]
+        await committer.close()
+        assert asyncio.all_tasks() == before
+        unused = Committer(world.store, landed)
+        await unused.close()
+
+
+async def test_a_writer_that_was_cancelled_while_it_rested_has_a_successor() -> None:
+    async with a_world(workers=0) as world:
+        before = asyncio.all_tasks()
+        committer = Committer(world.store, landed)
+        await committer.commit(new())
+        (writer,) = asyncio.all_tasks() - before
+        writer.cancel()
+        await asyncio.wait([writer])
+        await committer.commit(new())
+        await committer.close()
+        assert committer.batches == 2
+
+
+async def test_what_comes_as_the_writer_is_cancelled_is_written() -> None:
+    async with a_world(workers=0) as world:
+        before = asyncio.all_tasks()
+        committer = Committer(world.store, landed)
+        await committer.commit(new())
+        (writer,) = asyncio.all_tasks() - before
+        writer.cancel()
+        late = asyncio.ensure_future(committer.commit(new()))
+        await late
+        await committer.close()
+
+
 async def test_a_store_that_breaks_leaves_nobody_waiting() -> None:
     class Broken:
         async def commit(self, batch: Sequence[Operation], doubted: Doubted = go_on_asking) -> Committed:

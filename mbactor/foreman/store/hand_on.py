@@ -6,7 +6,7 @@
 
 It writes what `apply_batch` would write, and locks the same in the same order. In PostgreSQL it is a function: one
 statement of parts, each set up for any number of rows, costs the server a fifth more, and whoever makes it twice as
-much. In SQLite, where one after the other is as good, it is two statements (`OUTCOME`, `NEW`) over the same values.
+much. In SQLite, where one after the other is as good, it is two statements: the outcome's own, and `NEW`.
 """
 
 # ruff: noqa: S608 - every statement is put together from constants of the store
@@ -84,7 +84,6 @@ def _placed(text: str) -> str:
     return re.sub(r"\b_(\w+)", lambda found: _PLACES[found[1]], text)
 
 
-OUTCOME = _placed(f"UPDATE mbactor_step SET {_outcome(COMPLETE.set)} WHERE {_outcome(COMPLETE.where)}")
 NEW = _placed(f"""INSERT INTO mbactor_step ({", ".join(schema.NEW_STEP)})
     VALUES ({", ".join(_MADE[name] for name in schema.NEW_STEP)})""")
 """Over the values of a `HandedOn`, the time, and the id of the step that is made."""
@@ -102,6 +101,11 @@ class HandedOn(msgspec.Struct, frozen=True, gc=False):
     @property
     def text(self) -> str:
         return _CALL
+
+    def outcome(self, now: float, made: int) -> tuple[Any, ...]:
+        """The values of `COMPLETE` where the new step has that id."""
+        step_id, lease_number, _, changes, *_ = self.values
+        return changes, made, now, step_id, lease_number
 
     def committed(self, row: Sequence[Any]) -> Committed | None:
         """What the batch came to, by the row that came back."""

@@ -26,10 +26,11 @@ from mbactor.errors import InvalidSpec
 from mbactor.foreman.store import schema
 from mbactor.foreman.store.batch import apply_batch, writes_what_it_brings
 from mbactor.foreman.store.dialect import Db
-from mbactor.foreman.store.hand_on import NEW, OUTCOME, HandedOn, handed_on
+from mbactor.foreman.store.hand_on import NEW, HandedOn, handed_on
 from mbactor.foreman.store.operations import Committed, Create, Extend, Operation, Settle
+from mbactor.foreman.store.settle import COMPLETE
 from mbactor.foreman.store.sql import Query, SqlStore
-from mbactor.foreman.store.sqlite_db import BEFORE_ONE, Large, Missed, SmallBatchDb, SqliteDb
+from mbactor.foreman.store.sqlite_db import BEFORE_ONE, Large, Missed, SmallBatchDb, SqliteDb, update_one
 from mbactor.foreman.store.store import Doubted, StoreTrouble, Unstorable, go_on_asking
 from mbactor.foreman.store.transaction import BANDS, best_of
 
@@ -105,7 +106,9 @@ class SqliteStore(SqlStore):
 
     def _is_for_the_loop(self, batch: Sequence[Operation]) -> bool:
         """Whether the batch is small, and no thread is at work with which the loop would have to take turns."""
-        return not self._closed and self._reader is not self._writer and not offload.outstanding() and _is_small(batch)
+        if not FEWEST_AT_ONCE <= len(batch) <= MOST_AT_ONCE or self._closed or self._reader is self._writer:
+            return False
+        return not offload.outstanding() and _is_small(batch)
 
     async def _read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._run(self._reader, _read, lambda db: query(db, *args, **kwargs))
@@ -129,8 +132,6 @@ class SqliteStore(SqlStore):
 
 def _is_small(batch: Sequence[Operation]) -> bool:
     """Whether the event loop had better write it: nothing in it needs more than the rows that it brings."""
-    if not FEWEST_AT_ONCE <= len(batch) <= MOST_AT_ONCE:
-        return False
     return all(map(writes_what_it_brings, batch)) and sum(map(_size, batch)) <= LARGEST_AT_ONCE
 
 
@@ -193,6 +194,9 @@ def _write(raw: sqlite3.Connection, batch: Sequence[Operation]) -> Committed:
     return _in_transaction(raw, "BEGIN IMMEDIATE", lambda db: apply_batch(db, batch), one_by_one=True)
 
 
+_OUTCOME = update_one(COMPLETE)[0]
+
+
 def _hand_on(raw: sqlite3.Connection, written: HandedOn) -> Committed | None:
     """None where something is not as assumed: then nothing was written."""
     execute = raw.execute
@@ -200,14 +204,13 @@ def _hand_on(raw: sqlite3.Connection, written: HandedOn) -> Committed | None:
     with _all_or_nothing(raw):
         step_id, any_breakpoint, best, due = execute(BEFORE_ONE).fetchone()
         now, made = clock.unix(), step_id + 1
-        values = (*written.values, now, made)
-        if any_breakpoint or not execute(OUTCOME, values).rowcount:
+        if any_breakpoint or not execute(_OUTCOME, written.outcome(now, made)).rowcount:
             execute("ROLLBACK")
             return None
-        execute(NEW, values)
+        execute(NEW, (*written.values, now, made))
         if best is not None and due > now:
             best = best_of(execute(BANDS).fetchall(), now)
-    _commit(raw)
+        execute("COMMIT")
     return written.committed((now, made, best))
 
 

@@ -85,7 +85,7 @@ class SqliteDb:
         return {index: found[row[place]] for index, row in enumerate(rows)}
 
     def _update_each(self, statement: Update, rows: Sequence[Row]) -> dict[int, Row]:
-        text, places = _update_one(statement)
+        text, places = update_one(statement)
         execute = self._raw.execute
         # A named value may stand in several places.
         bound = rows if places is None else [tuple(row[place] for place in places) for row in rows]
@@ -161,7 +161,7 @@ def _bound(values: tuple[Any, ...]) -> list[Any]:
 
 
 @functools.cache
-def _update_one(statement: Update) -> tuple[str, tuple[int, ...] | None]:
+def update_one(statement: Update) -> tuple[str, tuple[int, ...] | None]:
     """The statement for one row, and which of the row's values goes to which place (None: as they come)."""
     text = f"UPDATE {statement.table} SET {statement.set} WHERE {statement.where}"  # noqa: S608
     places = tuple(statement.values.index(name) for name in _NAMED.findall(text))
