@@ -43,6 +43,10 @@ class Odd(Actor):
         await self.sleep(5)
 
     @task
+    async def asks_nobody(self) -> None:
+        await self.ask(Late.stays)
+
+    @task
     async def exits(self) -> None:
         sys.exit(3)
 
@@ -130,7 +134,8 @@ RECORDED: list[tuple[str, Graph, dict[str, Any], str, str, str]] = [
     ("a wild goto", line(Odd.jumps), {}, "jumps", "called goto('elsewhere')", ""),
     ("a swallowed park", line(Odd.swallows), {}, "swallows", "do not catch BaseException", ""),
     ("a slow task", budgeted("slow", f"{HOST}/slow"), {}, "slow", "ran out of its time budget", "set_time_budget('slow'"),
-    ("nobody there", budgeted("away", "https://away.example:428/x"), {}, "away", "nobody serves https://away", "run an actor"),
+    ("nobody there", budgeted("away", "https://away.example:428/x"), {}, "away", "nobody serves https://away", "it was offered until"),
+    ("nobody to ask", line(Odd.asks_nobody), {}, "asks_nobody", "nobody serves https://late", "the task ran and asked"),
     ("no array", each(), {"items": 7}, "fine", "fine -> writes: for_each needs an array in the field 'items'", ""),
     ("no sum", each("add"), {"items": [1, "a"]}, "join", "field 'total': reducer 'add' cannot combine number with string", "set_reducer"),
     ("a failed child", calling(), {}, "child", "the bank does not answer", ""),

@@ -1,7 +1,7 @@
 """What whoever reads an error may do (pure): said beside what happened, where the error itself cannot know it.
 
 refusal("resume", "running")        # "it asks nothing now: wait until it is interrupted"
-hint(error, "pay", budget=20.0)     # "its time budget is 20s: set_time_budget('pay', ...) gives it more"
+hint(error, "pay", budget=20.0)     # "the task, ..., has 20s; set_time_budget('pay', ...) gives it more"
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def hint(error: BaseException, node: str, budget: float) -> str:
     """What may be done about a step that failed with the error; empty where its own text says it."""
     match error:
         case BudgetSpent():
-            return f"its time budget is {text_of(budget)}; set_time_budget({node!r}, ...) gives it more"
+            had = f"the task, with all that it asks, has {text_of(budget)}"
+            return f"{had}; set_time_budget({node!r}, ...) gives it more"
+        case NoSuchActor() if error.taken != "no":
+            return "the task ran and asked for this; run an actor that serves it, on any node"
         case NoSuchActor():
             return "it was offered until its time budget was spent; run an actor that serves it, on any node"
         case ActorCrashed():
