@@ -346,7 +346,9 @@ class NotAcknowledged(MbactorError):
 
 
 class BadRequest(MbactorError):
-    """The arguments do not fit the method's signature; the message names the field."""
+    """The arguments do not fit the method's signature, which was not run then; the message names the field. Or the
+    method raised it, and has taken the message.
+    """
 
     status = 400
 

@@ -39,7 +39,11 @@ class BytesCall(Call, eq=False, kw_only=True):
     def arguments(self) -> dict[str, Any]:
         if self.kwargs is not None:
             return self.kwargs  # type: ignore[no-any-return]
-        arguments = self.route.signature.decode(self.body, self.content_type, self.query)
+        try:
+            arguments = self.route.signature.decode(self.body, self.content_type, self.query)
+        except MbactorError:
+            self.refused = True
+            raise
         if len(self.body) > _LARGE:
             # It would be there twice for as long as the method runs.
             self.kwargs, self.body = arguments, b""

@@ -89,7 +89,7 @@ class Signature:
                     kwargs[name] = self._travelled(self.parameters[name], value)
         except KeyError:
             unknown = next(name for name in kwargs if name not in exact)
-            raise BadRequest(f"{self.name} has no parameter {unknown!r}; it takes {self._listed()}") from None
+            raise _unfit(f"{self.name} has no parameter {unknown!r}; it takes {self._listed()}") from None
         if len(kwargs) < len(exact):
             self._check_required(kwargs)
         return kwargs
@@ -115,7 +115,7 @@ class Signature:
             try:
                 given = decode(body, content_type, self._body)
             except BadRequest as error:
-                raise BadRequest(f"{self.name}: {error}") from None
+                raise _unfit(f"{self.name}: {error}") from None
             arguments = {**arguments, **given} if arguments else given
         if len(arguments) < len(self.exact):
             self._check_required(arguments)
@@ -125,7 +125,7 @@ class Signature:
         try:
             return encode(kwargs, content_type)
         except (TypeError, ValueError, RecursionError) as error:
-            raise BadRequest(f"an argument of {self.name} cannot travel: {error}") from error
+            raise _unfit(f"an argument of {self.name} cannot travel: {error}") from error
 
     def returned(self, value: Any) -> Any:
         """The method's result as its caller gets it."""
@@ -165,9 +165,9 @@ class Signature:
             inner = str(error)
             path = f"`$.{parameter.name}"
             told = inner.replace("`$", path, 1) if "`$" in inner else f"{inner} - at {path}`"
-            raise BadRequest(f"{self.name}: {told}") from None
+            raise _unfit(f"{self.name}: {told}") from None
         except (TypeError, ValueError, RecursionError) as error:
-            raise BadRequest(f"argument {parameter.name!r} of {self.name} cannot travel: {error}") from error
+            raise _unfit(f"argument {parameter.name!r} of {self.name} cannot travel: {error}") from error
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         takes = len(self.positional)
@@ -175,18 +175,18 @@ class Signature:
             taken = "1 argument" if takes == 1 else f"{takes} arguments"
             if takes < len(self.names):
                 taken += f" by position ({', '.join(self.names[takes:])} by name)"
-            raise BadRequest(f"{self.name} takes {taken}, {len(args)} {'was' if len(args) == 1 else 'were'} given")
+            raise _unfit(f"{self.name} takes {taken}, {len(args)} {'was' if len(args) == 1 else 'were'} given")
         named = dict(zip(self.positional, args, strict=False))
         twice = named.keys() & kwargs.keys()
         if twice:
-            raise BadRequest(f"{self.name} got argument {min(twice)!r} twice")
+            raise _unfit(f"{self.name} got argument {min(twice)!r} twice")
         return {**named, **kwargs}
 
     def _check_required(self, arguments: Mapping[str, Any]) -> None:
         missing = self._required - arguments.keys()
         if missing:
             names = ", ".join(f"`{name}`" for name in self.names if name in missing)
-            raise BadRequest(f"{self.name} needs {names} - at `$.{next(n for n in self.names if n in missing)}`")
+            raise _unfit(f"{self.name} needs {names} - at `$.{next(n for n in self.names if n in missing)}`")
 
     def _from_query(self, query: str) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
@@ -200,13 +200,20 @@ class Signature:
         return ", ".join(self.names) or "none"
 
 
+def _unfit(text: str) -> BadRequest:
+    """Arguments that do not fit: the method does not run."""
+    error = BadRequest(text)
+    error.taken = "no"
+    return error
+
+
 def _from_text(name: str, values: list[str], type_: Any) -> Any:
     try:
         return msgspec.convert(values[0] if len(values) == 1 else values, type_, strict=False)
     except msgspec.ValidationError as error:
         if len(values) == 1 and "array" in str(error):
             return _from_text(name, [values[0], values[0]], type_)[:1]
-        raise BadRequest(f"{error} - in query argument `{name}`") from None
+        raise _unfit(f"{error} - in query argument `{name}`") from None
 
 
 def signature_of(

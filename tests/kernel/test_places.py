@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mbactor import Actor, ActorRef, ActorSystem, NoSuchActor, child, endpoint
+from mbactor import Actor, ActorRef, ActorSystem, BadRequest, NoSuchActor, child, endpoint
 from mbactor.errors import InvalidSpec
 from mbactor.transport import locality
 from tests.kernel.conftest import Start
@@ -146,3 +146,43 @@ async def test_a_replica_that_is_named_is_meant_whatever_is_near(start: Start) -
 def test_a_wrong_locality_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="locality: 'EU' given"):
         ActorSystem(locality="EU")
+
+
+class OldDesk(Desk):
+    """The desk, as a process knows it whose code is older."""
+
+    @endpoint
+    async def sell(self, count: str) -> int:
+        raise NotImplementedError
+
+
+class NewDesk(Desk):
+    @endpoint
+    async def sell(self, count: int) -> int:
+        if count < 0:
+            raise BadRequest("nothing to sell")
+        self.taken += 1
+        return count
+
+
+async def test_what_does_not_fit_was_not_taken_and_what_a_method_refuses_was(start: Start) -> None:
+    asks, sells = await start(), await start()
+    desk = await sells.spawn(child(NewDesk, args={"name": "new"}))
+    await sells.node.remote.flush()
+    for asked, taken in (
+        (asks.ask(OldDesk.sell, "three"), "no"),
+        (sells.ask(OldDesk.sell, "three"), "no"),
+        (desk.ask(NewDesk.sell, count="three"), "no"),
+        (asks.ask(NewDesk.sell, -1), "yes"),
+        (desk.ask(NewDesk.sell, -1), "yes"),
+    ):
+        with pytest.raises(BadRequest) as error:
+            await asked
+        assert error.value.taken == taken, error.value
+    assert await asks.ask(Desk.how_many) == 0
+    asks.tell(OldDesk.sell, "three")
+    async with asyncio.timeout(60):
+        while not sells.dead_letters.total:
+            await asyncio.sleep(0.01)
+    [letter] = sells.dead_letters
+    assert (letter.method, "Expected `int`, got `str`" in letter.reason) == ("sell", True)
