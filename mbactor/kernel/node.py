@@ -208,17 +208,16 @@ class Node:
             # As `get_running_loop`, which makes a system call before Python 3.12.
             if get_ident() != self.thread or not self.loop.is_running():
                 self.check_running()
-            host = host or host_of(operation.owner)
+            at: str = host or getattr(operation.owner, "host", "") or host_of(operation.owner)
         except (DeclarationError, Unavailable) as error:
             return failed_already(error)
         except RuntimeError:
             return from_thread(self, lambda: self.ask(operation, args, kwargs, host, replica))
-        cell = self._here(host, replica, operation) if host in self.served else None
-        if cell is not None:
+        if at in self.served and (cell := self._here(at, replica, operation)) is not None:
             if operation in cell.ways:
                 return cell.ref.ask(operation, *args, **kwargs)
             return ask(cell, operation, args, kwargs)
-        return self.remote.ask(host, replica, operation, args, kwargs)
+        return self.remote.ask(at, replica, operation, args, kwargs)
 
     def tell(
         self,

@@ -106,7 +106,10 @@ class Remote:
             budget = deadline - now - self.bus.round_trip
             if budget <= 0:
                 raise spent(way.route)
-            bound = way.route.bind(args, kwargs)
+            if len(args) == 1 and not kwargs and type(args[0]) in way.exact:
+                bound = {way.only: args[0]}
+            else:
+                bound = way.route.bind(args, kwargs)
             try:
                 body, content_type = packed(bound), MSGPACK
             except Exception:  # noqa: BLE001 - what is wrong, or goes as another content type, the long way says
@@ -115,7 +118,7 @@ class Remote:
                 message = Message(self.envelope("ask", budget, content_type), body)
                 answer = self._requester.ask(way.line, message, deadline, way.read, now)
             else:
-                answer = self._requester.ask_plainly(way.line, budget, body, deadline, way.read, now)
+                answer = self._requester.ask_plainly(way.line, budget, body, deadline, way.read, way.unpack, now)
         except MbactorError as error:
             return failed_already(error)
         if caller is not None:

@@ -31,12 +31,16 @@ class Sent:
 class WayOut:
     """How asks of one operation from one source leave, and how their answers are read."""
 
-    __slots__ = ("line", "read", "route")
+    __slots__ = ("exact", "line", "only", "read", "route", "unpack")
 
     def __init__(self, route: Route, line: Line) -> None:
         self.route = route
         self.line = line
-        self.read = _reader(route)
+        self.unpack = unpacker(route.signature.returns)
+        self.read = _reader(route, self.unpack)
+        self.only = route.only if route.signature.positional else ""
+        self.exact = route.signature.exact.get(self.only, frozenset())
+        """The types of which the value of the only parameter is sent as it is; none where it has to be named."""
 
 
 def spent(route: Route) -> BudgetSpent:
@@ -52,10 +56,9 @@ def address_of(operation: Operation[Any, ..., Any], host: str, replica: str | No
     return address if replica is None else Address(host, address.path, address.method, address.port, replica)
 
 
-def _reader(route: Route) -> Callable[[Message], Any]:
+def _reader(route: Route, unpack: Callable[[bytes], Any]) -> Callable[[Message], Any]:
     """Reads the result of a method, as its annotation has it."""
     returns = route.signature.returns
-    unpack = unpacker(returns)
 
     def result_in(message: Message) -> Any:
         body, content_type = message.body, message.envelope.content_type

@@ -47,6 +47,8 @@ class Ask(Waiter, eq=False):
     """
     again: Callable[[Ask, Refusal, MbactorError, str], bool]
     """Told of a refusal and of the replica it comes from, before the asker is: whether it is sent again."""
+    unpack: Callable[[bytes], Any] | None = None
+    """What `read` does with a body in msgpack that is not empty, or whatever error that meets."""
     patience: int = 0
     """Ticks for which it waits, unless it is acknowledged; 0 where it waits as long as it may."""
     holder: str = ""

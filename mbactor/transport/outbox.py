@@ -90,8 +90,8 @@ class Outbox:
         self._gathered = 0
         self._ending = False
         """Whether the end of this turn is waited for."""
-        self._put = 0
-        """Messages of this turn that wait, or waited, for its end."""
+        self._let_go = 0
+        """Messages of this turn that have waited for its end, and left."""
         self._many = True
         """Whether they were several in the last turn that had an end, or may be in the first; True where nothing is
         gathered, for no turn has an end then.
@@ -115,13 +115,12 @@ class Outbox:
             self.flush()  # before this one, of which whoever sends it does not know yet that it has left
         batch = self._open.get(key)
         if batch is not None and batch.same == same:
-            size = batch.size + len(part)
-            if size <= batch.room and len(batch.parts) < batch.most:
+            parts, size = batch.parts, batch.size + len(part)
+            if size <= batch.room and len(parts) < batch.most:
                 batch.size = size
-                batch.parts.append(part)
+                parts.append(part)
                 batch.ids.append(id)
                 self._gathered += 1
-                self._put += 1
                 return
         reply = None if inbox is None else inbox + id
         if not self._gather:
@@ -141,16 +140,17 @@ class Outbox:
         self._open[key] = batch
         self._batches.append(batch)
         self._gathered += 1
-        self._put += 1
 
     def _turn_ended(self) -> None:
-        self._many, self._put, self._ending = self._put > 1, 0, False
+        self._many, self._ending = self._let_go + self._gathered > 1, False
         self.flush()
+        self._let_go = 0
 
     def flush(self) -> None:
         """Let go of what is here."""
         if not self._batches:
             return
+        self._let_go += self._gathered
         batches, self._batches, self._open, self._gathered = self._batches, [], {}, 0
         for batch in batches:
             self._send(batch)

@@ -24,7 +24,7 @@ from mbactor.transport.failures import error_of, expired, forbidden
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.large import Large
 from mbactor.transport.locality import Nearest
-from mbactor.transport.message import OVERHEAD, Envelope, Message, ask_part, messages_of
+from mbactor.transport.message import MSGPACK, OVERHEAD, Envelope, Message, ask_part, messages_of
 from mbactor.transport.near import NearAsk, NearSending, asking_where
 from mbactor.transport.outbox import BYTES, MOST, Outbox, Together
 from mbactor.transport.reassembly import Bounds
@@ -149,11 +149,11 @@ class Requester:
         id, address, source = message.envelope.id, line.address, line.source
         again, patience, nearest = self._again, self._patience, self._nearest
         if nearest is None or address.replica is not None:
-            ask = Ask(id, address, deadline, future, read, source, line.inbox, message, again, patience)
+            ask = Ask(id, address, deadline, future, read, source, line.inbox, message, again, None, patience)
         else:
             place = nearest(address, now)
             ask = NearAsk(
-                id, place, deadline, future, read, source, line.inbox, message, again, patience,
+                id, place, deadline, future, read, source, line.inbox, message, again, None, patience,
                 plain=address, nearest=nearest, publish=self._publish, ticks=patience,
             )  # fmt: skip
             line = self.line(source, place)
@@ -162,20 +162,33 @@ class Requester:
         return future
 
     def ask_plainly(
-        self, line: Line, budget: float, body: bytes, deadline: float, read: Callable[[Message], Any], now: float
+        self,
+        line: Line,
+        budget: float,
+        body: bytes,
+        deadline: float,
+        read: Callable[[Message], Any],
+        unpack: Callable[[bytes], Any],
+        now: float,
     ) -> asyncio.Future[Any]:
-        """As `ask`, of a body in msgpack with nothing to say of it. Its message is made only where it is sent again."""
+        """As `ask`, of a body in msgpack with nothing to say of it. Its message is made only where it is sent again.
+
+        What `read` makes of a body in msgpack, `unpack` does, unless that raises.
+        """
         id = str(next(self._ids))
         if self._nearest is not None or len(body) > self._small - _PLAIN:
             return self.ask(line, Message(Envelope("ask", id, budget), body), deadline, read, now)
         address, subject = line.address, line.subject
         future: asyncio.Future[Any] = self._future()
         part = ask_part(id, budget, body)
-        inbox, again = line.inbox, self._again
+        inbox, again, waiting = line.inbox, self._again, self._waiting
         self._outbox.put(address.host, subject, subject, inbox, id, part)
         # While the broker has what leaves at once already.
-        ask = Ask(id, address, deadline, future, read, line.source, inbox, part, again, self._patience)
-        self._waiting.add(ask, now)
+        ask = Ask(id, address, deadline, future, read, line.source, inbox, part, again, unpack, self._patience)
+        if deadline < waiting.timer_at:
+            waiting.add(ask, now)
+        else:
+            waiting.young[id] = ask
         return future
 
     def send(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
@@ -364,41 +377,51 @@ class Requester:
 
     def _receive(self, delivery: Delivery) -> None:
         # The broker has verified who publishes, by the fourth token; what they say of another's requests is not heard.
-        subject = delivery.subject
         if delivery.failure is None:
-            try:
-                messages = messages_of(delivery.data)
-            except MbactorError as error:
-                self._unreadable(subject.rpartition(".")[2], _by(subject), error)
-                return
-            waiting, inbox, replica = self._waiting, "", ""
-            for message in messages:
-                envelope = message.envelope
-                waiter = waiting.find(envelope.id)
-                if (
-                    type(waiter) is Ask
-                    and envelope.op == "reply"
-                    and envelope.fragment == WHOLE
-                    and (waiter.inbox is inbox or subject.startswith(waiter.inbox))
-                    and not waiter.future.done()
-                ):
-                    # As `_take`, for nearly all there are: the result of an ask that waits for it.
-                    if waiter.inbox is not inbox or envelope.replica != replica:
-                        inbox, replica = waiter.inbox, envelope.replica
-                        if replica:
-                            self._replicas.saw(waiter.address.host, replica)
-                    try:
-                        waiter.future.set_result(waiter.read(message))
-                    except Exception:  # noqa: BLE001 - what is wrong, the long way says
-                        waiter.answered(message)
-                    waiting.remove(envelope.id)
-                else:
-                    self._take(delivery, _by(subject), message)
+            self._read(delivery)
             return
         # The last token of the reply subject serves this alone; messages are known by their envelopes.
-        first = subject.rpartition(".")[2]
+        by, first = _by(delivery.subject), delivery.subject.rpartition(".")[2]
         for id in self._together.take(first):
-            self._failed(id, _by(subject), delivery.failure, delivery.data)
+            self._failed(id, by, delivery.failure, delivery.data)
+
+    def _read(self, delivery: Delivery) -> None:
+        subject = delivery.subject
+        try:
+            messages = messages_of(delivery.data)
+        except MbactorError as error:
+            self._unreadable(subject.rpartition(".")[2], _by(subject), error)
+            return
+        waiting, inbox, replica = self._waiting, "", ""
+        young = waiting.young
+        for message in messages:
+            envelope = message.envelope
+            id = envelope.id
+            waiter = young.get(id) or waiting.find(id)
+            if (
+                type(waiter) is Ask
+                and envelope.op == "reply"
+                and envelope.fragment == WHOLE
+                and (waiter.inbox is inbox or subject.startswith(waiter.inbox))
+                and not waiter.future.done()
+            ):
+                # As `_take`, for nearly all there are: the result of an ask that waits for it.
+                if waiter.inbox is not inbox or envelope.replica != replica:
+                    inbox, replica = waiter.inbox, envelope.replica
+                    if replica:
+                        self._replicas.saw(waiter.address.host, replica)
+                body, unpack = message.body, waiter.unpack
+                try:
+                    if body and unpack is not None and envelope.content_type == MSGPACK:
+                        waiter.future.set_result(unpack(body))
+                    else:
+                        waiter.future.set_result(waiter.read(message))
+                except Exception:  # noqa: BLE001 - what is wrong, the long way says
+                    waiter.answered(message)
+                if young.pop(id, None) is None:
+                    waiting.remove(id)
+            else:
+                self._take(delivery, _by(subject), message)
 
     def _waiter(self, id: str, by: str) -> Waiter | None:
         """Who waits for what comes of a request, where that is said by whom it was sent to."""

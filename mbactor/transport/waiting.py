@@ -71,54 +71,58 @@ class Waiting:
         self._ticked = ticked
         self._tick = tick
         self._next_tick = 0.0
-        self._young: dict[str, Waiter] = {}
+        self.young: dict[str, Waiter] = {}
+        """Those that came lately; which of them go, and which are old by now, is decided between two turns of the loop.
+        Who has many at once to add or to find does so here.
+        """
         self._old: dict[str, Waiter] = {}
         self._due: list[tuple[float, int, Waiter]] = []
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
+        self.timer_at = math.inf
+        """When they are looked at next: one of an earlier deadline has to be given to `add`."""
         self._read_first = False
 
     def add(self, waiter: Waiter, now: float) -> None:
-        self._young[waiter.id] = waiter
+        self.young[waiter.id] = waiter
         if self._timer is None:
             self._next_tick = now + self._tick
             self._arm(min(waiter.deadline, self._next_tick))
-        elif waiter.deadline < self._timer_at:
+        elif waiter.deadline < self.timer_at:
             self._arm(waiter.deadline)
 
     def find(self, id: str) -> Waiter | None:
-        return self._young.get(id) or self._old.get(id)
+        return self.young.get(id) or self._old.get(id)
 
     def take(self, id: str) -> Waiter | None:
         """As `find`, and it is not here any more."""
-        return self._young.pop(id, None) or self._old.pop(id, None)
+        return self.young.pop(id, None) or self._old.pop(id, None)
 
     def remove(self, id: str) -> None:
-        if self._young.pop(id, None) is None:
+        if self.young.pop(id, None) is None:
             self._old.pop(id, None)
 
     def everyone(self) -> list[Waiter]:
         """In the order of their requests."""
-        return [*self._old.values(), *self._young.values()]
+        return [*self._old.values(), *self.young.values()]
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._timer_at = None, math.inf
-        self._young.clear()
+        self._timer, self.timer_at = None, math.inf
+        self.young.clear()
         self._old.clear()
         self._due.clear()
 
     def _arm(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = at
+        self.timer_at = at
         self._timer = asyncio.get_running_loop().call_at(at, self._sweep)
 
     def _sweep(self) -> None:
-        now, due = asyncio.get_running_loop().time(), self._timer_at
-        self._timer, self._timer_at = None, math.inf
+        now, due = asyncio.get_running_loop().time(), self.timer_at
+        self._timer, self.timer_at = None, math.inf
         stood_still = now - due > self._tick / 2
         if stood_still and not self._read_first:
             self._read_first = True
@@ -128,9 +132,9 @@ class Waiting:
         try:
             self._look(now)
         finally:  # whatever one of them raised, the others have deadlines too
-            if self._old or self._young:
+            if self._old or self.young:
                 due = self._due[0][0] if self._due else math.inf
-                self._arm(min(due, self._timer_at, self._next_tick))
+                self._arm(min(due, self.timer_at, self._next_tick))
 
     def _look(self, now: float) -> None:
         self._age()
@@ -154,7 +158,7 @@ class Waiting:
 
     def _age(self) -> None:
         """What is young no longer is put in order of its deadline; what was given up is forgotten."""
-        young, self._young = self._young, {}
+        young, self.young = self.young, {}
         for waiter in young.values():
             if not waiter.done():
                 self._old[waiter.id] = waiter
