@@ -14,11 +14,13 @@ from mbactor.foreman.store.rows import Json
 
 _INSERT = Insert("mbactor_step", schema.NEW_STEP)
 
+# One seek by the id, as `settle.FENCE` has it: PostgreSQL would walk the index of all flows that are open, dead entries
+# and all, for each batch that ends one.
 _STOP = Update(
     "mbactor_flow",
     """status = :status, final_state = :final_state, error = :error, cancel_reason = :cancel_reason,
     updated_at = :updated_at""",
-    "id = :id AND status IN ('created', 'running', 'interrupted')",
+    "id = :id AND CASE WHEN status IN ('created', 'running', 'interrupted') THEN 1 END = 1",
     ("status", "final_state", "error", "cancel_reason", "updated_at", "id"),
     returning="caller_id, token, workflow, notify_on_stop, concurrency_key",
     assumed="caller_id IS NULL AND concurrency_key IS NULL",
