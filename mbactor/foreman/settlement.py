@@ -221,7 +221,7 @@ def _completed(held: Held, plan: Plan, *, state: Json | None = None, **fields: A
     changes = encode_fields(plan.changes) if plan.changes else None
     return Settle(
         held.step_id, held.head.id, held.lease_number, "completed", changes, _snapshot(held, state), error, held.parks,
-        held.payloads, held.attempt, **fields,
+        held.payloads, held.attempt, root_id=held.head.root_id, **fields,
     )  # fmt: skip
 
 
@@ -235,6 +235,7 @@ def _settle(held: Held, status: str, changes: Fields, *, attempt: int | None = N
         attempt=held.attempt if attempt is None else attempt,
         state=_snapshot(held, None),
         payloads=fields.pop("payloads", held.payloads),
+        root_id=held.head.root_id,
         **fields,
     )
 

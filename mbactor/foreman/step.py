@@ -41,6 +41,7 @@ class Head:
         "id",
         "key",
         "priority",
+        "root_id",
         "time_budget",
         "trace_parent",
     )
@@ -53,6 +54,7 @@ class Head:
         self.graph = graph
         self.baggage = MappingProxyType(msgspec.json.decode(row.baggage, type=dict[str, Any]) if row.baggage else {})
         self.priority = row.priority
+        self.root_id = row.root_id
         self.fairness_key = row.fairness_key
         self.time_budget = row.time_budget
         self.trace_parent = row.trace_parent

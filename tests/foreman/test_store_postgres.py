@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from mbactor import seams
@@ -20,6 +21,7 @@ from mbactor.foreman.store.one_statement import plan_of
 from mbactor.foreman.store.open import open_store
 from mbactor.foreman.store.operations import (
     Arrival,
+    Child,
     Claim,
     Claimed,
     Create,
@@ -231,6 +233,37 @@ async def test_what_happens_most_is_one_round_trip(url: str) -> None:
         assert rows[1].created_at == rows[1].not_before == result.now
         assert claimed.now < result.now < claimed.now + 60  # type: ignore[union-attr]
     await store.close()
+
+
+async def test_the_outcome_of_a_called_flow_is_one_round_trip_and_locks_the_root(url: str) -> None:
+    store, other = await asyncio.gather(opened(url), opened(url))
+    (created,) = (await store.commit([new()])).results
+    await store.commit([Claim(Lease("w", 60), 1)])
+    assert isinstance(created, Created)
+    root_id = created.flow_id
+    inner = NewStep("inner", "2" * 16, 1, 100, state=b"{}")
+    child = Child("c" * 16, "called", "called", "hash", b"{}", inner)
+    await store.commit([Settle(created.step_id, root_id, 1, "running", None, parks=b"[]", child=child)])
+    (claimed,) = (await store.commit([Claim(Lease("w", 60), 1)])).results
+    assert isinstance(claimed, Claimed)
+    (step,) = claimed.steps
+    assert claimed.flows[step.flow_id].root_id == root_id != step.flow_id
+    outcome = goes_on(step.id, step.flow_id, step.lease_number)
+    known = msgspec.structs.replace(outcome, root_id=root_id)
+    async with other._connection() as connection, connection.transaction():
+        await connection.execute("SELECT FROM mbactor_flow WHERE id = $1 FOR UPDATE", root_id)
+        for one in (known, outcome):
+            async with store._connection() as own:
+                own._config = own._config._replace(command_timeout=0.2)
+            with pytest.raises(StoreTrouble):
+                await store.commit([one])
+    asked: list[str] = []
+    async with store._connection() as own:
+        own.add_query_logger(lambda record: asked.append(record.query))
+    assert (await store.commit([known])).results[0].landed  # type: ignore[union-attr]
+    await asyncio.sleep(0)
+    assert len([text for text in asked if "mbactor" in text]) == 1  # the driver asks for types of its own accord
+    await asyncio.gather(store.close(), other.close())
 
 
 @pytest.mark.parametrize("makes_room", [False, True])

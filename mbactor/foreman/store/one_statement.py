@@ -42,7 +42,7 @@ from mbactor.foreman.store.operations import (
     Settled,
     Stopped,
 )
-from mbactor.foreman.store.postgres_text import TREE, TREE_OF_ONE, given_of, given_of_one, given_rows, text_of
+from mbactor.foreman.store.postgres_text import ROOT, ROOTS, given_of, given_of_one, given_rows, text_of
 from mbactor.foreman.store.transaction import BANDS, best_of
 
 NOW = -float(1 << 33)
@@ -146,8 +146,8 @@ async def plan_of(batch: Sequence[Operation]) -> Written | None:
     given: list[Any] = []
     for statement, rows in recorder.writes:
         given += rows[0] if alone else [given_rows(statement.table, _columns(statement), rows)]
-    flow_ids = sorted({one.flow_id for one in batch if isinstance(one, Settle)})
-    named = next(iter(flow_ids), None) if alone else flow_ids
+    roots = sorted({one.root_id or one.flow_id for one in batch if isinstance(one, Settle)})
+    named = next(iter(roots), None) if alone else roots
     values = (named, recorder.steps, recorder.flows, *given)
     return Written(statement_of(kinds, alone=alone), values, recorder.writes, expected)
 
@@ -181,14 +181,14 @@ def statement_of(kinds: tuple[Update | Insert, ...], *, alone: bool) -> str:
     """
     ids = " || ".join((_ID if alone else _IDS).format(*one) for one in (("step", "$2"), ("flow", "$3")))
     parts = [
-        f"tree AS MATERIALIZED ({TREE_OF_ONE if alone else TREE})",
+        f"tree AS MATERIALIZED ({ROOT if alone else ROOTS})",
         f"""begun AS MATERIALIZED (SELECT (SELECT count(*) FROM tree) AS locked,
         extract(epoch FROM clock_timestamp())::float8 AS now, {ids} AS ids)""",
         f"bands (priority, due) AS MATERIALIZED ({text_of(BANDS)})",
     ]
     told = ["begun.now", "begun.ids", "ARRAY(SELECT priority FROM bands)", "ARRAY(SELECT due FROM bands)"]
-    # Before a breakpoint steps are not handed on.
-    found = ["NOT EXISTS (SELECT FROM tree WHERE breakpoints IS NOT NULL)"]
+    # Before a breakpoint steps are not handed on. And where what was given as a root is none, the root is not locked.
+    found = ["NOT EXISTS (SELECT FROM tree WHERE breakpoints IS NOT NULL OR root_id IS NOT NULL)"]
     place, arrived = 4, ""
     for number, statement in enumerate(kinds, 1):
         given = (given_of_one if alone else given_of)(statement.table, _columns(statement), place)

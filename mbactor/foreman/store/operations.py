@@ -139,6 +139,8 @@ class Settle(msgspec.Struct, frozen=True, gc=False):
     arrival: Arrival | None = None
     end: FlowEnd | None = None
     child: Child | None = None
+    root_id: int | None = None
+    """The root of the tree that its flow is in, where another flow called it."""
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):

@@ -42,9 +42,11 @@ TREE = """SELECT id, breakpoints FROM mbactor_flow
     WHERE id IN (SELECT coalesce(root_id, id) FROM mbactor_flow WHERE id = ANY($1::bigint[])) ORDER BY id FOR UPDATE"""
 """Locks the roots of the trees that some flows belong to, by id; what stands in them is read after the wait."""
 
-TREE_OF_ONE = """SELECT id, breakpoints FROM mbactor_flow
-    WHERE id = coalesce((SELECT root_id FROM mbactor_flow WHERE id = $1::bigint), $1::bigint) FOR UPDATE"""
-"""The same of one flow."""
+ROOTS = "SELECT id, root_id, breakpoints FROM mbactor_flow WHERE id = ANY($1::bigint[]) ORDER BY id FOR UPDATE"
+"""The same of trees whose roots are known."""
+
+ROOT = "SELECT id, root_id, breakpoints FROM mbactor_flow WHERE id = $1::bigint FOR UPDATE"
+"""The same of one tree."""
 
 
 @functools.cache
