@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -49,11 +50,7 @@ def load(file: Path, overlays: tuple[Path, ...] = ()) -> Topology:
     try:
         return load_topology(file, environment(), overlays, content=_read() if file == STDIN else None)
     except MbactorError as error:
-        problems = getattr(error, "problems", None) or [error.message]
-        for problem in problems:
-            click.echo(f"{click.style('error:', fg='red', bold=True)} {_bold_place(problem)}", err=True)
-        click.echo(f"{file}: {counted(len(problems), 'mistake')}, nothing was started", err=True)
-        sys.exit(2)
+        _refuse(file, getattr(error, "problems", None) or [error.message])
 
 
 def declared(topology: Topology) -> TreeNode:
@@ -64,9 +61,21 @@ def declared(topology: Topology) -> TreeNode:
     try:
         return tree_of_spec(topology.supervisor, topology.name)
     except MbactorError as error:
-        where = click.style(str(topology.file), bold=True)
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {where}: {error.message}", err=True)
-        sys.exit(2)
+        where = place_of(topology.places, str(error.fields.get("child", "")))
+        _refuse(topology.file, [f"{where or topology.file}: {error.message}"])
+
+
+def place_of(places: Mapping[tuple[str, ...], str], path: str) -> str:
+    """Where a child stands, or the one that makes it in code; empty where neither is known."""
+    ids = tuple(path.split("/"))
+    return next((places[ids[:end]] for end in range(len(ids), 0, -1) if ids[:end] in places), "")
+
+
+def _refuse(file: Path, problems: Sequence[str]) -> NoReturn:
+    for problem in problems:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {_bold_place(problem)}", err=True)
+    click.echo(f"{file}: {counted(len(problems), 'mistake')}, nothing was started", err=True)
+    sys.exit(2)
 
 
 def _read() -> bytes:

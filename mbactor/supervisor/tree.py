@@ -226,7 +226,7 @@ def _declared(spec: ChildSpec, path: str) -> TreeNode:
         inner: Supervisor = spec.target(*spec.positional, **spec.args)
     except Exception as error:
         said = error.message if isinstance(error, InvalidSpec) else error_told(error)
-        raise InvalidSpec(f"child {path!r} cannot be made: {said}") from error
+        raise InvalidSpec(f"child {path!r} cannot be made: {said}", child=path) from error
     below = _declared_tree(inner.spec(), spec.id, f"{path}/")
     return dataclasses.replace(below, restart=spec.restart, process=spec.process)
 

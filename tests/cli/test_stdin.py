@@ -107,13 +107,14 @@ FOREMAN = "version: 1\nsupervisor: {{children: [{{supervisor: back, children: [{
 def test_a_supervisor_that_cannot_be_made_is_a_mistake_of_the_file(command: str, given: str, told: str) -> None:
     refused = run(*command.split(), "-", given=FOREMAN.format(given))
     assert refused.exit_code == 2
-    assert refused.stderr.startswith(f"error: <stdin>: child 'back/foreman' cannot be made: {told}")
-    assert (refused.stderr.count("\n"), refused.stdout) == (1, "")
+    assert refused.stderr.startswith(f"error: <stdin>:2:55: child 'back/foreman' cannot be made: {told}")
+    assert refused.stderr.endswith("\n<stdin>: 1 mistake, nothing was started\n")
+    assert (refused.stderr.count("\n"), refused.stdout) == (2, "")
 
 
 def test_what_is_no_supervisors_argument_to_refuse_is_told_too() -> None:
     done = run("check", "-", given="version: 1\nsupervisor: {children: [{supervisor: 'piper_of_stdin:Band'}]}")
-    assert done.stderr == "error: <stdin>: child 'band' cannot be made: ValueError: no drummer\n"
+    assert done.stderr.startswith("error: <stdin>:2:25: child 'band' cannot be made: ValueError: no drummer\n")
 
 
 def test_what_has_no_actor_has_none() -> None:

@@ -57,6 +57,8 @@ class Topology:
     """Where it runs: its actors are reached there, and ask the nearest."""
     ack_window: float = ACK_WINDOW
     """Seconds within which an ask over a broker is answered or acknowledged."""
+    places: Mapping[Ids, str] = field(kw_only=True, compare=False, repr=False, default_factory=dict)
+    """Where each child stands, as `file:line:column`, by the ids from below the root down to its own."""
     document: Table = field(kw_only=True, compare=False, repr=False)
     """The file as it was read, with all that belongs to it worked in: `as_yaml(topology.document)`."""
 
@@ -110,11 +112,12 @@ class _Reader:
         _version(section)
         name, transport = _name(section), _transport(section)
         locality, ack_window = _locality(section), _ack_window(section)
-        supervisor = self._supervisor(section)
+        found = self._supervisor(section)
         section.entry("templates")
         section.refuse_unread()
-        if supervisor is None or self.problems.found:
+        if found is None or self.problems.found:
             return None
+        supervisor, places = found
         name = name or file.stem.strip("<>")
         return Topology(
             name,
@@ -127,10 +130,12 @@ class _Reader:
             classes=self.kinds.classes,
             locality=locality,
             ack_window=ack_window,
+            places=places,
             document=resolved(table, name, self.kinds, self.sources.environ),
         )
 
-    def _supervisor(self, section: Section) -> SupervisorSpec | None:
+    def _supervisor(self, section: Section) -> tuple[SupervisorSpec, dict[Ids, str]] | None:
+        """With the places of its children."""
         inner = section.section("supervisor")
         if inner is None:
             if not section.has("supervisor"):
@@ -140,13 +145,13 @@ class _Reader:
         spec = reader.supervisor(inner, ())
         inner.refuse_unread()
         if spec is None or self.problems.found:
-            return spec
+            return None
         tables = reader.tables
         for clash in clashes(spec, lambda ids: str(_nearest(tables, ids).place)):
             self.problems.add(_place_of(_nearest(tables, clash.ids), clash.field), clash.text)
         for lint in lints(spec):
             self.warnings.add(_place_of(_nearest(tables, lint.ids), lint.field), lint.text)
-        return spec
+        return spec, {ids: str(table.place) for ids, table in tables.items()}
 
 
 def _nearest(tables: Mapping[Ids, Table], ids: Ids) -> Table:
