@@ -299,6 +299,7 @@ def test_metrics_count_what_happens_to_flows_children_and_messages(exported: Exp
     observe.emit("flow.stopped", flow="1-1", workflow="Credit.approval", status="completed")
     observe.emit("supervisor.restarting", supervisor="root", child="orders", delay=0.0, restarts=1, reason="failed")
     observe.emit("message.dead", address="orders.example#orders-1", method="place", sender=None, reason="full")
+    observe.emit("message.unknown", count=40)
     observe.emit("step.recovered", count=3)
     [(step, _)] = exported.points("mbactor.step.duration")
     assert step == {"mbactor.node": "verify", "mbactor.outcome": "completed"}
@@ -308,6 +309,7 @@ def test_metrics_count_what_happens_to_flows_children_and_messages(exported: Exp
     assert len(exported.points("mbactor.flows.started")) == 1
     assert exported.points("mbactor.supervisor.restarts")[0][0] == {"mbactor.supervisor": "root"}
     assert exported.points("mbactor.dead_letters")[0][0]["mbactor.address"] == "orders.example"
+    assert exported.points("mbactor.messages.unknown")[0][1].value == 40
     assert exported.points("mbactor.steps.recovered")[0][1].value == 3
 
 
