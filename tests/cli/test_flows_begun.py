@@ -16,7 +16,7 @@ import pytest
 
 from mbactor.cli.flows import begun
 from mbactor.cli.flows.begun import is_idle, tell_unless_begun
-from mbactor.errors import FlowNotFound
+from mbactor.errors import FlowNotFound, Unavailable
 from mbactor.foreman import END, Flow, Graph
 from mbactor.foreman.model.outcome import StepRecord, Subflow
 from mbactor.foreman.model.status import StepStatus
@@ -128,6 +128,9 @@ def test_nothing_is_said_of_a_flow_that_is_taken_up_or_gone(
     async def gone() -> list[StepRecord]:
         raise FlowNotFound("no flow has this key")
 
+    async def away() -> list[StepRecord]:
+        raise Unavailable("the database does not answer")
+
     async def work() -> None:
         async with a_world(f"sqlite:///{tmp_path}/flows.db") as world:
             world.host.tasks["hold"] = hold
@@ -140,6 +143,7 @@ def test_nothing_is_said_of_a_flow_that_is_taken_up_or_gone(
             await world.engine.wait(key)
             await tell_unless_begun(lambda: world.engine.history(key))
         await tell_unless_begun(gone)
+        await tell_unless_begun(away)
 
     asyncio.run(work())
     assert capsys.readouterr().err == ""

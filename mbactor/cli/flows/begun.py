@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import click
 
-from mbactor.errors import FlowNotFound
+from mbactor.errors import MbactorError
 from mbactor.foreman.model.outcome import StepRecord
 
 PAUSES = (0.1, 0.2, 0.4, 0.6, 0.7)
@@ -54,5 +54,5 @@ async def tell_unless_begun(look: Callable[[], Awaitable[Sequence[StepRecord]]])
 async def _idle(look: Callable[[], Awaitable[Sequence[StepRecord]]]) -> bool:
     try:
         return is_idle(await look())
-    except FlowNotFound:  # a disposable one has completed
+    except MbactorError:  # a disposable one has completed; or the database is gone, and what was asked is done
         return False
