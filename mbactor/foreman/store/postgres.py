@@ -140,6 +140,9 @@ async def _prepare(connection: Any, shard: int) -> int:
         # the first, so only the difference is logged.
         for table in ("step", "flow"):
             await connection.execute(f"ALTER TABLE mbactor_{table} SET (fillfactor = 40)")
+        # A full page is rid of its entries of first versions before it is split: a third of the work where the entries
+        # of a flow have not been put together. It costs 30 bytes a step.
+        await connection.execute("ALTER INDEX mbactor_step_flow SET (deduplicate_items = off)")
         await connection.execute("CREATE SEQUENCE mbactor_step_id")
         await connection.execute("CREATE SEQUENCE mbactor_flow_id")
         await connection.execute(FUNCTION)
