@@ -15,7 +15,7 @@ import msgspec
 from msgspec import structs
 
 from mbactor import observe
-from mbactor.errors import MbactorError, NotAcknowledged
+from mbactor.errors import MbactorError, NotAcknowledged, Unavailable
 from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
 from mbactor.transport.ask import TICKS, Ask, Probe, Sending, Spreading, died
@@ -192,7 +192,7 @@ class Requester:
         return future
 
     def send(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
-        """Send without waiting; `lost` is called when the bus says that nobody took it."""
+        """Send without waiting; `lost` is called when the bus says that nobody took it, or does not take it itself."""
         large = len(message.body) > self._bus.max_payload
         now = asyncio.get_running_loop().time()
         deadline = now + (_TAKEN_WITHIN if large else _NOBODY_WITHIN)
@@ -206,8 +206,12 @@ class Requester:
                 plain=address, nearest=nearest, publish=self._publish, message=message,
             )  # fmt: skip
             address = place
-        self._put(self.line(source, address), message, waiter)
-        self._waiting.add(waiter, now)
+        try:
+            self._put(self.line(source, address), message, waiter)
+        except Unavailable as error:  # what is gathered learns of it at the end of the turn
+            waiter.unsent(error)
+        else:
+            self._waiting.add(waiter, now)
 
     def post(self, source: str, message: Message, waiter: Waiter) -> None:
         """Publish a request at once, of whose envelope the waiter has the id, and tell the waiter what comes of it."""

@@ -251,6 +251,31 @@ def test_what_had_not_left_when_the_connection_was_lost_was_taken_by_nobody_and_
     run(work())
 
 
+@pytest.mark.parametrize("coalesce", [True, False])
+@pytest.mark.parametrize("size", [1, 2_000_000])
+def test_what_is_told_while_the_connection_is_lost_is_refused_alike_whatever_its_size(
+    server: NatsServer, size: int, coalesce: bool
+) -> None:
+    async def work() -> None:
+        bus, cut = NatsBus(server.url), asyncio.Event()
+        await bus.connect()
+        bus.when_cut(cut.set)
+        requester = Requester(bus, "p", "node", coalesce=coalesce)
+        await requester.open()
+        server.kill()
+        await cut.wait()
+        lost: list[MbactorError] = []
+        message = Message(Envelope("tell", requester.new_id()), bytes(size))
+        requester.send("me", Address("far.example", "/x"), message, lost.append)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [(type(one), one.taken) for one in lost] == [(Unavailable, "no")]
+        requester.close()
+        await bus.close()
+
+    run(work())
+
+
 def test_what_left_in_one_payload_is_told_of_once_and_not_remembered_for_ever() -> None:
     together = Together()
     together.left(["1", "2", "3"])
