@@ -370,11 +370,11 @@ class Requester:
             if isinstance(waiter, Ask) and waiter.holder and not waiter.done():
                 held.setdefault(waiter.holder, []).append(waiter)
         for replica, asks in held.items():
-            self.probe(asks[0].source, replace(asks[0].address, replica=replica), partial(self._gone, asks))
+            self.probe(asks[0].source, replace(asks[0].address, replica=replica), partial(self._gone, replica, asks))
 
-    def _gone(self, asks: list[Ask]) -> None:
+    def _gone(self, replica: str, asks: list[Ask]) -> None:
         for ask in asks:
-            if not ask.done():
+            if ask.holder == replica and not ask.done():  # what it refused meanwhile is with nobody, or with another
                 ask.failed(self._large.gone(ask) or died(ask.address))
 
     # --- in -----------------------------------------------------------------------------------------------------

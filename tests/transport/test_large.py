@@ -28,10 +28,11 @@ from mbactor.errors import (
     Unavailable,
 )
 from mbactor.testing.loop import VirtualTimeLoop
-from mbactor.transport import Address, Envelope, LocalBus, Message, subjects
+from mbactor.transport import Address, Envelope, LocalBus, Message, Requester, subjects
 from mbactor.transport.ask import error_in
 from mbactor.transport.codec import encode
 from mbactor.transport.message import messages_of
+from mbactor.transport.nats import NatsBus
 from mbactor.transport.reassembly import Bounds
 from tests.nats import NatsServer, nats_server
 from tests.process import ROOT, pause
@@ -489,6 +490,44 @@ def test_a_taker_that_is_killed_has_not_taken_it_and_one_that_stands_still_takes
 
     with process("serve", small.url) as taker:
         asyncio.run(work(taker))
+
+
+def test_that_a_taker_is_gone_is_no_death_for_what_it_had_not_taken(small: NatsServer) -> None:
+    """A fragment finds nobody, and so does the look after who has acknowledged the first, which was on its way by then."""
+
+    async def work() -> None:
+        bus, loop = NatsBus(small.url), asyncio.get_running_loop()
+        await bus.connect()
+        requester: Any = Requester(bus, "p", "node")
+        await requester.open()
+        first = Inbox()
+        taker = bus.subscribe("p.safe.443.*.far_example._.post.x", first)
+        message = Message(Envelope("ask", requester.new_id()), bytes(3 * bus.max_payload))
+        asked = requester.request("me", Address("far.example", "/x"), message, loop.time() + 60, lambda one: one)
+        [delivery] = await first.until(1)
+        taker.unsubscribe()
+        await bus.flush()
+        [begun] = messages_of(delivery.data)
+        publish = bus.publish
+
+        def publish_and_look(subject: str, data: bytes, *, reply: str | None = None) -> None:
+            publish(subject, data, reply=reply)
+            if ".r1." in subject and not looked:
+                looked.append(subject)
+                loop.call_soon(requester._probe_holders)  # before it is read what the server says of the fragment
+
+        looked: list[str] = []
+        ack = Envelope("ack", begun.envelope.id, fragment=(2, begun.envelope.fragment[1]), replica="r1")
+        publish(delivery.reply or "", Message(ack, b"").to_bytes())
+        bus.publish = publish_and_look  # type: ignore[method-assign]
+        with pytest.raises((Unavailable, NoSuchActor)) as caught:
+            await asked
+        assert looked
+        assert caught.value.taken == "no"
+        requester.close()
+        await bus.close()
+
+    asyncio.run(work())
 
 
 def sent_of(asks: ActorSystem) -> int:
