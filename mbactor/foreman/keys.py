@@ -91,5 +91,6 @@ os.register_at_fork(after_in_child=_drawn.clear)
 
 def not_found(kind: KeyKind, key: Key) -> FlowNotFound:
     """The one answer for an unknown id and for a wrong token: it tells nothing of what exists."""
-    why = "it was removed, or the key is not whole, or of another database"
+    other = "a step's" if kind == "flow" else "a flow's (its history has those of its steps)"
+    why = f"it was removed, or the key is {other}, not whole, or of another database"
     return FlowNotFound(f"no {kind} has this key ({key.correlation_id}-...): {why}")

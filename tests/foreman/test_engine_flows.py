@@ -322,8 +322,9 @@ async def test_a_wrong_token_and_an_unknown_id_are_the_same_404(world: World) ->
             with pytest.raises(FlowNotFound) as refused:
                 await operation(wrong)
             messages.add(str(refused.value).replace(wrong.rpartition("-")[0], "1-1"))
-    why = "has this key (1-1-...): it was removed, or the key is not whole, or of another database"
-    assert messages == {f"no flow {why}", f"no step {why}"}
+    gone, else_ = "has this key (1-1-...): it was removed, or the key is", "not whole, or of another database"
+    a_flows = "a flow's (its history has those of its steps)"
+    assert messages == {f"no flow {gone} a step's, {else_}", f"no step {gone} {a_flows}, {else_}"}
     for malformed in ("", "1", "1-2", "x-2-abc", "0-2-abc", "1--2-abc", "1-99999999999999999999-a"):
         with pytest.raises(InvalidKey):
             await world.engine.snapshot(malformed)
