@@ -54,26 +54,18 @@ class Graphs:
         return FrozenGraph(graph_hash, text, self._known[graph_hash])
 
     async def _ask(self, workflow: str, baggage: Mapping[str, Any]) -> Graph | None:
-        """The host's graph. Creations at the same moment, without baggage to tell them apart, share one question."""
+        """The host's graph. Creations at the same moment, without baggage to tell them apart, share one question.
+
+        Whoever asks first waits like the others: so all go on in one turn of the loop, and their flows are one batch.
+        """
         if baggage:
             return await self._host.load_graph(workflow, baggage)
-        while (asked := self._asked.get(workflow)) is not None:
-            await asyncio.wait([asked])
-            if not asked.cancelled():
-                return asked.result()
-        asked = self._asked[workflow] = asyncio.get_running_loop().create_future()
-        try:
-            graph = await self._host.load_graph(workflow, baggage)
-        except Exception as error:
-            asked.set_exception(error)
-            asked.exception()  # where nobody else has asked, it is not lost
-            raise
-        else:
-            asked.set_result(graph)
-            return graph
-        finally:
-            asked.cancel()  # who asked is gone: the next one asks again
-            del self._asked[workflow]
+        asked = self._asked.get(workflow)
+        if asked is None:
+            asked = asyncio.ensure_future(self._host.load_graph(workflow, baggage))
+            self._asked[workflow] = asked
+            asked.add_done_callback(lambda _: self._asked.pop(workflow, None))
+        return await asyncio.shield(asked)
 
     async def get(self, graph_hash: str) -> Graph:
         """The frozen graph of a flow."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,9 @@ from mbactor.errors import FlowNotFound
 from mbactor.foreman.graphs import Graphs
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
-from tests.foreman.world import a_world
+from mbactor.foreman.store.operations import Create, Operation
+from mbactor.seams import armed
+from tests.foreman.world import a_world, ok
 
 pytestmark = pytest.mark.anyio
 
@@ -82,4 +84,29 @@ async def test_whoever_asked_first_may_go_away() -> None:
         host.go.set()
         assert len(await asyncio.gather(*others)) == 2
         assert first.cancelled()
-        assert host.questions == 2
+        assert host.questions == 1
+
+
+async def test_flows_that_are_created_at_the_same_moment_are_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+
+    async def note(operations: Sequence[Operation], **_: Any) -> None:
+        created = sum(isinstance(one, Create) for one in operations)
+        if created:
+            batches.append(created)
+
+    async with a_world(workers=0) as world:
+        graph = Graph("line")
+        graph.add_transition_chain("one", "two", END)
+        await world.graph(graph, one=ok, two=ok)
+        load_graph = world.host.load_graph
+
+        async def ask_an_actor(workflow: str, baggage: Mapping[str, Any]) -> Graph:
+            await turns()
+            return await load_graph(workflow, baggage)
+
+        monkeypatch.setattr(world.host, "load_graph", ask_an_actor)
+        await world.engine.create("line")
+        with armed("foreman.write.before", note):
+            await asyncio.gather(*(world.engine.create("line") for _ in range(16)))
+        assert batches == [16], "one that comes before the others has a commit of its own"
