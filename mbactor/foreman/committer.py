@@ -175,7 +175,7 @@ class Committer:
         """
         self._closed = True
         self._wake()
-        if self._writing is not None:
+        while self._writing is not None:  # one that was cancelled may have a successor
             await asyncio.wait([self._writing])
 
     async def _wait_for_room(self) -> None:
