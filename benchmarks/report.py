@@ -26,6 +26,7 @@ BASES = {
     "beside nats-py": "nats-py",
     "beside HTTP/1.1": "HTTP",
     "CPU a request": "nats-py",
+    "cores awake": "nats-py",
     "coalescing": "off",
     "open loop": "raw",
     "in one process": "published",

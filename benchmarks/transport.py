@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.awake import NOT_POSSIBLE, POSSIBLE, cores_awake
 from benchmarks.bed import Bed, nats_server
 from benchmarks.harness import Bench, Figure, Measured, Result, Target, median_of
 from benchmarks.load import Load
@@ -59,6 +60,7 @@ async def measure(bench: Bench) -> list[Result]:
     async with Bed(bench, server or "") as bed:
         if server is not None:
             results += await _requests(bench, bed)
+            results += await _on_cores_awake(bench, bed)
             results += await _coalesced(bench, bed)
             results += await _offered(bench, bed)
         results += await _in_one_process(bench, bed, server)
@@ -129,6 +131,25 @@ def _result(
 ) -> Result:
     more = {**about, "way": way, "other": other}
     return replace(bench.result(figure, taken[way], taken[other], WAYS[other].said(), more), group=group)
+
+
+# --- one in flight, where no core halts ---------------------------------------------------------------------------
+
+
+async def _on_cores_awake(bench: Bench, bed: Bed) -> list[Result]:
+    results: list[Result] = []
+    for size, payload in PAYLOADS.items():
+        case = f"{size}, 1 in flight, cores awake"
+        if not bench.wants(f"cores awake: {size}, 1 in flight"):
+            continue
+        if not POSSIBLE:
+            bench.skipped.append(NOT_POSSIBLE)
+            break
+        async with cores_awake():
+            taken = await _in_turn(bench, bed, case, (MBACTOR, NATS_PY), closed(bench, payload, 1))
+        figure = Figure(f"{case}, p50", "us", "p50_us", "lower", ("p50_us", "p99_us"), QUICKER)
+        results.append(_result(bench, "cores awake", figure, taken, MBACTOR, NATS_PY, {}))
+    return results
 
 
 # --- several in one -----------------------------------------------------------------------------------------------

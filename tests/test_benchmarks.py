@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import charts, databases, flows, neighbours, peers, savina, supervision, svg, transport, ways
+from benchmarks import awake, charts, databases, flows, neighbours, peers, savina, supervision, svg, transport, ways
 from benchmarks.harness import (
     Bench,
     Better,
@@ -301,7 +302,7 @@ async def test_ten_times_as_many_children_take_less_than_fifty_times_as_long(gro
 def transported(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict[str, Any]], Path]:
     """A case of each kind, over a real server, between real processes; and the charts."""
     charts = tmp_path_factory.mktemp("charts")
-    wanted = ["requests: 64 B, 1 in flight", "20,000/s", "in one process"]
+    wanted = ["requests: 64 B, 1 in flight", "cores awake: 64 B", "20,000/s", "in one process"]
     only = [word for text in wanted for word in ("--only", text)]
     results = results_of(run("transport", "--quick", "--json", "--loop", "asyncio", "--svg", str(charts), *only))
     sane(results, "transport")
@@ -320,6 +321,24 @@ def test_requests_between_processes_are_measured_beside_other_ways_of_the_same_r
     assert ("64 B, 1 in flight, beside HTTP/1.1" in by_case) is ways.WAYS[ways.HTTP].installed
     spent = by_case["CPU, 64 B, 1 in flight"]
     assert spent["value"] == pytest.approx(spent["asker_us"] + spent["server_us"] + spent["taker_us"])
+
+
+@pytest.mark.skipif(not awake.POSSIBLE, reason="SCHED_IDLE is Linux's")
+def test_one_in_flight_is_measured_on_cores_that_are_kept_awake_too(
+    transported: tuple[dict[str, dict[str, Any]], Path],
+) -> None:
+    by_case, _ = transported
+    assert cases_of(by_case, "cores awake") == ["64 B, 1 in flight, cores awake, p50"]
+    assert by_case["64 B, 1 in flight, cores awake, p50"]["target"] == {"bound": 0.8, "of": "ratio"}
+
+
+@pytest.mark.skipif(not awake.POSSIBLE, reason="SCHED_IDLE is Linux's")
+@pytest.mark.anyio
+async def test_every_core_has_work_of_the_lowest_priority_while_cores_are_kept_awake() -> None:
+    async with awake.cores_awake() as workers:
+        assert {os.sched_getscheduler(pid) for pid in workers} == {os.SCHED_IDLE}
+        assert [os.sched_getaffinity(pid) for pid in workers] == [{core} for core in sorted(os.sched_getaffinity(0))]
+    assert not any(alive(pid) for pid in workers)
 
 
 def test_an_open_loop_tells_what_was_answered_and_two_systems_of_one_process_are_measured(
