@@ -18,7 +18,7 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
 
@@ -35,6 +35,9 @@ from mbactor.kernel.routes import Route
 from mbactor.kernel.schema import Signature, locals_where_defined, signature_of
 from mbactor.transport.address import TASK_PORT
 from mbactor.transport.message import JSON
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class Reference:
@@ -102,7 +105,7 @@ class WorkflowReference(Reference):
     __slots__ = ()
 
 
-class Task(Feature):
+class Task(Feature, Generic[P, R_co]):
     """What `@task` makes of a method."""
 
     port = TASK_PORT
@@ -125,7 +128,7 @@ class Task(Feature):
     @overload
     def __get__(self, instance: None, owner: type) -> TaskReference: ...
     @overload
-    def __get__(self, instance: object, owner: type) -> Callable[..., Any]: ...
+    def __get__(self, instance: object, owner: type) -> Callable[P, R_co]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is not None:
             return types.MethodType(self.function, instance)
@@ -194,7 +197,7 @@ RAN = Ran(None)
 """That of all runs which came to their end."""
 
 
-class Workflow(Feature):
+class Workflow(Feature, Generic[R_co]):
     """What `@workflow` makes of a method that returns a `Graph`."""
 
     port = TASK_PORT
@@ -206,7 +209,7 @@ class Workflow(Feature):
     @overload
     def __get__(self, instance: None, owner: type) -> WorkflowReference: ...
     @overload
-    def __get__(self, instance: object, owner: type) -> Callable[..., Any]: ...
+    def __get__(self, instance: object, owner: type) -> Callable[[], R_co]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
         return WorkflowReference(self, owner) if instance is None else types.MethodType(self.function, instance)
 
@@ -231,12 +234,12 @@ class _TaskDecorator:
         self._serial = serial
         self._rate = rate
 
-    def __call__(self, function: Callable[..., Any], /) -> Task:
+    def __call__(self, function: Callable[Concatenate[Any, P], R_co], /) -> Task[P, R_co]:
         return Task(function, serial=self._serial, rate=self._rate, local_names=locals_where_defined(2))
 
 
 @overload
-def task(function: Callable[..., Any], /) -> Task: ...
+def task(function: Callable[Concatenate[Any, P], R_co], /) -> Task[P, R_co]: ...
 @overload
 def task(*, serial: bool = False, rate: str = "") -> _TaskDecorator: ...
 def task(function: Callable[..., Any] | None = None, /, *, serial: bool = False, rate: str = "") -> Any:
@@ -260,7 +263,7 @@ def task(function: Callable[..., Any] | None = None, /, *, serial: bool = False,
     return _TaskDecorator(serial=serial, rate=rate)
 
 
-def workflow(function: Callable[..., Any], /) -> Workflow:
+def workflow(function: Callable[[Any], R_co], /) -> Workflow[R_co]:
     """Declare a workflow: a method that builds and returns its `Graph`. It is asked for when flows are created."""
     return Workflow(function, local_names=locals_where_defined(2))
 

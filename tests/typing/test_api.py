@@ -58,6 +58,10 @@ class Counter(Actor):
     @task
     async def step(self, flow: Flow) -> None: ...
 
+    @task(rate="5/s")
+    def double(self, number: int) -> dict[str, int]:
+        return {"number": 2 * number}
+
     @workflow
     def flow(self) -> Graph:
         return Graph("Typed")
@@ -310,6 +314,14 @@ async def use_flows(system: ActorSystem) -> None:
     assert_type(await flows.run(Counter.flow), FlowOutcome)
     await flows.run(Counter.step)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(await flows.history("key"), list[StepRecord])
+
+
+async def call_tasks_as_methods(counter: Counter) -> None:
+    """As a unit test does, and one task that shares another's work."""
+    assert_type(await counter.step(Flow.of({})), None)
+    assert_type(counter.double(number=2), dict[str, int])
+    assert_type(counter.flow(), Graph)
+    counter.double("2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def use_specs() -> None:
