@@ -402,6 +402,31 @@ def test_check_graph_tells_which_open_flows_could_not_go_on(shop: Shop, code: Pa
         assert (refused.exit_code, told in refused.stderr) == (2, True), given
 
 
+def test_flows_of_a_workflow_are_listed_by_its_code_or_by_its_url(shop: Shop, code: Path) -> None:
+    del code
+    by_url = shop.json("list", "--workflow", URL)["flows"]
+    assert {one["flow_key"] for one in by_url} == {shop.keys[name] for name in ("completed", "asks", "created")}
+    assert shop.json("list", "--workflow", "shop_of_flows:Shop.order")["flows"] == by_url
+    for given, told in (
+        ("order", "'order' given, module:Class.workflow or a URL expected"),
+        ("shop_of_flows:Shop.orders", "it has moody, order"),
+    ):
+        refused = shop.run("purge", "--yes", "--workflow", given)
+        assert (refused.exit_code, told in refused.stderr) == (2, True), given
+
+
+def test_a_workflow_beside_the_file_is_found(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop_of_the_file.py").write_text(SHOP)
+    (tmp_path / "shop.yaml").write_text(
+        f'version: 1\nname: shop\nsupervisor: {{children: [{{foreman: {{database: "{shop.url}"}}}}]}}\n'
+    )
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    listed = shop.told("list", "-f", f"{tmp_path}/shop.yaml", "--workflow", "shop_of_the_file:Shop.order")
+    sys.modules.pop("shop_of_the_file")
+    assert listed.count("Order") == 3
+
+
 def test_a_postgres_database_is_worked_on_alike(mbactor_postgres_server: PostgresServer) -> None:
     url = mbactor_postgres_server.fresh()
     empty = Shop(url, {}).run("list")

@@ -45,7 +45,9 @@ _WHERE = (
 )  # fmt: skip
 _FILTERS = (
     click.option("--status", type=click.Choice(STATUSES)),
-    click.option("--workflow", metavar="URL", help="The URL that flows were created with."),
+    click.option(
+        "--workflow", metavar="WORKFLOW", help="MODULE:CLASS.WORKFLOW in the code here, or the URL of a workflow."
+    ),
     click.option("--thread", metavar="FLOW", help="Flows of the same thread as this one."),
     click.option("--task", metavar="NODE", help="The node that a flow is at, or has failed at."),
     click.option("--fairness-key", metavar="TEXT"),
@@ -107,13 +109,24 @@ def query_of(given: Options, **more: Any) -> FlowQuery:
     from mbactor.errors import MbactorError
     from mbactor.foreman.model.query import FlowQuery
 
-    names = ("status", "workflow", "thread", "task", "fairness_key", "concurrency_key", "priority", "search", "shard")
+    names = ("status", "thread", "task", "fairness_key", "concurrency_key", "priority", "search", "shard")
     filters = {name: given[name] for name in names} | more
     filters |= {name: duration_of(name, given[name]) for name in ("older_than", "newer_than")}
     try:
-        return FlowQuery(**filters)
+        return FlowQuery(workflow=_workflow_url(given), **filters)
     except MbactorError as error:
         raise click.UsageError(error.message) from None
+
+
+def _workflow_url(given: Options) -> str | None:
+    """The URL that flows of --workflow were created with."""
+    text: str | None = given["workflow"]
+    if text is None or "://" in text:
+        return text
+    from mbactor.cli.flows.graphs import reference_of
+
+    where_of(given).topology()  # modules beside the file are found from now on
+    return reference_of(text).url
 
 
 def duration_of(name: str, text: str | None) -> float | None:
