@@ -79,6 +79,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._start = start
         self._patience = seconds(patience)
         self._give_up_at = float("inf")
+        self._began = 0.0
         self._rounds = 0
         self.turns = 0
         """How often the loop has gone round."""
@@ -101,6 +102,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def run_forever(self) -> None:
         self._give_up_at = time.monotonic() + self._patience
+        self._began = self._now
         with clock.told_by(self.unix):
             super().run_forever()
 
@@ -228,13 +230,23 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             why = f", and {self.outstanding()} pieces of work are out in threads, so time stands still"
         elif self.attached():
             why = ", and sockets, pipes or processes are open, so time passes as outside"
+        went_by = self._now - self._began
+        if went_by > self._patience:
+            why += (
+                f". Meanwhile {_text_of(went_by)} of virtual time went by: something wakes up again and again, such as"
+                " a poll, or a Foreman (more rarely with a longer `lease` and `poll_interval`)"
+            )
         raise OutOfPatience(
             f"not done after {text_of(self._patience)} of real time, at {self._told()}{why}. These tasks wait:\n"
             f"{where_tasks_wait(self)}"
         )
 
     def _told(self) -> str:
-        return f"virtual time {text_of(round(self._now, 3))}"
+        return f"virtual time {_text_of(self._now)}"
+
+
+def _text_of(duration: float) -> str:
+    return text_of(round(duration, 3) if duration < 60 else round(duration))
 
 
 class _Timer(asyncio.TimerHandle):

@@ -248,6 +248,22 @@ def test_timers_that_go_on_for_ever_run_out_of_patience() -> None:
         run(work(), patience="300ms")
 
 
+def test_who_waits_for_long_beside_what_wakes_up_often_is_told_why_it_takes_long() -> None:
+    async def poll() -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(nap, 0.001)
+
+    async def work() -> None:
+        polling = asyncio.create_task(poll())
+        await asyncio.sleep(1e9)
+        polling.cancel()
+
+    told = r"at virtual time [\ddhms.]+(, and 1 pieces .*)?\. Meanwhile [\ddhms.]+ of virtual time went by: .*`poll_interval`"
+    with pytest.raises(OutOfPatience, match=told):
+        run(work(), patience="1s")
+
+
 def test_a_thread_that_does_not_come_back_runs_out_of_patience() -> None:
     release = threading.Event()
 
