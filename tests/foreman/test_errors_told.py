@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mbactor import Actor, ActorSystem, MbactorError, endpoint
+from mbactor import Actor, ActorSystem, MbactorError, child, endpoint
 from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task, workflow
 from mbactor.testing import Recorder
 
@@ -83,6 +85,18 @@ class Late(Actor):
     async def work(self) -> None: ...
     @endpoint
     async def stays(self) -> None: ...
+
+
+class Doomed(Actor):
+    host = "doomed.example"
+
+    @task
+    async def dies(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @workflow
+    def end(self) -> Graph:
+        return line(Doomed.dies)
 
 
 def line(*nodes: Any) -> Graph:
@@ -162,6 +176,17 @@ async def test_a_failed_flow_says_where_it_failed_why_and_what_to_do(
     assert outcome.failure is not None
     assert f"flow {place['flow']}, step {place['step']}: node {node!r}" in outcome.failure.__notes__[0]
     assert failed.step_key.rpartition("-")[2] not in str(place)
+
+
+async def test_a_flow_whose_task_died_with_its_process_says_that_it_is_not_run_again_unasked() -> None:
+    async with ActorSystem() as system:
+        await system.spawn(Foreman, database="sqlite://")
+        await system.spawn(child(Doomed, process=True))
+        outcome = await Flows(system).run(Doomed.end)
+    assert outcome.status == "failed"
+    assert isinstance(outcome.error, dict)
+    assert (outcome.error["statusCode"], outcome.error["taken"]) == (500, "unknown")
+    assert "how far the task came is not known" in outcome.error.get("hint", "none")
 
 
 REFUSED: list[tuple[str, Callable[[Flows, dict[str, str]], Awaitable[Any]], str]] = [

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mbactor.durations import text_of
-from mbactor.errors import ActorCrashed, BudgetSpent, NoSuchActor, ReducerError
+from mbactor.errors import ActorCrashed, BudgetSpent, NoSuchActor, NotAcknowledged, ReducerError
 from mbactor.foreman.model.status import TERMINAL
 
 _REFUSALS: Mapping[tuple[str, str], str] = {
@@ -44,6 +44,10 @@ def hint(error: BaseException, node: str, budget: float) -> str:
             return "the task ran and asked for this; run an actor that serves it, on any node"
         case NoSuchActor():
             return "it was offered until its time budget was spent; run an actor that serves it, on any node"
+        case ActorCrashed() | NotAcknowledged() if error.taken == "unknown":
+            return (
+                "how far the task came is not known, so it is not run again unasked; recover does that, by its step_key"
+            )
         case ActorCrashed():
             return "an exception that is no MbactorError: its step in the history has the traceback (show --step STEP)"
         case ReducerError():

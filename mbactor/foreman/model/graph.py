@@ -80,6 +80,8 @@ class Graph:
 
             graph.add_transition_when(Order.check, Order.review, "total > 1000 && customer.vip != TRUE")
 
+        Several of one source are branches, which meet at a fan-in; one of several is `add_transition_switch`.
+
         Operators: == != < <= > >= =~ !~ (regular expression), && || ! and parentheses; literals are numbers, texts in
         quotes, TRUE and FALSE. A name is a field, dots lead into it, `roles.admin` asks whether the list `roles`
         holds "admin". A field that is not there is null: no number is above or below it.
@@ -87,7 +89,13 @@ class Graph:
         self._add(source, target, "when", when=when)
 
     def add_transition_switch(self, source: AnyNode, target: AnyNode, when: str) -> None:
-        """The first switch edge of the source whose expression holds is taken; "true" is the default."""
+        """An if and its else: of the source's switch edges the first whose expression holds is taken.
+
+            graph.add_transition_switch(Order.approve, Order.charge, "approved")
+            graph.add_transition_switch(Order.approve, Order.release, "true")  # else
+
+        The expressions are those of `add_transition_when`.
+        """
         self._add(source, target, "switch", when=when)
 
     def add_transition_goto(self, source: AnyNode, target: AnyNode) -> None:
@@ -163,7 +171,13 @@ class Graph:
         self._index = None
 
     def set_reducer(self, field: str, reducer: Reducer | str) -> None:
-        """How values of this field are combined where branches meet. The last call wins."""
+        """How values of this field are combined where branches meet. The last call wins.
+
+            graph.set_reducer("total", "add")  # or append, union, merge, min, max, and, or, concat, replace
+            graph.set_reducer("title", "longest")  # one of your own, see `reducer`
+
+        Without it the prefix of a field's name decides, and else what the last branch wrote.
+        """
         if not isinstance(field, str):
             raise TypeError(f"set_reducer needs the name of a field, got {field!r}")
         self._reducers[field] = str(reducer.value if isinstance(reducer, Reducer) else reducer)
