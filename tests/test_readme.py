@@ -12,6 +12,8 @@ from textwrap import indent
 
 import pytest
 
+import mbactor
+from mbactor import errors, foreman
 from tests.process import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -48,6 +50,14 @@ def test_a_test_file_passes(name: str, tmp_path: Path) -> None:
     done = _run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", name], tmp_path)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
+
+
+@pytest.mark.parametrize("text", [README, foreman.Flows.__doc__], ids=["the README", "Flows"])
+def test_an_error_that_is_named_can_be_imported_where_the_rest_is(text: str) -> None:
+    classes = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    named = classes.intersection(re.findall(r"\w+", text))
+    assert {"FlowConflict"} <= named
+    assert named - {*mbactor.__all__, *foreman.__all__} == set()
 
 
 def test_the_first_two_commands_are_the_documented_set_up() -> None:

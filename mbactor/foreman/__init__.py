@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mbactor.errors import FlowConflict, FlowNotFound, InvalidGraph, InvalidKey, InvalidState
     from mbactor.foreman.client import Filters, Flows
     from mbactor.foreman.features import task, workflow
     from mbactor.foreman.foreman import Foreman
@@ -29,6 +30,8 @@ __all__ = [
     "END",
     "Filters",
     "Flow",
+    "FlowConflict",
+    "FlowNotFound",
     "FlowOptions",
     "FlowOutcome",
     "FlowPage",
@@ -36,6 +39,9 @@ __all__ = [
     "Flows",
     "Foreman",
     "Graph",
+    "InvalidGraph",
+    "InvalidKey",
+    "InvalidState",
     "Join",
     "Parked",
     "Reducer",
@@ -51,6 +57,8 @@ _HOME = {
     "END": "mbactor.foreman.model.graph",
     "Filters": "mbactor.foreman.client",
     "Flow": "mbactor.foreman.model.flow",
+    "FlowConflict": "mbactor.errors",
+    "FlowNotFound": "mbactor.errors",
     "FlowOptions": "mbactor.foreman.model.outcome",
     "FlowOutcome": "mbactor.foreman.model.outcome",
     "FlowPage": "mbactor.foreman.model.outcome",
@@ -58,6 +66,9 @@ _HOME = {
     "Flows": "mbactor.foreman.client",
     "Foreman": "mbactor.foreman.foreman",
     "Graph": "mbactor.foreman.model.graph",
+    "InvalidGraph": "mbactor.errors",
+    "InvalidKey": "mbactor.errors",
+    "InvalidState": "mbactor.errors",
     "Join": "mbactor.foreman.model.join",
     "Parked": "mbactor.foreman.model.flow",
     "Reducer": "mbactor.foreman.model.reducers",
