@@ -7,7 +7,9 @@
 A body is given out whole and unchanged, or not at all:
 
 - Only the first fragment begins a message; it says of how many fragments and of what length it is. One that contradicts
-  that, or comes twice, ends the message, and what comes of it later is dropped.
+  that ends the message, and what comes of it later is dropped.
+- One that is here already is dropped. A sender that was cut off, and sends its message again, begins with the first
+  and is told how far it may go.
 - A body above `Bounds.body` is refused at its first fragment (413), one for which there is no room now as well (503).
 - The receiver pulls. Not more than `Bounds.coming` bytes are on their way at a time, of all messages together: the
   broker's buffer does not run over, and cut the connection, while a process does not read. Messages take turns.
@@ -141,13 +143,14 @@ class _Entry(Generic[T]):
             return f"fragment {number} says that there are {of}; the first said {self.of}"
         if not 1 <= number <= of:
             return f"fragment {number}: expected 1 to {of}"
-        if number < self.next or number in self.early:
-            return f"fragment {number} of {of} came twice"
         if number < of and size != self.chunk:
             return f"fragment {number} of {of} has {size} bytes; the first had {self.chunk}"
         if number == of and not 0 < size <= self.chunk:
             return f"fragment {number} of {of}, the last, has {size} bytes; expected 1 to {self.chunk}"
         return ""
+
+    def has(self, number: int) -> bool:
+        return number < self.next or number in self.early
 
     def put(self, number: int, body: bytes | memoryview) -> None:
         self.buffer.seek((number - 1) * self.chunk)
@@ -204,6 +207,9 @@ class Reassembly(Generic[T]):
         wrong = entry.wrong(number, of, len(body))
         if wrong:
             return self._refuse(key, _not_taken(BadRequest(wrong)), for_good=True)
+        if entry.has(number):
+            entry.silent = 0
+            return [Pull(entry.first, entry.pulled, of)] if number == 1 else []
         size = (of - 1) * entry.chunk + len(body)
         if number == of and size > self.bounds.body:
             return self._refuse(key, too_large(size, self.bounds.body), for_good=True)

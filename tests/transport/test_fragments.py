@@ -156,7 +156,7 @@ def test_who_sends_as_far_as_asked_is_served_in_turn_and_little_is_on_its_way(
         ((2, 4), LEAST, "fragment 2 says that there are 4; the first said 5"),
         ((6, 5), LEAST, "fragment 6: expected 1 to 5"),
         ((-1, 5), LEAST, "fragment -1: expected 1 to 5"),
-        ((1, 5), LEAST, "fragment 1 of 5 came twice"),
+        ((1, 5), LEAST + 1, "fragment 1 of 5 has 1025 bytes; the first had 1024"),
         ((2, 5), LEAST + 1, "fragment 2 of 5 has 1025 bytes; the first had 1024"),
         ((2, 5), 0, "fragment 2 of 5 has 0 bytes"),
         ((5, 5), LEAST + 1, "fragment 5 of 5, the last, has 1025 bytes; expected 1 to 1024"),
@@ -296,6 +296,22 @@ def test_no_stream_of_lies_breaks_the_books(stream: list[tuple[int, int, int, st
         assert 0 <= reassembly.held <= SMALL.all
     reassembly.sweep(5.0)
     assert (reassembly.held, len(reassembly), reassembly._coming, reassembly._of_sender) == (0, 0, 0, {})
+
+
+def test_one_that_was_cut_off_is_sent_again_from_the_first_and_what_is_here_already_is_dropped() -> None:
+    reassembly = Reassembly[str](SMALL)
+    made = cut(20_000)
+    [began] = add(reassembly, made[1])
+    assert isinstance(began, Pull)
+    add(reassembly, made[2])
+    [again] = add(reassembly, made[1])
+    assert isinstance(again, Pull)
+    assert again.number >= began.number, "whoever sends it again is told how far it may go"
+    assert add(reassembly, made[2]) == []  # also where it was on its way since before
+    events = [event for number in range(2, made.of + 1) for event in add(reassembly, made[number])]
+    assert bodies(events) == [body_of(20_000)]
+    assert (reassembly.held, len(reassembly), reassembly._coming) == (0, 0, 0)
+    assert add(reassembly, made[1]) == []  # it was complete
 
 
 def test_what_found_no_room_or_stood_still_may_be_sent_again_and_what_was_complete_may_not() -> None:
