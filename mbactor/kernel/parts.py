@@ -45,8 +45,9 @@ class Parts:
         elif subjects.own_inbox(delivery.subject, delivery.reply or ""):
             asker = (delivery.reply or "").split(".")[5]
             request = Request(self, cell, route, delivery, envelope)
-            key = f"{source}.{asker}.{envelope.id}.{cell.replica}"
-            self.transfers.receive(key, source, message, request, deadline)
+            process = f"{source}.{asker}"
+            key = f"{process}.{envelope.id}.{cell.replica}"
+            self.transfers.receive(key, source, process, message, request, deadline)
         else:
             cell.node.dead_letters.add(
                 cell.address, "?", None, None, "a fragment without a reply subject of its source"

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -26,6 +27,8 @@ from mbactor.transport.waiting import Waiter
 
 _NOBODY = "part"
 """As the last token of a reply subject: no request has this id."""
+_BROKEN = 1024
+"""How many requests are remembered that broke off."""
 
 
 class Large:
@@ -39,6 +42,8 @@ class Large:
         self._plane = plane
         self._node = node
         self._transfers = transfers
+        self._broken: dict[str, Broken] = {}
+        """Requests by id of which not all has left, and that nobody goes on with; the oldest first."""
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -46,7 +51,8 @@ class Large:
         """The first fragment has left; the others wait until somebody takes it."""
         while self._transfers.take(f"{_key(waiter.id)}.") is not None:
             pass  # it is sent again: who had begun to take it gets no more
-        self._transfers.start(_key(waiter.id), Asked(cut, source, reply, waiter, multi=multi))
+        self._broken.pop(waiter.id, None)
+        self._transfers.start(_key(waiter.id), Asked(cut, source, reply, waiter, self._broke_off, multi=multi))
 
     def pulled(self, ack: Envelope) -> bool:
         """A replica asks for more of a request; whether for the first time. Where nobody waits for the answer any more,
@@ -72,6 +78,28 @@ class Large:
         self._transfers.start(key, Taken(asked, subject, reply))
         return True
 
+    def unwanted_pull(self, ack: Envelope) -> None:
+        """As `pulled`, of a request that nobody waits for any more: whoever asks for the rest of it is told that no
+        more will come. It may have begun with the first fragment when the others were given up, or lost, already.
+        """
+        if self._transfers.has(_key(ack.id)):
+            self.pulled(ack)
+            return
+        broken = self._broken.get(ack.id)
+        if broken is not None and ack.replica and ack.fragment[0]:
+            subject = subjects.request_subject(
+                self._plane, broken.source, _own(broken.address, ack, multi=broken.multi)
+            )
+            with suppress(Unavailable):  # the bus is cut again
+                self._bus.publish(subject, broken.word, reply=broken.reply)
+
+    def _broke_off(self, asked: Asked) -> None:
+        while len(self._broken) >= _BROKEN:
+            del self._broken[next(iter(self._broken))]
+        reply = f"{(asked.reply or '').rpartition('.')[0]}.{_NOBODY}"
+        word = asked.cut.last_word().to_bytes()
+        self._broken[asked.waiter.id] = Broken(asked.source, asked.address, reply, word, asked.multi)
+
     def gone(self, waiter: Waiter) -> Unavailable | None:
         """The bus says that nobody is there: the error, where that is about somebody who had begun to take it."""
         found = self._transfers.take(f"{_key(waiter.id)}.")
@@ -87,7 +115,9 @@ class Large:
         """A fragment of an answer has come."""
         _, _, _, responder, requester, *_ = delivery.subject.split(".")
         answer = Answer(self, waiter, subjects.host_of(requester), message.envelope)
-        self._transfers.receive(_answer_key(delivery, message), f"={responder}", message, answer, waiter.deadline)
+        sender, key = f"={responder}", _answer_key(delivery, message)
+        process = f"{sender}.{message.envelope.replica}"
+        self._transfers.receive(key, sender, process, message, answer, waiter.deadline)
 
     def unwanted(self, delivery: Delivery, message: Message) -> bool:
         """A fragment of an answer that nobody waits for; True for the first that is seen of it."""
@@ -105,29 +135,48 @@ class Large:
 class Asked(Transfer):
     """A request in fragments of which nobody has taken the first yet, or one to all."""
 
-    __slots__ = ("address", "multi", "source", "takers", "waiter")
+    __slots__ = ("address", "broke_off", "multi", "source", "takers", "waiter")
 
-    def __init__(self, cut: Cut, source: str, reply: str, waiter: Waiter, *, multi: bool) -> None:
+    def __init__(
+        self, cut: Cut, source: str, reply: str, waiter: Waiter, broke_off: Callable[[Asked], None], *, multi: bool
+    ) -> None:
         super().__init__(cut, None, reply, lambda: not waiter.done(), partial(_failed, waiter, multi))
         self.source = source
         self.waiter = waiter
         self.address = waiter.address
         self.multi = multi
         self.takers: set[str] = set()
+        self.broke_off = broke_off
+
+    def broken(self) -> None:
+        self.broke_off(self)
 
 
 class Taken(Transfer):
     """A request in fragments, on its way to who has taken the first."""
 
-    __slots__ = ("_waiter",)
+    __slots__ = ("_asked",)
 
     def __init__(self, asked: Asked, subject: str, reply: str | None) -> None:
         super().__init__(asked.cut, subject, reply, asked.wanted, asked.failed)
-        self._waiter = asked.waiter
+        self._asked = asked
 
     def complete(self) -> None:
-        if isinstance(self._waiter, Ask):
-            self._waiter.message = None
+        if isinstance(self._asked.waiter, Ask):
+            self._asked.waiter.message = None
+
+    def broken(self) -> None:
+        self._asked.broken()
+
+
+class Broken(NamedTuple):
+    """What it takes to say of a request that no more of it will come: `word`, at the reply subject."""
+
+    source: str
+    address: Address
+    reply: str
+    word: bytes
+    multi: bool
 
 
 class Answer:

@@ -13,6 +13,9 @@ A body is given out whole and unchanged, or not at all:
 - A body above `Bounds.body` is refused at its first fragment (413), one for which there is no room now as well (503).
 - The receiver pulls. Not more than `Bounds.coming` bytes are on their way at a time, of all messages together: the
   broker's buffer does not run over, and cut the connection, while a process does not read. Messages take turns.
+- A process of which nothing comes for `QUIET` sweeps, though it was asked, leaves its turns to others until something
+  does: one that died while it sent much would keep all of them waiting. What it was asked for is not counted meanwhile,
+  up to `LENT` times those bytes.
 - What is not continued for `Bounds.silent` sweeps, or is not complete at its deadline, is given up. Sweeps count, not
   seconds: a process that stood still has not been able to read either.
 """
@@ -36,6 +39,10 @@ LEAST = 1024
 """Bytes that each fragment but the last has at least: what is kept for a message is in proportion to its body."""
 SWEEP = 1.0
 """Seconds between sweeps."""
+QUIET = 2
+"""Sweeps without anything from a process after which others have its turns."""
+LENT = 3
+"""How many times `Bounds.coming` may be asked of such processes, beside that of others."""
 _ENDED = 4096
 """How many messages that have ended are remembered, so that what comes late does not begin them anew."""
 
@@ -106,6 +113,7 @@ class _Entry(Generic[T]):
         "first",
         "next",
         "of",
+        "process",
         "pulled",
         "room",
         "sender",
@@ -113,9 +121,10 @@ class _Entry(Generic[T]):
         "waits",
     )
 
-    def __init__(self, first: T, sender: str, of: int, chunk: int, room: int, deadline: float) -> None:
+    def __init__(self, first: T, sender: str, process: str, of: int, chunk: int, room: int, deadline: float) -> None:
         self.first = first
         self.sender = sender
+        self.process = process
         self.of = of
         self.chunk = chunk
         self.room = room
@@ -176,19 +185,33 @@ class Reassembly(Generic[T]):
         self._ended: dict[str, tuple[int, bool]] = {}
         self._of_sender: dict[str, int] = {}
         self._coming = 0
+        self._quiet: dict[str, int] = {}
+        """Of which processes nothing has come, though it was asked, and for how many sweeps."""
+        self._lent = 0
+        """As `_coming`, of those for which that is `QUIET` or more."""
         self._line: deque[str] = deque()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def add(
-        self, key: str, sender: str, fragment: tuple[int, int], body: bytes | memoryview, first: T, deadline: float
+        self,
+        key: str,
+        sender: str,
+        fragment: tuple[int, int],
+        body: bytes | memoryview,
+        first: T,
+        deadline: float,
+        process: str = "",
     ) -> list[Event[T]]:
         """Take fragment (number, of how many) of the message `key`; number 0 says that no more will come.
 
-        `first` is kept with the first fragment, and comes back with each event of the message.
+        `first` is kept with the first fragment, and comes back with each event of the message. `process` is the one of
+        the sender's that it comes from.
         """
         number, of = fragment
+        process = process or sender
+        self._hear(process)
         if self._is_late(key, number):
             return []
         entry = self._entries.get(key)
@@ -199,7 +222,7 @@ class Reassembly(Generic[T]):
             if error is not None:
                 self._remember(key, for_good=error.status != Unavailable.status or number != 1)
                 return [Refused(first, error)]
-            entry = self._begin(key, sender, of, len(body), first, deadline)
+            entry = self._begin(key, sender, process, of, len(body), first, deadline)
             entry.put(1, body)
             pulls = self._turns(key, entry)
             # Its sender is told that it has begun, also where it is not its turn.
@@ -223,8 +246,9 @@ class Reassembly(Generic[T]):
     def sweep(self, now: float) -> list[Event[T]]:
         """Give up what is overdue; to be called every `SWEEP` seconds. Who waits is told that it still may send."""
         events: list[Event[T]] = []
+        self._listen()
         for key, entry in list(self._entries.items()):
-            if entry.coming:
+            if entry.coming or self._is_quiet(entry.process):
                 entry.silent += 1
             if entry.deadline <= now:
                 text = f"{entry.received} of {entry.of} fragments had come when the time budget was spent"
@@ -236,7 +260,7 @@ class Reassembly(Generic[T]):
                 events.append(Pull(entry.first, entry.pulled, entry.of))
         kept = self._ended.items()
         self._ended = {key: (age + 1, final) for key, (age, final) in kept if age < self.bounds.silent}
-        return events
+        return [*events, *self._next()]
 
     def refuse(self, key: str, error: MbactorError) -> list[Event[T]]:
         """Give up a message, where there is some of it."""
@@ -249,7 +273,8 @@ class Reassembly(Generic[T]):
         self._entries.clear()
         self._of_sender.clear()
         self._line.clear()
-        self.held = self._coming = 0
+        self._quiet.clear()
+        self.held = self._coming = self._lent = 0
 
     def _why_not(self, sender: str, number: int, of: int, chunk: int) -> MbactorError | None:
         """Why a message cannot begin with this fragment."""
@@ -272,9 +297,9 @@ class Reassembly(Generic[T]):
             return Unavailable(f"{text}; send again after a pause")
         return None
 
-    def _begin(self, key: str, sender: str, of: int, chunk: int, first: T, deadline: float) -> _Entry[T]:
+    def _begin(self, key: str, sender: str, process: str, of: int, chunk: int, first: T, deadline: float) -> _Entry[T]:
         room = self._room(of, chunk)
-        entry = self._entries[key] = _Entry(first, sender, of, chunk, room, deadline)
+        entry = self._entries[key] = _Entry(first, sender, process, of, chunk, room, deadline)
         self._ended.pop(key, None)
         self.held += room
         self._of_sender[sender] = self._of_sender.get(sender, 0) + room
@@ -289,7 +314,10 @@ class Reassembly(Generic[T]):
     def _end(self, key: str, *, for_good: bool = False) -> list[Event[T]]:
         entry = self._entries.pop(key)
         self.held -= entry.room
-        self._coming -= entry.coming
+        if self._is_quiet(entry.process):
+            self._lent -= entry.coming
+        else:
+            self._coming -= entry.coming
         self._of_sender[entry.sender] -= entry.room
         if not self._of_sender[entry.sender]:
             del self._of_sender[entry.sender]
@@ -308,6 +336,33 @@ class Reassembly(Generic[T]):
 
     # --- whose turn it is ---------------------------------------------------------------------------------------
 
+    def _is_quiet(self, process: str) -> bool:
+        return self._quiet.get(process, 0) >= QUIET
+
+    def _hear(self, process: str) -> None:
+        """Something has come of a process."""
+        if self._quiet.pop(process, 0) >= QUIET:
+            coming = sum(entry.coming for entry in self._entries.values() if entry.process == process)
+            self._lent -= coming
+            self._coming += coming
+
+    def _listen(self) -> None:
+        """Another sweep is over in which nothing has come of some, though it was asked."""
+        coming: dict[str, int] = {}
+        for entry in self._entries.values():
+            coming[entry.process] = coming.get(entry.process, 0) + entry.coming
+        self._quiet = {process: sweeps for process, sweeps in self._quiet.items() if process in coming}
+        for process, size in coming.items():
+            sweeps = self._quiet.get(process, 0) + 1
+            if not size:
+                self._quiet.pop(process, None)  # what it was asked for was given up: it may have others
+            elif sweeps != QUIET:
+                self._quiet[process] = sweeps
+            elif self._lent + size <= LENT * self.bounds.coming:
+                self._quiet[process] = sweeps
+                self._coming -= size
+                self._lent += size
+
     def _turns(self, key: str, entry: _Entry[T]) -> list[Pull[T]]:
         """Let a message that has little on its way stand in line, and serve the line."""
         if not entry.waits and entry.pulled < entry.of and entry.coming * 2 <= self.bounds.ahead:
@@ -316,10 +371,14 @@ class Reassembly(Generic[T]):
         return self._next()
 
     def _next(self) -> list[Pull[T]]:
-        pulls = []
+        pulls, passed = [], []
         while self._line and self._coming < self.bounds.coming:
-            entry = self._entries.get(self._line.popleft())
+            key = self._line.popleft()
+            entry = self._entries.get(key)
             if entry is None:
+                continue
+            if self._is_quiet(entry.process):
+                passed.append(key)
                 continue
             entry.waits = False
             free = min(self.bounds.ahead - entry.coming, self.bounds.coming - self._coming)
@@ -327,6 +386,7 @@ class Reassembly(Generic[T]):
             entry.pulled += more
             self._coming += more * entry.chunk
             pulls.append(Pull(entry.first, entry.pulled, entry.of))
+        self._line.extendleft(reversed(passed))
         return pulls
 
 

@@ -443,7 +443,7 @@ class Requester:
                 self._cancel(called_off, envelope.replica)
                 return
             if envelope.op == "ack" and envelope.fragment != WHOLE:
-                self._large.pulled(envelope)
+                self._large.unwanted_pull(envelope)
             self._late(delivery, message)
         elif envelope.op == "ack":
             if envelope.fragment == WHOLE or self._large.pulled(envelope):

@@ -2,7 +2,7 @@
 
     transfers.start(key, Transfer(cut, subject, reply, wanted, failed))
     transfers.pull(key, 9)                                          # as far as the receiver asks
-    transfers.receive(key, sender, message, receiver, deadline)     # tells `receiver` what comes of it
+    transfers.receive(key, sender, process, message, receiver, deadline)    # tells `receiver` what comes of it
 
 What leaves goes as far as it was asked for, and no faster than the bus takes it: little of it waits in this process,
 and other messages pass between. A transfer ends when it is complete, when nobody wants it any more, when its receiver
@@ -71,6 +71,9 @@ class Transfer:
 
     def complete(self) -> None:
         """All of it has left."""
+
+    def broken(self) -> None:
+        """Not all of it has left, and nobody goes on with it."""
 
     def gone(self) -> Unavailable:
         """The receiver cannot be reached any more: it has not seen the message, of which a part is missing."""
@@ -198,16 +201,19 @@ class Transfers:
 
     def _give_up(self, key: str, transfer: Transfer) -> None:
         self.end(key)
+        transfer.broken()
         if transfer.subject is not None:
             with suppress(Unavailable):  # the bus is cut: that is known otherwise
                 self._bus.publish(transfer.subject, transfer.cut.last_word().to_bytes(), reply=transfer.reply)
 
     # --- in -----------------------------------------------------------------------------------------------------
 
-    def receive(self, key: str, sender: str, message: Message, receiver: Receiver, deadline: float) -> None:
+    def receive(
+        self, key: str, sender: str, process: str, message: Message, receiver: Receiver, deadline: float
+    ) -> None:
         """A fragment of the message `key` has come."""
         self._watch()
-        self._tell(self._in.add(key, sender, message.envelope.fragment, message.body, receiver, deadline))
+        self._tell(self._in.add(key, sender, message.envelope.fragment, message.body, receiver, deadline, process))
 
     def refuse(self, key: str, error: MbactorError) -> bool:
         """Receive no more of it; whether there was some of it."""
@@ -238,6 +244,7 @@ class Transfers:
         self._line.clear()
         self._in.clear()
         for transfer in out:
+            transfer.broken()
             transfer.failed(transfer.gone())
 
     def _watch(self) -> None:

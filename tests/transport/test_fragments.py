@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mbactor.errors import BadRequest, BudgetSpent, MbactorError, MessageTooLarge, Unavailable
 from mbactor.transport.fragments import CHUNK, Cut
 from mbactor.transport.message import Envelope, Message
-from mbactor.transport.reassembly import LEAST, Bounds, Event, Pull, Reassembly, Refused, Whole
+from mbactor.transport.reassembly import LEAST, LENT, QUIET, Bounds, Event, Pull, Reassembly, Refused, Whole
 
 NEVER = float("inf")
 SMALL = Bounds(body=64_000, all=128_000, sender=64_000, messages=8, coming=8_000, ahead=4_000, silent=3)
@@ -296,6 +297,71 @@ def test_no_stream_of_lies_breaks_the_books(stream: list[tuple[int, int, int, st
         assert 0 <= reassembly.held <= SMALL.all
     reassembly.sweep(5.0)
     assert (reassembly.held, len(reassembly), reassembly._coming, reassembly._of_sender) == (0, 0, 0, {})
+
+
+def test_who_falls_silent_leaves_the_turns_to_others_and_has_them_again_when_heard() -> None:
+    reassembly = Reassembly[str](Bounds(coming=4_000, ahead=4_000, silent=3))
+    made = cut(12_000)
+    assert add(reassembly, made[1], "a1", "a") == [Pull("a1", 3, 7)]
+    assert add(reassembly, made[1], "a2", "a") == [Pull("a2", 2, 7)]
+    assert add(reassembly, made[1], "b1", "b") == [Pull("b1", 1, 7)]
+    assert add(reassembly, made[1], "a3", "a") == [Pull("a3", 1, 7)]
+    for _ in range(QUIET - 1):
+        assert Pull("b1", 3, 7) not in reassembly.sweep(0.0)
+    pulls = reassembly.sweep(0.0)
+    assert Pull("b1", 3, 7) in pulls
+    assert Pull("a3", 3, 7) not in pulls
+    events = [event for number in range(2, made.of + 1) for event in add(reassembly, made[number], "b1", "b")]
+    assert bodies(events) == [body_of(12_000)]
+    heard = add(reassembly, made[2], "a1", "a")
+    assert Pull("a3", 2, 7) in heard
+    events = [event for number in range(2, made.of + 1) for event in add(reassembly, made[number], "a2", "a")]
+    assert bodies(events) == [body_of(12_000)]
+    swept = [event for _ in range(3 * SMALL.silent) for event in reassembly.sweep(0.0)]
+    assert sorted(event.first for event in swept if isinstance(event, Refused)) == ["a1", "a3"]
+    assert (len(reassembly), reassembly._coming, reassembly._lent, reassembly._quiet) == (0, 0, 0, {})
+
+
+class Hears(RuleBasedStateMachine):
+    """Whatever comes of whom and when, what is on its way is counted once: of who is quiet, and of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reassembly = Reassembly[str](
+            Bounds(body=64_000, all=10**6, sender=10**6, coming=4_000, ahead=2_500, silent=4)
+        )
+        self.cuts = [cut(size, seed=size) for size in (4_000, 9_000, 15_000)]
+
+    @rule(which=st.integers(0, 2), number=st.integers(0, 12), process=st.sampled_from("abcd"), key=st.integers(0, 3))
+    def comes(self, which: int, number: int, process: str, key: int) -> None:
+        made = self.cuts[which]
+        if number <= made.of:
+            message = made[number] if number else made.last_word()
+            fragment = message.envelope.fragment
+            self.reassembly.add(f"{process}{key}{which}", "s", fragment, message.body, "x", NEVER, process)
+
+    @rule()
+    def sweep(self) -> None:
+        self.reassembly.sweep(0.0)
+
+    @invariant()
+    def is_counted(self) -> None:
+        books = self.reassembly
+        coming = dict.fromkeys((False, True), 0)
+        for entry in books._entries.values():
+            coming[books._is_quiet(entry.process)] += entry.coming
+        assert (books._coming, books._lent) == (coming[False], coming[True])
+        assert books._lent <= LENT * books.bounds.coming
+
+    def teardown(self) -> None:
+        for _ in range(60):
+            self.reassembly.sweep(0.0)
+            self.is_counted()
+        asked = [entry for entry in self.reassembly._entries.values() if entry.coming or entry.waits]
+        assert asked == []
+
+
+TestHears = Hears.TestCase
 
 
 def test_one_that_was_cut_off_is_sent_again_from_the_first_and_what_is_here_already_is_dropped() -> None:

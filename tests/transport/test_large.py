@@ -233,6 +233,41 @@ def test_what_is_cut_off_in_the_middle_is_sent_again_to_who_has_a_part_of_it() -
     virtually(work())
 
 
+def test_what_was_given_up_before_its_taker_asked_for_more_makes_room_there_as_soon_as_it_does() -> None:
+    async def work() -> None:
+        async with two() as (asks, serves, _):
+            for _ in range(12):
+                asks.tell(Store.keep, bytes(3_000_000))
+            await until(lambda: len(transfers(serves)) == 12, 0)
+            transfers(asks).clear()  # as the bus has it done when it is cut
+            began = asyncio.get_running_loop().time()
+            assert await asks.ask(Store.size, bytes(1_000_000)) == 1_000_000
+            await nothing_is_left(asks, serves)
+            assert asyncio.get_running_loop().time() - began < 5
+            assert len(asks.dead_letters) == 12
+            assert await asks.ask(Store.kept) == []
+
+    virtually(work())
+
+
+def test_who_dies_in_the_middle_of_much_does_not_keep_others_waiting() -> None:
+    async def work() -> None:
+        async with two() as (asks, serves, bus):
+            dead = Asker(bus)
+            for number in range(40):
+                dead.say(f"d{number}", 1, 400, bytes(10_000), None)
+            await until(lambda: len(transfers(serves)) == 40, 0)
+            began = asyncio.get_running_loop().time()
+            asked = [asks.ask(Store.size, bytes(3_000_000)) for _ in range(8)]
+            assert await asyncio.gather(*asked) == [3_000_000] * 8
+            assert asyncio.get_running_loop().time() - began < 5
+            assert isinstance(await dead.error("d39"), Unavailable)
+            await nothing_is_left(asks, serves)
+            assert asyncio.get_running_loop().time() - began < 20
+
+    virtually(work())
+
+
 class Asker:
     """A program of somebody else that asks in fragments, and lies."""
 
