@@ -53,7 +53,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(short_help="Start the tree of FILE and serve until Ctrl-C.")
 @FILE
 @OVERLAYS
 @click.option(
@@ -79,7 +79,7 @@ def run(file: Path, overlays: tuple[Path, ...], log_level: str, log_format: str)
     sys.exit(serve(load(file, overlays), log_level=log_level, log_format=log_format))
 
 
-@main.command()
+@main.command(short_help="Report every mistake in FILE, without starting anything.")
 @FILE_OR_STDIN
 @OVERLAYS
 @click.option("--strict", is_flag=True, help="Take warnings for mistakes: exit code 2 where there are any.")
@@ -110,7 +110,7 @@ def check(file: Path, overlays: tuple[Path, ...], strict: bool) -> None:
     click.echo(f"{file}: ok, {topology.name}: {_counted(topology)}")
 
 
-@main.command()
+@main.command(short_help="Print FILE as it is understood.")
 @FILE_OR_STDIN
 @OVERLAYS
 @click.option(
@@ -139,7 +139,7 @@ def render(file: Path, overlays: tuple[Path, ...], form: str) -> None:
         click.echo(drawn(declared(topology), form))
 
 
-@main.command()
+@main.command(short_help="Draw the tree of FILE; with --live the one that runs.")
 @FILE_OR_STDIN
 @OVERLAYS
 @click.option(
@@ -210,7 +210,7 @@ def _period(text: str) -> float:
     return found
 
 
-@main.command()
+@main.command(short_help="Compare FILE with the tree that runs.")
 @FILE
 @OVERLAYS
 @click.option(
@@ -240,7 +240,7 @@ def plan(file: Path, overlays: tuple[Path, ...], form: str, differs: bool, pid: 
     sys.exit(planned(file, overlays, pid, form=form, differs=differs))
 
 
-@main.command()
+@main.command(short_help="Change the tree that runs to what FILE says.")
 @FILE
 @OVERLAYS
 @PID
@@ -257,7 +257,7 @@ def apply(file: Path, overlays: tuple[Path, ...], pid: int | None) -> None:
     sys.exit(applied(file, overlays, pid))
 
 
-@main.command()
+@main.command(short_help="Stop a child of the tree that runs.")
 @NAME
 @OF
 @PID
@@ -273,7 +273,7 @@ def stop(name: str, file: Path | None, pid: int | None, timeout: str | None) -> 
     _operate("stop", name, file, pid, timeout)
 
 
-@main.command()
+@main.command(short_help="Start a child that was stopped or has ended.")
 @NAME
 @OF
 @PID
@@ -287,7 +287,7 @@ def start(name: str, file: Path | None, pid: int | None, timeout: str | None) ->
     _operate("start", name, file, pid, timeout)
 
 
-@main.command()
+@main.command(short_help="Stop a child of the tree that runs and start it again.")
 @NAME
 @OF
 @PID
@@ -307,7 +307,7 @@ def _operate(verb: Verb, name: str, file: Path | None, pid: int | None, timeout:
     sys.exit(operate(verb, name, file, pid, seconds))
 
 
-@main.command()
+@main.command(short_help="Print the JSON Schema of the file, for editors.")
 @click.option("--overlay", is_flag=True, help="Of a file for -o, which may name parts of children.")
 @click.argument("file", type=PATH_OR_STDIN, required=False)
 def schema(overlay: bool, file: Path | None) -> None:

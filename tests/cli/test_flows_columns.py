@@ -11,6 +11,10 @@ from rich.text import Text
 from mbactor.cli.flows.columns import GAP, Column, fitting, table_of, widths
 from mbactor.cli.flows.commands import flows
 from mbactor.cli.flows.group import SECTIONS
+from mbactor.cli.flows.table import history_table
+from mbactor.cli.main import main
+from mbactor.foreman import StepRecord
+from mbactor.foreman.model.status import StepStatus
 
 TEXTS = st.text("abcß漢", max_size=30)
 
@@ -72,6 +76,25 @@ def test_a_table_is_drawn_as_wide_as_was_reckoned(columns: list[Column], room: i
         for cell in column.cells:
             assert isinstance(cell, Text)
             assert any(cell.plain in line for line in lines)
+
+
+def test_an_error_that_a_transition_took_is_not_told_as_one_that_is_open() -> None:
+    statuses: tuple[StepStatus, ...] = ("completed", "failed")
+    error = {"error": "there is no yacht", "statusCode": 400}
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        for status in statuses:
+            console.print(history_table([StepRecord(step_key="1-1-a", node="reserve", status=status, error=error)]))
+    told = captured.get().splitlines()
+    assert told[1].rstrip().endswith("completed  handled: there is no yacht")
+    assert told[3].rstrip().endswith("failed  there is no yacht")
+
+
+def test_the_help_tells_each_command_in_a_whole_sentence() -> None:
+    told = CliRunner().invoke(main, ["--help"], terminal_width=80).output
+    assert "..." not in told.partition("Commands:")[2]
+    for command in main.commands.values():
+        assert (command.short_help or "") in told
 
 
 def test_every_command_is_in_one_section_of_the_help_and_told_whole() -> None:

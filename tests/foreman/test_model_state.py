@@ -171,6 +171,8 @@ def test_any_other_initial_state_is_a_bad_request(value: Any) -> None:
 def test_a_typed_read_says_what_does_not_fit() -> None:
     with pytest.raises(InvalidState, match="is not Point"):
         decode_value(encode_value({"x": "no"}), Point)
+    with pytest.raises(InvalidState, match=r"is not list\[tests\.foreman\.test_model_state\.Point\]: .* at `\$\[0\]"):
+        decode_value(encode_value([{"x": "no"}]), list[Point])
 
 
 def test_fields_are_read_from_an_object_only() -> None:

@@ -182,6 +182,8 @@ def seconds_between(begin: dt.datetime, end: dt.datetime) -> float:
 def _remark(step: StepRecord) -> Text:
     if step.error is not None:
         text = step.error if isinstance(step.error, str) else str(step.error.get("error", ""))
+        if step.status == "completed":
+            return Text(f"handled: {one_line(text)}", style="yellow")  # by an error transition
         return Text(one_line(text), style="red" if step.status == "failed" else "yellow")
     if step.subflow is not None:
         return Text(f"called {one_line(step.subflow.workflow_name or step.subflow.workflow)}", style="dim")

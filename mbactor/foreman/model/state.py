@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_origin
 
 import msgspec
 
@@ -233,4 +233,6 @@ def _excerpt(data: Any) -> str:
 
 
 def _type_name(type: Any) -> str:
-    return "JSON" if type is Any else getattr(type, "__name__", str(type))
+    if type is Any:
+        return "JSON"
+    return str(type) if get_origin(type) else getattr(type, "__name__", str(type))
