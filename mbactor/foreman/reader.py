@@ -151,6 +151,7 @@ class Reader:
 
     def _record(self, step: StepRow, graph: Graph, around: _Around) -> StepRecord:
         before, after = around.of(step)
+        put_off = step.status == "pending" and step.not_before > step.updated_at
         return StepRecord(
             step_key=self._step_key(step),
             node=step.node,
@@ -165,6 +166,7 @@ class Reader:
             created_at=_moment(step.created_at),
             started_at=_moment(step.started_at),
             ended_at=_moment(step.updated_at) if is_terminal(step.status) else None,
+            due_at=_moment(step.not_before) if put_off else None,
             predecessor=None if before is None else self._step_key(before),
             successor=None if after is None else self._step_key(after),
         )

@@ -165,3 +165,8 @@ def duration_text(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h {whole % 3600 // 60}m"
     return f"{whole // 86400}d {whole % 86400 // 3600}h"
+
+
+def due_text(due: dt.datetime) -> str:
+    """`due 2026-11-28 01:22:29 UTC`."""
+    return f"due {due.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"

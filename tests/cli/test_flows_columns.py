@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,6 +90,14 @@ def test_an_error_that_a_transition_took_is_not_told_as_one_that_is_open() -> No
     told = captured.get().splitlines()
     assert told[1].rstrip().endswith("completed  handled: there is no yacht")
     assert told[3].rstrip().endswith("failed  there is no yacht")
+
+
+def test_a_step_that_is_put_off_says_until_when() -> None:
+    due = dt.datetime(2026, 11, 28, 1, 22, 29, tzinfo=dt.UTC)
+    console = Console(width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(history_table([StepRecord(step_key="1-1-a", node="receive", status="pending", due_at=due)]))
+    assert captured.get().rstrip().endswith("pending  due 2026-11-28 01:22:29 UTC")
 
 
 def test_the_help_tells_each_command_in_a_whole_sentence() -> None:

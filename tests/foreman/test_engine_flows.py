@@ -136,6 +136,32 @@ async def test_start_at_delays_the_first_task(world: World, absolute: bool) -> N
     assert started >= (moment.timestamp() if absolute else created + 0.1) - 0.01
 
 
+async def test_a_history_says_when_a_step_that_is_put_off_is_due(world: World) -> None:
+    def waits(flow: Flow) -> None:
+        flow.sleep("2h")
+
+    def tries(flow: Flow) -> None:
+        flow.retry("3h")
+
+    await world.graph(line("later", "fine"), fine=ok)
+    await world.graph(line("sleeping", "waits", "fine"), waits=waits)
+    await world.graph(line("trying", "tries"), tries=tries)
+    later = await world.engine.create("later", None, FlowOptions(start_at="1h"))
+    sleeping, trying = [await world.engine.create(name) for name in ("sleeping", "trying")]
+    for key, hours in ((later, 1), (sleeping, 2), (trying, 3)):
+        while (step := (await world.engine.history(key))[-1]).due_at is None:
+            await asyncio.sleep(0.01)
+        assert step.status == "pending"
+        assert (
+            dt.timedelta(minutes=-1)
+            < step.due_at - clock.utcnow() - dt.timedelta(hours=hours)
+            < dt.timedelta(minutes=1)
+        )
+    done = await world.engine.create("later")
+    await world.engine.wait(done)
+    assert [step.due_at for step in await world.engine.history(done)] == [None]
+
+
 async def test_baggage_reaches_every_task(world: World) -> None:
     seen: list[Any] = []
     await world.graph(line("line", "start"), start=lambda flow: seen.append(dict(flow.baggage)))

@@ -40,6 +40,7 @@ WIRES = [msgspec.json, msgspec.msgpack]
             status="failed",
             error="boom",
             started_at=AT,
+            due_at=AT,
             subflow=Subflow(flow_key="c", steps=[StepRecord(step_key="t", node="m", status="pending")]),
             reducers={"f": "add (prefix sum)"},
         ),

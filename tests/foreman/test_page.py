@@ -113,6 +113,12 @@ def test_a_question_that_waits_for_days_does_not_hide_the_rest() -> None:
     assert "nothing ran for 23h 59m" in text
 
 
+def test_a_step_that_is_put_off_says_until_when() -> None:
+    put_off = step(2, "tries", 1, None, status="pending", started_at=None, due_at=AT + dt.timedelta(days=1))
+    told = f"due {AT + dt.timedelta(days=1):%Y-%m-%d %H:%M:%S} UTC"
+    assert told in Read(history_page(flow(), [step(1, "intake"), put_off], at(10))).texts
+
+
 def test_a_page_needs_nothing_from_anywhere_and_lets_nothing_run() -> None:
     text = history_page(flow(), [step(1, "a")], at(10))
     assert "default-src 'none'; style-src 'unsafe-inline'" in text

@@ -15,7 +15,7 @@ from mbactor.cli.flows.table import STYLES, not_begun, places_text, seconds_betw
 from mbactor.cli.table import short
 from mbactor.foreman.model.outcome import FlowOutcome, FlowSummary, StepRecord, WireError
 from mbactor.foreman.model.status import is_terminal
-from mbactor.foreman.render import duration_text
+from mbactor.foreman.render import due_text, duration_text
 from mbactor.supervisor.tree import one_line
 
 
@@ -117,6 +117,8 @@ def step_card(step: StepRecord) -> RenderableType:
     parts: list[RenderableType] = [title, Text(step.step_key), Text(step.task, style="dim")]
     if step.runs > 1:
         parts.append(Text(runs_text(step)))
+    if step.due_at is not None:
+        parts.append(Text(due_text(step.due_at), style="yellow"))
     if step.error is not None:
         error = step.error if isinstance(step.error, dict) else {"error": step.error}
         parts += [Text(f"\n{error.get('error', '')}", style="red")]

@@ -19,7 +19,7 @@ from mbactor.cli.flows.printing import PLAIN_WIDTH
 from mbactor.cli.table import short
 from mbactor.foreman.model.outcome import FlowSummary, ShardInfo, StepRecord
 from mbactor.foreman.model.schedule import Schedule
-from mbactor.foreman.render import duration_text
+from mbactor.foreman.render import due_text, duration_text
 from mbactor.supervisor.tree import one_line
 
 STYLES = {
@@ -185,6 +185,8 @@ def _remark(step: StepRecord) -> Text:
         if step.status == "completed":
             return Text(f"handled: {one_line(text)}", style="yellow")  # by an error transition
         return Text(one_line(text), style="red" if step.status == "failed" else "yellow")
+    if step.due_at is not None:
+        return Text(due_text(step.due_at), style="yellow")
     if step.subflow is not None:
         return Text(f"called {one_line(step.subflow.workflow_name or step.subflow.workflow)}", style="dim")
     if step.reducers:

@@ -131,6 +131,8 @@ class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     created_at: dt.datetime | None = None
     started_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None
+    due_at: dt.datetime | None = None
+    """When a pending step may begin that is put off: it follows a sleep, has a `start_at`, or is to be tried again."""
     predecessor: str | None = None
     successor: str | None = None
     subflow: Subflow | None = None
