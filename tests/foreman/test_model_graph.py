@@ -322,7 +322,7 @@ INVALID: dict[str, tuple[list[Build], str]] = {
         [chain("a", END), lambda g: g.set_time_budget("x", 1)], "node 'x' has a time budget but is no node",
     ),
     "a budget of nothing": ([chain("a", END), lambda g: g.set_time_budget("a", 0)], "at least 1ms"),
-    "unknown reducer": ([chain("a", END), lambda g: g.set_reducer("f", "glue")], "reducer 'glue'"),
+    "unknown reducer": ([chain("a", END), lambda g: g.set_reducer("f", "glue")], "reducer 'glue', which this process does not"),
     "an edge out of END": ([chain("a", END), chain(END, "b")], "edge END -> b: leaves END"),
     "an edge out of END makes nothing reachable": ([chain("a", END), chain(END, "b")], "node 'b' cannot be reached"),
     "two onError edges": ([chain("a", END), on_error("a", "b"), on_error("a", "c")], "'a' has 2 on_error edges"),

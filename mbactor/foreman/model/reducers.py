@@ -213,7 +213,8 @@ def combine(field: str, name: str, base: Any, incoming: Sequence[Any]) -> Any:
     function = _FOLDS.get(name) or _registered.get(name)
     if function is None:
         raise ReducerError(
-            f"field {field!r}: no reducer is called {name!r}; known: {', '.join(known_names())}",
+            f"field {field!r}: this process does not know the reducer {name!r}, it has to import the module with its"
+            f" @reducer; known: {', '.join(known_names())}",
             field=field,
             reducer=name,
         )
