@@ -3,26 +3,30 @@
 An answer leaves at once, and is the acknowledgement of its request when it does so soon. What is not answered within
 an eighth of the ack window is acknowledged by one sweep over all of them; a request to all (`multi`) is acknowledged on
 arrival, for its asker goes by that, and so is the first fragment of a larger one (`parts.py`).
+
+What is answered while the bus is cut off here leaves when it is back: whoever asked need not have been cut off.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mbactor.errors import ActorStopped, MessageTooLarge, NodeLeaving, Unavailable, to_wire
+from mbactor.errors import ActorStopped, MbactorError, MessageTooLarge, NodeLeaving, Unavailable, to_wire
 from mbactor.kernel.client import BytesCall
 from mbactor.kernel.feature import EVERY
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus
 from mbactor.transport.codec import packed
 from mbactor.transport.headers import passed_on
-from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, Op, reply_part
-from mbactor.transport.outbox import BYTES, Outbox
+from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, Op, payload_of, reply_part
+from mbactor.transport.outbox import BYTES, Batch, Outbox
 from mbactor.transport.responders import private_queue
 
 if TYPE_CHECKING:
@@ -31,14 +35,53 @@ if TYPE_CHECKING:
 
 ACCEPTED = 202
 """The status of an acknowledgement."""
+MOST_KEPT, BYTES_KEPT = 1024, 16 * 1024 * 1024
+
+
+class Kept:
+    """What could not leave while the bus was cut off: it does when that is back, the latest of it. Who was cut off as
+    well waits for it no more, and drops it.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._bytes = 0
+        bus.when_back(self._leave)
+
+    def add(self, size: int, send: Callable[[], None]) -> None:
+        """Call `send` then, which sends so many bytes."""
+        self._waiting.append((size, send))
+        self._bytes += size
+        while len(self._waiting) > MOST_KEPT or self._bytes > BYTES_KEPT:
+            self._bytes -= self._waiting.popleft()[0]
+
+    def batch(self, batch: Batch, error: MbactorError) -> None:  # noqa: ARG002 - what an outbox tells
+        """Keep answers that were to leave together."""
+        self.add(batch.size, partial(self._bus.publish, batch.subject, payload_of(batch.parts)))
+
+    def clear(self) -> None:
+        """Nothing of it will leave."""
+        self._waiting.clear()
+        self._bytes = 0
+
+    def _leave(self) -> None:
+        waiting = [send for _, send in self._waiting]
+        self.clear()
+        for send in waiting:
+            with suppress(Unavailable):  # the bus is cut again: whoever still waits goes by its time budget
+                send()
 
 
 class Answers:
     """The asks of other nodes that this one has taken; with `window`, those not answered soon are acknowledged."""
 
-    def __init__(self, bus: Bus, window: float, publish: Callable[[str, Message], None], outbox: Outbox) -> None:
+    def __init__(
+        self, bus: Bus, window: float, publish: Callable[[str, Message], None], outbox: Outbox, kept: Kept
+    ) -> None:
         self._bus = bus
         self._outbox = outbox
+        self._kept = kept
         self._publish = publish
         self._after = window / 8
         self._open: dict[Answer, float] = {}
@@ -50,6 +93,7 @@ class Answers:
             self._timer.cancel()
             self._timer = None
         self._open.clear()
+        self._kept.clear()
 
     def owe(self, answer: Answer, now: float) -> None:
         """An ask has been taken."""
@@ -68,8 +112,10 @@ class Answers:
 
     def give(self, answer: Answer, message: Message) -> None:
         self._open.pop(answer, None)
-        with suppress(Unavailable):  # the bus was closed, or cut off, meanwhile
+        try:
             self._publish(answer.reply, message)
+        except Unavailable:  # the bus was closed, or cut off, meanwhile
+            self._kept.add(len(message.body), partial(self._publish, answer.reply, message))
 
     def reply(self, answer: Answer, body: bytes) -> bool:
         """Give a result in msgpack; False where that has to be done by `give`."""
@@ -82,7 +128,7 @@ class Answers:
         except MessageTooLarge:
             return False
         except Unavailable:
-            pass  # the bus was closed, or cut off, meanwhile
+            return False
         self._open.pop(answer, None)
         answer.given = True
         return True

@@ -5,16 +5,18 @@ A request in fragments is put together before its actor's mailbox sees it: until
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from mbactor.errors import MbactorError, Unavailable
-from mbactor.kernel.answers import ACCEPTED
+from mbactor.kernel.answers import ACCEPTED, Kept
 from mbactor.transport import subjects
 from mbactor.transport.bus import Delivery
-from mbactor.transport.fragments import WHOLE
+from mbactor.transport.fragments import WHOLE, Cut
 from mbactor.transport.message import JSON, OVERHEAD, Envelope, Message
 from mbactor.transport.outbox import BYTES, Outbox
 from mbactor.transport.transfers import Transfer, Transfers
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
 class Parts:
     """The fragments that come to the actors of one node, and those of their answers."""
 
-    def __init__(self, remote: Remote, transfers: Transfers, outbox: Outbox) -> None:
+    def __init__(self, remote: Remote, transfers: Transfers, outbox: Outbox, kept: Kept) -> None:
         self.outbox = outbox
+        self.kept = kept
         self.remote = remote
         self.bus = remote.bus
         self.transfers = transfers
@@ -54,7 +57,7 @@ class Parts:
             )
 
     def answer(self, reply: str, message: Message) -> None:
-        """Send an answer. MessageTooLarge above the bound; where the bus is cut, nobody waits for it."""
+        """Send an answer. MessageTooLarge above the bound; Unavailable where the bus is cut."""
         if len(message.body) < min(BYTES, self.bus.max_payload):
             part = message.part()
             if len(part) + OVERHEAD <= min(BYTES, self.bus.max_payload):
@@ -69,7 +72,21 @@ class Parts:
         self.bus.publish(reply, cut[1].to_bytes())
         _, _, _, _, source, asker, *_ = reply.split(".")
         key = f"={source}.{asker}.{message.envelope.id}.{message.envelope.replica}"
-        self.transfers.start(key, Transfer(cut, reply, None, _always, _ignore))
+        broken = partial(self.kept.add, len(message.body), partial(self.answer, reply, message))
+        self.transfers.start(key, Given(cut, reply, broken))
+
+
+class Given(Transfer):
+    """An answer in fragments: where the bus is cut in the middle, whoever asked has a part of it and waits."""
+
+    __slots__ = ("_broken",)
+
+    def __init__(self, cut: Cut, subject: str, broken: Callable[[], None]) -> None:
+        super().__init__(cut, subject, None, _always, _ignore)
+        self._broken = broken
+
+    def broken(self) -> None:
+        self._broken()
 
 
 class Request:
@@ -92,6 +109,10 @@ class Request:
 
     def refused(self, error: MbactorError) -> None:
         self._say(self._answer.error(error))
+
+    def cut_off(self, error: MbactorError) -> None:
+        """Whoever sends it may have sent all of it, and wait for the answer."""
+        self._parts.kept.add(0, partial(self.refused, error))
 
     def _say(self, message: Message) -> None:
         with suppress(Unavailable):  # the bus is cut: the asker knows

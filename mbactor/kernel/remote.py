@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
 from mbactor.errors import BadRequest, CallTooDeep, MbactorError, NoSuchActor
-from mbactor.kernel.answers import Answer, Answers, BusCall, inbox_of, queue_of
+from mbactor.kernel.answers import Answer, Answers, BusCall, Kept, inbox_of, queue_of
 from mbactor.kernel.budget import BUDGET_CAP, deadline_of_ask, granted
 from mbactor.kernel.client import Response
 from mbactor.kernel.context import MAX_DEPTH, Call, check_not_fenced, current
@@ -48,10 +48,11 @@ class Remote:
         transfers = Transfers(bus, bounds)
         bus.when_cut(transfers.clear)
         self._requester = Requester(bus, node.plane, node.id, ack_window, transfers, node.locality, coalesce=coalesce)
-        self._replies = Outbox(bus, gather=coalesce and not bus.tells_all, sent=_nothing, unsent=_nothing)
+        kept = Kept(bus)
+        self._replies = Outbox(bus, gather=coalesce and not bus.tells_all, sent=_nothing, unsent=kept.batch)
         self._ways: dict[Any, WayOut] = {}
-        self.parts = Parts(self, transfers, self._replies)
-        self._answers = Answers(bus, ack_window, self.parts.answer, self._replies)
+        self.parts = Parts(self, transfers, self._replies, kept)
+        self._answers = Answers(bus, ack_window, self.parts.answer, self._replies, kept)
         self.to_all = ToAll(node, self, self._requester)
 
     async def open(self) -> None:
@@ -77,8 +78,8 @@ class Remote:
         self.let_go()
         self.to_all.close()
         self._requester.close()
-        self._answers.close()
         self.parts.close()
+        self._answers.close()
         await self.bus.close()
 
     @property

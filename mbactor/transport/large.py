@@ -201,6 +201,9 @@ class Answer:
         failed = replace(self.envelope, op="error", status=error.status, fragment=WHOLE, content_type=JSON)
         self._large.answered(self.waiter, Message(failed, wire))
 
+    def cut_off(self, error: MbactorError) -> None:
+        """Whoever waits for it is told otherwise."""
+
 
 def _failed(waiter: Waiter, multi: bool, error: MbactorError) -> None:
     if not multi and not waiter.done():

@@ -77,7 +77,7 @@ class Outbox:
         *,
         gather: bool,
         sent: Callable[[list[str]], None],
-        unsent: Callable[[list[str], MbactorError], None],
+        unsent: Callable[[Batch, MbactorError], None],
         most: Callable[[str], int] = lambda _: MOST,
     ) -> None:
         self._most = most
@@ -159,7 +159,7 @@ class Outbox:
         try:
             self._bus.publish(batch.subject, payload_of(batch.parts), reply=batch.reply)
         except MbactorError as error:
-            self._unsent(batch.ids, error)
+            self._unsent(batch, error)
         else:
             if len(batch.ids) > 1:
                 self._sent(batch.ids)

@@ -266,15 +266,19 @@ class Reassembly(Generic[T]):
         """Give up a message, where there is some of it."""
         return self._refuse(key, error) if key in self._entries else []
 
-    def clear(self) -> None:
-        """Nothing of what is here will be continued."""
-        for key in self._entries:
+    def clear(self) -> list[Refused[T]]:
+        """Nothing of what is here will be continued: the bus was cut."""
+        refused = []
+        for key, entry in self._entries.items():
             self._remember(key)
+            text = f"{entry.received} of {entry.of} fragments had come when the taker was cut off from the others"
+            refused.append(Refused(entry.first, Unavailable(text)))
         self._entries.clear()
         self._of_sender.clear()
         self._line.clear()
         self._quiet.clear()
         self.held = self._coming = self._lent = 0
+        return refused
 
     def _why_not(self, sender: str, number: int, of: int, chunk: int) -> MbactorError | None:
         """Why a message cannot begin with this fragment."""

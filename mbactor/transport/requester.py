@@ -26,7 +26,7 @@ from mbactor.transport.large import Large
 from mbactor.transport.locality import Nearest
 from mbactor.transport.message import MSGPACK, OVERHEAD, Envelope, Message, ask_part, messages_of
 from mbactor.transport.near import NearAsk, NearSending, asking_where
-from mbactor.transport.outbox import BYTES, MOST, Outbox, Together
+from mbactor.transport.outbox import BYTES, MOST, Batch, Outbox, Together
 from mbactor.transport.reassembly import Bounds
 from mbactor.transport.repeats import Chances, Refusal, repeat
 from mbactor.transport.replicas import Replicas
@@ -293,8 +293,8 @@ class Requester:
         """The more replicas are known, the fewer messages for one of them: each is to have its share of a burst."""
         return max(_FEW, MOST // max(1, self._replicas.count(host)))
 
-    def _unsent(self, ids: list[str], error: MbactorError) -> None:
-        for id in ids:
+    def _unsent(self, batch: Batch, error: MbactorError) -> None:
+        for id in batch.ids:
             waiter = self._waiting.take(id)
             if waiter is not None and not waiter.done():
                 waiter.unsent(error)

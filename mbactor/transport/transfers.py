@@ -43,6 +43,9 @@ class Receiver(Protocol):
     def refused(self, error: MbactorError) -> None:
         """It will not be complete; its sender is to be told."""
 
+    def cut_off(self, error: MbactorError) -> None:
+        """As `refused`, and the bus is cut: its sender can be told when that is back."""
+
 
 class Transfer:
     """A message of which the first fragment has left. `wanted` is asked before each other one."""
@@ -242,7 +245,8 @@ class Transfers:
         out = list(self._out.values())
         self._out.clear()
         self._line.clear()
-        self._in.clear()
+        for event in self._in.clear():
+            event.first.cut_off(event.error)
         for transfer in out:
             transfer.broken()
             transfer.failed(transfer.gone())

@@ -65,7 +65,7 @@ def test_what_cannot_leave_is_told_of_each_and_what_is_too_large_at_once() -> No
         bus = LocalBus()
         await bus.connect()
         told: list[tuple[list[str], MbactorError]] = []
-        outbox = Outbox(bus, gather=True, sent=print, unsent=lambda ids, error: told.append((ids, error)))
+        outbox = Outbox(bus, gather=True, sent=print, unsent=lambda batch, error: told.append((batch.ids, error)))
         part = Message(Envelope("ask", "1"), b"").part()
         bus.max_payload = OVERHEAD + len(part) - 1
         with pytest.raises(MessageTooLarge):
@@ -122,7 +122,7 @@ def test_who_comes_alone_does_not_wait_for_the_end_of_the_turn(server: NatsServe
         payloads: list[list[str]] = []
         bus.subscribe("a.x", lambda one: payloads.append([message.envelope.id for message in messages_of(one.data)]))
         told: list[str] = []
-        outbox = Outbox(bus, gather=True, sent=lambda _: None, unsent=lambda ids, _: told.extend(ids))
+        outbox = Outbox(bus, gather=True, sent=lambda _: None, unsent=lambda batch, _: told.extend(batch.ids))
 
         async def turn(*ids: str) -> list[list[str]]:
             for id in ids:
