@@ -128,7 +128,8 @@ def child(
 
         child(Orders, args={"channel": "web"}, restart="transient", shutdown="5s")
 
-    `target` is an Actor or Supervisor class, `args` (and `positional`) the arguments of its constructor.
+    `target` is an Actor or Supervisor class, `args` (and `positional`) the arguments of its constructor: the same
+    objects for each replica and each incarnation, unlike those of a topology file, of which each has copies.
     `id` defaults to the class name in kebab-case. `shutdown` is the time it gets to stop: a duration,
     "brutal" (none), or None (as long as it takes); 5 s for an actor and None for a supervisor by default.
     `config` has the values of the properties that the class declares (`config()`).

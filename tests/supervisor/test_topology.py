@@ -4,16 +4,58 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
+from mbactor import Actor, ActorCrashed, ActorSystem, endpoint
 from mbactor.mailbox import Mailbox
 from mbactor.supervisor.spec import Backoff
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.topology import TopologyError, load
 from mbactor.supervisor.topology.interpolation import Sources, interpolate
 from tests.supervisor.topology_parts import MODULE, child_faults, children, faults, read
+
+
+class Basket(Actor):
+    """Keeps what it was constructed with, as one does."""
+
+    def __init__(self, items: list[str], prices: dict[str, list[int]]) -> None:
+        self.items, self.prices = items, prices
+
+    @endpoint
+    async def put(self, item: str) -> list[str]:
+        self.items.append(item)
+        self.prices["pen"].append(7)
+        return self.items
+
+    @endpoint
+    async def crash(self) -> None:
+        raise ValueError(self.items)
+
+    @endpoint
+    async def all(self) -> tuple[list[str], dict[str, list[int]]]:
+        return self.items, self.prices
+
+
+@pytest.mark.anyio
+async def test_each_replica_and_each_incarnation_begins_with_what_the_file_says(folder: Path) -> None:
+    text = """
+    - actor: tests.supervisor.test_topology:Basket
+      replicas: 2
+      args: {items: [cup], prices: {pen: [2]}}
+    """
+    spec = children(folder, text)
+    async with ActorSystem() as system:
+        one, other = [await system.spawn(child) for child in spec.children]
+        assert await one.ask(Basket.put, "pen") == ["cup", "pen"]
+        assert await other.ask(Basket.all) == (["cup"], {"pen": [2]})
+        with pytest.raises(ActorCrashed):
+            await one.ask(Basket.crash)
+        assert await one.ask(Basket.all) == (["cup"], {"pen": [2]})
+    assert spec == children(folder, text)
+    assert pickle.loads(pickle.dumps(spec)) == spec  # for a process of its own
 
 
 def test_a_whole_file_becomes_specifications(folder: Path) -> None:

@@ -13,8 +13,9 @@ import datetime as dt
 import inspect
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from copy import deepcopy
 from functools import lru_cache
 from types import UnionType
 from typing import Annotated, Any, Union
@@ -55,6 +56,31 @@ def arguments(cls: type, section: Section, others: Iterable[str] = ()) -> dict[s
         if parameter.default is parameter.empty and not section.has(name):
             section.wrong_at(name, f"missing: {cls.__qualname__} needs this argument")
     return converted
+
+
+class Copied(Mapping[str, Any]):
+    """Arguments of which each reader has copies of its own.
+
+    A file is data: what an actor does to a list that it was constructed with is not to show in the next replica, or in
+    the incarnation after a crash, which is to begin anew.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        return deepcopy(self._values[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
 
 def configuration(cls: type, section: Section) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mbactor.supervisor.spec import (
     child,
 )
 from mbactor.supervisor.supervisor import Supervisor
-from mbactor.supervisor.topology.arguments import arguments, configuration
+from mbactor.supervisor.topology.arguments import Copied, arguments, configuration
 from mbactor.supervisor.topology.fields import Section, described
 from mbactor.supervisor.topology.interpolation import mentions_replica
 from mbactor.supervisor.topology.kinds import BUILT_IN, COMMON, Kinds
@@ -97,7 +97,8 @@ def read_child(section: Section, kind: str, kinds: Kinds, nested: Nested) -> Fou
             own = id if number is None or replicas == 1 else f"{id}-{number}"
             count = replicas if number is None else 1
             try:
-                specs.append(child(cls, id=own, replicas=count, args=args, config=config_values, **options))
+                made = child(cls, id=own, replicas=count, args=args, config=config_values, **options)
+                specs.append(replace(made, args=Copied(made.args)) if made.kind == "actor" else made)
             except InvalidSpec as error:
                 section.refused(error)
     return Found(id, section, replicas, tuple(specs), after)
