@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 import pty
 import subprocess
@@ -27,11 +28,15 @@ URL = "https://shop.example:428/order"
 TOLD = "nothing of it has begun in 2 s; a flow goes on while a tree with a Foreman on this database runs (`mbactor run FILE`)"
 
 
-def steps(*statuses: StepStatus, calls: Sequence[StepRecord] | None = None) -> list[StepRecord]:
-    """Steps; the last has called a flow of these steps."""
+def steps(
+    *statuses: StepStatus, calls: Sequence[StepRecord] | None = None, due_in: float | None = None
+) -> list[StepRecord]:
+    """Steps; the last has called a flow of these steps, and is put off for so many hours."""
     made = [StepRecord(step_key=str(at), node="a", status=status) for at, status in enumerate(statuses)]
     if calls is not None:
         made[-1].subflow = Subflow(flow_key="1", steps=list(calls))
+    if due_in is not None:
+        made[-1].due_at = dt.datetime.now(dt.UTC) + dt.timedelta(hours=due_in)
     return made
 
 
@@ -47,6 +52,9 @@ def steps(*statuses: StepStatus, calls: Sequence[StepRecord] | None = None) -> l
         (steps("pending", "running", calls=steps("running")), False),
         (steps("running", calls=steps("running", calls=steps("pending"))), True),
         (steps("pending", calls=steps("failed")), True),  # what it called has failed, and is called again
+        (steps("completed", "pending", due_in=1), False),  # the one that waited has been run meanwhile
+        (steps("pending", "pending", due_in=1), True),
+        (steps("completed", "pending", due_in=-1), True),
     ],
 )
 def test_a_flow_is_idle_where_something_waits_and_nothing_runs(found: list[StepRecord], idle: bool) -> None:

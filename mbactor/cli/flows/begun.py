@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import click
 
+from mbactor import clock
 from mbactor.errors import MbactorError
 from mbactor.foreman.model.outcome import StepRecord
 
@@ -22,9 +23,16 @@ GOES_ON = "a flow goes on while a tree with a Foreman on this database runs (`mb
 
 
 def is_idle(steps: Sequence[StepRecord]) -> bool:
-    """Whether steps of a flow, or of those that it calls, wait to be begun and none runs."""
-    statuses = {step.status for step in _at_hand(steps)}
-    return "pending" in statuses and "running" not in statuses
+    """Whether steps of a flow, or of those that it calls, wait to be begun and none runs. Those that are put off wait
+    for the time, and not for somebody.
+    """
+    found = [*_at_hand(steps)]
+    waits = any(step.status == "pending" and not _is_put_off(step) for step in found)
+    return waits and all(step.status != "running" for step in found)
+
+
+def _is_put_off(step: StepRecord) -> bool:
+    return step.due_at is not None and step.due_at.timestamp() > clock.unix()
 
 
 def _at_hand(steps: Sequence[StepRecord]) -> Iterator[StepRecord]:
