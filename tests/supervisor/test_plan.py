@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from dataclasses import fields, replace
 from random import Random
@@ -300,6 +301,8 @@ def test_dynamic_supervisors_are_compared_by_class_and_arguments() -> None:
     [
         ("shutdown", None, "infinity"),
         ("shutdown", 0.0, "brutal"),
+        ("config.pause", dt.timedelta(seconds=90), "1m30s"),
+        ("config.token_pause", dt.timedelta(seconds=90), "***"),
         ("within", 90.0, "1m30s"),
         ("restart", "permanent", "permanent"),
         ("backoff", Backoff("100ms", "10s"), "100ms to 10s, x 2, jitter 0.2"),

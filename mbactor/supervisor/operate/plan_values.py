@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ def shown(field: str, value: Any) -> str:
             return "brutal"
         case "shutdown" | "within" | "ack_window", float() | int():
             return text_of(value)
+        case _, dt.timedelta() if not _SECRET.search(field):
+            return text_of(value.total_seconds())
         case "class", type():
             return f"{value.__module__}:{value.__qualname__}"
         case _, None:
