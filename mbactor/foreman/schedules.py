@@ -47,6 +47,8 @@ class Schedules:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._changed = asyncio.Event()
+        self._in_vain = 0
+        """How often in a row a tick was due whose flow could not be made."""
 
     # --- what there is -----------------------------------------------------------------------------------------
 
@@ -89,11 +91,11 @@ class Schedules:
         """
         to_put = deque(declared)
         while True:
-            self._changed.clear()
             try:
                 while to_put:
                     await self.put(to_put[0])
                     to_put.popleft()
+                self._changed.clear()  # what is put from now on is read in the next round
                 rest = await self.run_due()
             except MbactorError as error:
                 observe.emit("foreman.trouble", error=f"schedules: {error}")
@@ -106,7 +108,7 @@ class Schedules:
         """Make the flows of all ticks that are due; in how many seconds there may be more to do."""
         engine = self._engine()
         now, rows = await engine.store.schedules()
-        rest = LONGEST_REST
+        rest, in_vain = LONGEST_REST, False
         for row in rows:
             if row.paused:
                 continue
@@ -118,11 +120,14 @@ class Schedules:
             except MbactorError as error:
                 # Nobody serves the workflow just now, or its graph is wrong: the tick stays due.
                 observe.emit("schedule.failed", name=row.name, error=error)
+                in_vain = True
                 continue
             following = next_tick(schedule, last)
             if following is not None:
                 rest = min(rest, max(0.01, following - now))
-        return rest
+        self._in_vain = self._in_vain + 1 if in_vain else 0
+        # While everything starts, or a new version comes, it is a matter of moments.
+        return min(rest, AFTER_TROUBLE * 2 ** min(self._in_vain - 1, 8)) if in_vain else rest
 
     async def _run(self, engine: Engine, row: ScheduleRow, schedule: Schedule, now: float) -> float:
         """Make the flows of the ticks of one schedule that are due; up to which tick it is dealt with."""

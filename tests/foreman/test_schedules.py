@@ -16,9 +16,10 @@ from mbactor import Actor, ActorSystem
 from mbactor.errors import BadRequest, FlowNotFound
 from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, Schedule, task, workflow
 from mbactor.foreman.model.schedule import Due, due, next_tick
-from mbactor.foreman.schedules import Schedules
+from mbactor.foreman.schedules import LONGEST_REST, Schedules
 from mbactor.foreman.shards import Member, Shards
 from mbactor.supervisor.topology import TopologyError, load
+from mbactor.testing import Recorder
 from tests.foreman.world import World, a_world, ok
 
 HOUR, DAY = 3600.0, 86400.0
@@ -174,12 +175,26 @@ async def test_a_tick_whose_workflow_nobody_serves_stays_due(database: str) -> N
         schedules = following(world)
         await schedules.put(schedule(YEARLY))
         await back(world, 400 * DAY)
-        await schedules.run_due()
+        # It is tried again soon, and then more and more rarely.
+        assert [await schedules.run_due() for _ in range(6)] == [1, 2, 4, 8, LONGEST_REST, LONGEST_REST]
         with pytest.raises(FlowNotFound):
             await world.host.load_graph("tick", {})
         await a_tick(world)
-        await schedules.run_due()
+        assert await schedules.run_due() == LONGEST_REST
         assert await world.sql("SELECT count(*) FROM mbactor_flow") == [(1,)]
+
+
+async def test_a_tick_that_is_due_at_the_start_waits_only_until_its_workflow_is_served(
+    mbactor: ActorSystem, mbactor_recorder: Recorder
+) -> None:
+    every_second = Schedule(name="s", workflow=Reports.report.url, cron="* * * * * *")
+    await mbactor.spawn(Foreman, database="sqlite://", schedules=[every_second])
+    await mbactor_recorder.wait_for("schedule.failed")
+    await mbactor.spawn(Reports)
+    began = asyncio.get_running_loop().time()
+    while not (await Flows(mbactor).list()).flows:
+        await asyncio.sleep(0.1)
+    assert asyncio.get_running_loop().time() - began < 3
 
 
 class Reports(Actor):
