@@ -7,6 +7,7 @@ import datetime as dt
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import convert
 from rich.console import Console
 from rich.text import Text
 
@@ -94,10 +95,14 @@ def test_an_error_that_a_transition_took_is_not_told_as_one_that_is_open() -> No
 
 def test_a_step_that_is_put_off_says_until_when() -> None:
     due = dt.datetime(2026, 11, 28, 1, 22, 29, tzinfo=dt.UTC)
+    begun = {"step_key": "1-123456-0123456789abcdef", "node": "receive", "status": "pending", "due_at": due}
     console = Console(width=80, color_system=None)
     with console.capture() as captured:
-        console.print(history_table([StepRecord(step_key="1-1-a", node="receive", status="pending", due_at=due)]))
-    assert captured.get().rstrip().endswith("pending  due 2026-11-28 01:22:29 UTC")
+        for created in (due - dt.timedelta(hours=1), due - dt.timedelta(days=3)):
+            console.print(history_table([convert({**begun, "created_at": created}, StepRecord)]))
+    told = captured.get().splitlines()
+    assert told[1].rstrip().endswith("pending  due 01:22:29")
+    assert told[3].rstrip().endswith("pending  due 2026-11-28 01:22")
 
 
 def test_the_help_tells_each_command_in_a_whole_sentence() -> None:

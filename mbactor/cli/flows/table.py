@@ -19,7 +19,7 @@ from mbactor.cli.flows.printing import PLAIN_WIDTH
 from mbactor.cli.table import short
 from mbactor.foreman.model.outcome import FlowSummary, ShardInfo, StepRecord
 from mbactor.foreman.model.schedule import Schedule
-from mbactor.foreman.render import due_text, duration_text
+from mbactor.foreman.render import duration_text
 from mbactor.supervisor.tree import one_line
 
 STYLES = {
@@ -164,6 +164,12 @@ def _started(step: StepRecord) -> Text:
     return Text("" if step.started_at is None else f"{step.started_at:%H:%M:%S.%f}"[:-3])
 
 
+def _due(due: dt.datetime, created: dt.datetime | None) -> str:
+    """Short, so that a narrow terminal has it whole: the day only where it is another."""
+    same_day = created is not None and due - created < dt.timedelta(days=1)
+    return f"due {due:%H:%M:%S}" if same_day else f"due {due:%Y-%m-%d %H:%M}"
+
+
 def _waited(step: StepRecord) -> float | None:
     if step.created_at is None or step.started_at is None:
         return None
@@ -186,7 +192,7 @@ def _remark(step: StepRecord) -> Text:
             return Text(f"handled: {one_line(text)}", style="yellow")  # by an error transition
         return Text(one_line(text), style="red" if step.status == "failed" else "yellow")
     if step.due_at is not None:
-        return Text(due_text(step.due_at), style="yellow")
+        return Text(_due(step.due_at, step.created_at), style="yellow")
     if step.subflow is not None:
         return Text(f"called {one_line(step.subflow.workflow_name or step.subflow.workflow)}", style="dim")
     if step.reducers:
