@@ -93,6 +93,14 @@ def test_an_error_that_a_transition_took_is_not_told_as_one_that_is_open() -> No
     assert told[3].rstrip().endswith("failed  there is no yacht")
 
 
+def test_a_step_that_was_given_up_says_why() -> None:
+    why = "its fan-in went on without this branch"
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(history_table([StepRecord(step_key="1-1-a", node="b", status="cancelled", cancel_reason=why)]))
+    assert captured.get().rstrip().endswith(f"cancelled  {why}")
+
+
 def test_a_step_that_is_put_off_says_until_when() -> None:
     due = dt.datetime(2026, 11, 28, 1, 22, 29, tzinfo=dt.UTC)
     begun = {"step_key": "1-123456-0123456789abcdef", "node": "receive", "status": "pending", "due_at": due}

@@ -119,6 +119,21 @@ def test_a_step_that_is_put_off_says_until_when() -> None:
     assert told in Read(history_page(flow(), [step(1, "intake"), put_off], at(10))).texts
 
 
+def test_a_step_that_was_given_up_says_why() -> None:
+    given_up = step(2, "offer", status="cancelled", cancel_reason="its fan-in went on <without> this branch")
+    assert "its fan-in went on <without> this branch" in Read(history_page(flow(), [given_up], at(10))).texts
+
+
+def test_the_label_of_a_tick_is_not_half_under_a_cut() -> None:
+    text = history_page(flow(), [step(1, "offer", 0, 3), step(2, "pay", 3600, 1)], at(4000))
+    axis = re.findall(r'class="tick" style="left:([\d.]+)%">(?:<span>(.*?)</span>)?', text)
+    (cut,) = {float(left) for left in re.findall(r'class="cut" style="left:([\d.]+)%', text)}
+    told = [float(left) for left, label in axis if label]
+    assert "3s" not in [label for _, label in axis]
+    assert [left for left in told if cut - 5 < left <= cut] == []
+    assert len(told) >= 3
+
+
 def test_a_page_needs_nothing_from_anywhere_and_lets_nothing_run() -> None:
     text = history_page(flow(), [step(1, "a")], at(10))
     assert "default-src 'none'; style-src 'unsafe-inline'" in text

@@ -117,6 +117,8 @@ def step_card(step: StepRecord) -> RenderableType:
     parts: list[RenderableType] = [title, Text(step.step_key), Text(step.task, style="dim")]
     if step.runs > 1:
         parts.append(Text(runs_text(step)))
+    if step.cancel_reason:
+        parts.append(Text(one_line(step.cancel_reason)))
     if step.due_at is not None:
         parts.append(Text(due_text(step.due_at), style="yellow"))
     if step.error is not None:

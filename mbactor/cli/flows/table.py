@@ -191,6 +191,8 @@ def _remark(step: StepRecord) -> Text:
         if step.status == "completed":
             return Text(f"handled: {one_line(text)}", style="yellow")  # by an error transition
         return Text(one_line(text), style="red" if step.status == "failed" else "yellow")
+    if step.cancel_reason:
+        return Text(one_line(step.cancel_reason), style="dim")
     if step.due_at is not None:
         return Text(_due(step.due_at, step.created_at), style="yellow")
     if step.subflow is not None:

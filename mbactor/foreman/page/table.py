@@ -47,6 +47,8 @@ def _more(step: StepRecord, nodes: Mapping[str, str]) -> Iterator[str]:
     if text:
         handled = ' <span class="dim">(handled by an error transition)</span>' if step.status == "completed" else ""
         yield f'<div class="fault">{safe(text)}{handled}</div>'
+    if step.cancel_reason:
+        yield f'<div class="dim">{safe(step.cancel_reason)}</div>'
     if hint:
         yield f'<div class="dim">{safe(hint)}</div>'
     if trace:

@@ -12,6 +12,8 @@ from mbactor.foreman.model.timescale import Scale, scale_of
 from mbactor.foreman.page.text import moment, safe
 from mbactor.foreman.render import duration_text, with_subflows
 
+LABEL = 0.05
+"""The part of the width that the label of a tick takes: a cut so near would cover it."""
 MANY = 12
 """So many branches at one node stand in a row of their own, which opens."""
 
@@ -61,11 +63,14 @@ def _end(step: StepRecord, now: float) -> float:
 
 
 def _axis(scale: Scale) -> str:
-    ticks = "".join(
-        f'<div class="tick" style="left:{scale.at(at) * 100:.3f}%"><span>{_since(seconds, piece)}</span></div>'
-        for piece, seconds, at in scale.ticks()
-    )
-    return ticks + _cuts(scale, named=True)
+    begins = [scale.at(before) for before, _ in scale.cuts]
+    parts = []
+    for piece, seconds, at in scale.ticks():
+        left = scale.at(at)
+        covered = any(left <= begin < left + LABEL for begin in begins)
+        name = "" if covered else f"<span>{_since(seconds, piece)}</span>"
+        parts.append(f'<div class="tick" style="left:{left * 100:.3f}%">{name}</div>')
+    return "".join(parts) + _cuts(scale, named=True)
 
 
 def _since(seconds: float, piece: int) -> str:
