@@ -27,8 +27,12 @@ def forbidden(text: str) -> MbactorError:
     return Forbidden.restore(text, Forbidden.status, {}, taken="no")
 
 
-def expired(waiter: Waiter) -> None:
-    """Its deadline has passed."""
-    error = BudgetSpent(f"{waiter.address} did not answer within the time budget")
-    error.taken = waiter.taken
+def expired(waiter: Waiter, *, leaving: bool) -> None:
+    """Its deadline has passed. What is still leaving, in fragments, its receiver has not seen the whole of."""
+    if leaving:
+        error = BudgetSpent(f"{waiter.address} had not been sent all of it when the time budget was spent")
+        error.taken = "no"
+    else:
+        error = BudgetSpent(f"{waiter.address} did not answer within the time budget")
+        error.taken = waiter.taken
     waiter.failed(error)

@@ -93,7 +93,7 @@ class Requester:
         self._plane = plane
         self._node = node
         self._ids = count(1)
-        self._waiting = Waiting(expired, self._ticked, ack_window / TICKS)
+        self._waiting = Waiting(self._expired, self._ticked, ack_window / TICKS)
         self._transfers = Transfers(bus, Bounds()) if transfers is None else transfers
         self._large = Large(bus, plane, node, self._transfers, self._answered)
         self._ticks = 0
@@ -505,6 +505,9 @@ class Requester:
         waiter = self._waiter(id, by)
         if waiter is not None and not waiter.done():
             waiter.failed(error)
+
+    def _expired(self, waiter: Waiter) -> None:
+        expired(waiter, leaving=self._large.leaving(waiter.id))
 
     def _cut(self) -> None:
         self._outbox.flush()  # what has not left is certainly with nobody, and its sender is told that

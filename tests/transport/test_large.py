@@ -192,8 +192,9 @@ def test_a_taker_gets_what_it_asked_for_and_one_that_asks_for_no_more_ends_by_bu
         bus = LocalBus(LIMIT)
         async with system("asks", bus) as asks:
             taker = Taker(bus, pulls=3)
-            with pytest.raises(BudgetSpent), anyio.fail_after(3):
+            with pytest.raises(BudgetSpent, match="had not been sent all of it") as caught, anyio.fail_after(3):
                 await asks.ask(Store.echo, bytes(200_000))
+            assert caught.value.taken == "no"
             await nothing_is_left(asks)
             await until(lambda: taker.numbers() == [1, 2, 3, 0])
 
