@@ -122,8 +122,8 @@ class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     attempt: int = 0
     """How often `flow.retry` has run it again."""
     runs: int = 0
-    """How often its task was started: at first, by `retry`, after an answer, and after a run that was lost; counted anew
-    once it is made to run again (`recover`, `restart_from`, ...).
+    """How often its task was started: at first, by `retry`, after an answer, and after a run that was lost. It is
+    counted anew once the step is made to run again (`recover`, `restart_from`, ...).
     """
     lost: int = 0
     """How many of these runs were lost: their process ended, or let the lease run out, and they ran again."""
