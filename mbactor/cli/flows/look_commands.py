@@ -89,8 +89,9 @@ def history(flow_key: str, html: Path | None, mermaid: bool, as_json: bool, **gi
 def watch(flow_keys: tuple[str, ...], limit: int, every: str, once: bool, as_json: bool, **given: Any) -> None:
     """Show flows as they go, refreshed until Ctrl-C: those that have not ended, or the ones that are named.
 
-    Named flows are watched until all have stopped; exit code 0 when all completed, 3 when some did not. The bars are
-    steps done of those known so far: what will still come is not known, so no time of arrival is given.
+    Named flows are watched until all have ended or wait for an answer; exit code 0 when all completed, 3 when some did
+    not. The bars are steps done of those known so far: what will still come is not known, so no time of arrival is
+    given.
     """
     from mbactor.cli.flows.watch import View
     from mbactor.cli.flows.watch import watch as watched
