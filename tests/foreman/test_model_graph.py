@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mbactor.errors import InvalidExpression, InvalidGraph
 from mbactor.foreman.model.graph import END, Graph, GraphWarning, Transition, holds
-from mbactor.foreman.model.reducers import Reducer
+from mbactor.foreman.model.reducers import Reducer, reducer
 from mbactor.foreman.model.state import initial_state
 
 Build = Callable[[Graph], object]
@@ -30,6 +30,11 @@ class Task:
 
 
 INTAKE = Task("intake", "https://credit.example:428/intake")
+
+
+@reducer("graph_longest")
+def longest(base: str | None, incoming: str) -> str:
+    return max(base or "", incoming, key=len)
 
 
 def graph(*builds: Build) -> Graph:
@@ -139,6 +144,12 @@ def test_a_task_and_a_workflow_are_not_taken_for_each_other() -> None:
         g.add_subgraph("x", INTAKE)
     with pytest.raises(TypeError, match="name of a field, got 5"):
         g.set_reducer(5, Reducer.ADD)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"set_reducer\('title'\) needs the name of a reducer, .*did you mean 'graph_longest'"
+    ):
+        g.set_reducer("title", longest)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"set_reducer\('title'\) needs the name of a reducer, got None"):
+        g.set_reducer("title", None)  # type: ignore[arg-type]
     assert g.to_dict() == Graph("G").to_dict()
 
 

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from mbactor import expressions
 from mbactor.durations import Duration, seconds
 from mbactor.errors import InvalidGraph
-from mbactor.foreman.model import doubts, graph_json, validation
+from mbactor.foreman.model import doubts, graph_json, reducers, validation
 from mbactor.foreman.model.diagram import Direction, graph_mermaid
 from mbactor.foreman.model.graph_index import BranchEnd, GraphIndex, index_of
 from mbactor.foreman.model.join import Join
@@ -180,6 +180,10 @@ class Graph:
         """
         if not isinstance(field, str):
             raise TypeError(f"set_reducer needs the name of a field, got {field!r}")
+        if not isinstance(reducer, str):
+            known = reducers.name_of(reducer) if callable(reducer) else None
+            meant = f", did you mean {known!r}?" if known else ""
+            raise TypeError(f"set_reducer({field!r}) needs the name of a reducer, got {reducer!r}{meant}")
         self._reducers[field] = str(reducer.value if isinstance(reducer, Reducer) else reducer)
         self._index = None
 
