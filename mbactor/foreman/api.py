@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mbactor import clock, offload
+from mbactor.foreman.features import workflow_address
 from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, ShardInfos, StepRecord
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.schedule import Schedule
@@ -107,6 +108,7 @@ class ForemanApi(Actor):
 
     @endpoint(port=INTERNAL_PORT)
     async def put_schedule(self, schedule: Schedule) -> None:
+        workflow_address(schedule.workflow)
         await self._schedules.put(schedule)
 
     @endpoint(port=INTERNAL_PORT)

@@ -33,7 +33,7 @@ from mbactor.kernel.context import Call
 from mbactor.kernel.feature import Feature, Invoke, begin_budget, host_of
 from mbactor.kernel.routes import Route
 from mbactor.kernel.schema import Signature, locals_where_defined, signature_of
-from mbactor.transport.address import TASK_PORT
+from mbactor.transport.address import TASK_PORT, Address
 from mbactor.transport.message import JSON
 
 P = ParamSpec("P")
@@ -266,6 +266,19 @@ def task(function: Callable[..., Any] | None = None, /, *, serial: bool = False,
 def workflow(function: Callable[[Any], R_co], /) -> Workflow[R_co]:
     """Declare a workflow: a method that builds and returns its `Graph`. It is asked for when flows are created."""
     return Workflow(function, local_names=locals_where_defined(2))
+
+
+def workflow_address(url: str) -> Address:
+    """Where a workflow is asked for its graph. BadRequest where none can be: what is there instead would be called."""
+    try:
+        address = Address.parse(url)
+    except BadRequest as error:
+        such = f"https://credit.example:{TASK_PORT}/approval"
+        raise BadRequest(f"{error.message}; the URL of a workflow expected, such as {such}") from None
+    if address.port != TASK_PORT:
+        likely = Address(address.host, address.path, port=TASK_PORT)
+        raise BadRequest(f"{url} is at port {address.port}, and workflows are at {TASK_PORT}: {likely}")
+    return address
 
 
 def _arguments(signature: Signature, flow: Flow) -> dict[str, Any]:

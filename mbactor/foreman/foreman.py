@@ -19,10 +19,10 @@ import msgspec
 
 from mbactor import observe
 from mbactor.durations import Duration
-from mbactor.errors import InvalidSpec, MbactorError, NoSuchActor
+from mbactor.errors import BadRequest, InvalidSpec, MbactorError, NoSuchActor
 from mbactor.foreman.api import ForemanApi
 from mbactor.foreman.engine import Engine
-from mbactor.foreman.features import Ran, Task, Workflow
+from mbactor.foreman.features import Ran, Task, Workflow, workflow_address
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import DEFAULT_TIME_BUDGET
@@ -107,6 +107,8 @@ class Foreman(Supervisor):
         self._commit_each = commit_each
         self._retention = _checked_days(retention_days) * 86400.0
         self._schedules = tuple(schedules)
+        for schedule in self._schedules:
+            _check_workflow(schedule)
         self._ageing = None if ageing is None else checked_duration("foreman: ageing", ageing, above_0=True)
         self.shards = Shards()
         self._roll: Roll | None = None
@@ -223,6 +225,13 @@ def _other_database(given: str, other: str, where: str) -> str:
     )
 
 
+def _check_workflow(schedule: Schedule) -> None:
+    try:
+        workflow_address(schedule.workflow)
+    except BadRequest as error:
+        raise InvalidSpec(f"foreman: schedule {schedule.name!r}: workflow: {error}") from None
+
+
 def _checked_days(given: object) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < 1e6:
         raise InvalidSpec(f"foreman: retention_days: {given!r} given, a number of days expected, 0 to keep all")
@@ -241,8 +250,7 @@ class ActorHost:
         """The tasks that nobody served when they were offered last, and since when; `inf`: it has been told."""
 
     async def load_graph(self, workflow: str, baggage: Mapping[str, Any]) -> Graph:  # noqa: ARG002
-        address = Address.parse(workflow)
-        handed = self._node.hand_over(address, {}, 20.0, Workflow)
+        handed = self._node.hand_over(workflow_address(workflow), {}, 20.0, Workflow)
         if handed is not None:
             graph: Graph = await _answer_of(handed)
             return graph

@@ -317,7 +317,7 @@ async def test_what_is_no_workflow_and_no_task_is_not_run_as_one() -> None:
         flows = Flows(system)
         with pytest.raises(BadRequest, match=r"/begin is Work\.begin, which is no workflow; decorate with @workflow"):
             await flows.create("https://work.example:428/begin")
-        with pytest.raises(BadRequest, match=r"Work\.next_number, which is no workflow"):
+        with pytest.raises(BadRequest, match=r"/next-number is at port 443, and workflows are at 428"):
             await flows.create("https://work.example/next-number")
         outcome = await flows.run(Work.misnamed)
         assert outcome.status == "failed"

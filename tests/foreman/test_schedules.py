@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mbactor import Actor, ActorSystem
+from mbactor.cli.main import main
 from mbactor.errors import BadRequest, FlowNotFound
 from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, Schedule, task, workflow
 from mbactor.foreman.model.schedule import Due, due, next_tick
@@ -239,6 +242,17 @@ async def test_a_foreman_makes_the_flows_of_schedules_that_are_declared_and_of_o
         await flows.resume_schedule("declared")
 
 
+async def test_what_no_workflow_can_be_at_is_not_called_for_its_graph(mbactor: ActorSystem) -> None:
+    await mbactor.spawn(Foreman)
+    await mbactor.spawn(Reports)
+    flows = Flows(mbactor)
+    with pytest.raises(BadRequest, match="at port 443, and workflows are at 428: https://reports.example:428/report"):
+        await flows.schedule("s", "https://reports.example/report", YEARLY)
+    with pytest.raises(BadRequest, match="at port 443, and workflows are at 428"):
+        await flows.run("https://reports.example/report")
+    assert await flows.schedules() == []
+
+
 def test_a_topology_file_declares_schedules_and_says_where_one_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "tree.yaml"
     text = """version: 1
@@ -256,6 +270,14 @@ supervisor:
         name="nightly", workflow="https://reports.example:428/report", cron="0 3 * * *", state={"n": 1},
         options=FlowOptions(time_budget=60, priority=7),
     )  # fmt: skip
+    for url, told in (
+        ("https://reports.example/report", "is at port 443, and workflows are at 428: https://reports.example:428/"),
+        ("reports:Reports.report", "'reports:Reports.report' has no valid port: .*; the URL of a workflow expected"),
+    ):
+        file.write_text(text.replace("https://reports.example:428/report", url))
+        checked = CliRunner().invoke(main, ["check", str(file)])
+        assert checked.exit_code == 2
+        assert re.search(f"tree.yaml:4:7: .*schedule 'nightly': workflow: .*{told}", checked.stderr), checked.stderr
     file.write_text(text.replace("0 3", "61 3"))
     with pytest.raises(TopologyError, match=r"tree.yaml:6:11: .*cron='61 3 \* \* \*': Bad minute"):
         load(file, {})

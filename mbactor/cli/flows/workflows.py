@@ -21,13 +21,12 @@ import msgspec
 from mbactor.cli.flows.database import Where, tell_warning
 from mbactor.cli.flows.graphs import graph_of, reference_of
 from mbactor.errors import BadRequest, NoSuchActor, Unavailable
-from mbactor.foreman.features import WorkflowReference
+from mbactor.foreman.features import WorkflowReference, workflow_address
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph, GraphWarning
 from mbactor.kernel.settings import environment
 from mbactor.supervisor.operate.sockets import Running, folders, running
 from mbactor.supervisor.system import ActorSystem
-from mbactor.transport.address import TASK_PORT, Address
 from mbactor.transport.nats_url import is_broker
 
 LONGEST_ANSWER = 64 << 20
@@ -76,12 +75,7 @@ class OfSystem:
 
     @property
     def url(self) -> str:
-        address = Address.parse(self._text)
-        if address.port != TASK_PORT:
-            # What is asked for its graph is called, and an endpoint does something else then.
-            likely = Address(address.host, address.path, port=TASK_PORT)
-            raise BadRequest(f"{self._text} is at port {address.port}, and workflows are at {TASK_PORT}: {likely}")
-        return str(address)
+        return str(workflow_address(self._text))
 
     async def graph(self) -> Graph:
         """Unavailable where there is nobody to ask, NoSuchActor where nobody serves it."""
