@@ -48,7 +48,8 @@ def parse_key(text: str, kind: KeyKind = "flow") -> Key:
     numbers = len(parts) == 3 and _is_number(parts[0]) and _is_number(parts[1]) and int(parts[0]) >= 1
     if not numbers or not _TOKEN.fullmatch(parts[2]):
         short = len(parts) == 2 and all(map(_is_number, parts))
-        known = "; logs leave the token out, list and history tell it" if short else ""
+        told_by = f"`mbactor flows list --search {text}`" if kind == "flow" else "the history of its flow"
+        known = f"; logs leave the token out, {told_by} tells it" if short else ""
         raise InvalidKey(f"{text!r} is no {kind} key; expected shard-id-token such as 1-42-0123456789abcdef{known}")
     return Key(int(parts[0]), int(parts[1]), parts[2])
 

@@ -197,7 +197,7 @@ REFUSED: list[tuple[str, Callable[[Flows, dict[str, str]], Awaitable[Any]], str]
     ("cancel of an ended one", lambda f, k: f.cancel(k["failed"]), "is failed, so it cannot cancel: it has ended"),
     ("an answer to another's step", lambda f, k: f.resume(k["asks"], 1, step_key="1-1-0123456789abcdef"), "no step with this key waits for an answer"),
     ("a key that is unknown", lambda f, k: f.wait("1-99-0123456789abcdef"), r"\(1-99-...\): it was removed, or"),
-    ("a key that is none", lambda f, k: f.snapshot("1-99"), "'1-99' is no flow key; expected shard-id-token.*logs leave"),
+    ("a key that is none", lambda f, k: f.snapshot("1-99"), "'1-99' is no flow key; expected shard-id-token.*logs leave.*list --search 1-99"),
     ("an unknown thread", lambda f, k: f.create(Odd.now, options=FlowOptions(thread_key="1-99-0123456789abcdef")), "thread_key: no flow"),
     ("a taken name", lambda f, k: f.create(Odd.failing, options=FlowOptions(idempotency_key="n")), "belongs to a flow of .*/now.*needs another"),
     ("an unknown workflow", lambda f, k: f.create("https://odd.example:428/nope"), "nobody serves https://odd.example:428/nope"),
