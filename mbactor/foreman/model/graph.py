@@ -94,7 +94,8 @@ class Graph:
             graph.add_transition_switch(Order.approve, Order.charge, "approved")
             graph.add_transition_switch(Order.approve, Order.release, "true")  # else
 
-        The expressions are those of `add_transition_when`.
+        The expressions are those of `add_transition_when`. Where no edge of the source is taken the flow ends there,
+        as completed: a switch without an else ends flows that nobody thought of.
         """
         self._add(source, target, "switch", when=when)
 
