@@ -52,6 +52,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "schedule.failed": ("warning", "the flow of a schedule could not be made, trying again"),
     "step.recovered": ("warning", "expired steps were taken back"),
     "foreman.trouble": ("warning", "store could not be reached, trying again"),
+    "foreman.back": ("info", "store is written again"),
     "foreman.unserved": ("warning", "nobody serves a task, it is offered again for as long as it may take"),
     "bus.cut": ("warning", "connection to the broker lost, trying again"),
     "bus.back": ("info", "connection to the broker is back"),

@@ -279,7 +279,10 @@ class Committer:
 
     def _release(self, batch: list[_Entry], committed: Committed) -> None:
         self.batches += 1
-        self.trouble = None
+        if self.trouble is not None:
+            seconds = asyncio.get_running_loop().time() - self.trouble.since
+            observe.emit("foreman.back", shard=self._store.shard, seconds=seconds)
+            self.trouble = None
         self.best_due = committed.best_due
         self._landed(committed)
         for (operation, future), result in zip(batch, committed.results, strict=True):

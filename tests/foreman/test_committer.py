@@ -203,7 +203,7 @@ async def test_trouble_repeats_the_write_and_says_so() -> None:
         with observe.observing(Listener()):
             created = await Committer(store, landed).commit(new())
         assert created.flow_id == 1
-        assert seen == ["foreman.trouble", "foreman.trouble"]
+        assert seen == ["foreman.trouble", "foreman.trouble", "foreman.back"]
 
 
 async def test_trouble_never_repeats_the_task() -> None:
