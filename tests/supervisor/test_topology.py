@@ -243,6 +243,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "unknown kind 'actr', did you mean 'actor'?",
         ),
         ("- id: x", "no kind given, one of actor, supervisor, include"),
+        ("- id: x\n  remove: true", "only an overlay removes a child; give it by -o after the file it changes"),
         ("- actor: shop_for_test:Orders\n  supervisor: x", "two kinds given, 'actor' and 'supervisor'"),
         ("- just text", "'just text' given, a mapping such as"),
         (

@@ -91,6 +91,8 @@ class TreeReader:
         elif kinds:
             second = table.entries[kinds[1]].key
             self.problems.add(second.place, f"two kinds given, {kinds[0]!r} and {kinds[1]!r}; one expected")
+        elif unknown is not None and unknown.text == "remove":
+            self.problems.add(unknown.place, "only an overlay removes a child; give it by -o after the file it changes")
         elif unknown is not None:
             hint = did_you_mean(unknown.text, [*known, *sorted(KEYS)]) or f"; known: {', '.join(known)}"
             self.problems.add(unknown.place, f"unknown kind {unknown.text!r}{hint}")
