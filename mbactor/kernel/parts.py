@@ -5,6 +5,7 @@ A request in fragments is put together before its actor's mailbox sees it: until
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from mbactor.errors import MbactorError, Unavailable
+from mbactor.errors import MbactorError, NodeLeaving, Unavailable
 from mbactor.kernel.answers import ACCEPTED, Kept
 from mbactor.transport import subjects
 from mbactor.transport.bus import Delivery
@@ -27,17 +28,24 @@ if TYPE_CHECKING:
     from mbactor.kernel.routes import Route
 
 
+DRAIN = 5.0
+"""Seconds for which who ends waits for what it has given, and told, to leave."""
+PAUSE = 0.01
+
+
 class Parts:
     """The fragments that come to the actors of one node, and those of their answers."""
 
     def __init__(self, remote: Remote, transfers: Transfers, outbox: Outbox, kept: Kept) -> None:
         self.outbox = outbox
         self.kept = kept
+        self.closing = False
         self.remote = remote
         self.bus = remote.bus
         self.transfers = transfers
 
     def close(self) -> None:
+        self.closing = True
         self.transfers.clear()
 
     def take(self, cell: Cell, route: Route | None, delivery: Delivery, message: Message, deadline: float) -> None:
@@ -55,6 +63,16 @@ class Parts:
             cell.node.dead_letters.add(
                 cell.address, "?", None, None, "a fragment without a reply subject of its source"
             )
+
+    async def left(self, replica: str = "") -> None:
+        """Returns when the answers of a replica have left, or all answers and tells of this node; or after `DRAIN`
+        seconds, or when the bus is cut. The rest of an answer is asked for at the address of the replica.
+        """
+        of = replica and f".{replica}"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN):
+                while self.transfers.owed(of) and self.bus.unready() is None:  # noqa: ASYNC110 - it ends in many ways
+                    await asyncio.sleep(PAUSE)
 
     def answer(self, reply: str, message: Message) -> None:
         """Send an answer. MessageTooLarge above the bound; Unavailable where the bus is cut."""
@@ -88,6 +106,9 @@ class Given(Transfer):
     def broken(self) -> None:
         self._broken()
 
+    def is_owed(self) -> bool:
+        return True
+
 
 class Request:
     """A request that comes in fragments."""
@@ -111,8 +132,13 @@ class Request:
         self._say(self._answer.error(error))
 
     def cut_off(self, error: MbactorError) -> None:
-        """Whoever sends it may have sent all of it, and wait for the answer."""
-        self._parts.kept.add(0, partial(self.refused, error))
+        """Whoever sends it may have sent all of it, and wait for the answer. Where the process ends, an asker learns by
+        what it sends to nobody, and sends it again; who told it learns of nothing else.
+        """
+        if not self._parts.closing:
+            self._parts.kept.add(0, partial(self.refused, error))
+        elif self._envelope.op != "ask":
+            self.refused(NodeLeaving(self._cell.address))
 
     def _say(self, message: Message) -> None:
         with suppress(Unavailable):  # the bus is cut: the asker knows

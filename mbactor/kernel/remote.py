@@ -76,6 +76,7 @@ class Remote:
 
     async def close(self) -> None:
         self.let_go()
+        await self.parts.left()
         self.to_all.close()
         self._requester.close()
         self.parts.close()

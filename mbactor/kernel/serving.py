@@ -129,12 +129,29 @@ class Serving:
         self.presence.close()
         for name in list(self._subscriptions):
             self.deactivate(self._cell.routes.by_name[name])
-        self._own.unsubscribe()
+        self._end_own()
         self._served.cells.remove(self._cell)
         if not self._served.cells:
             del self._node.served[self._host]
             self._served.close()
             self._node.serves(self._host, False)
+
+    def _end_own(self) -> None:
+        """No more is meant for it, but for who asks for the rest of what it has answered."""
+        remote, replica = self._node.remote, self._cell.replica
+        if remote.parts.transfers.owed(f".{replica}"):
+            pattern = subjects.instance_pattern(self._node.plane, self._host, replica)
+            late = remote.bus.subscribe(pattern, self._receive_late)
+            self._node.background(self._let_go(late), name=f"what {self._cell.address} has answered")
+        self._own.unsubscribe()
+
+    def _receive_late(self, delivery: Delivery) -> None:
+        if self._cell.served is None:  # else it is wanted again, and has this too
+            self._node.remote.receive(self._cell, None, delivery)
+
+    async def _let_go(self, late: Subscription) -> None:
+        await self._node.remote.parts.left(self._cell.replica)
+        late.unsubscribe()
 
     def taker(self, name: str) -> Cell:
         """Who has a message that the bus has given to this replica: another of its class here where this one is full,

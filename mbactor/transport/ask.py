@@ -106,6 +106,8 @@ class Ask(Waiter, eq=False):
             self.future.set_exception(error)
 
     def _refused(self, error: MbactorError, replica: str) -> None:
+        if self.resting:
+            return  # by who had a part of it, of which the bus has told
         refusal = refusal_by_actor(error)
         if refusal is None or not self.again(self, refusal, error, replica):
             self.future.set_exception(error)

@@ -151,6 +151,9 @@ class Asked(Transfer):
     def broken(self) -> None:
         self.broke_off(self)
 
+    def is_owed(self) -> bool:
+        return not isinstance(self.waiter, Ask)
+
 
 class Taken(Transfer):
     """A request in fragments, on its way to who has taken the first."""
@@ -167,6 +170,9 @@ class Taken(Transfer):
 
     def broken(self) -> None:
         self._asked.broken()
+
+    def is_owed(self) -> bool:
+        return self._asked.is_owed()
 
 
 class Broken(NamedTuple):

@@ -471,8 +471,8 @@ class Requester:
 
     def _failed(self, id: str, by: str, failure: Failure, told: bytes) -> None:
         waiter = self._waiter(id, by)
-        if waiter is None or waiter.done():
-            return
+        if waiter is None or waiter.done() or (isinstance(waiter, Ask) and waiter.resting):
+            return  # of one that rests, fragments that left before are told of
         gone = self._large.gone(waiter)
         if gone is not None and failure != "forbidden":
             waiter.failed(gone)

@@ -44,7 +44,7 @@ class Receiver(Protocol):
         """It will not be complete; its sender is to be told."""
 
     def cut_off(self, error: MbactorError) -> None:
-        """As `refused`, and the bus is cut: its sender can be told when that is back."""
+        """As `refused`, where the bus is cut, and its sender can be told when that is back; or where it ends here."""
 
 
 class Transfer:
@@ -77,6 +77,10 @@ class Transfer:
 
     def broken(self) -> None:
         """Not all of it has left, and nobody goes on with it."""
+
+    def is_owed(self) -> bool:
+        """Whether it is to leave before its process ends, which waits for nothing of it."""
+        return False
 
     def gone(self) -> Unavailable:
         """The receiver cannot be reached any more: it has not seen the message, of which a part is missing."""
@@ -157,6 +161,10 @@ class Transfers:
             self._line.append((key, transfer))
             if self._pumps is None:
                 self._pumps = asyncio.get_running_loop().call_soon(self._pump)
+
+    def owed(self, of: str = "") -> bool:
+        """Whether there are some that are to leave before the process ends, of those whose keys end with this."""
+        return any(transfer.is_owed() and key.endswith(of) for key, transfer in self._out.items())
 
     def end(self, key: str) -> None:
         """Send no more of it."""

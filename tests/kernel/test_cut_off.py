@@ -1,21 +1,22 @@
-"""Who answers is cut off from the broker for a moment, and who asked is not: the answer comes when that is over."""
+"""Who answers is cut off from the broker for a moment, or ends, and who asked is not: the answer comes all the same."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
-from mbactor import Actor, ActorSystem, endpoint
+from mbactor import Actor, ActorSystem, Supervisor, child, endpoint
 from mbactor.errors import MbactorError, Unavailable
+from mbactor.kernel import parts
 from mbactor.kernel.answers import BYTES_KEPT, MOST_KEPT, Kept
 from mbactor.transport import LocalBus
-from tests.nats import NatsServer, nats_server
+from tests.nats import PATIENCE, NatsServer, nats_server
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +57,12 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is given up because a machine is slow."""
+    monkeypatch.setattr(parts, "DRAIN", PATIENCE)
+
+
 @asynccontextmanager
 async def two(nats: NatsServer, plane: str) -> AsyncIterator[tuple[ActorSystem, ActorSystem, asyncio.Event]]:
     async with (
@@ -69,9 +76,14 @@ async def two(nats: NatsServer, plane: str) -> AsyncIterator[tuple[ActorSystem, 
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0)
+
+
+def with_patience(system: ActorSystem, method: Any, given: Any) -> Any:
+    with anyio.fail_after(PATIENCE):  # noqa: ASYNC100 - an ask reads the deadline when it is made
+        return system.ask(method, given)
 
 
 async def cut_off(of: ActorSystem) -> None:
@@ -83,7 +95,7 @@ async def cut_off(of: ActorSystem) -> None:
 
 async def test_what_is_answered_while_the_connection_is_lost_comes_when_it_is_back(nats: NatsServer) -> None:
     async with two(nats, "lost") as (asks, serves, go_on):
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE):
             asked = [asks.ask(Desk.make, size) for size in (10, 70_000, 300_000)]
             refused = asks.ask(Desk.refuse, "closed")
             while await asks.ask(Desk.begun) < 4:
@@ -102,7 +114,7 @@ async def test_a_large_answer_that_breaks_off_in_the_middle_goes_on_when_the_con
 ) -> None:
     async with two(nats, "middle") as (asks, serves, go_on):
         go_on.set()
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE):
             asked = asks.ask(Desk.make, 10_000_000)
             leaving: Any = serves.node.remote.parts.transfers._out
             await until(lambda: any(20 < one.sent < 100 for one in leaving.values()))
@@ -125,7 +137,7 @@ async def test_a_large_ask_of_which_a_part_is_lost_with_the_connection_of_its_ta
             else:
                 take(key, sender, process, message, *more)
 
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE):
             taking.receive = receive_but_the_last
             asked = asks.ask(Desk.size, bytes(300_000))
             await lost.wait()
@@ -136,6 +148,82 @@ async def test_a_large_ask_of_which_a_part_is_lost_with_the_connection_of_its_ta
             taking.receive = take
             assert await asks.ask(Desk.size, bytes(300_000)) == 300_000
             assert await asks.ask(Desk.begun) == 1
+
+
+@pytest.mark.parametrize("how", ["actor", "process"])
+async def test_a_large_answer_leaves_before_who_gave_it_ends(nats: NatsServer, how: str) -> None:
+    async with AsyncExitStack() as stack:
+        asks = await stack.enter_async_context(ActorSystem("asks", transport=nats.url, plane=f"ends{how}"))
+        async with ActorSystem("serves", transport=nats.url, plane=f"ends{how}") as serves:
+            go_on = asyncio.Event()
+            go_on.set()
+            desk = await serves.spawn(Desk, go_on)
+            await serves.node.remote.flush()
+            leaving: Any = serves.node.remote.parts.transfers._out
+            asked = [with_patience(asks, Desk.make, 3_000_000) for _ in range(4)]
+            await until(lambda: any(5 < one.sent < 100 for one in leaving.values()))
+            if how == "actor":
+                await desk.stop()
+                assert [len(one) for one in await asyncio.gather(*asked)] == [3_000_000] * 4
+        assert [len(one) for one in await asyncio.gather(*asked)] == [3_000_000] * 4
+
+
+class Office(Supervisor):
+    """Of one desk."""
+
+
+async def test_who_is_wanted_again_while_its_last_answer_leaves_has_each_message_once(nats: NatsServer) -> None:
+    async with (
+        ActorSystem("asks", transport=nats.url, plane="again") as asks,
+        ActorSystem("serves", transport=nats.url, plane="again") as serves,
+    ):
+        go_on = asyncio.Event()
+        go_on.set()
+        desk = child(Desk, id="desk", args={"go_on": go_on})
+        office = await serves.spawn(child(Office, id="office", args={"children": (desk,)}))
+        assert isinstance(office, Office)
+        await serves.node.remote.flush()
+        [cell] = serves.node.served["desk.example"].cells
+        asked = with_patience(asks, Desk.make, 10_000_000)
+        leaving: Any = serves.node.remote.parts.transfers._out
+        await until(lambda: any(5 < one.sent < 100 for one in leaving.values()))
+        await office.terminate_child("desk")
+        await office.restart_child("desk")
+        await serves.node.remote.flush()
+        this_one = asks.at(f"{cell.replica}.desk.example")
+        assert [await this_one.ask(Desk.size, b"x") for _ in range(3)] == [1, 1, 1]
+        assert await this_one.ask(Desk.begun) == 3
+        assert len(await asked) == 10_000_000
+
+
+async def test_a_large_ask_of_which_a_part_has_come_as_its_process_ends_is_sent_to_another(nats: NatsServer) -> None:
+    async with ActorSystem("asks", transport=nats.url, plane="part2") as asks:
+        async with ActorSystem("one", transport=nats.url, plane="part2") as one:
+            await one.spawn(Desk, asyncio.Event())
+            await one.node.remote.flush()
+            asked = with_patience(asks, Desk.size, bytes(20_000_000))
+            taking: Any = one.node.remote.parts.transfers
+            await until(lambda: taking.held > 0 and any(entry.next > 9 for entry in taking._in._entries.values()))
+            other = ActorSystem("other", transport=nats.url, plane="part2")
+            await other.__aenter__()
+            await other.spawn(Desk, asyncio.Event())
+            await other.node.remote.flush()
+        with anyio.fail_after(PATIENCE):
+            assert await asked == 20_000_000
+        await other.__aexit__(None, None, None)
+
+
+async def test_large_tells_leave_before_their_process_ends(nats: NatsServer) -> None:
+    async with ActorSystem("serves", transport=nats.url, plane="told") as serves:
+        desk = await serves.spawn(Desk, asyncio.Event())
+        await serves.node.remote.flush()
+        async with ActorSystem("tells", transport=nats.url, plane="told") as tells:
+            for _ in range(4):
+                assert tells.tell(Desk.size, bytes(3_000_000))
+        with anyio.fail_after(PATIENCE):
+            while await desk.ask(Desk.begun) < 4:
+                await asyncio.sleep(0.01)
+        assert len(tells.dead_letters) == 0
 
 
 class Returning(LocalBus):
