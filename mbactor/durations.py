@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+import sys
 
 Duration = float | int | str | dt.timedelta
 """What the public API takes as a duration."""
@@ -20,13 +21,13 @@ _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
 def seconds(value: Duration) -> float:
     """The duration in seconds. ValueError says what was given and what is expected."""
-    if isinstance(value, dt.timedelta):
-        return value.total_seconds()
     if isinstance(value, str):
         return seconds_of_text(value)
-    if isinstance(value, bool) or not math.isfinite(value) or value < 0:
+    number = value.total_seconds() if isinstance(value, dt.timedelta) else value
+    # Compared, not converted: a whole number may be larger than any float.
+    if isinstance(value, bool) or not 0 <= number <= sys.float_info.max:
         raise ValueError(f"{value!r} is not a duration; expected seconds >= 0, a text such as '1m30s', or a timedelta")
-    return float(value)
+    return float(number)
 
 
 def seconds_of_text(text: str) -> float:
@@ -36,7 +37,10 @@ def seconds_of_text(text: str) -> float:
         raise ValueError(
             f"{text!r} is not a duration; expected numbers with units (us, ms, s, m, h, d) such as '1m30s'"
         )
-    return math.fsum(float(number) * _UNITS[unit] for number, unit in _PART.findall(compact))
+    found = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(compact))
+    if math.isinf(found):
+        raise ValueError(f"{text[:20]!r}, of {len(text)} characters, is not a duration: no number is so large")
+    return found
 
 
 def text_of(value: float) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbactor.durations import seconds, seconds_of_text, text_of
+from mbactor.durations import Duration, seconds, seconds_of_text, text_of
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,19 @@ def test_a_text_without_units_is_refused(text: str) -> None:
         seconds_of_text(text)
 
 
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True])
-def test_a_number_that_is_no_duration_is_refused(value: float) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        -1,
+        float("nan"),
+        float("inf"),
+        True,
+        pytest.param(10**400, id="too large"),
+        pytest.param("9" * 400 + "d", id="too long"),
+        dt.timedelta(microseconds=-1),
+    ],
+)
+def test_what_is_less_than_nothing_or_no_number_is_refused(value: Duration) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         seconds(value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import re
 import sys
 import threading
@@ -294,6 +295,8 @@ async def test_flows_are_listed_and_purged_by_the_same_filters(system: ActorSyst
         await flows.list(shard=7)
     with pytest.raises(BadRequest, match="older_than"):
         await flows.list(older_than="soon")
+    with pytest.raises(BadRequest, match="older_than"):
+        await flows.purge(older_than=dt.timedelta(days=-30))  # of everything that rests
     with pytest.raises(BadRequest, match="within: -1 is not a duration"):
         await flows.poll(key, -1)
     with pytest.raises(BadRequest, match=r"Work\.straight given, a task expected"):

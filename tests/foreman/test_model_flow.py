@@ -239,7 +239,10 @@ def test_sleep_arms_a_delay_and_is_harmless_with_goto_and_retry() -> None:
 
 
 def test_a_sleep_of_nothing_or_less_does_nothing() -> None:
-    assert run(in_turn(lambda flow: flow.sleep(0), lambda flow: flow.sleep(-5)))[1].signals.sleep == 0
+    for nothing in (0, -5, dt.timedelta(0), dt.timedelta(seconds=-5)):
+        flow = Flow.of()
+        flow.sleep(nothing)
+        assert flow.signals.sleep == 0
 
 
 @pytest.mark.parametrize(

@@ -223,8 +223,10 @@ class Flow(MutableMapping[str, Any]):
     def sleep(self, duration: Duration) -> None:
         """Delay the steps that follow this one, or the retry. Does not wait, so it is not awaited."""
         self._check_open("sleep() was called")
-        if not isinstance(duration, (int, float)) or not duration <= 0:
-            self._signals.sleep = max(0.0, seconds(duration))
+        if isinstance(duration, dt.timedelta):
+            duration = duration.total_seconds()
+        if isinstance(duration, str) or not duration <= 0:
+            self._signals.sleep = seconds(duration)
         return cast("None", NOT_AWAITABLE)
 
     def retry(
