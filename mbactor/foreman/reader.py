@@ -307,6 +307,9 @@ class _Around:
         return self._by_id.get(step.predecessor_id or 0), after
 
 
+_LAST_DAY = dt.datetime(dt.MAXYEAR, 12, 31, tzinfo=dt.UTC).timestamp()
+
+
 def _folded_as_far_as_possible(material: Any, graph: Graph) -> Fields:
     """The fold, or where branches do not fit together, what there was before they parted."""
     try:
@@ -325,4 +328,5 @@ def _error(data: Json | None) -> dict[str, Any] | None:
 
 
 def _moment(unix: float | None) -> dt.datetime | None:
-    return None if unix is None else dt.datetime.fromtimestamp(unix, dt.UTC)
+    # What sleeps, or starts, after the end of the calendar is told as of its last day.
+    return None if unix is None else dt.datetime.fromtimestamp(min(unix, _LAST_DAY), dt.UTC)

@@ -162,6 +162,15 @@ async def test_a_history_says_when_a_step_that_is_put_off_is_due(world: World) -
     assert [step.due_at for step in await world.engine.history(done)] == [None]
 
 
+async def test_a_step_that_is_due_after_the_end_of_the_calendar_is_told_as_of_its_last_day(world: World) -> None:
+    await world.graph(line("far", "fine"), fine=ok)
+    behind = dt.datetime(9999, 12, 31, 23, tzinfo=dt.timezone(dt.timedelta(hours=-12)))
+    for start_at in (dt.timedelta.max, 1e300, behind):
+        key = await world.engine.create("far", None, FlowOptions(start_at=start_at))
+        (step,) = await world.engine.history(key)
+        assert step.due_at == dt.datetime(9999, 12, 31, tzinfo=dt.UTC)
+
+
 async def test_baggage_reaches_every_task(world: World) -> None:
     seen: list[Any] = []
     await world.graph(line("line", "start"), start=lambda flow: seen.append(dict(flow.baggage)))
