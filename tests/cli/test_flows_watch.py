@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from rich.console import Console
@@ -12,7 +14,8 @@ from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.outcome import FlowPage, FlowSummary
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.shards import Member, Shards
-from tests.foreman.world import a_world
+from mbactor.testing.postgres import PostgresServer
+from tests.foreman.world import a_world, ok
 
 pytestmark = pytest.mark.anyio
 AT = dt.datetime(2026, 5, 1, 12, 0, tzinfo=dt.UTC)
@@ -35,6 +38,38 @@ async def test_a_flow_that_ends_is_shown_a_little_longer_and_one_that_is_removed
         assert shown == {keys[0]: "cancelled", keys[2]: "interrupted"}
         only = pages(Shards([Member(1, engine=world.engine)]), View(query=FlowQuery(status="failed"), once=True))
         assert [page.flows async for page in only] == [[]]
+
+
+async def test_what_was_seen_last_stays_in_sight_while_the_database_is_away() -> None:
+    server = PostgresServer()
+    try:
+        async with a_world(server.fresh(), workers=0) as world:
+            graph = Graph("line")
+            graph.add_transition("first", END)
+            key = await world.engine.create(await world.graph(graph, first=ok))
+            shards = Shards([Member(1, engine=world.engine)])
+            seen = pages(shards, View(every=0.01))
+            named = pages(shards, View(keys=[key], every=0.01))
+            for shown in (seen, named):
+                assert [flow.flow_key for flow in (await anext(shown)).flows] == [key]
+            server._control("stop", "-m", "immediate")
+            for shown in (seen, named):
+                page = await until(shown, lambda page: bool(page.notes))
+                assert [flow.flow_key for flow in page.flows] == [key]
+                assert "database" in page.notes[0]
+            server._server.ensure_postgres_running()
+            await until(seen, lambda page: not page.notes)
+            await until(named, lambda page: not page.notes)
+    finally:
+        server.close()
+
+
+async def until(shown: AsyncIterator[FlowPage], condition: Callable[[FlowPage], bool]) -> FlowPage:
+    async with asyncio.timeout(60):
+        async for page in shown:
+            if condition(page):
+                return page
+    raise AssertionError("it ended")
 
 
 def flow(number: int, done: int, known: int) -> FlowSummary:

@@ -90,7 +90,7 @@ def watch(flow_keys: tuple[str, ...], limit: int, every: str, once: bool, as_jso
     """Show flows as they go, refreshed until Ctrl-C: those that have not ended, or the ones that are named.
 
     Named flows are watched until all have ended or wait for an answer; exit code 0 when all completed, 3 when some did
-    not. The bars are steps done of those known so far: what will still come is not known, so no time of arrival is
+    not. While the database is away, what was seen last is shown with a note. The bars are steps done of those known so far: what will still come is not known, so no time of arrival is
     given.
     """
     from mbactor.cli.flows.watch import View

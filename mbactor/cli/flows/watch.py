@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,6 +24,7 @@ from mbactor.foreman.model.outcome import FlowPage, FlowSummary
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.status import FlowStatus, is_stopped
 from mbactor.foreman.shards import Shards
+from mbactor.foreman.store.store import StoreTrouble
 
 OPEN: tuple[FlowStatus, ...] = ("running", "interrupted", "created")
 LINGER = 15.0
@@ -66,22 +67,46 @@ async def watch(shards: Shards, view: View) -> int:
 
 async def pages(shards: Shards, view: View) -> AsyncIterator[FlowPage]:
     """What there is to see, again and again."""
-    ended: dict[str, float] = {}
-    before: set[str] = set()
+    look = _named(shards, view.keys) if view.keys else _open_and_ended(shards, view.query)
+    page: FlowPage | None = None
     while True:
-        if view.keys:
-            page = FlowPage([await shards.of(key).summary(key) for key in view.keys])
-        else:
-            page = await _open_flows(shards, view.query)
-            now, there = asyncio.get_running_loop().time(), {flow.flow_key for flow in page.flows}
-            ended |= dict.fromkeys(before - there, now)
-            ended = {key: since for key, since in ended.items() if now - since < LINGER and key not in there}
-            page.flows += await _there(shards, list(ended))
-            before = there
+        try:
+            page = await look()
+        except StoreTrouble as error:
+            if page is None or view.once:
+                raise
+            # What was seen last stays in sight while the database is away.
+            page = FlowPage(page.flows, notes=[f"as seen last, trying again: {error.message}"])
         yield page
         if view.once or (view.keys and all(is_stopped(flow.status) for flow in page.flows)):
             return
         await asyncio.sleep(view.every)
+
+
+def _named(shards: Shards, keys: Sequence[str]) -> Callable[[], Awaitable[FlowPage]]:
+    async def look() -> FlowPage:
+        return FlowPage([await shards.of(key).summary(key) for key in keys])
+
+    return look
+
+
+def _open_and_ended(shards: Shards, query: FlowQuery) -> Callable[[], Awaitable[FlowPage]]:
+    """Those that have not ended, and for a while those that were seen and have."""
+    ended: dict[str, float] = {}
+    before: set[str] = set()
+
+    async def look() -> FlowPage:
+        nonlocal before
+        page = await _open_flows(shards, query)
+        now, there = asyncio.get_running_loop().time(), {flow.flow_key for flow in page.flows}
+        ended.update(dict.fromkeys(before - there, now))
+        for key in [key for key, since in ended.items() if now - since >= LINGER or key in there]:
+            del ended[key]
+        page.flows += await _there(shards, list(ended))
+        before = there
+        return page
+
+    return look
 
 
 async def _open_flows(shards: Shards, query: FlowQuery) -> FlowPage:

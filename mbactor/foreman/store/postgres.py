@@ -382,4 +382,6 @@ def _told(error: BaseException) -> StoreTrouble | Unstorable:
     # 22: a value, 23: a constraint, 54: a limit. What the driver refuses to encode comes as one of its DataErrors.
     if isinstance(error, (OverflowError, ValueError)) or state[:2] in {"22", "23", "54"}:
         return Unstorable(f"the database refuses a value: {name}")
+    if isinstance(error, FileNotFoundError):
+        return StoreTrouble("the database does not answer: its socket is not there, so no server runs")
     return StoreTrouble(f"the database is in trouble: {name}: {str(error).splitlines()[0] if str(error) else ''}")
