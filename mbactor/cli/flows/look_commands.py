@@ -90,8 +90,8 @@ def watch(flow_keys: tuple[str, ...], limit: int, every: str, once: bool, as_jso
     """Show flows as they go, refreshed until Ctrl-C: those that have not ended, or the ones that are named.
 
     Named flows are watched until all have ended or wait for an answer; exit code 0 when all completed, 3 when some did
-    not. While the database is away, what was seen last is shown with a note. The bars are steps done of those known so far: what will still come is not known, so no time of arrival is
-    given.
+    not. While the database is away, what was seen last is shown with a note. The bars are steps done of those known so
+    far: what will still come is not known, so no time of arrival is given.
     """
     from mbactor.cli.flows.watch import View
     from mbactor.cli.flows.watch import watch as watched
