@@ -224,9 +224,8 @@ def _period(text: str) -> float:
 @click.option("--exit-code", "differs", is_flag=True, help="Exit code 3 where there is something to do.")
 @PID
 def plan(file: Path, overlays: tuple[Path, ...], form: str, differs: bool, pid: int | None) -> None:
-    r"""Compare FILE with the tree that runs, and print what `apply` would do.
+    """Compare FILE with the tree that runs, and print what `apply` would do.
 
-    \b
     + is started, - is stopped, ~ is restarted, = is changed while it goes on
 
     The running process reads FILE itself, with its own environment and the overlays it was started with, if none are

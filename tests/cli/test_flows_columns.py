@@ -120,6 +120,13 @@ def test_the_help_tells_each_command_in_a_whole_sentence() -> None:
         assert (command.short_help or "") in told
 
 
+def test_no_help_shows_a_mark_that_is_meant_for_its_formatting() -> None:
+    for path in [*([name] for name in main.commands), *(["flows", name] for name in flows.commands)]:
+        told = CliRunner().invoke(main, [*path, "--help"], terminal_width=80)
+        assert told.exit_code == 0
+        assert "\\" not in told.output, path
+
+
 def test_every_command_is_in_one_section_of_the_help_and_told_whole() -> None:
     named = [name for names in SECTIONS.values() for name in names]
     assert sorted(named) == sorted(flows.commands)
