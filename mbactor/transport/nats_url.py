@@ -3,7 +3,7 @@
     servers_of("nats://a.example:4222,nats://b.example")     # ["nats://a.example:4222", "nats://b.example:4222"]
 
 `tls://` insists on an encrypted connection; `nats://` is encrypted where the server asks for it. A user and a password
-(or a token alone) may stand before the host.
+(or a token alone) may stand before the host, with what means something in a URL percent-encoded.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from mbactor.errors import InvalidSpec
 PORT = 4222
 SCHEMES = ("nats", "tls")
 _EXPECTED = "nats://host:port expected, or several of them with commas between"
+_SECRET = re.compile(r"//((?!,\s*\w+://).)*@", re.DOTALL)
+"""What stands before a host: up to the last @ before the next URL, as a password may have any character by mistake."""
+_RESERVED = re.compile(r"[/?#\[\],]")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 
 
@@ -26,12 +29,16 @@ def is_broker(transport: str) -> bool:
 
 def servers_of(text: str) -> list[str]:
     """The URL of each server, with its port. InvalidSpec for what is none, without the password in it."""
+    for secret in _SECRET.finditer(text):
+        if found := _RESERVED.search(secret[0], 2):
+            each = ", and each server begins with nats://" if found[0] == "," else ""
+            raise _wrong(text, f"before the @ a {found[0]!r} is to be written %{ord(found[0]):02X}{each}")
     return [_server(one.strip(), text) for one in text.split(",")]
 
 
 def without_secrets(text: str) -> str:
     """As it may be shown: what stands before the host is left out."""
-    return ",".join(re.sub(r"//.*@", "//", one) for one in text.split(","))
+    return _SECRET.sub("//", text)
 
 
 def _server(one: str, text: str) -> str:

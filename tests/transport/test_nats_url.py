@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,19 @@ def test_the_password_is_not_shown() -> None:
         servers_of("nats://ann:s3cret@h:x")
     assert "s3cret" not in str(caught.value)
     assert without_secrets("nats://ann:s3cret@a:1,tls://t0ken@b:1") == "nats://a:1,tls://b:1"
+    assert without_secrets("nats://a:1, nats://ann:s3cret@b:1") == "nats://a:1, nats://b:1"
+
+
+@pytest.mark.parametrize("sign", "/?#[],")
+@pytest.mark.parametrize("other", ["", "nats://b:1,", "nats://bob:s3cret@b:1, "])
+def test_a_password_that_is_not_encoded_is_not_shown_and_what_is_to_be_written(sign: str, other: str) -> None:
+    text = f"{other}nats://ann:12{sign}s3cret@h:1"
+    with pytest.raises(InvalidSpec) as caught:
+        servers_of(text)
+    assert f"before the @ a {sign!r} is to be written %{ord(sign):02X}" in str(caught.value)
+    assert not {"12", "s3cret", "ann", "bob"} & set(re.split(r"\W+", str(caught.value)))
+    right = f"nats://ann:12%{ord(sign):02X}s3cret@h:1"
+    assert servers_of(f"{other}{right}")[-1] == right
 
 
 @given(st.text())
