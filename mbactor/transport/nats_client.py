@@ -295,7 +295,7 @@ class Connection(Client):
         if self._status != Client.CONNECTED:
             raise errors.Error("nats: closed the connection")
         if not self._server_info.get("headers"):
-            raise errors.Error(f"nats: version {self._server_info.get('version')}")
+            raise errors.Error(f"nats: no headers, version {self._server_info.get('version')}")
         await self._transport.drain()  # it may be lost already
         # Before nats-py subscribes anew: what comes at once can be answered.
         self._said = ""

@@ -22,9 +22,10 @@ def why_not(error: Exception, url: str, patience: float) -> str:
         return f"{url} refuses the credentials: a right user and password expected, as in nats://user:password@host"
     if "no tls" in text:
         return f"{url} does not encrypt, and tls:// is given: have the server ask for TLS, or give nats://"
-    if "version" in text:
+    if "no headers" in text:
         return (
-            f"{url} is of {text.removeprefix('nats: ')}, which does not tell when nobody serves; 2.2 or later expected"
+            f"{url} ({text.removeprefix('nats: no headers, ')}) takes no headers and does not tell when nobody serves: "
+            "a nats-server of 2.2 or later expected, without no_header_support in its configuration"
         )
     if "info" in text:
         return f"what listens at {url} is no NATS server"

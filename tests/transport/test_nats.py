@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import ssl
@@ -548,6 +549,13 @@ def test_a_system_that_may_not_receive_its_answers_does_not_start(tmp_path: Path
         assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
 
     with_permissions(tmp_path, 'publish: ">", subscribe: "other.>"', work)
+
+
+def test_a_server_that_takes_no_headers_is_refused_whatever_its_version(tmp_path: Path) -> None:
+    with nats_server(tmp_path, "no_header_support: true") as without:
+        why = fails(without.url)
+    assert re.search(r"\(version 2\.\d+\.\d+\) takes no headers", why)
+    assert "without no_header_support in its configuration" in why
 
 
 def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: NatsServer) -> None:
