@@ -229,7 +229,9 @@ class Flows:
         """A new flow that goes on from a step of one that has ended; its key. The origin stays as it is.
 
         What does not follow from the step is taken over, with its results; a step in a called flow takes the calling
-        flows along. FlowConflict where the flow has not ended.
+        flows along. Branches beside it that were cancelled stay so: a fan-in of `Join.ALL` goes on without them, any
+        other fails where it needs them. To have them run too, fork the step that fans out. FlowConflict where the flow
+        has not ended.
         """
         return await self._ask(ForemanApi.fork, step_key=step_key, state=_overrides(state))
 
