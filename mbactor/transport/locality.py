@@ -75,5 +75,5 @@ class Nearest:
             self._places.put(address, shared, now)
 
     def nobody(self, address: Address) -> None:
-        """Nobody serves the plain address at the place that was known."""
+        """Nobody serves the plain address at the place that was known, or nobody there says anything."""
         self._places.drop(address)

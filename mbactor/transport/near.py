@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from msgspec import structs
 
-from mbactor.errors import MbactorError, NoSuchActor, Unavailable
+from mbactor.errors import MbactorError, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.transport.address import Address
 from mbactor.transport.ask import Ask, Sending
 from mbactor.transport.locality import Nearest
@@ -17,7 +17,7 @@ from mbactor.transport.waiting import Waiter
 
 class NearAsk(Ask, eq=False, kw_only=True):
     """An ask whose answer tells how near its replica was. Where nobody takes it at the place it went to, it goes to the
-    plain address, once.
+    plain address, once; where nobody says so, who comes after it does: what is there may stand still.
     """
 
     plain: Address
@@ -32,6 +32,8 @@ class NearAsk(Ask, eq=False, kw_only=True):
 
     def failed(self, error: MbactorError) -> None:
         message = self.sent()
+        if self.address is not self.plain and isinstance(error, NotAcknowledged):
+            self.nearest.nobody(self.plain)
         if self.address is self.plain or message is None or not isinstance(error, NoSuchActor | Unavailable):
             super().failed(error)
             return

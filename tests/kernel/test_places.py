@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mbactor import Actor, ActorRef, ActorSystem, BadRequest, NoSuchActor, child, endpoint
+from mbactor import Actor, ActorRef, ActorSystem, BadRequest, NoSuchActor, NotAcknowledged, child, endpoint
 from mbactor.errors import InvalidSpec
-from mbactor.transport import locality
+from mbactor.transport import Address, locality, subjects
 from tests.kernel.conftest import Start
 
 pytestmark = pytest.mark.anyio
@@ -82,6 +82,28 @@ async def test_an_asker_comes_to_the_nearest_and_to_the_others_when_that_is_gone
     await near.stop()
     await nearby.node.remote.flush()
     await comes_to("a1")
+
+
+@pytest.mark.parametrize("start", ["nats"], indirect=True)
+async def test_where_the_nearest_stands_still_who_asks_next_comes_to_the_others(start: Start) -> None:
+    asks = await start(locality="eu-west-b-1", ack_window="500ms")
+    await start(shop("us"), locality="us-east")
+    nearby = await start(locality="eu-west-b-2")
+    near = await nearby.spawn(shop("b2"))
+    await nearby.node.remote.flush()
+    for _ in range(1000):
+        if await asks.ask(Shop.who) == "b2":
+            break
+
+    remote = (await start()).node.remote
+    place = Address.parse("https://shop.example/who").at("eu-west-b")
+    remote.bus.subscribe(subjects.endpoint_pattern(asks.node.plane, place), lambda _: None, queue="shop.example")
+    await remote.flush()
+    await near.stop()
+    await nearby.node.remote.flush()
+    with pytest.raises(NotAcknowledged, match="loc-eu-west-b.shop.example"):
+        await asks.ask(Shop.who)
+    assert await asks.ask(Shop.who) == "us"
 
 
 async def test_what_is_told_comes_to_the_nearest_too_and_to_the_others_when_that_is_gone(
