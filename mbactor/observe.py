@@ -62,7 +62,7 @@ EVENTS: Mapping[str, str] = {
     "step.recovered": "a step's lease had expired: count",
     "foreman.doubtful": "a graph can run and hardly means what it says: graph, text",
     "foreman.trouble": "the store could not be reached and is tried again: error",
-    "foreman.back": "what is handed in is written again: shard, seconds (it was not)",
+    "foreman.back": "what is handed in is written again, after trouble with the store: shard",
     "foreman.unserved": "nobody serves a task that is due, and it is offered again while it may take: task",
     "bus.cut": "the connection to the broker was lost and is tried again: server, error",
     "bus.back": "the connection to the broker is there again, with every subscription: server, seconds (it was gone)",

@@ -280,8 +280,7 @@ class Committer:
     def _release(self, batch: list[_Entry], committed: Committed) -> None:
         self.batches += 1
         if self.trouble is not None:
-            seconds = asyncio.get_running_loop().time() - self.trouble.since
-            observe.emit("foreman.back", shard=self._store.shard, seconds=seconds)
+            observe.emit("foreman.back", shard=self._store.shard)
             self.trouble = None
         self.best_due = committed.best_due
         self._landed(committed)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 ACCEPTED = 202
 """The status of an acknowledgement."""
 MOST_KEPT, BYTES_KEPT = 1024, 16 * 1024 * 1024
+"""So many answers are kept while the bus is cut off, and so much of them."""
 
 
 class Kept:
@@ -47,7 +48,7 @@ class Kept:
         self._bus = bus
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._bytes = 0
-        bus.when_back(self._leave)
+        bus.when_back(self.leave)
 
     def add(self, size: int, send: Callable[[], None]) -> None:
         """Call `send` then, which sends so many bytes."""
@@ -65,7 +66,8 @@ class Kept:
         self._waiting.clear()
         self._bytes = 0
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """The bus is back."""
         waiting = [send for _, send in self._waiting]
         self.clear()
         for send in waiting:

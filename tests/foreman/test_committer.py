@@ -17,6 +17,7 @@ from mbactor.foreman.store.operations import Changed, Committed, Create, Lease, 
 from mbactor.foreman.store.sql import SqlStore
 from mbactor.foreman.store.sqlite import SqliteStore, run_in_driver
 from mbactor.foreman.store.store import Doubted, StoreTrouble, Unstorable, go_on_asking
+from mbactor.testing import Recorder
 from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio
@@ -191,19 +192,11 @@ async def test_trouble_repeats_the_write_and_says_so() -> None:
     async with a_world(workers=0) as world:
         store = Slowed(world.store)
         store.trouble = 2
-        seen: list[str] = []
-
-        class Listener:
-            def on_event(self, name: str, fields: Any) -> None:
-                seen.append(name)
-
-            def on_start(self, span: observe.Span) -> None: ...
-            def on_end(self, span: observe.Span) -> None: ...
-
-        with observe.observing(Listener()):
+        with observe.observing(recorder := Recorder(asyncio.get_running_loop())):
             created = await Committer(store, landed).commit(new())
         assert created.flow_id == 1
-        assert seen == ["foreman.trouble", "foreman.trouble", "foreman.back"]
+        assert [event.name for event in recorder.events] == ["foreman.trouble", "foreman.trouble", "foreman.back"]
+        assert recorder.events[-1].fields == {"shard": 1}
 
 
 async def test_trouble_never_repeats_the_task() -> None:

@@ -226,29 +226,16 @@ async def test_large_tells_leave_before_their_process_ends(nats: NatsServer) -> 
         assert len(tells.dead_letters) == 0
 
 
-class Returning(LocalBus):
-    """Says that it is back when it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.back: list[Callable[[], None]] = []
-
-    def when_back(self, tell: Callable[[], None]) -> None:
-        self.back.append(tell)
-
-
 def test_what_is_kept_for_that_is_bounded() -> None:
-    bus = Returning()
     left: list[int] = []
-    kept = Kept(bus)
+    kept = Kept(LocalBus())
     for number in range(MOST_KEPT + 2):
         kept.add(1, partial(left.append, number))
-    [back] = bus.back
-    back()
+    kept.leave()
     assert left == [*range(2, MOST_KEPT + 2)]
     left.clear()
     for number, size in enumerate((1, BYTES_KEPT, BYTES_KEPT + 1, 1)):
         kept.add(size, partial(left.append, number))
-    back()
-    back()
+    kept.leave()
+    kept.leave()
     assert left == [3]
