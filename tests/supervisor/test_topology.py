@@ -15,6 +15,7 @@ from mbactor.supervisor.spec import Backoff
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.topology import TopologyError, load
 from mbactor.supervisor.topology.interpolation import Sources, interpolate
+from mbactor.supervisor.topology.render import as_yaml
 from tests.supervisor.topology_parts import MODULE, child_faults, children, faults, read
 
 
@@ -110,6 +111,23 @@ def test_a_whole_file_becomes_specifications(folder: Path) -> None:
 def test_a_broker_may_stand_for_the_local_transport(folder: Path) -> None:
     topology = read(folder, "version: 1\ntransport: nats://h:1,nats://i\nsupervisor: {}\n")
     assert topology.transport == "nats://h:1,nats://i"
+
+
+def test_the_password_of_a_broker_may_be_a_secret(folder: Path) -> None:
+    (folder / "password").write_text("s3cret\n")
+    text = 'version: 1\ntransport: "nats://ann:${file:password}@h:1"\nsupervisor: {}\n'
+    topology = read(folder, text)
+    assert topology.transport == "nats://ann:s3cret@h:1"
+    assert "s3cret" not in repr(topology)
+    assert "nats://ann:${file:" in as_yaml(topology.document)
+    (folder / "password").write_text("s3c/ret\n")
+    with pytest.raises(TopologyError) as raised:
+        read(folder, text)
+    assert "tree.yaml:2:12: transport: 'nats://h:1' given" in str(raised.value)
+    assert "before the @ a '/' is to be written %2F" in str(raised.value)
+    (folder / "password").unlink()
+    with pytest.raises(TopologyError, match="tree.yaml:2:12: transport: the secret's file .* cannot be read"):
+        read(folder, text)
     assert topology.locality == ""
     assert topology.ack_window == 1.0
     assert read(folder, "version: 1\nack_window: 300ms\nsupervisor: {}\n").ack_window == 0.3

@@ -207,7 +207,11 @@ def _name(section: Section) -> str | None:
 
 
 def _transport(section: Section) -> str:
-    given = section.text("transport", _TRANSPORTS) or "local"
+    section.entry("transport")  # looked at where secrets are known, for a URL may hold a password
+    scalar = Section(section.table, section.problems, replace(section.sources, secrets=True)).scalar(
+        "transport", _TRANSPORTS
+    )
+    given = "local" if scalar is None or not scalar.text else scalar.text
     if is_broker(given):
         try:
             servers_of(given)

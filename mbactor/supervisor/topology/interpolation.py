@@ -8,7 +8,8 @@ reference). A variable that is not set and has no default is an error. What is f
 cannot bring structure into the file.
 
 `${file:/run/secrets/key}` is the text of a file, less one line end, and makes the whole text a `Secret`. `${replica}`
-is the number of a replica, from 1. Both are for arguments only, so that no secret is in an id or a message.
+is the number of a replica, from 1. Both are for arguments only, so that no secret is in an id or a message; a secret
+may be in the transport, too, which is shown without what stands before its hosts.
 """
 
 from __future__ import annotations
@@ -148,7 +149,9 @@ def _variable(reference: Reference, environ: Mapping[str, str]) -> str:
 
 def _secret(reference: Reference, sources: Sources, folder: Path) -> str:
     if not sources.secrets:
-        raise ValueError("a secret given, and this is shown to people; only the arguments of a child can be secret")
+        raise ValueError(
+            "a secret given, and this is shown to people; only the arguments of a child and the transport can be secret"
+        )
     path = folder / reference.name
     try:
         text = read_bounded(path, MOST_SECRET).decode()
