@@ -294,6 +294,13 @@ def test_a_flow_at_a_breakpoint_says_so_and_goes_on(shop: Shop) -> None:
 def test_purge_asks_first_and_takes_all_in_batches(shop: Shop) -> None:
     refused = shop.run("purge", "--status", "completed", input="n\n")
     assert (refused.exit_code, len(shop.json("list")["flows"])) == (1, 4)
+    assert "Remove 1 flow, with all steps, for good? [y/N]" in refused.stderr
+    for options, meant in (
+        (["--older-than", "0s"], "Remove 4 flows"),
+        (["--older-than", "0s", "--limit", "3"], "Remove the oldest 3 flows"),
+    ):
+        assert meant in shop.run("purge", *options, input="n\n").stderr
+    assert shop.told("purge", "--status", "running") == "0 flows purged\n"
     assert shop.run("purge").exit_code == 2
     assert shop.told("purge", "--older-than", "0s", "--limit", "1", "--yes") == "1 flow purged\n"
     assert shop.told("purge", "--older-than", "0s", "--yes") == "3 flows purged\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -27,7 +28,9 @@ from mbactor.cli.flows.group import (
 
 if TYPE_CHECKING:
     from mbactor.foreman.model.outcome import FlowOptions
+    from mbactor.foreman.model.query import FlowQuery
     from mbactor.foreman.model.schedule import CatchUp
+    from mbactor.foreman.shards import Shards
 
 
 @flows.command(short_help="Create a flow, or start one that was created.")
@@ -237,8 +240,30 @@ def purge(limit: int | None, yes: bool, **given: Any) -> None:
     if not query.narrows:
         raise click.UsageError("give at least one filter; --older-than 0s is all flows that do not run")
     if not yes:
-        click.confirm("Remove these flows and their steps for good?", abort=True, err=True)
+        found = _meant(given, query, limit)
+        if not found:
+            click.echo("0 flows purged")
+            return
+        click.confirm(f"Remove {found}, with all steps, for good?", abort=True, err=True)
     work_on(given, lambda shards: purged(shards, query, limit))
+
+
+def _meant(given: dict[str, Any], query: FlowQuery, limit: int | None) -> str:
+    """How many flows a purge is about; empty for none. Ends the program where that cannot be seen."""
+    from mbactor.cli.flows.database import operate
+    from mbactor.cli.flows.steering import meant
+
+    found: list[str] = []
+
+    async def look(shards: Shards) -> int:
+        found.append(await meant(shards, query, limit))
+        return 0
+
+    # Not in one go with the purge: while a question waits for its answer, the loop would take no Ctrl-C.
+    code = operate(where_of(given), look)
+    if code:
+        sys.exit(code)
+    return found[0]
 
 
 @flows.command(short_help="Have flows created at the ticks of a cron expression.")

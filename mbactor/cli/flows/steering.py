@@ -17,6 +17,10 @@ from mbactor.foreman.model.outcome import StepRecord
 from mbactor.foreman.model.query import MOST_PURGED, FlowQuery
 from mbactor.foreman.model.state import overrides_of
 from mbactor.foreman.shards import Shards
+from mbactor.foreman.store.keeping import AT_REST
+
+MOST_COUNTED = 10_000
+"""So many flows of each status are counted before they are purged."""
 
 
 async def resume(shards: Shards, flow_key: str, answer: Any, step_key: str | None) -> int:
@@ -127,6 +131,23 @@ async def resume_break(shards: Shards, flow_key: str, state: Mapping[str, Any] |
 
 
 _DONE = {"recover": "its failed steps run again", "retry": "its last failed step runs again", "restart": "restarted"}
+
+
+async def meant(shards: Shards, query: FlowQuery, limit: int | None) -> str:
+    """How many flows a purge is about by now; empty for none."""
+    most = MOST_COUNTED if limit is None else min(limit, MOST_COUNTED)
+    count, more = 0, False
+    for status in AT_REST if query.status is None else {query.status} & {*AT_REST}:
+        page = await shards.list(msgspec.structs.replace(query, status=status, limit=most))
+        for note in page.notes:
+            tell_warning(note)
+        count += len(page.flows)
+        more = more or bool(page.next_cursor)
+    if not count:
+        return ""
+    if limit is not None and count >= limit:
+        return "the oldest flow" if limit == 1 else f"the oldest {limit} flows"
+    return f"more than {count} flows" if more else counted(count, "flow")
 
 
 async def purge(shards: Shards, query: FlowQuery, limit: int | None) -> int:
