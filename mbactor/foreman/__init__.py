@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from mbactor.foreman.model.flow import Flow, Parked
     from mbactor.foreman.model.graph import END, Graph
     from mbactor.foreman.model.join import Join
-    from mbactor.foreman.model.outcome import FlowOptions, FlowOutcome, FlowPage, FlowSummary, ShardInfo, StepRecord
+    from mbactor.foreman.model.outcome import (
+        FlowOptions,
+        FlowOutcome,
+        FlowPage,
+        FlowSummary,
+        ShardInfo,
+        StepRecord,
+        Subflow,
+    )
     from mbactor.foreman.model.reducers import Reducer, reducer
     from mbactor.foreman.model.schedule import Schedule
 
@@ -48,6 +56,7 @@ __all__ = [
     "Schedule",
     "ShardInfo",
     "StepRecord",
+    "Subflow",
     "reducer",
     "task",
     "workflow",
@@ -75,6 +84,7 @@ _HOME = {
     "Schedule": "mbactor.foreman.model.schedule",
     "ShardInfo": "mbactor.foreman.model.outcome",
     "StepRecord": "mbactor.foreman.model.outcome",
+    "Subflow": "mbactor.foreman.model.outcome",
     "reducer": "mbactor.foreman.model.reducers",
     "task": "mbactor.foreman.features",
     "workflow": "mbactor.foreman.features",

@@ -26,6 +26,8 @@ from mbactor.foreman.step import deltas_of, fold_material, run_of
 from mbactor.foreman.store.rows import FlowFilter, FlowRow, Json, Places, Progress, StepRow
 from mbactor.foreman.store.store import Store
 
+DEEPEST = 64
+"""So deep the flows that were called are within a history: what is nested by the hundred, nothing reads or writes."""
 _ELSEWHERE = -1
 """The id of a thread whose flows are all in another shard."""
 
@@ -102,8 +104,10 @@ class Reader:
     # --- steps -------------------------------------------------------------------------------------------
 
     async def history(self, key: Key) -> list[StepRecord]:
-        """Every step of the flow, by depth and age; flows it called are nested in the step that called them."""
-        return await self._history(await self._kept(key))
+        """Every step of the flow, by depth and age; flows it called are nested in the step that called them, as many
+        as `DEEPEST` deep.
+        """
+        return await self._history(await self._kept(key), DEEPEST)
 
     async def fingerprint(self, key: Key) -> tuple[str, FlowStatus]:
         """A hash that is another after each step that began or ended in the flow or those it called; and its status."""
@@ -113,7 +117,7 @@ class Reader:
         text = f"{found.status} {found.flows} {found.steps} {found.changed_at!r}"
         return hashlib.sha256(text.encode()).hexdigest(), cast("FlowStatus", found.status)
 
-    async def _history(self, row: FlowRow) -> list[StepRecord]:
+    async def _history(self, row: FlowRow, deep: int) -> list[StepRecord]:
         graph = await self._graphs.get(row.graph)
         steps = await self._store.steps(row.id)
         called: dict[int, FlowRow] = {
@@ -126,7 +130,7 @@ class Reader:
                 child = called[step.id]
                 record.subflow = Subflow(
                     flow_key=self._flow_key(child), workflow=child.workflow, workflow_name=child.name,
-                    steps=await self._history(child),
+                    steps=await self._history(child, deep - 1) if deep else [], cut=not deep,
                 )  # fmt: skip
             if step.cohort_id is not None:
                 chosen = await self._chosen(step.cohort_id, graph)

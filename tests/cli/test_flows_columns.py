@@ -16,7 +16,7 @@ from mbactor.cli.flows.commands import flows
 from mbactor.cli.flows.group import SECTIONS
 from mbactor.cli.flows.table import history_table
 from mbactor.cli.main import main
-from mbactor.foreman import StepRecord
+from mbactor.foreman import StepRecord, Subflow
 from mbactor.foreman.model.status import StepStatus
 
 TEXTS = st.text("abcß漢", max_size=30)
@@ -99,6 +99,14 @@ def test_a_step_that_was_given_up_says_why() -> None:
     with console.capture() as captured:
         console.print(history_table([StepRecord(step_key="1-1-a", node="b", status="cancelled", cancel_reason=why)]))
     assert captured.get().rstrip().endswith(f"cancelled  {why}")
+
+
+def test_a_step_whose_called_flow_is_too_deep_to_be_shown_says_where_it_is() -> None:
+    called = Subflow(flow_key="1-9-b", workflow_name="count", cut=True)
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(history_table([StepRecord(step_key="1-1-a", node="b", status="running", subflow=called)]))
+    assert captured.get().rstrip().endswith("called count; for more, `history 1-9-b`")
 
 
 def test_a_step_that_is_put_off_says_until_when() -> None:

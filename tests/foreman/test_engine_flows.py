@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from mbactor.errors import (
 )
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
-from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.model.outcome import FlowOptions, StepRecord, Subflow
 from mbactor.foreman.model.query import FlowQuery
 from tests.foreman.world import World, a_world, ok
 
@@ -278,6 +278,32 @@ async def test_an_interrupt_in_a_called_flow_is_answered_through_the_flow_that_b
             await operation(child.flow_key)
     await world.engine.resume(key, "yes")
     assert (await world.engine.wait(key)).state == {"x": 1, "before": True, "answer": "yes"}
+
+
+async def test_a_history_goes_64_flows_deep_and_says_so(world: World) -> None:
+    def down(flow: Flow) -> None:
+        if flow["left"]:
+            flow.update(flow.subgraph("line", {"left": flow["left"] - 1}))
+        else:
+            flow["end"] = "reached"
+
+    await world.graph(line("line", "down"), down=down)
+    key = await world.engine.create("line", {"left": 70})
+    assert (await world.engine.wait(key)).state["end"] == "reached"
+    subflows = [*_called(await world.engine.history(key))]
+    assert [one.cut for one in subflows] == [False] * 64 + [True]
+    assert subflows[-1].steps == []
+    rest = await world.engine.history(subflows[-1].flow_key)
+    assert len([*_called(rest)]) == 70 - 65
+
+
+def _called(steps: list[StepRecord]) -> Iterator[Subflow]:
+    """The flows below a history, each within the one before."""
+    while (subflow := steps[0].subflow) is not None:
+        yield subflow
+        if not subflow.steps:
+            return
+        steps = subflow.steps
 
 
 async def test_of_two_answers_to_one_interrupt_one_is_refused(world: World) -> None:

@@ -196,7 +196,8 @@ def _remark(step: StepRecord) -> Text:
     if step.due_at is not None:
         return Text(_due(step.due_at, step.created_at), style="yellow")
     if step.subflow is not None:
-        return Text(f"called {one_line(step.subflow.workflow_name or step.subflow.workflow)}", style="dim")
+        more = f"; for more, `history {step.subflow.flow_key}`" if step.subflow.cut else ""
+        return Text(f"called {one_line(step.subflow.workflow_name or step.subflow.workflow)}{more}", style="dim")
     if step.reducers:
         return Text(", ".join(f"{one_line(field)}: {how}" for field, how in step.reducers.items()), style="dim")
     return Text()

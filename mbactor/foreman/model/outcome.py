@@ -162,12 +162,16 @@ class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Subflow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A child flow within a history."""
+    """A child flow within a history.
+
+    Of flows more than 64 deep the steps are left out, and `cut` says so: the history of its own `flow_key` has them.
+    """
 
     flow_key: str
     workflow: str = ""
     workflow_name: str = ""
     steps: list[StepRecord] = []
+    cut: bool = False
 
 
 ShardState = Literal["active", "cordoned", "drained", "removed"]

@@ -57,7 +57,8 @@ def _more(step: StepRecord, nodes: Mapping[str, str]) -> Iterator[str]:
         yield f'<div class="dim">{due_text(step.due_at)}</div>'
     if step.subflow is not None:
         name = safe(step.subflow.workflow_name or step.subflow.workflow)
-        yield f"<div>called {name}, <code>{safe(step.subflow.flow_key)}</code></div>"
+        cut = ", whose history is its own" if step.subflow.cut else ""
+        yield f"<div>called {name}, <code>{safe(step.subflow.flow_key)}</code>{cut}</div>"
     for field, chosen in step.reducers.items():
         winner = step.winners.get(field)
         taken = f", from <b>{safe(nodes.get(winner, '?'))}</b>" if winner is not None else ""
