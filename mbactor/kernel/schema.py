@@ -31,6 +31,8 @@ _SCALARS: frozenset[Any] = frozenset(
 )
 """Not `datetime` and `time`: of those that travel, the moment arrives, in UTC, and neither the zone nor `fold`."""
 _NOTHING = inspect.Parameter.empty
+_BUDGETS = frozenset({"deadline", "time_budget", "timeout"})
+"""What other libraries let a call be given, and people look for here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ class Signature:
                     kwargs[name] = self._travelled(self.parameters[name], value)
         except KeyError:
             unknown = next(name for name in kwargs if name not in exact)
-            raise _unfit(f"{self.name} has no parameter {unknown!r}; it takes {self._listed()}") from None
+            budget = "; a budget is set around it: `with anyio.fail_after(3):`" if unknown in _BUDGETS else ""
+            raise _unfit(f"{self.name} has no parameter {unknown!r}; it takes {self._listed()}{budget}") from None
         if len(kwargs) < len(exact):
             self._check_required(kwargs)
         return kwargs

@@ -342,7 +342,8 @@ async def test_a_sender_may_go_on_changing_what_it_sent(system: ActorSystem) -> 
     [
         ({"by": "x"}, r"^Counter\.add: Expected `int`, got `str` - at `\$\.by`$"),
         ({"by": None}, r"Expected `int`, got `(null|None)` - at `\$\.by`"),
-        ({"nope": 1}, r"has no parameter 'nope'; it takes by"),
+        ({"nope": 1}, r"has no parameter 'nope'; it takes by$"),
+        ({"timeout": 3}, r"has no parameter 'timeout'; it takes by; a budget is set around it: `with anyio.fail_after"),
     ],
 )
 async def test_a_wrong_argument_is_a_400_that_names_it(
