@@ -42,7 +42,7 @@ def serve(topology: Topology, *, log_level: str, log_format: str) -> int:
     json_lines = {"auto": None, "text": False, "json": True}[log_format]
     observe.add_observer(LogObserver(sys.stderr, json=json_lines, level=log_level))
     try:
-        stop_telemetry = _start_telemetry()
+        stop_telemetry = _start_telemetry(topology.name)
     except MbactorError as error:
         return _failed(error)
     for where, text in topology.warnings:
@@ -61,12 +61,12 @@ def serve(topology: Topology, *, log_level: str, log_format: str) -> int:
     return code
 
 
-def _start_telemetry() -> Callable[[], None]:
+def _start_telemetry(service: str) -> Callable[[], None]:
     """Listen for OpenTelemetry where its variables ask for it; what flushes it at the end."""
     variables = environment()
     if not Settings.from_environment(variables).telemetry:
         return lambda: None
-    observers = telemetry_from_environment(variables)
+    observers = telemetry_from_environment(variables, service=service)
     for observer in observers:
         observe.add_observer(observer)
 

@@ -100,6 +100,20 @@ def test_a_workflow_goes_on_through_the_death_of_every_process_it_runs_in(tmp_pa
     assert not [pid for pid in pids.values() if alive(pid)]
 
 
+@pytest.mark.parametrize("named", [{}, {"OTEL_SERVICE_NAME": "counter"}])
+def test_the_spans_of_every_process_are_those_of_one_service(tmp_path: Path, named: dict[str, str]) -> None:
+    (tmp_path / "shop.py").write_text(ACTORS)
+    (tmp_path / "shop.yaml").write_text(TREE.format(max_restarts=3))
+    with serving(tmp_path / "shop.yaml", tmp_path, OTEL_TRACES_EXPORTER="console", **named) as served:
+        assert httpx.get(f"{served.url}/till.example/pid", timeout=PATIENCE).status_code == 200
+        served.signal(signal.SIGINT)
+        assert served.end() == 0
+    service = named.get("OTEL_SERVICE_NAME", "shop")
+    names = [line.partition('"service.name": ') for line in served.lines if '"service.name": ' in line]
+    assert {name for _, _, name in names} == {f'"{service}"'}
+    assert {before.strip() for before, _, _ in names} == {"till |", ""}
+
+
 def test_what_runs_in_other_processes_is_shown_and_reached_by_name(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(ACTORS)
     (tmp_path / "shop.yaml").write_text(NESTED)
