@@ -122,11 +122,9 @@ class NatsBus:
     def unready(self) -> str | None:
         if self._client is None or self._closing:
             return "the bus is closed"
-        if self._watching is not None and self._watching.why:
-            return self._watching.why
-        if self._client.up:
-            return None
-        return f"the connection to {without_secrets(self.url)} is lost; it is tried again"
+        if not self._client.up:
+            return self._why_lost(self._client)
+        return (self._watching and self._watching.why) or None
 
     def waiting(self) -> int:
         return 0 if self._client is None else self._client.waiting()
@@ -157,8 +155,12 @@ class NatsBus:
         if client is None:
             raise Unavailable("the bus is closed")
         if not client.up:
-            raise Unavailable(f"the connection to {without_secrets(self.url)} is lost; it is tried again")
+            raise Unavailable(self._why_lost(client))
         return client
+
+    def _why_lost(self, client: Connection) -> str:
+        text = f"the connection to {without_secrets(self.url)} is lost; it is tried again"
+        return f"{text}: {client.why}" if client.why else text
 
     def _is_back(self) -> None:
         if self._inquiry is not None and self._client is not None:

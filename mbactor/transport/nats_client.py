@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
 
@@ -59,6 +61,10 @@ class Connection(Client):
         self._told = told
         self._back = back
         self._down_since = 0.0
+        self.why = ""
+        """Why the last try to connect again came to nothing; empty where there was none since it was lost."""
+        self._refusal = ""
+        """Of those, what the server said the last time it refused one."""
         self.changes = 0
         """How often something was subscribed to, or not any more."""
         self.end_of_turn = EndOfTurn(self._write)
@@ -91,7 +97,7 @@ class Connection(Client):
         self._server_pool = []
         await self.connect(
             servers,
-            error_cb=_ignore,
+            error_cb=self._not_back,
             reconnected_cb=self._is_back,
             allow_reconnect=False,  # the first time it connects at once or not at all
             max_reconnect_attempts=-1,
@@ -277,6 +283,7 @@ class Connection(Client):
         """Tell that it is lost, once, whoever noticed it."""
         if self.up:
             self.up = False
+            self.why = self._refusal = ""
             self._down_since = time.monotonic()
             self._empty()
             self._told()
@@ -290,10 +297,31 @@ class Connection(Client):
         self.drop()
         await super()._attempt_reconnect()
 
+    async def _not_back(self, error: Exception) -> None:
+        """A try to connect again failed. That a server refuses it is told once; that none is there, `bus.cut` has."""
+        why = why_not(error, self.tried, CONNECT)
+        if not self.options["allow_reconnect"]:
+            return
+        self.why = why
+        if isinstance(error, errors.Error | ssl.SSLError) and why != self._refusal:
+            self._refusal = why
+            observe.emit("bus.refused", server=self.tried, reason=why)
+
     async def _process_connect_init(self) -> None:
-        await super()._process_connect_init()
-        if self._status != Client.CONNECTED:
-            raise errors.Error("nats: closed the connection")
+        self._server_info = {}
+        try:
+            with _tried_again():
+                await super()._process_connect_init()
+                if self._status != Client.CONNECTED:
+                    raise self._transport.reason or errors.Error("nats: closed the connection")
+        except (ssl.SSLCertVerificationError, TimeoutError):
+            raise
+        except (OSError, errors.Error) as error:
+            if self._server_info.get("tls_verify"):
+                raise errors.Error("nats: certificate required") from error
+            if said := self._transport.refusal():
+                raise errors.Error(f"nats: '{said}'") from error
+            raise
         if not self._server_info.get("headers"):
             raise errors.Error(f"nats: no headers, version {self._server_info.get('version')}")
         await self._transport.drain()  # it may be lost already
@@ -323,7 +351,8 @@ class Connection(Client):
         self._down(errors.Error("it could not be subscribed anew"))  # where nats-py gave it up in the midst of that
         self.tried = without_secrets(s.uri.geturl())
         self._transport = Wire(self._lost)
-        await super()._connect_to_server(s)
+        with _tried_again():
+            await super()._connect_to_server(s)
 
     async def _select_next_server(self) -> None:
         """For the first connection, which `open` tries with one server after the other."""
@@ -349,6 +378,17 @@ class Connection(Client):
         task.add_done_callback(self._later.discard)
 
 
+@contextmanager
+def _tried_again() -> Iterator[None]:
+    """After its own errors and those of the system nats-py tries again; after any other it never would."""
+    try:
+        yield
+    except (OSError, errors.Error):
+        raise
+    except Exception as error:
+        raise errors.Error(f"nats: {type(error).__name__}: {error}") from error
+
+
 def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:  # noqa: ARG001 - nats-py's
     """Whom to try next when the connection was lost, and after how many seconds."""
     server = min(servers, key=lambda one: (one.reconnects, random.random()))
@@ -357,7 +397,3 @@ def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, f
 
 def _ignore_line(_: bytes) -> None:
     """A server says +OK where it is asked to, and is not."""
-
-
-async def _ignore(_: Exception) -> None:
-    """Errors are raised, or told by `_process_op_err` and `_refused`."""

@@ -8,18 +8,16 @@ import ssl
 
 def why_not(error: Exception, url: str, patience: float) -> str:
     """What is wrong with a server that was not connected to, and what to do."""
+    if isinstance(error, OSError):
+        return _of_the_socket(error, url, patience)
     text = str(error).lower()
-    match error:
-        case ssl.SSLError():
-            return f"no encrypted connection to {url}: {error}; SSL_CERT_FILE names the authorities to trust"
-        case socket.gaierror():
-            return f"the host of {url} is not known: {error}"
-        case TimeoutError():
-            return f"{url} has not answered as a NATS server does within {patience} s"
-        case OSError():
-            return f"nobody listens at {url} ({error.strerror or error}): start a nats-server there or correct the URL"
     if "authorization violation" in text:
         return f"{url} refuses the credentials: a right user and password expected, as in nats://user:password@host"
+    if "certificate required" in text:
+        return (
+            f"{url} wants a certificate of who connects, and mbactor gives none: have it verify a password or a "
+            "token, and no certificate (tls without verify)"
+        )
     if "no tls" in text:
         return f"{url} does not encrypt, and tls:// is given: have the server ask for TLS, or give nats://"
     if "no headers" in text:
@@ -30,3 +28,16 @@ def why_not(error: Exception, url: str, patience: float) -> str:
     if "info" in text:
         return f"what listens at {url} is no NATS server"
     return f"{url} does not take the connection: {error}"
+
+
+def _of_the_socket(error: OSError, url: str, patience: float) -> str:
+    match error:
+        case ssl.SSLError():
+            return f"no encrypted connection to {url}: {error}; SSL_CERT_FILE names the authorities to trust"
+        case socket.gaierror():
+            return f"the host of {url} is not known: {error}"
+        case TimeoutError():
+            return f"{url} has not answered as a NATS server does within {patience} s"
+        case ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():
+            return f"{url} has closed the connection before it was made ({error.strerror or error})"
+    return f"nobody listens at {url} ({error.strerror or error}): start a nats-server there or correct the URL"

@@ -36,7 +36,7 @@ class Wire(asyncio.Protocol):
         self._more = asyncio.Event()
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.reason: Exception | None = None
-        """Why the connection is going to end, where that is known before it does."""
+        """Why the connection ends or has ended, where that is known."""
 
     # --- what nats-py calls -------------------------------------------------------------------------------------
 
@@ -73,6 +73,11 @@ class Wire(asyncio.Protocol):
         line = bytes(self._early[:end])
         del self._early[:end]
         return line
+
+    def refusal(self) -> str:
+        """What the server has said is wrong, where nobody has read that yet."""
+        line, _, _ = bytes(self._early).partition(b"\r\n")
+        return line[4:].strip(b" '").decode(errors="replace") if line.startswith(b"-ERR") else ""
 
     async def drain(self) -> None:
         if self._gone.done():
@@ -137,10 +142,13 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._feed = _drop
+        # uvloop's own raises what nobody expects of a connection.
+        self.write, self.waiting = _not_any_more, _none
+        self.reason = self.reason or exc
         self._more.set()
         if not self._gone.done():
             self._gone.set_result(None)
-            self._lost(self, self.reason or exc or ConnectionResetError("the server closed the connection"))
+            self._lost(self, self.reason or ConnectionResetError("the server closed the connection"))
 
 
 def _drop(_: bytes) -> None:
@@ -153,6 +161,10 @@ def _nothing() -> None:
 
 def _not_connected(_: bytes) -> None:
     raise ConnectionError("not connected")
+
+
+def _not_any_more(_: bytes) -> None:
+    raise ConnectionResetError("the connection was lost")
 
 
 def _none() -> int:

@@ -427,7 +427,7 @@ def test_it_can_be_closed_while_the_server_is_gone(server: NatsServer, loop: Fac
 # --- what is wrong is said ------------------------------------------------------------------------------------------
 
 
-def fails(url: str) -> str:
+def fails(url: str, loop: Factory = asyncio.SelectorEventLoop) -> str:
     async def work() -> str:
         bus = NatsBus(url)
         with pytest.raises(Unavailable) as caught:
@@ -437,7 +437,7 @@ def fails(url: str) -> str:
         await bus.close()
         return str(caught.value)
 
-    return run(work())
+    return run(work(), loop)
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
@@ -558,7 +558,56 @@ def test_a_server_that_takes_no_headers_is_refused_whatever_its_version(tmp_path
     assert "without no_header_support in its configuration" in why
 
 
-def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: NatsServer) -> None:
+def test_a_server_that_is_full_is_tried_until_it_has_room(server: NatsServer, loop: Factory) -> None:
+    full = "does not take the connection: nats: 'maximum connections exceeded'"
+
+    async def work() -> None:
+        recorder = Recorder(asyncio.get_running_loop())
+        with observe.observing(recorder):
+            bus = await connected(server.url)
+            server.kill()
+            server.write("max_connections: 0")
+            server.start()
+            async with asyncio.timeout(60):
+                while full not in await asyncio.to_thread(fails, server.url, loop):
+                    """It was closed before its last words were read."""
+            client: Any = bus._client
+            tries = client._current_server.reconnects
+            await until(lambda: client._current_server.reconnects > tries + 3)
+            await until(lambda: full in (bus.unready() or ""))
+            with pytest.raises(Unavailable, match="is lost; it is tried again: .*maximum connections"):
+                bus.publish("s", b"")
+            assert [full in str(event.fields["reason"]) for event in recorder.find("bus.refused")] == [True]
+            server.write("")
+            server.signal(signal.SIGHUP)
+            await is_up(bus)
+            assert bus.unready() is None
+            await bus.close()
+
+    run(work(), loop)
+
+
+def test_who_comes_back_to_other_credentials_is_told_so(tmp_path: Path) -> None:
+    async def work(server: NatsServer) -> None:
+        recorder = Recorder(asyncio.get_running_loop())
+        with observe.observing(recorder):
+            bus = await connected(server.url.replace("//", "//a:b@"))
+            server.kill()
+            server.write("authorization { user: a, password: other }")
+            server.start()
+            await until(lambda: "refuses the credentials" in (bus.unready() or ""))
+            [event] = recorder.find("bus.refused")
+            assert "refuses the credentials" in str(event.fields["reason"])
+            server.write("authorization { user: a, password: b }")
+            server.signal(signal.SIGHUP)
+            await is_up(bus)
+            await bus.close()
+
+    with nats_server(tmp_path, "authorization { user: a, password: b }") as server:
+        run(work(server))
+
+
+def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: NatsServer, loop: Factory) -> None:
     assert "does not encrypt, and tls:// is given" in fails(server.url.replace("nats:", "tls:"))
     certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
     subprocess.run(
@@ -577,12 +626,15 @@ def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Nat
         assert isinstance(transport.get_extra_info("ssl_object"), ssl.SSLObject)
         await bus.close()
 
-    with nats_server(tmp_path, f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}') as encrypting:
+    files = f'cert_file: "{certificate}", key_file: "{key}"'
+    with nats_server(tmp_path, f"tls {{ {files} }}") as encrypting:
         url = f"tls://localhost:{encrypting.port}"
         assert "no encrypted connection to tls://localhost" in fails(url)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         for one in (url, url.replace("tls:", "nats:")):
             run(right(one))
+    with nats_server(tmp_path, f'tls {{ {files}, ca_file: "{certificate}", verify: true }}') as verifying:
+        assert "wants a certificate of who connects" in fails(f"tls://localhost:{verifying.port}", loop)
 
 
 def test_a_wrong_url_is_refused_before_anything_is_connected() -> None:
