@@ -16,6 +16,8 @@ from mbactor import Actor, ActorSystem
 from mbactor.cli.main import main
 from mbactor.foreman import END, Flow, Flows, Foreman, Graph, task, workflow
 from mbactor.foreman.store.open import open_store, url_of_shard
+from mbactor.testing.postgres import PostgresServer
+from tests.foreman.postgres import Outage, numbered_databases
 
 
 class Till(Actor):
@@ -179,3 +181,43 @@ def test_a_fingerprint_changes_with_what_happens(url: str) -> None:
     found: dict[str, Any] = json.loads(told(url, "fingerprint", key, "--json"))
     assert found["status"] == "cancelled"
     assert found["fingerprint"] not in first
+
+
+def test_while_shard_1_is_down_the_flows_of_the_others_are_seen_and_steered(
+    mbactor_postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    url = numbered_databases(mbactor_postgres_server, "cli", 2)
+
+    async def fill() -> dict[int, str]:
+        async with ActorSystem() as system:
+            await system.spawn(Till)
+            await system.spawn(Foreman, database=url, shards=2)
+            flows, keys = Flows(system), dict[int, str]()
+            while len(keys) < 2:
+                key = (await flows.run(Till.sale)).flow_key
+                keys[int(key[0])] = key
+            return keys
+
+    keys = asyncio.run(fill())
+    file = tmp_path / "topology.yaml"
+    file.write_text(
+        f"version: 1\nname: t\ntransport: local\nsupervisor:\n  children:\n"
+        f"    - foreman: {{database: {json.dumps(url)}, shards: 2}}\n"
+    )
+    outage = Outage(mbactor_postgres_server, url)
+    outage.begin(1)
+
+    def by_file(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["flows", *arguments, "-f", str(file)])
+
+    listed = by_file("list")
+    assert listed.exit_code == 0, listed.output
+    assert keys[2] in listed.stdout
+    assert "shard 1 is not in this list" in listed.stderr
+    assert by_file("resume", keys[2]).exit_code == 0
+    code, said = by_file("show", keys[1]).exit_code, by_file("show", keys[1]).stderr
+    assert (code, "shard 1 is down" in said) == (1, True)
+    code, said = refused(url, "list")
+    assert (code, "-f FILE, which says how many there are" in said) == (1, True)
+    outage.begin(2)
+    assert by_file("list").exit_code == 1

@@ -26,6 +26,7 @@ from mbactor.foreman.store.store import StoreTrouble
 from mbactor.seams import armed
 from mbactor.supervisor.topology import load
 from mbactor.testing.postgres import PostgresServer
+from tests.foreman.postgres import Outage, numbered_databases
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "credit_approval"
 
@@ -446,32 +447,7 @@ async def test_workers_that_crash_over_and_over_take_nothing_but_their_shard(
 
 @pytest.fixture
 def three_databases(mbactor_postgres_server: PostgresServer, mbactor_loop: object, request: Any) -> str:
-    name = f"shards_{abs(hash(request.node.name)) % 10**9}"
-    for number in (1, 2, 3):
-        mbactor_postgres_server._sql(f"CREATE DATABASE {name}_{number}")
-    return mbactor_postgres_server.url.replace("/postgres?", f"/{name}_%d?")
-
-
-class Outage:
-    """Shuts the database of a shard."""
-
-    def __init__(self, server: PostgresServer, template: str) -> None:
-        self._server = server
-        self._template = template
-
-    def begin(self, shard: int) -> None:
-        """When it returns, nobody is connected: a commit that comes later is not on its way when the server ends it."""
-        name = self._name(shard)
-        self._server._sql(
-            f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
-            f"SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = '{name}'",
-        )
-
-    def end(self, shard: int) -> None:
-        self._server._sql(f"ALTER DATABASE {self._name(shard)} ALLOW_CONNECTIONS true")
-
-    def _name(self, shard: int) -> str:
-        return url_of_shard(self._template, shard).partition("?")[0].rpartition("/")[2]
+    return numbered_databases(mbactor_postgres_server, request.node.name, 3)
 
 
 @pytest.mark.mbactor(real_time=True)

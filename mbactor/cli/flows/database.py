@@ -32,8 +32,8 @@ from mbactor.foreman.model.outcome import DEFAULT_TIME_BUDGET
 from mbactor.foreman.roll import Roll
 from mbactor.foreman.shards import Member, Shards
 from mbactor.foreman.store.late import LateStore
-from mbactor.foreman.store.open import is_there, shown_database, url_of_shard
-from mbactor.foreman.store.store import Store
+from mbactor.foreman.store.open import is_numbered, is_there, shown_database, url_of_shard
+from mbactor.foreman.store.store import Store, StoreTrouble
 from mbactor.observers import LogObserver
 from mbactor.supervisor.spec import ChildSpec
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from mbactor.supervisor.topology import Topology
 
 FAILED, WRONG, REFUSED = 1, 2, 4
+_NO_ROLL = (
+    "shard 1 keeps the roll of the shards; to see those that are up without it: -f FILE, which says how many there are"
+)
 _EXPECTED = "--database URL (or the variable MBACTOR_DATABASE), or -f FILE, a topology file with a Foreman"
 
 
@@ -114,9 +117,7 @@ def operate_roll(where: Where, work: Callable[[Shards, Roll], Awaitable[int]], h
 
 
 async def _with_shards(database: Database, work: Callable[[Shards, Roll], Awaitable[int]], host: Host) -> int:
-    first = url_of_shard(database.url, 1)
-    if not await is_there(first):
-        raise InvalidSpec(f"{shown_database(first)} has no flows: no Foreman has used it (working in {Path.cwd()})")
+    await _check_used(database)
     shards = Shards()
     roll = Roll(shards, database.url, 0.0, _not_begun, _end)
     await roll.open(database.shards)
@@ -130,6 +131,23 @@ async def _with_shards(database: Database, work: Callable[[Shards, Roll], Awaita
     finally:
         for member in list(shards.members.values()):
             await _end(member)
+
+
+async def _check_used(database: Database) -> None:
+    """InvalidSpec where no Foreman has used the database; of several shards the first that answers says so."""
+    for number in range(1, database.shards + 1):
+        url = url_of_shard(database.url, number)
+        try:
+            used = await is_there(url)
+        except StoreTrouble as error:
+            if number < database.shards:
+                continue
+            if database.shards == 1 and is_numbered(database.url):
+                error.add_note(_NO_ROLL)
+            raise
+        if not used:
+            raise InvalidSpec(f"{shown_database(url)} has no flows: no Foreman has used it (working in {Path.cwd()})")
+        return
 
 
 async def _not_begun(_: Member) -> None:
