@@ -122,9 +122,10 @@ class NatsBus:
     def unready(self) -> str | None:
         if self._client is None or self._closing:
             return "the bus is closed"
-        if not self._client.up:
+        seen = self._watching.why if self._watching is not None else ""
+        if not self._client.up and (self._client.why or not seen):
             return self._why_lost(self._client)
-        return (self._watching and self._watching.why) or None
+        return seen or None
 
     def waiting(self) -> int:
         return 0 if self._client is None else self._client.waiting()

@@ -43,6 +43,8 @@ class Subscribed:
         return f"SUB {self._subject} {self._queue} {self._id}\r\n".encode()
 
     def is_of(self, refused: Refused) -> bool:
+        if refused.sid:
+            return self._id == refused.sid
         return (self._subject, self._queue) == (refused.subject, refused.queue)
 
     def unsubscribe(self) -> None:
@@ -117,7 +119,9 @@ class Dispatch:
         return sum(one.refused is None for one in self.subscriptions.values())
 
     def forget(self) -> None:
-        """The connection is lost: nothing is on its way any more."""
+        """The connection is lost: nothing is on its way any more, and all will be subscribed to anew."""
+        for one in self.subscriptions.values():
+            one.refused = None
         self.viewable = True
         self.viewed(b"")
         self.asked.clear()

@@ -17,7 +17,7 @@ _REFUSED = re.compile(
     r"permissions violation for "
     r"(?:publish to (?P<publish>\".*\")"
     r"|publish with reply of (?P<reply>\".*\")"
-    r"|subscription to (?P<subscribe>\".*?\")(?: using queue (?P<queue>\".*\"))?)",
+    r"|subscription to (?P<subscribe>\".*?\")(?: using queue (?P<queue>\".*?\"))?(?: \(sid \"(?P<sid>\d+)\"\))?$)",
     re.IGNORECASE,
 )
 
@@ -29,6 +29,8 @@ class Refused:
     what: Literal["publish", "reply", "subscribe"]
     subject: str
     queue: str = ""
+    sid: int = 0
+    """The number of a subscription that the server had, and has ended; of one that it does not take it tells none."""
 
 
 def refused(text: str) -> Refused | None:
@@ -40,7 +42,8 @@ def refused(text: str) -> Refused | None:
         return Refused("publish", _unquoted(found["publish"]))
     if found["reply"] is not None:
         return Refused("reply", _unquoted(found["reply"]))
-    return Refused("subscribe", _unquoted(found["subscribe"]), _unquoted(found["queue"] or '""'))
+    queue, sid = _unquoted(found["queue"] or '""'), int(found["sid"] or 0)
+    return Refused("subscribe", _unquoted(found["subscribe"]), queue, sid)
 
 
 def _unquoted(text: str) -> str:

@@ -196,6 +196,36 @@ def test_what_the_server_refuses_is_tried_again_and_told_once(tmp_path: Path, mo
         run(work(server))
 
 
+def test_what_the_server_takes_away_is_told_and_is_there_again_with_the_next_connection(tmp_path: Path) -> None:
+    users = 'authorization {{ users: [{{user: a, password: b, permissions: {{subscribe: {{deny: "{}"}}}}}}] }}'
+    endpoint_of = "mbactor.safe.443.*.adder_example._.*.add"
+
+    async def work(server: NatsServer) -> None:
+        url = server.url.replace("//", "//a:b@")
+        recorder = Recorder(asyncio.get_running_loop())
+        with observe.observing(recorder):
+            async with ActorSystem(transport=NatsBus(url, every=600)) as system, ActorSystem(transport=url) as other:
+                await system.spawn(Adder)
+                client: Any = system.node.remote.bus.__dict__["_client"]
+                made = client.dispatch.permitted()
+                await system.node.remote.flush()
+                server.write(users.format(endpoint_of))
+                server.signal(signal.SIGHUP)
+                await until(lambda: recorder.find("bus.refused") != [])
+                assert client.dispatch.permitted() == made - 1
+                server.write(users.format("nothing"))
+                server.signal(signal.SIGHUP)
+                async with asyncio.timeout(60):
+                    while await answer(other) != 3:
+                        await client.renew("its permissions may have changed")
+                        await until(lambda: client.up)
+                assert client.dispatch.permitted() == made
+                assert len(recorder.find("bus.refused")) == 1
+
+    with nats_server(tmp_path, users.format("nothing")) as server:
+        run(work(server))
+
+
 def test_who_may_not_ask_for_its_subscriptions_is_told_once_and_is_ready(tmp_path: Path) -> None:
     async def work(url: str) -> None:
         recorder = Recorder(asyncio.get_running_loop())

@@ -14,6 +14,11 @@ from mbactor.transport.nats_refused import MANY, Asked, Refused, refused
         ('Permissions Violation for Publish with Reply of "_INBOX.a"', Refused("reply", "_INBOX.a")),
         ('Permissions Violation for Subscription to "Other.*"', Refused("subscribe", "Other.*")),
         ('Permissions Violation for Subscription to "a" using queue "Q"', Refused("subscribe", "a", "Q")),
+        ('Permissions Violation for Subscription to "a.*" (sid "12")', Refused("subscribe", "a.*", sid=12)),
+        (
+            'Permissions Violation for Subscription to "a.*" using queue "Q" (sid "12")',
+            Refused("subscribe", "a.*", "Q", 12),
+        ),
         (r'Permissions Violation for Publish to "a\"b\\c"', Refused("publish", 'a"b\\c')),
         ("Authorization Violation", None),
         ("Maximum Payload Violation", None),
