@@ -60,6 +60,10 @@ EVENTS: Mapping[str, str] = {
     "flow.rewound": "steps of a flow run again in place: flow, how (restart, restart_from, recover or retry)",
     "schedule.failed": "the flow of a tick could not be made, which is tried again: name, error",
     "step.recovered": "a step's lease had expired: count",
+    "step.lost": (
+        "a step runs once more of which several runs came to nothing, each with its worker: the process ended, or its"
+        " loop was blocked for longer than a lease: flow, node, lost"
+    ),
     "foreman.doubtful": "a graph can run and hardly means what it says: graph, text",
     "foreman.trouble": "the store could not be reached and is tried again: error",
     "foreman.back": "what is handed in is written again, after trouble with the store: shard",
@@ -158,6 +162,7 @@ _LOUD = frozenset(
         "message.dead",
         "message.failed",
         "message.unknown",
+        "step.lost",
         "supervisor.failed",
         "supervisor.gave_up",
     }

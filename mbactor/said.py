@@ -51,6 +51,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "flow.rewound": ("info", "steps of a flow run again"),
     "schedule.failed": ("warning", "the flow of a schedule could not be made, trying again"),
     "step.recovered": ("warning", "expired steps were taken back"),
+    "step.lost": ("warning", "a step that was lost with its process, or blocked it, again and again runs once more"),
     "foreman.trouble": ("warning", "store could not be reached, trying again"),
     "foreman.back": ("info", "store is written again"),
     "foreman.unserved": ("warning", "nobody serves a task, it is offered again for as long as it may take"),

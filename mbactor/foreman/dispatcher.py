@@ -20,6 +20,7 @@ from mbactor.errors import MbactorError
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.loader import Loader
 from mbactor.foreman.model.flow import Flow, finish
+from mbactor.foreman.model.losing import OFTEN
 from mbactor.foreman.plan import Plan, Run, decide, fail
 from mbactor.foreman.settlement import HandOff, failed, postponed, settlement, successors, unreadable
 from mbactor.foreman.step import UNREADABLE, Head, Held, budget_of, carrier, execute, load, was_refused
@@ -241,6 +242,8 @@ class Dispatcher:
                 await self._engine.committer.commit(unreadable(row, self._engine.store.shard, graph, error))
                 continue
             held.material = materials.get(row.id)
+            if row.lost_leases >= OFTEN:
+                observe.emit("step.lost", flow=held.head.correlation_id, node=row.node, lost=row.lost_leases)
             self.take(held)
 
     # --- leases ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from mbactor.foreman.model.losing import OFTEN, pause_after
 from mbactor.foreman.model.rate import AHEAD, Rate, may_start, reserve
 from mbactor.foreman.model.shares import Waiting, shares
 from mbactor.foreman.store.operations import Claim, Claimed, Extend, Recover, Release
@@ -44,6 +45,8 @@ class Leases(Recovery):
     def _give_back(self, steps: list[Step], *, lost: bool) -> int:
         for step in steps:
             step.lost_leases += lost
+            if lost and step.lost_leases >= OFTEN:
+                step.not_before = self.now + pause_after(step.lost_leases)
             step.unused_leases += not lost
             step.status, step.lease_expires, step.worker, step.updated_at = "pending", None, None, self.now
         return len(steps)

@@ -16,6 +16,8 @@ import pytest
 from mbactor import observe, seams
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.model.losing import MOST, OFTEN, pause_after
+from mbactor.foreman.store.operations import Release
 from mbactor.foreman.sweep import sweep, sweep_regularly
 from tests.foreman.world import World, a_world, ok
 
@@ -138,6 +140,51 @@ async def test_leases_that_hold_are_left_alone_by_a_sweep(database: str) -> None
         assert await sweep(world.engine) == 0
         go.set()
         assert (await world.engine.wait(key)).status == "completed"
+
+
+async def test_a_step_that_is_lost_again_and_again_waits_longer_each_time_and_is_told_of(database: str) -> None:
+    assert [pause_after(lost) for lost in (1, OFTEN - 1, OFTEN, OFTEN + 1, MOST - 1, MOST, 99)] == [
+        0.0, 0.0, 5.0, 20.0, 300.0, 300.0, 300.0,
+    ]  # fmt: skip
+    async with a_world(database, workers=0, poll_interval=0.02) as world:
+        told: list[int] = []
+
+        class Listener:
+            def on_event(self, name: str, fields: Any) -> None:
+                if name == "step.lost":
+                    told.append(fields["lost"])
+
+            def on_start(self, span: observe.Span) -> None: ...
+            def on_end(self, span: observe.Span) -> None: ...
+
+        async def due_in() -> float:
+            ((now, due),) = await world.sql("SELECT updated_at, not_before FROM mbactor_step")
+            return max(0.0, float(due) - float(now))
+
+        entered = asyncio.Event()
+
+        async def task(_: Flow) -> None:
+            entered.set()
+            await asyncio.Event().wait()
+
+        await world.graph(line("task"), task=task)
+        key = await world.engine.create("line")
+        pauses: list[float] = []
+        with observe.observing(Listener()):
+            for number in range(1, OFTEN + 2):
+                entered.clear()
+                world.work(f"worker-{number}")
+                await entered.wait()
+                world.kill(number - 1)
+                if number % 2:
+                    await expire(world)
+                else:
+                    await world.engine.committer.commit(Release(f"worker-{number}@{world.engine.name}"))
+                pauses.append(await due_in())
+                await world.sql("UPDATE mbactor_step SET not_before = 0")
+        assert pauses == [pytest.approx(pause_after(lost), abs=0.01) for lost in range(1, OFTEN + 2)]
+        assert told == [OFTEN]
+        await world.engine.cancel(key)
 
 
 async def test_a_long_task_keeps_its_lease_by_the_heartbeat_of_its_worker(database: str) -> None:

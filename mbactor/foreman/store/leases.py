@@ -8,6 +8,7 @@ import random
 from collections import Counter
 
 from mbactor.foreman.model.ageing import urgency
+from mbactor.foreman.model.losing import MOST, OFTEN, pause_after
 from mbactor.foreman.model.shares import Waiting, shares
 from mbactor.foreman.store.breakpoints import pause
 from mbactor.foreman.store.dialect import Row, Update
@@ -63,11 +64,16 @@ _EXTEND = Update(
 
 _GIVE_BACK = "UPDATE mbactor_step SET status = 'pending', lease_expires = NULL, worker = NULL, updated_at = ?"
 
+_PAUSES = " ".join(f"WHEN {lost - 1} THEN {pause_after(lost)}" for lost in range(OFTEN, MOST))
+_PAUSE = f"CASE lost_leases {_PAUSES} ELSE {pause_after(MOST)} END"
+_LOST = f"""{_GIVE_BACK}, lost_leases = lost_leases + 1,
+    not_before = CASE WHEN lost_leases < {OFTEN - 1} THEN not_before ELSE ? + {_PAUSE} END"""
+
 _OF_WORKER = "WHERE status = 'running' AND lease_expires IS NOT NULL AND worker = ?"
-_RELEASE = f"{_GIVE_BACK}, lost_leases = lost_leases + 1 {_OF_WORKER}"
+_RELEASE = f"{_LOST} {_OF_WORKER}"
 _RELEASE_UNUSED = f"{_GIVE_BACK}, unused_leases = unused_leases + 1 {_OF_WORKER} AND id IN (<ids>)"
 
-_RECOVER = f"""{_GIVE_BACK}, lost_leases = lost_leases + 1 WHERE id IN
+_RECOVER = f"""{_LOST} WHERE id IN
     (SELECT id FROM mbactor_step WHERE status = 'running' AND lease_expires <= ? <skip locked>)"""
 
 # The breakpoints of a tree stand on its root.
@@ -159,7 +165,7 @@ async def extend(tx: Transaction, one: Extend) -> frozenset[int]:
 async def release(tx: Transaction, one: Release) -> int:
     """Make due again what the worker has leased: all of it, lost, or steps that it has not begun."""
     if one.steps is None:
-        return await tx.db.count(_RELEASE, tx.now, one.worker)
+        return await tx.db.count(_RELEASE, tx.now, tx.now, one.worker)
     return await tx.db.count(_RELEASE_UNUSED, tx.now, one.worker, one.steps)
 
 
@@ -168,4 +174,4 @@ async def recover(tx: Transaction, one: Recover) -> int:  # noqa: ARG001 - every
     Queued flows that were passed over are started, too.
     """
     tx.keys |= await wanted(tx)
-    return await tx.db.count(_RECOVER, tx.now, tx.now)
+    return await tx.db.count(_RECOVER, tx.now, tx.now, tx.now)
