@@ -55,7 +55,7 @@ EVENTS: Mapping[str, str] = {
     "system.stopping": "the tree is being stopped: system",
     "system.stopped": "the tree is down: system",
     "flow.started": "a flow was created: flow, workflow",
-    "flow.stopped": "a flow came to rest: flow, workflow, status",
+    "flow.stopped": "a flow came to rest: flow, workflow, status; where it failed, node and error",
     "flow.purged": "flows had ended longer ago than they are kept: count",
     "flow.rewound": "steps of a flow run again in place: flow, how (restart, restart_from, recover or retry)",
     "schedule.failed": "the flow of a tick could not be made, which is tried again: name, error",

@@ -388,8 +388,8 @@ class Engine:
         for one in committed.stopped:
             self._fresh.pop(one.flow_id, None)
             if one.status != GONE:
-                flow = f"{self.store.shard}-{one.flow_id}"
-                observe.emit("flow.stopped", flow=flow, workflow=one.workflow, status=one.status)
+                if observe.active():
+                    observe.emit("flow.stopped", **_rest_told(one, self.store.shard))
                 if self._stopped is not None:
                     self._stopped(one)
         self._waiters.release(committed.stopped)
@@ -469,6 +469,15 @@ def _baggage(baggage: Mapping[str, Any]) -> bytes | None:
 def _seconds(value: Any) -> float | None:
     # FlowOptions has turned every spelling of a duration into seconds.
     return value if isinstance(value, float) else None
+
+
+def _rest_told(one: Stopped, shard: int) -> dict[str, Any]:
+    """What `flow.stopped` says: of a flow that failed also where and why, which else only its database knows."""
+    told: dict[str, Any] = {"flow": f"{shard}-{one.flow_id}", "workflow": one.workflow, "status": one.status}
+    if one.error is not None:
+        error = msgspec.json.decode(one.error)
+        told |= {"node": error.get("at", {}).get("node", ""), "error": error["error"]}
+    return told
 
 
 def _row_of(new: Create, created: Created) -> FlowRow:

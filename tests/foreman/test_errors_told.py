@@ -178,6 +178,22 @@ async def test_a_failed_flow_says_where_it_failed_why_and_what_to_do(
     assert failed.step_key.rpartition("-")[2] not in str(place)
 
 
+@pytest.mark.parametrize(
+    ("graph", "node", "text"),
+    [(line(Odd.fine, Odd.answers), "answers", "the bank does not answer"), (calling(), "child", "the bank")],
+    ids=["of its own", "of a flow that it called"],
+)
+async def test_the_log_says_where_and_why_a_flow_failed(
+    flows: Flows, mbactor_recorder: Recorder, graph: Graph, node: str, text: str
+) -> None:
+    Odd.graph = graph
+    outcome = await flows.run(Odd.now)
+    flow = outcome.flow_key.rpartition("-")[0]
+    told = await mbactor_recorder.wait_for("flow.stopped", flow=flow, status="failed")
+    assert told.fields["node"] == node
+    assert text in told.fields["error"]
+
+
 async def test_a_flow_whose_task_died_with_its_process_says_that_it_is_not_run_again_unasked() -> None:
     async with ActorSystem() as system:
         await system.spawn(Foreman, database="sqlite://")

@@ -370,6 +370,7 @@ class Stopped(msgspec.Struct, frozen=True, gc=False):
     workflow: str = ""
     notify_on_stop: str | None = None
     final_state: Json | None = None
+    error: Json | None = None
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False):

@@ -125,7 +125,7 @@ class Transaction:
                 self.keys.add(key)
             flow_id = order[index]
             end = ends[flow_id]
-            self.stopped.append(Stopped(flow_id, end.status, token, workflow, notify, end.final_state))
+            self.stopped.append(Stopped(flow_id, end.status, token, workflow, notify, end.final_state, end.error))
             if caller_id is not None and end.status != "cancelled":
                 await self._answer_caller(caller_id, end.final_state, end.error)
         return {order[index] for index in found}
