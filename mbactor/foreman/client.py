@@ -5,9 +5,11 @@ It works over anything that can ask, a system or an actor, and needs nothing of 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 
+import anyio
 import msgspec
 
 from mbactor.durations import Duration, seconds
@@ -25,6 +27,10 @@ from mbactor.kernel import Operation
 P = ParamSpec("P")
 R = TypeVar("R")
 ScheduleList = list[Schedule]
+_ROUND = 600.0
+"""Seconds that `poll` waits in one ask: less than the longest that an ask may take."""
+_ANSWERED = 10.0
+"""Seconds that are left then for the answer to come."""
 
 
 class Asker(Protocol):
@@ -115,15 +121,28 @@ class Flows:
         try:
             return await self._ask(ForemanApi.wait, flow_key=flow_key)
         except BudgetSpent as error:
-            raise BudgetSpent(
-                f"flow {flow_key} had not stopped when the time budget was spent; it goes on, and its history says"
-                " where it is",
-                flow_key=flow_key,
-            ) from error
+            raise _goes_on(flow_key) from error
 
     async def poll(self, flow_key: str, within: Duration = "10s") -> FlowOutcome:
-        """Wait until the flow stops, at most `within`; then the outcome so far."""
-        return await self._ask(ForemanApi.poll, flow_key=flow_key, within=_duration("within", within))
+        """Wait until the flow stops, at most `within`; then the outcome so far.
+
+            outcome = await flows.poll(flow_key, "1h")
+            if not outcome.stopped:
+                ...
+
+        `within` is the time budget, whatever it is. BudgetSpent, with `.flow_key`, where the caller's own ends first.
+        """
+        now = asyncio.get_running_loop().time
+        end = now() + _duration("within", within)
+        while True:
+            left = min(max(0.0, end - now()), _ROUND)
+            with anyio.CancelScope(deadline=now() + left + _ANSWERED):
+                try:
+                    outcome = await self._ask(ForemanApi.poll, flow_key=flow_key, within=left)
+                except BudgetSpent as error:
+                    raise _goes_on(flow_key) from error
+                if outcome.stopped or now() >= end:
+                    return outcome
 
     async def snapshot(self, flow_key: str) -> FlowOutcome:
         """The outcome so far, at once."""
@@ -370,6 +389,13 @@ def _query(
 def _age(name: Literal["older_than", "newer_than"], filters: Filters) -> float | None:
     given = filters.get(name)
     return None if given is None else _duration(name, given)
+
+
+def _goes_on(flow_key: str) -> BudgetSpent:
+    return BudgetSpent(
+        f"flow {flow_key} had not stopped when the time budget was spent; it goes on, and its history says where it is",
+        flow_key=flow_key,
+    )
 
 
 def _duration(name: str, given: Duration) -> float:

@@ -244,6 +244,30 @@ async def test_a_wait_that_ends_by_the_budget_tells_the_key_and_the_flow_goes_on
     assert (await flows.snapshot(spent.value.flow_key)).status == "running"
 
 
+@pytest.mark.parametrize(("within", "status", "waited"), [("2h", "completed", 3600), ("30m", "running", 1800)])
+async def test_a_poll_waits_for_as_long_as_it_says(
+    mbactor: ActorSystem, within: str, status: str, waited: float
+) -> None:
+    await mbactor.spawn(Work)
+    await mbactor.spawn(Foreman, poll_interval="10m", lease="1h")
+    flows = Flows(mbactor)
+    key = await flows.create(Work.sleeping)
+    begun = asyncio.get_running_loop().time()
+    assert (await flows.poll(key, within)).status == status
+    assert waited - 1 <= asyncio.get_running_loop().time() - begun <= waited + 601  # a Foreman looks each ten minutes
+
+
+async def test_a_poll_ends_with_the_budget_of_its_caller_and_tells_the_key(mbactor: ActorSystem) -> None:
+    await mbactor.spawn(Work)
+    await mbactor.spawn(Foreman)
+    flows = Flows(mbactor)
+    key = await flows.create(Work.sleeping)
+    with pytest.raises(BudgetSpent, match="it goes on") as spent:
+        with anyio.fail_after(5):
+            await flows.poll(key, "1h")
+    assert spent.value.flow_key == key
+
+
 async def test_a_cancelled_flow_is_cancelled_with_its_reason(system: ActorSystem) -> None:
     flows = Flows(system)
     key = (await flows.run(Work.in_thread)).flow_key
