@@ -498,6 +498,13 @@ def test_check_judges_the_graphs_of_workflows_and_passes_over_those_that_need_an
         "        graph = Graph('Lend')\n"
         "        graph.add_transition_when(Shop.pay, END, 'paid &&')\n"
         "        return graph\n\n"
+        "    @workflow\n    def give(self) -> Graph:\n"
+        "        graph = Graph('Give')\n"
+        "        graph.add_transition(Shop.ship, END)\n"
+        "        graph.set_reducer('total', max)\n"
+        "        return graph\n\n"
+        "    @workflow\n    def forgets(self) -> Graph:\n"
+        "        Graph('Forgets')\n\n"
         "    @workflow\n    def depends(self) -> Graph:\n"
         "        return self.made_by_the_constructor\n"
     )
@@ -505,7 +512,10 @@ def test_check_judges_the_graphs_of_workflows_and_passes_over_those_that_need_an
     topology.write_text("version: 1\nsupervisor: {children: [{actor: 'shop:Shop'}]}\n")
     done = command("check", str(topology), cwd=tmp_path)
     assert done.returncode == 2
+    told = f"error: {topology}: shop:Shop.give: TypeError: set_reducer('total') needs the name of a reducer"
+    assert told in done.stderr
+    assert f"error: {topology}: shop:Shop.forgets: Shop.forgets returned NoneType; a workflow returns a Graph" in done.stderr
     assert f"error: {topology}: shop:Shop.sell: graph 'Sell' is invalid:" in done.stderr
     assert f"error: {topology}: shop:Shop.lend: " in done.stderr
-    assert "2 workflows cannot run" in done.stderr
+    assert "4 workflows cannot run" in done.stderr
     assert "depends" not in done.stderr

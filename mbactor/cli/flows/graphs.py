@@ -6,15 +6,18 @@ graph = await graph_of(reference_of("shop.credit:Credit.approval"))
 from __future__ import annotations
 
 import inspect
+import traceback
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mbactor.errors import BadRequest, InvalidExpression, InvalidGraph, error_told
+from mbactor.errors import BadRequest, InvalidGraph, MbactorError, error_told
 from mbactor.foreman.features import WorkflowReference
 from mbactor.foreman.model.graph import Graph, GraphWarning
 from mbactor.supervisor.topology.classes import import_class, look_in
+
+_GRAPH = Graph.validate.__code__.co_filename
 
 
 def reference_of(text: str) -> WorkflowReference:
@@ -54,7 +57,8 @@ async def graph_of(reference: WorkflowReference) -> Graph:
 async def judge_graphs(classes: Mapping[str, type]) -> tuple[list[str], list[str]]:
     """What is wrong, and what is doubtful, with the workflows of classes that a file names.
 
-    One that needs a running actor to tell its graph is passed over: it is judged when a flow is created.
+    One that needs a running actor to tell its graph is passed over: it is judged when a flow is created. One that calls
+    a method of `Graph` with what that refuses is not: an actor that runs would do the same.
     """
     wrong, doubtful = [], []
     for where, cls in classes.items():
@@ -68,10 +72,19 @@ async def judge_graphs(classes: Mapping[str, type]) -> tuple[list[str], list[str
                     warnings.simplefilter("always", GraphWarning)
                     await graph_of(found)
             except BadRequest as error:
-                if isinstance(error.__cause__, InvalidGraph | InvalidExpression):
-                    wrong.append(f"{where}.{name}: {error.__cause__.message}")
+                refused = error.__cause__ or error
+                if refused is error or _refused_by_graph(refused):
+                    wrong.append(f"{where}.{name}: {_told(refused)}")
                 continue
             except InvalidGraph as error:
                 wrong.append(f"{where}.{name}: {error.message}")
             doubtful += [f"{where}.{name}: {one.message}" for one in doubts if issubclass(one.category, GraphWarning)]
     return wrong, doubtful
+
+
+def _refused_by_graph(error: BaseException) -> bool:
+    return any(frame.f_code.co_filename == _GRAPH for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _told(error: BaseException) -> str:
+    return error.message if isinstance(error, MbactorError) else error_told(error)
