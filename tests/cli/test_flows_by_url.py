@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from mbactor.cli.flows.database import IMPORTS
 from mbactor.cli.main import main
 from tests.nats import nats_server
-from tests.process import Served, serving
+from tests.process import Served, command, serving
 
 CODE = """
 from mbactor import Actor, endpoint
@@ -107,11 +108,58 @@ def test_what_is_no_workflow_is_told_and_no_flow_created(shop: Shop) -> None:
         ("https://shop.example:x/order", 2, "has no valid port"),
         ("https:///order", 2, "has no valid host"),
     ):
-        for command in (("start", url), ("schedule", "yearly", url, "0 0 1 1 *"), ("check-graph", url)):
-            found, why = shop.refused(*command, "-f", str(shop.file))
+        for words in (("start", url), ("schedule", "yearly", url, "0 0 1 1 *"), ("check-graph", url)):
+            found, why = shop.refused(*words, "-f", str(shop.file))
             assert (found, told in why, "Traceback" in why) == (code, True, False), why
     assert shop.run("list", "-f", str(shop.file)).stderr == "no flows\n"
     assert shop.run("schedules", "-f", str(shop.file)).stderr == "no schedules\n"
+
+
+REDUCES = """
+from mbactor import Actor
+from mbactor.foreman import END, Graph, reducer, task, workflow
+
+
+@reducer("longest of all")
+def longest(base: str | None, incoming: str) -> str:
+    return max(base or "", incoming, key=len)
+
+
+class Shop(Actor):
+    host = "shop.example"
+
+    @task
+    async def name(self) -> dict[str, str]:
+        return {"title": "Count"}
+
+    @workflow
+    def order(self) -> Graph:
+        graph = Graph("Order")
+        graph.add_transition(Shop.name, END)
+        graph.set_reducer("title", "longest of all")
+        return graph
+"""
+
+
+def test_where_a_reducer_is_unknown_here_it_is_said_that_a_file_brings_it(shop: Shop) -> None:
+    (shop.folder / "shop_by_url.py").write_text(REDUCES)
+
+    def flows(*arguments: str) -> tuple[int, str]:  # a process of its own, in which nothing is imported
+        done = command("flows", *arguments, cwd=shop.folder, **shop.variables)
+        return done.returncode, done.stdout.strip() or done.stderr
+
+    by_url, by_file = ("--database", shop.database), ("-f", str(shop.file))
+    with serving(shop.file, shop.folder, **shop.variables) as served:
+        served.until("Ctrl-C stops it")
+        code, why = flows("start", ORDER, *by_url)
+        assert (code, why.endswith(f"; {IMPORTS}\n")) == (2, True), why
+        code, told = flows("start", ORDER, *by_file, "--wait")
+        assert code == 0, told
+        key, more = told.split()[0], ("--state", '{"title": "Countess"}')
+        code, why = flows("continue", key, *by_url, *more)
+        assert (code, why.endswith(f"; {IMPORTS}\n")) == (2, True), why
+        code, told = flows("continue", key, *by_file, *more)
+        assert code == 0, told
 
 
 def test_where_nothing_runs_it_is_said_and_a_schedule_is_made_all_the_same(shop: Shop) -> None:

@@ -514,7 +514,10 @@ def test_check_judges_the_graphs_of_workflows_and_passes_over_those_that_need_an
     assert done.returncode == 2
     told = f"error: {topology}: shop:Shop.give: TypeError: set_reducer('total') needs the name of a reducer"
     assert told in done.stderr
-    assert f"error: {topology}: shop:Shop.forgets: Shop.forgets returned NoneType; a workflow returns a Graph" in done.stderr
+    assert (
+        f"error: {topology}: shop:Shop.forgets: Shop.forgets returned NoneType; a workflow returns a Graph"
+        in done.stderr
+    )
     assert f"error: {topology}: shop:Shop.sell: graph 'Sell' is invalid:" in done.stderr
     assert f"error: {topology}: shop:Shop.lend: " in done.stderr
     assert "4 workflows cannot run" in done.stderr

@@ -21,7 +21,7 @@ import click
 from mbactor import observe
 from mbactor.cli.file import load
 from mbactor.durations import seconds
-from mbactor.errors import InvalidSpec, MbactorError, Unavailable
+from mbactor.errors import InvalidSpec, MbactorError, ReducerError, Unavailable
 from mbactor.foreman.committer import Trouble
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.foreman import Foreman
@@ -29,6 +29,7 @@ from mbactor.foreman.host import Host
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import DEFAULT_TIME_BUDGET
+from mbactor.foreman.model.reducers import UNKNOWN
 from mbactor.foreman.roll import Roll
 from mbactor.foreman.shards import Member, Shards
 from mbactor.foreman.store.late import LateStore
@@ -44,6 +45,7 @@ FAILED, WRONG, REFUSED = 1, 2, 4
 _NO_ROLL = (
     "shard 1 keeps the roll of the shards; to see those that are up without it: -f FILE, which says how many there are"
 )
+IMPORTS = "with -f FILE this command imports those of all actors in it"
 _EXPECTED = "--database URL (or the variable MBACTOR_DATABASE), or -f FILE, a topology file with a Foreman"
 
 
@@ -110,8 +112,10 @@ def operate_roll(where: Where, work: Callable[[Shards, Roll], Awaitable[int]], h
     except KeyboardInterrupt:
         return 130
     except MbactorError as error:
-        tell_error("; ".join([error.message, *getattr(error, "__notes__", ())]))
-        if isinstance(error, InvalidSpec) or error.status == 400:
+        # The names of reducers stand in graphs and databases; the functions are only where their modules are imported.
+        advice = [IMPORTS] if where.file is None and UNKNOWN in error.message else []
+        tell_error("; ".join([error.message, *getattr(error, "__notes__", ()), *advice]))
+        if isinstance(error, InvalidSpec | ReducerError) or error.status == 400:
             return WRONG
         return REFUSED if error.status in {404, 409} else FAILED
 

@@ -38,6 +38,10 @@ class Reducer(StrEnum):
     CONCAT = "concat"
 
 
+UNKNOWN = "it has to import the module with its @reducer"
+"""What a process lacks that does not know a reducer."""
+
+
 class Chosen(NamedTuple):
     """The reducer of a field, and why it is that one."""
 
@@ -213,8 +217,8 @@ def combine(field: str, name: str, base: Any, incoming: Sequence[Any]) -> Any:
     function = _FOLDS.get(name) or _registered.get(name)
     if function is None:
         raise ReducerError(
-            f"field {field!r}: this process does not know the reducer {name!r}, it has to import the module with its"
-            f" @reducer; known: {', '.join(known_names())}",
+            f"field {field!r}: this process does not know the reducer {name!r}, {UNKNOWN}; known:"
+            f" {', '.join(known_names())}",
             field=field,
             reducer=name,
         )

@@ -117,8 +117,8 @@ def _reducers_known(graph: Graph) -> Problems:
     for field, name in graph.reducers.items():
         if not reducers.is_known(name):
             yield (
-                f"field {field!r} has the reducer {name!r}, which this process does not know: it has to import the"
-                f" module with its @reducer; known: {', '.join(reducers.known_names())}"
+                f"field {field!r} has the reducer {name!r}, which this process does not know: {reducers.UNKNOWN};"
+                f" known: {', '.join(reducers.known_names())}"
             )
 
 
