@@ -72,6 +72,8 @@ class Model(Leases, Queueing):
             for index, one in enumerate(batch):
                 if isinstance(one, kind):
                     results[index] = act(one)
+        if any(isinstance(one, Recover) for one in batch):
+            self._close_up()
         self._admit()
         in_order = [results[index] for index in range(len(batch))]
         return Committed(in_order, tuple(self._stopped), self._best_due(), self._given_up)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mbactor.foreman.model.losing import OFTEN, pause_after
-from mbactor.foreman.model.rate import AHEAD, Rate, may_start, reserve
+from mbactor.foreman.model.rate import AHEAD, Rate, closed_up, has_gaps, may_start, reserve
 from mbactor.foreman.model.shares import Waiting, shares
 from mbactor.foreman.store.operations import Claim, Claimed, Extend, Recover, Release
 from tests.foreman.store_model_recovery import Recovery
@@ -109,3 +109,14 @@ class Leases(Recovery):
                 step.unused_leases += 1
                 step.status, step.lease_expires, step.worker = "pending", None, None
         return early
+
+    def _close_up(self) -> None:
+        """Of the steps that wait for their rate, those behind others which were cancelled come sooner."""
+        for name, free_from in self.rates.items():
+            per_second = Rate.parse(name.partition(" ")[0]).per_second
+            mine = [s for s in self._pending() if s.rate == name and s.slot == s.not_before > self.now + AHEAD]
+            mine.sort(key=lambda step: (step.not_before, step.id))
+            if free_from > self.now + AHEAD and has_gaps(free_from, self.now, len(mine), per_second):
+                slots, self.rates[name] = closed_up([s.not_before for s in mine], free_from, self.now, per_second)
+                for step, slot in zip(mine, slots, strict=True):
+                    step.slot = step.not_before = slot

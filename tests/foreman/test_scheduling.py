@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -18,13 +18,14 @@ from mbactor.foreman import END, Graph, task
 from mbactor.foreman.model.ageing import urgency
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.outcome import FlowOptions
-from mbactor.foreman.model.rate import AHEAD, STALE, Rate, may_start, reserve
+from mbactor.foreman.model.rate import AHEAD, STALE, Rate, closed_up, has_gaps, may_start, reserve
 from mbactor.foreman.model.shares import MOST_KEYS, Waiting, shares
 from mbactor.foreman.store import join, leases
 from mbactor.foreman.store.operations import Claim, Claimed, Create, Lease, NewStep
 from mbactor.foreman.store.postgres import PostgresStore
 from mbactor.foreman.store.postgres_text import text_of as postgres_text
 from mbactor.foreman.store.sqlite_db import _text as sqlite_text
+from mbactor.foreman.sweep import sweep
 from tests.foreman.world import World, a_world, ok
 
 # --- shares, by themselves ---------------------------------------------------------------------------------
@@ -311,6 +312,63 @@ async def test_after_an_outage_what_has_gathered_is_not_started_at_once(database
         assert (await claimed(world, 30)).total() == 1
         for row in await world.sql("SELECT token, id FROM mbactor_flow"):
             await world.engine.cancel(f"1-{row[1]}-{row[0]}")
+
+
+@given(st.lists(st.integers(1, 60), max_size=30), st.integers(0, 40), st.sampled_from([0.01, 1.0, 20.0, 400.0]))
+def test_what_closes_up_keeps_its_order_and_its_rate_and_comes_no_later(
+    gaps: list[int], behind: int, rate: float
+) -> None:
+    now = 1.8e9
+    steps = list(accumulate(gaps))
+    slots = [now + AHEAD + number / rate for number in steps]
+    free_from = now + AHEAD + ((steps[-1] if steps else 0) + behind + 1) / rate
+    earlier, then = closed_up(slots, free_from, now, rate)
+    assert all(new <= old for new, old in zip([*earlier, then], [*slots, free_from], strict=True))
+    every = [now + AHEAD, *earlier, then]
+    assert all(after - before >= 0.99 / rate - 1e-6 for before, after in pairwise(every))
+    assert then <= now + AHEAD + (len(slots) + 1.01) / rate
+    assert not has_gaps(then, now, len(slots), rate)
+
+
+@pytest.mark.anyio
+async def test_times_of_steps_that_were_cancelled_go_to_those_behind_them(database: str) -> None:
+    async with a_world(database, workers=0) as world:
+
+        async def create(count: int, priority: int) -> None:
+            step = NewStep("send", "0" * 16, 1, priority, state=b"{}", rate="1/s https://x")
+            new = Create("f" * 16, "url", "n", "h", b"{}", step, priority=priority)
+            await world.store.commit([new] * count)
+            await claimed(world, count)
+
+        async def cancel(below: int) -> None:
+            query = "SELECT token, id FROM mbactor_flow WHERE status = 'running' ORDER BY id"
+            for token, flow_id in [row for row in await world.sql(query) if row[1] <= below]:
+                await world.engine.cancel(f"1-{flow_id}-{token}")
+
+        async def waits() -> list[float]:
+            ((now,),) = await world.sql("SELECT max(updated_at) FROM mbactor_flow")
+            query = "SELECT slot FROM mbactor_step WHERE status = 'pending' ORDER BY id"
+            return [slot - now for (slot,) in await world.sql(query)]
+
+        await create(300, 100)
+        await create(20, 50)
+        before = await waits()
+        assert min(before[-20:]) > 200
+        await sweep(world.engine)
+        assert await waits() == before
+        await cancel(300)
+        await sweep(world.engine)
+        after = await waits()
+        assert len(after) == 20
+        assert max(after) < 100
+        assert all(0.99 < later - sooner < 1.01 for sooner, later in pairwise(after))
+        await create(1, 100)
+        assert max(latest := await waits()) == latest[-1]
+        await cancel(400)
+        await sweep(world.engine)
+        await create(1, 100)
+        assert max(await waits(), default=0.0) < 100
+        await cancel(400)
 
 
 @pytest.mark.anyio

@@ -9,7 +9,9 @@ from looking now and then (`AHEAD`).
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 AHEAD = 0.05
@@ -46,3 +48,22 @@ def reserve(free_from: float, now: float, count: int, per_second: float) -> tupl
 def may_start(slot: float | None, now: float) -> bool:
     """Whether a start whose time was reserved may be made: that time has come, and is not long over."""
     return slot is not None and now - STALE <= slot <= now + AHEAD
+
+
+def has_gaps(free_from: float, now: float, waiting: int, per_second: float) -> bool:
+    """Whether many of the times given out ahead are nobody's any more, as the steps that had them were cancelled: a
+    tenth of those that wait, so that closing up costs no more than a few rows for each that was cancelled.
+    """
+    given = math.ceil((free_from - now - AHEAD) * per_second - 0.01) - 1
+    return 10 * (given - waiting) > waiting
+
+
+def closed_up(slots: Sequence[float], free_from: float, now: float, per_second: float) -> tuple[list[float], float]:
+    """Earlier times for steps that wait, in their order, and from when on there is one for the next.
+
+    None is later than it was, and what was started just now keeps its distance: whether its time was the latest there
+    could be is not known.
+    """
+    found = [min(slot, now + AHEAD + number / per_second) for number, slot in enumerate(slots, 1)]
+    last = found[-1] if found else now + AHEAD
+    return found, min(free_from, last + 1 / per_second)

@@ -8,7 +8,7 @@ Where several batches are written at once (PostgreSQL), nobody may wait for a lo
 each takes its locks in this order. The roots of the trees that it names, by id (`Db.begin`); what belongs to them;
 graphs by hash and idempotency keys by text, which only their first writer locks; then the roots that `purge` and `reap`
 find, and last the steps of others that `recover` and `claim` find, and for neither do they ever wait; then the rows of
-concurrency keys, by text.
+rates, by text, and those of concurrency keys, by text.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ from mbactor.foreman.store.operations import (
     Tick,
 )
 from mbactor.foreman.store.queueing import admit
+from mbactor.foreman.store.rates import close_up
 from mbactor.foreman.store.settle import settle_all
 from mbactor.foreman.store.transaction import Transaction
 
@@ -105,6 +106,8 @@ async def apply_batch(db: Db, batch: Sequence[Operation]) -> Committed:
         for index, one in mine.items():
             results[index] = await act(tx, one)
     await tx.flush()
+    if _of_kind(batch, Recover):
+        await close_up(tx)
     if tx.keys:
         await admit(tx, tx.keys)
     in_order = [results[index] for index in range(len(batch))]
