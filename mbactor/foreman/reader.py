@@ -22,7 +22,7 @@ from mbactor.foreman.model.state import Fields, apply, decode_all, decode_fields
 from mbactor.foreman.model.status import FlowStatus, StepStatus, is_stopped, is_terminal
 from mbactor.foreman.model.winners import winners
 from mbactor.foreman.parks import decode_payloads
-from mbactor.foreman.step import deltas_of, fold_material, run_of
+from mbactor.foreman.step import deltas_of, fold_material, run_of, was_answered
 from mbactor.foreman.store.rows import FlowFilter, FlowRow, Json, Places, Progress, StepRow
 from mbactor.foreman.store.store import Store
 
@@ -170,6 +170,7 @@ class Reader:
             created_at=_moment(step.created_at),
             started_at=_moment(step.started_at),
             ended_at=_moment(step.updated_at) if is_terminal(step.status) else None,
+            answered_at=_moment(step.not_before) if was_answered(step) else None,
             due_at=_moment(step.not_before) if put_off else None,
             predecessor=None if before is None else self._step_key(before),
             successor=None if after is None else self._step_key(after),

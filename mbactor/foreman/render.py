@@ -167,6 +167,11 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600}h"
 
 
+def answer_text(step: StepRecord) -> str:
+    """`waited 2d 4h for an answer`."""
+    return f"waited {duration_text(step.waited_for_answer)} for an answer"
+
+
 def due_text(due: dt.datetime) -> str:
     """`due 2026-11-28 01:22:29 UTC`."""
     return f"due {due.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -133,6 +133,12 @@ def run_of(row: StepRow) -> int:
     return row.lease_number - row.unused_leases
 
 
+def was_answered(row: StepRow) -> bool:
+    """Whether the step began its last run with an answer; it was due with that then."""
+    again = run_of(row) > 1 and row.attempt == 0 and row.lost_leases == 0
+    return again and row.started_at is not None and row.not_before > row.started_at
+
+
 # --- load ----------------------------------------------------------------------------------------------
 
 

@@ -109,6 +109,17 @@ def test_a_step_whose_called_flow_is_too_deep_to_be_shown_says_where_it_is() -> 
     assert captured.get().rstrip().endswith("called count; for more, `history 1-9-b`")
 
 
+def test_a_step_that_was_answered_says_how_long_it_waited_for_that() -> None:
+    begun = dt.datetime(2026, 11, 28, 1, 22, 29, tzinfo=dt.UTC)
+    step = StepRecord(
+        step_key="1-1-a", node="ask", status="completed", started_at=begun, answered_at=begun + dt.timedelta(seconds=36)
+    )
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(history_table([step]))
+    assert captured.get().rstrip().endswith("waited 36s for an answer")
+
+
 def test_a_step_that_is_put_off_says_until_when() -> None:
     due = dt.datetime(2026, 11, 28, 1, 22, 29, tzinfo=dt.UTC)
     begun = {"step_key": "1-123456-0123456789abcdef", "node": "receive", "status": "pending", "due_at": due}

@@ -113,6 +113,23 @@ def test_a_question_that_waits_for_days_does_not_hide_the_rest() -> None:
     assert "nothing ran for 23h 59m" in text
 
 
+def test_the_wait_for_an_answer_is_neither_work_nor_hides_the_rest() -> None:
+    steps = [
+        step(1, "intake", 0, 0.5),
+        step(2, "ask", 0.5, 86400, runs=2, answered_at=at(86399.6)),
+        step(3, "pay", 86401, 0.5),
+    ]
+    text = history_page(flow(), steps, at(86402))
+    widths = re.findall(r'class="bar (\w+)(?: hollow)?" style="left:[\d.]+%;width:([\d.]+)%', text)
+    assert [status for status, _ in widths] == ["completed", "interrupted", "completed", "completed"]
+    assert min(float(width) for status, width in widths if status == "completed") > 10
+    assert "nothing ran for 23h 59m" in text
+    read = Read(text)
+    assert read.texts.count("waited 23h 59m for an answer") == 1
+    assert read.texts[read.texts.index("work") + 1] == "2s"
+    assert "waited for an answer" in read.texts, "the colour is explained"
+
+
 def test_a_step_that_is_put_off_says_until_when() -> None:
     put_off = step(2, "tries", 1, None, status="pending", started_at=None, due_at=AT + dt.timedelta(days=1))
     told = f"due {AT + dt.timedelta(days=1):%Y-%m-%d %H:%M:%S} UTC"

@@ -91,6 +91,28 @@ async def test_each_start_of_a_task_is_counted_and_nothing_else(database: str) -
         assert (await by_node(world, keys[1]))["asks"].runs == 1
 
 
+async def test_the_wait_for_an_answer_is_told_and_none_where_nothing_was_asked(database: str) -> None:
+    async with a_world(database, poll_interval=0.02) as world:
+        graph = Graph("all")
+        graph.add_transition_chain("before", "asks", "calls", "tries", END)
+        inner = Graph("inner")
+        inner.add_transition("deep", END)
+        world.host.graphs["inner"] = inner
+        key = await world.engine.create(
+            await world.graph(graph, before=ok, asks=asks, calls=calls, tries=tries, deep=ok)
+        )
+        for _ in range(2):
+            await world.engine.wait(key)
+            assert (await by_node(world, key))["asks"].status == "interrupted"
+            await asyncio.sleep(0.05)
+            await world.engine.resume(key)
+        assert (await world.engine.wait(key)).status == "completed"
+        steps = await by_node(world, key)
+        waited = {node: step.waited_for_answer for node, step in steps.items()}
+        assert [node for node, seconds in waited.items() if seconds] == ["asks"]
+        assert 0.1 <= waited["asks"] <= (steps["asks"].duration or 0)
+
+
 async def test_a_run_that_was_lost_is_told_and_uses_no_attempt(database: str) -> None:
     async with a_world(database, workers=0, poll_interval=0.02) as world:
         begun = asyncio.Event()

@@ -19,7 +19,7 @@ from mbactor.cli.flows.printing import PLAIN_WIDTH
 from mbactor.cli.table import short
 from mbactor.foreman.model.outcome import FlowSummary, ShardInfo, StepRecord
 from mbactor.foreman.model.schedule import Schedule
-from mbactor.foreman.render import duration_text
+from mbactor.foreman.render import answer_text, duration_text
 from mbactor.supervisor.tree import one_line
 
 STYLES = {
@@ -193,6 +193,8 @@ def _remark(step: StepRecord) -> Text:
         return Text(one_line(text), style="red" if step.status == "failed" else "yellow")
     if step.cancel_reason:
         return Text(one_line(step.cancel_reason), style="dim")
+    if step.waited_for_answer:
+        return Text(answer_text(step), style="dim")
     if step.due_at is not None:
         return Text(_due(step.due_at, step.created_at), style="yellow")
     if step.subflow is not None:

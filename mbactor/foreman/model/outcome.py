@@ -133,6 +133,8 @@ class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     created_at: dt.datetime | None = None
     started_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None
+    answered_at: dt.datetime | None = None
+    """When it had the last answer to its interrupts, and went on; not known where it was retried, or a run was lost."""
     due_at: dt.datetime | None = None
     """When a pending step may begin that is put off: it follows a sleep, has a `start_at`, or is to be tried again."""
     predecessor: str | None = None
@@ -159,6 +161,15 @@ class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
         if self.started_at is None or self.ended_at is None:
             return None
         return max(0.0, (self.ended_at - self.started_at).total_seconds())
+
+    @property
+    def waited_for_answer(self) -> float:
+        """Seconds from its start to its last answer; what it did before it asked is among them. 0 where it had none, or
+        has called a flow, whose outcome is an answer too.
+        """
+        if self.started_at is None or self.answered_at is None or self.subflow is not None:
+            return 0.0
+        return max(0.0, (self.answered_at - self.started_at).total_seconds())
 
 
 class Subflow(msgspec.Struct, kw_only=True, omit_defaults=True):

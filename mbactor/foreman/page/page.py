@@ -62,7 +62,8 @@ def _facts(flow: FlowSummary, steps: Sequence[StepRecord], now: dt.datetime) -> 
     counts = Counter(step.status for step in with_subflows(steps))
     told = ", ".join(f"{number} {status}" for status, number in counts.most_common())
     yield _fact("steps", f"{sum(counts.values())}" + (f' <span class="dim">({told})</span>' if told else ""))
-    busy = sum(step.duration or 0.0 for step in with_subflows(steps) if step.subflow is None)
+    ended = (step for step in with_subflows(steps) if step.subflow is None and step.duration is not None)
+    busy = sum(max(0.0, (step.duration or 0.0) - step.waited_for_answer) for step in ended)
     if busy:
         yield _fact("work", duration_text(busy))
     if flow.priority != 100:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mbactor.foreman.model.outcome import StepRecord
 from mbactor.foreman.page.text import error_of, safe, time_of_day
-from mbactor.foreman.render import due_text, duration_text, with_subflows
+from mbactor.foreman.render import answer_text, due_text, duration_text, with_subflows
 
 
 def table(steps: Sequence[StepRecord], ids: Mapping[str, str]) -> Iterator[str]:
@@ -53,6 +53,8 @@ def _more(step: StepRecord, nodes: Mapping[str, str]) -> Iterator[str]:
         yield f'<div class="dim">{safe(hint)}</div>'
     if trace:
         yield f"<details><summary>traceback</summary><pre>{safe(trace)}</pre></details>"
+    if step.waited_for_answer:
+        yield f'<div class="dim">{answer_text(step)}</div>'
     if step.due_at is not None:
         yield f'<div class="dim">{due_text(step.due_at)}</div>'
     if step.subflow is not None:

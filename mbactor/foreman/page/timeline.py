@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mbactor.foreman.model.outcome import StepRecord
 from mbactor.foreman.model.timescale import Scale, scale_of
 from mbactor.foreman.page.text import moment, safe
-from mbactor.foreman.render import duration_text, with_subflows
+from mbactor.foreman.render import answer_text, duration_text, with_subflows
 
 LABEL = 0.05
 """The part of the width that the label of a tick takes: a cut so near would cover it."""
@@ -46,14 +46,17 @@ def timeline(steps: Sequence[StepRecord], ids: Mapping[str, str], now: dt.dateti
 
 
 def _work(step: StepRecord, now: float) -> Iterator[tuple[float, float]]:
-    """When it ran. Of one that waits for an answer, or waited for a flow that it called, only where it began and ended:
-    a scale that shows these in full would hide all else.
+    """When it ran. Of one that waits for an answer, or waited for a flow that it called, only where it began and ended,
+    and of one that was answered what came after that: a scale that shows these in full would hide all else.
     """
     if step.started_at is not None:
         begin = step.started_at.timestamp()
         end = max(begin, _end(step, now))
         waits = step.status == "interrupted" or (step.subflow is not None and bool(step.subflow.steps))
-        yield from ((begin, begin), (end, end)) if waits else ((begin, end),)
+        if step.waited_for_answer and not waits:
+            yield from ((begin, begin), (min(end, begin + step.waited_for_answer), end))
+        else:
+            yield from ((begin, begin), (end, end)) if waits else ((begin, end),)
     elif step.created_at is not None:
         yield step.created_at.timestamp(), step.created_at.timestamp()
 
@@ -152,7 +155,14 @@ def _bar(drawing: Drawing, step: StepRecord, *, thin: bool = False) -> str:
         look = " thin" if thin else " hollow" if step.subflow is not None and step.subflow.steps else ""
         told = f"{step.node}: {step.status}, {moment(step.started_at)}"
         told += f", {duration_text(step.duration)}" if step.duration is not None else ""
-        place = drawing.span(started, max(started, _end(step, drawing.now)))
+        end = max(started, _end(step, drawing.now))
+        if step.waited_for_answer and not thin:
+            answered = min(end, started + step.waited_for_answer)
+            asked = safe(f"{step.node}: {answer_text(step)}")
+            place = drawing.span(started, answered)
+            parts.append(f'<div class="bar interrupted hollow" style="{place}" title="{asked}"></div>')
+            started = answered
+        place = drawing.span(started, end)
         parts.append(f'<div class="bar {step.status}{look}" style="{place}" title="{safe(told)}"></div>')
     return "".join(parts)
 
@@ -161,4 +171,6 @@ def _legend(steps: Sequence[StepRecord]) -> str:
     there = {step.status for step in with_subflows(steps)}
     ordered = ("completed", "running", "pending", "interrupted", "failed", "cancelled", "created")
     shown = "".join(f'<span><i class="{status}"></i>{status}</span>' for status in ordered if status in there)
+    if "interrupted" not in there and any(step.waited_for_answer for step in with_subflows(steps)):
+        shown += '<span><i class="interrupted"></i>waited for an answer</span>'
     return f'{shown}<span><i class="w"></i>waited to be started</span>'
