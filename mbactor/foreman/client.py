@@ -40,7 +40,10 @@ class Asker(Protocol):
 
 
 class Filters(TypedDict, total=False):
-    """Which flows `list` and `purge` are about, beside their status and workflow."""
+    """Which flows `list` and `purge` are about, beside their status and workflow.
+
+    page = await flows.list("failed", search="no such policy", newer_than="1d")
+    """
 
     thread: str
     """The key of any flow of the thread."""
@@ -237,7 +240,13 @@ class Flows:
         await self._ask(ForemanApi.restart_from, step_key=step_key, state=_overrides(state))
 
     async def recover(self, flow_key: str, state: Any = None) -> None:
-        """Run every step of a failed flow again that failed; the flow goes on from there. FlowConflict otherwise."""
+        """Run every step of a failed flow again that failed; the flow goes on from there. FlowConflict otherwise.
+
+            for flow in (await flows.list("failed", workflow=Credit.approval)).flows:
+                await flows.recover(flow.flow_key)
+
+        A step that had been answered before it failed asks again.
+        """
         await self._ask(ForemanApi.recover, flow_key=flow_key, state=_overrides(state))
 
     async def retry(self, flow_key: str, state: Any = None) -> None:

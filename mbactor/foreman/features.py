@@ -264,7 +264,16 @@ def task(function: Callable[..., Any] | None = None, /, *, serial: bool = False,
 
 
 def workflow(function: Callable[[Any], R_co], /) -> Workflow[R_co]:
-    """Declare a workflow: a method that builds and returns its `Graph`. It is asked for when flows are created."""
+    """Declare a workflow: a method that builds and returns its `Graph`. It is asked for when flows are created.
+
+        @workflow
+        def approval(self) -> Graph:
+            graph = Graph("CreditApproval")
+            graph.add_transition_chain(Credit.intake, Credit.decide, END)
+            return graph
+
+    Each flow keeps the graph that it was created with.
+    """
     return Workflow(function, local_names=locals_where_defined(2))
 
 

@@ -61,6 +61,9 @@ MOST_UNSERVED = 1_000
 class Foreman(Supervisor):
     """Runs durable workflows over one database, or several (`shards`).
 
+        await system.spawn(Foreman, database="sqlite:///flows.db", workers=4)
+        await Flows(system).run(Credit.approval, {"amount": 5000})
+
     `database`: `sqlite:///file`, `sqlite://` (memory, gone with the process), or `postgresql://user:password@host/name`,
     which any number of Foremen may share. With `shards` above 1, `%d` in it stands for the number of a shard:
     `postgresql://host/flows_%d` with 4 shards is flows_1 to flows_4. Each shard has `workers` actors, which run up to

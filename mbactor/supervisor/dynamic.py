@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 
 class DynamicSupervisor(Supervisor):
-    """Starts children by `start_child` only; `max_children` bounds them (None: no bound)."""
+    """Starts children by `start_child` only; `max_children` bounds them (None: no bound).
+
+    sessions = await system.spawn(DynamicSupervisor, max_children=1000)
+    ref = await sessions.start_child(child(Session, id="ada", args={"user": "ada"}))
+    """
 
     max_children: int | None = None
     _lines: dict[str, Line]

@@ -26,6 +26,9 @@ Key = str | bytes | int
 class PartitionSupervisor(Supervisor):
     """Runs `partitions` children of one specification: `cart` becomes `cart-1`, `cart-2`, ...
 
+        carts = await system.spawn(PartitionSupervisor, child(Cart), partitions=8)
+        await carts.partition("customer-17").ask(Cart.add, "pen")
+
     Users pass the specification, or extend the class and set `children` (a list of that one) and `partitions`. It is
     a supervisor like any other but that its children are fixed: none can be added or forgotten at run time.
     """

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 
 class Supervisor:
-    """Users extend it and set the class attributes, or pass them: `Supervisor(children=[child(Orders)])`.
+    """Starts children, and what ends of them again. Users extend it and set the class attributes, or pass them.
+
+        await system.spawn(Supervisor, strategy="rest_for_one", children=[child(Stock), child(Orders)])
 
     `children` may also be built in `__init__` or `on_start` as an attribute of the instance. Each incarnation
     under another supervisor is a new instance. The run-time calls are served one after another; a call from a

@@ -101,7 +101,15 @@ class _Probed(Feature):
 
 
 class Probe(Generic[A]):
-    """One stand-in. `ref` is its actor; `received` is everything it was sent so far, in order."""
+    """One stand-in. `ref` is its actor; `received` is everything it was sent so far, in order.
+
+        mail = await mbactor_probe(Mail)
+        mail.reply(Mail.send, "sent")
+        ...
+        await mail.expect(Mail.send, to="Ada", within="2m")
+
+    It stands in for endpoints and sinks; a class that has tasks or workflows runs itself.
+    """
 
     def __init__(self, ref: ActorRef[A], record: _Record) -> None:
         self.ref = ref

@@ -28,7 +28,11 @@ class Event:
 
 
 class Recorder:
-    """An observer that keeps all events and all spans that have ended. It may be called from any thread."""
+    """An observer that keeps all events and all spans that have ended. It may be called from any thread.
+
+    gave_up = await mbactor_recorder.wait_for("supervisor.gave_up", within="1m")
+    assert gave_up.fields["child"] == "orders"
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.events: list[Event] = []

@@ -397,6 +397,7 @@ def test_check_graph_tells_which_open_flows_could_not_go_on(shop: Shop, code: Pa
         f"{shop.keys['asks']} at question\n  - node 'pay' is gone\n  - edge question -> pay is gone\n" in changed.stdout
     )
     assert "2 could not go on" in changed.stdout
+    assert "the methods of its nodes have to stay in the code" in changed.stdout
     as_json = json.loads(shop.run("check-graph", "shop_of_flows:Shop.order", "--json").stdout)
     assert {one["flow_key"] for one in as_json} == {shop.keys["asks"], shop.keys["created"]}
     for given, told in (

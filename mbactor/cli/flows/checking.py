@@ -43,7 +43,10 @@ async def check_graph(shards: Shards, text: str, where: Where, *, json: bool) ->
             click.echo(f"  {click.style('-', fg='red')} {problem}")
     counted = f"{len(checked)} open flow{'' if len(checked) == 1 else 's'} of {workflow.url}"
     if bad:
-        click.echo(f"{counted}: {len(bad)} could not go on under the graph of {text}; they keep the graph they have")
+        click.echo(
+            f"{counted}: {len(bad)} could not go on under the graph of {text}. They keep the graph they have:"
+            " the methods of its nodes have to stay in the code until they have ended"
+        )
         return COULD_NOT
     click.echo(f"{counted}: all could go on under the graph of {text}")
     return 0

@@ -56,8 +56,14 @@ T = TypeVar("T")
 class Flow(MutableMapping[str, Any]):
     """The flow as its task sees it: the state, and the signals goto, retry, sleep, interrupt, subgraph.
 
+        @task
+        async def decide(self, flow: Flow, amount: int) -> None:
+            if amount > 100_000:
+                flow["approved"] = flow.interrupt({"question": f"approve {amount}?"})["approved"]
+
     A task that wants one asks for a parameter of this type. Setting a field to None deletes it. A value
-    that cannot be stored (NaN, a NUL in a string, no JSON) is refused where it is set, with `InvalidState`.
+    that cannot be stored (NaN, a NUL in a string, no JSON) is refused where it is set, with `InvalidState`. The unit
+    test of a task makes one by `Flow.of({"amount": 5})`.
     """
 
     __slots__ = (
@@ -94,7 +100,12 @@ class Flow(MutableMapping[str, Any]):
 
     @classmethod
     def of(cls, state: Any = None, **options: Any) -> Flow:
-        """A carrier over plain values, for the unit test of a task; options are those of `Flow`."""
+        """A carrier over plain values, for the unit test of a task; options are those of `Flow`.
+
+        flow = Flow.of({"amount": 5})
+        await Credit().intake(flow)
+        assert flow["amount"] == 5
+        """
         return cls(initial_state(state), **options)
 
     # --- the state ---------------------------------------------------------------------------------

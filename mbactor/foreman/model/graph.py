@@ -48,6 +48,13 @@ class GraphWarning(UserWarning):
 class Graph:
     """A workflow under construction, and then its definition. Builders may be called in any order.
 
+        graph = Graph("CreditApproval")
+        graph.add_transition_fan_out(Credit.intake, Credit.verify_credit, Credit.verify_identity)
+        graph.add_transition(Credit.verify_credit, Credit.decide)
+        graph.add_transition(Credit.verify_identity, Credit.decide)
+        graph.set_fan_in(Credit.decide)
+        graph.add_transition(Credit.decide, END)
+
     The first node registered is the entry point unless `set_entry_point` says otherwise.
     `prefix_reducers=False` switches off the choice of reducers by field name.
     """

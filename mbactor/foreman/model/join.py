@@ -14,6 +14,8 @@ from typing import ClassVar, Literal
 class Join:
     """When a fan-in goes on.
 
+        graph.set_fan_in(Credit.decide, join=Join.at_least(2))
+
     `Join.ALL`: when every branch has completed; a branch that fails fails the fan-out once all others have arrived.
     `Join.FIRST_ERROR`: the same, but the first branch that fails ends it at once. `Join.ANY`: with the first branch
     that completes. `Join.at_least(n)`: with the nth; it fails as soon as so many cannot complete any more.
