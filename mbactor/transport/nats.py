@@ -116,7 +116,7 @@ class NatsBus:
         self._inquiry.begin(guarded=self._connected().guarded)
 
     def watch(self, subject: str) -> None:
-        self._watching = Watch(self._connected(), self._every)
+        self._watching = Watch(self._connected(), self._every, self._looked)
         self._watching.begin(subject)
 
     def unready(self) -> str | None:
@@ -162,6 +162,10 @@ class NatsBus:
     def _why_lost(self, client: Connection) -> str:
         text = f"the connection to {without_secrets(self.url)} is lost; it is tried again"
         return f"{text}: {client.why}" if client.why else text
+
+    def _looked(self) -> None:
+        if self._inquiry is not None:
+            self._inquiry.again()
 
     def _is_back(self) -> None:
         if self._inquiry is not None and self._client is not None:

@@ -93,7 +93,7 @@ class Dispatch:
         """Tell whoever is concerned that the server has refused something. False where it is known already."""
         if found.what == "subscribe":
             concerned = [one for one in self.subscriptions.values() if one.is_of(found) and one.refused is None]
-            news = any(not one.told for one in concerned)
+            news = any(found.sid or not one.told for one in concerned)  # what it had is not what it has refused before
             for one in concerned:
                 one.refused, one.told = text, True
             return news

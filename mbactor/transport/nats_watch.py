@@ -1,6 +1,6 @@
 """Whether a connection to a NATS server that looks good does its work: `Watch`.
 
-    watch = Watch(client, every=5.0)
+    watch = Watch(client, every=5.0, looked=ask_something_else)
     watch.begin("p.reply._.node.node.id-7f3a.watch")
     watch.why                                  # "", or why the connection counts as unready
     await watch.end()
@@ -9,7 +9,7 @@ Every so many seconds a message of its own has to come back, and the server is a
 this connection. A connection that brings nothing is made anew (`bus.deaf`). Where the server has another number of
 subscriptions than were made, all are sent to it once more, which changes nothing about those that it has
 (`bus.forgot`); where that does not help either, the connection is made anew. Until the next look has gone well it is
-unready. What the server refuses is tried again every minute.
+unready. What the server refuses is tried again every minute. `looked` is called after each look that went well.
 
 Costs, each time, two messages, and 200 bytes to and 900 from each server of the cluster, however many subscriptions
 there are. A user with permissions of its own needs `nats_dispatch.VIEW` to publish to for the second; without, only the
@@ -19,6 +19,7 @@ first is done.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
@@ -35,9 +36,10 @@ AGAIN = 60.0
 class Watch:
     """Looks after one connection, through all the times that it is made."""
 
-    def __init__(self, client: Connection, every: float) -> None:
+    def __init__(self, client: Connection, every: float, looked: Callable[[], None]) -> None:
         self._client = client
         self._every = every
+        self._looked = looked
         self._forgot = False
         """Whether the server had not all subscriptions at the last look."""
         self._try_again = 0.0
@@ -77,6 +79,7 @@ class Watch:
                 await self._client.renew("nothing came back through it")
             else:
                 await self._count()
+                self._looked()
         except Unavailable:
             self.why, self._forgot = "", False  # it was cut meanwhile, and says so
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,40 @@ async def test_what_the_broker_refuses_is_refused_within_a_process_and_the_rest_
             with pytest.raises(Forbidden, match="the broker does not let this node ask it"):
                 await orders.ask(Orders.look, stock)
             await bus.close()
+    finally:
+        server.kill()
+
+
+async def test_rules_that_change_while_the_connection_is_there_hold_within_a_process_too(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path, RULES.format(more=f'"plane.safe.443.orders_example.>", {ASK_WHO}', deny=""))
+    server.start()
+    try:
+        bus = NatsBus(server.url.replace("//", "//shop:p@"), every=0.02)
+        async with ActorSystem("shop", bus, "plane") as system:
+            stock, orders = await system.spawn(Stock), await system.spawn(Orders)
+            await known(system)
+            assert await orders.ask(Orders.look, stock) == [5] * 5
+
+            async def wiping_ends(answer: str) -> None:
+                async with asyncio.timeout(60):
+                    while not all(answer in one for one in await orders.ask(Orders.wipe, stock)):
+                        await asyncio.sleep(0.005)
+
+            for more, denied, answer in (
+                (ASK_WHO, '"plane.safe.443.orders_example.stock_example.>"', "Forbidden 403 no"),
+                (ASK_WHO, "", "wiped"),
+                (ASK_WHO, ASK_WHO, "wiped"),
+                (ASK_WHO, f'{ASK_WHO}, "plane.safe.443.orders_example.stock_example.>"', "Forbidden 403 no"),
+            ):
+                server.write(RULES.format(more=f'"plane.safe.443.orders_example.>", {more}', deny=denied))
+                server.signal(signal.SIGHUP)
+                await wiping_ends(answer)
+                if ASK_WHO in denied:  # it is not known any more, and the server judges
+                    async with asyncio.timeout(60):
+                        while system.node._guard._permissions is not None:
+                            await asyncio.sleep(0.005)
+                    await wiping_ends(answer)
+            assert system.unready is None
     finally:
         server.kill()
 
