@@ -23,7 +23,7 @@ Level = Literal["debug", "info", "warning", "error"]
 LEVELS: dict[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 SAID: Mapping[str, tuple[Level, str]] = {
     "actor.started": ("debug", "actor started"),
-    "node.started": ("info", "process of a child is up"),
+    "node.started": ("info", "child is up in a process of its own"),
     "actor.stopped": ("debug", "actor stopped"),
     "actor.crashed": ("error", "actor crashed"),
     "actor.start_failed": ("error", "actor failed while it started"),

@@ -280,9 +280,10 @@ def check_type(type_: Any, where: str) -> None:
     custom = next((one.cls for one in _inner_types(info) if isinstance(one, msgspec.inspect.CustomType)), None)
     if custom is not None:
         within = "" if custom is type_ else f", within {_shown(type_)}"
+        fitting = "a msgspec.Struct, dataclass, TypedDict or plain type"
+        instead = "Any, where it may be whatever travels, or " if custom is object else ""
         raise DeclarationError(
-            f"{where} has type {_shown(custom)}{within}, which cannot travel; use a msgspec.Struct, dataclass,"
-            " TypedDict or plain type"
+            f"{where} has type {_shown(custom)}{within}, which cannot travel; use {instead}{fitting}"
         )
 
 

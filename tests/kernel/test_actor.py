@@ -872,6 +872,18 @@ async def test_a_type_that_cannot_travel_is_named() -> None:
             await system.spawn(Broken)
 
 
+async def test_who_says_object_is_told_of_any() -> None:
+    class Broken(Actor):
+        @endpoint
+        async def do(self, what: dict[str, object]) -> None: ...
+
+    async with ActorSystem() as system:
+        with pytest.raises(
+            DeclarationError, match=r"object, within dict\[str, object\], which .*; use Any, where it may be"
+        ):
+            await system.spawn(Broken)
+
+
 async def test_the_budget_of_a_call_is_the_smallest_around_it() -> None:
     class Outer(Actor):
         host = "outer.example"

@@ -298,6 +298,7 @@ def schedule(
 
     CRON has five fields (minute, hour, day of month, month, day of week), or six with seconds before them. A Foreman
     asks the workflow for its graph at each tick. One of a topology file is what the file says when its Foreman starts.
+    Foremen that run see a new schedule, or a changed one, within 15 s: a tick that comes sooner is as late.
     """
     from mbactor.cli.flows.scheduling import Wanted, put_schedule
 
