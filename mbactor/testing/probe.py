@@ -6,7 +6,7 @@
     sent = await mail.expect(Mail.send, to="ada@example.com")
 
 It has the class's host, addresses and signatures, so whoever asks `Mail` reaches it, and a wrong argument is the same
-400; nothing of the class's own code runs.
+400; nothing of the class's own code runs. Tasks and workflows of the class are there too, and fail with what to do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from mbactor.durations import Duration, seconds, text_of
-from mbactor.errors import DeclarationError, MbactorError
+from mbactor.errors import MbactorError
+from mbactor.foreman.features import Task, Workflow
 from mbactor.kernel import ActorRef, Operation, config
 from mbactor.kernel.actor import Actor
 from mbactor.kernel.context import Call
@@ -100,6 +101,21 @@ class _Probed(Feature):
         return invoke
 
 
+class _Refused(_Probed):
+    """A task or a workflow of the class: there is no script for it, so who comes by a graph is told at once."""
+
+    aside = True
+
+    def handler(self, route: Route) -> Invoke:
+        async def invoke(_: Any, __: Call) -> Any:
+            raise MbactorError(
+                f"{route.name} is a task or a workflow, and a probe stands in for {self._record.name}, which is for"
+                " endpoints and sinks: run the class itself, or give the graph a task of your own by set_endpoint"
+            )
+
+        return invoke
+
+
 class Probe(Generic[A]):
     """One stand-in. `ref` is its actor; `received` is everything it was sent so far, in order.
 
@@ -108,7 +124,7 @@ class Probe(Generic[A]):
         ...
         await mail.expect(Mail.send, to="Ada", within="2m")
 
-    It stands in for endpoints and sinks; a class that has tasks or workflows runs itself.
+    It stands in for endpoints and sinks; a task or a workflow of the class fails, and says that it is a probe's.
     """
 
     def __init__(self, ref: ActorRef[A], record: _Record) -> None:
@@ -207,14 +223,8 @@ def _stand_in(cls: type[A], record: _Record) -> type[A]:
         "__module__": cls.__module__,
     }
     for name, feature in features.items():
-        if feature is None:
-            continue
-        if feature.aside:
-            raise DeclarationError(
-                f"{cls.__name__}.{name} is a task or a workflow: a probe stands in for endpoints; run a class with"
-                " tasks itself, or give the graph a task of your own by set_endpoint"
-            )
-        members[name] = _Probed(feature, record)
+        if feature is not None:
+            members[name] = (_Refused if isinstance(feature, Task | Workflow) else _Probed)(feature, record)
     declared = properties_of(cls)
     members["__annotations__"] = dict.fromkeys(declared, Any)
     members |= {name: config(default=None) for name in declared}  # it has none of the class's own needs

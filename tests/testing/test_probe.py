@@ -21,8 +21,7 @@ from mbactor import (
     event,
     sink,
 )
-from mbactor.errors import DeclarationError
-from mbactor.foreman import Foreman, task
+from mbactor.foreman import END, Flows, Foreman, Graph, task, workflow
 from mbactor.mailbox import Mailbox
 from mbactor.testing import Probes
 
@@ -91,6 +90,32 @@ class Work(Actor):
 
     @task
     async def step(self) -> None: ...
+
+    @task(serial=True)
+    async def next_step(self) -> None: ...
+
+    @endpoint
+    async def start(self, what: str) -> str: ...
+
+    @workflow
+    def flow(self) -> Graph:
+        raise AssertionError("nothing of the class's own code runs")
+
+
+class Steps(Actor):
+    host = "steps.example"
+
+    @workflow
+    def first(self) -> Graph:
+        graph = Graph("First")
+        graph.add_transition(Work.step, END)
+        return graph
+
+    @workflow
+    def second(self) -> Graph:
+        graph = Graph("Second")
+        graph.add_transition(Work.next_step, END)
+        return graph
 
 
 async def test_a_probe_is_reached_by_class_and_keeps_what_it_gets(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
@@ -204,10 +229,21 @@ async def test_a_probe_takes_the_options_of_a_child(mbactor: ActorSystem, mbacto
     assert mail.ref.id == "small"
 
 
-async def test_a_class_with_tasks_is_refused_with_what_to_do(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
-    with pytest.raises(DeclarationError, match=r"Work.step is a task or a workflow: a probe stands in for endpoints"):
-        await mbactor_probe(Work)
+async def test_the_endpoints_of_a_class_with_tasks_are_stood_in_for_and_its_tasks_say_what_to_do(
+    mbactor: ActorSystem, mbactor_probe: Probes
+) -> None:
+    work = await mbactor_probe(Work)
+    work.reply(Work.start, "started")
+    assert await mbactor.ask(Work.start, "it") == "started"
     await mbactor.spawn(Foreman)
+    await mbactor.spawn(Steps)
+    for workflow_, task_ in ((Steps.first, "step"), (Steps.second, "next_step")):
+        outcome = await Flows(mbactor).run(workflow_)
+        assert outcome.status == "failed"
+        assert str(outcome.failure).startswith(f"Work.{task_} is a task or a workflow, and a probe stands in for Work")
+    with pytest.raises(MbactorError, match=r"Work\.flow is a task or a workflow, and a probe stands in for Work"):
+        await Flows(mbactor).create(Work.flow)
+    assert [one.method for one in work.received] == ["start"]
 
 
 async def test_a_probe_of_a_sink_gets_the_events(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
