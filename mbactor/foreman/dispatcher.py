@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Collection, Mapping
 
 from mbactor import observe
-from mbactor.errors import MbactorError
+from mbactor.errors import MbactorError, ReducerError
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.loader import Loader
 from mbactor.foreman.model.flow import Flow, finish
 from mbactor.foreman.model.losing import OFTEN
+from mbactor.foreman.model.reducers import is_known
 from mbactor.foreman.plan import Plan, Run, decide, fail
 from mbactor.foreman.settlement import HandOff, failed, postponed, settlement, successors, unreadable
 from mbactor.foreman.step import UNREADABLE, Head, Held, budget_of, carrier, execute, load, was_refused
@@ -352,7 +353,12 @@ class Dispatcher:
                     )
             return carrier(held)
         except UNREADABLE as error:  # a reducer that refuses, or a value that cannot be read
-            await self._settle(held, None, failed(held, fail(error, held.before)))
+            lacking = isinstance(error, ReducerError) and not all(map(is_known, held.head.graph.reducers.values()))
+            if lacking and (pause := _until_offered_again(held, self._worked_for())):
+                # Another process has the code of it, where a new version is just being deployed.
+                await self._settle(held, None, postponed(held, pause))
+            else:
+                await self._settle(held, None, failed(held, fail(error, held.before)))
             return None
 
     def _decide(self, held: Held, flow: Flow, error: BaseException | None) -> Plan:

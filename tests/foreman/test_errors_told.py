@@ -14,6 +14,7 @@ import pytest
 
 from mbactor import Actor, ActorSystem, MbactorError, child, endpoint
 from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task, workflow
+from mbactor.foreman.model import reducers
 from mbactor.testing import Recorder
 
 pytestmark = pytest.mark.anyio
@@ -267,6 +268,36 @@ async def test_one_that_comes_at_once_is_not_told_of(mbactor: ActorSystem, mbact
     await mbactor.spawn(Late)
     assert (await flows.wait(key)).status == "completed"
     assert mbactor_recorder.find("foreman.unserved") == []
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_a_fan_in_whose_reducer_is_not_known_here_is_left_to_others_for_as_long_as_its_task_may_take(
+    mbactor: ActorSystem, monkeypatch: pytest.MonkeyPatch, comes: bool
+) -> None:
+    known = {"least": lambda base, incoming: incoming if base is None else min(base, incoming)}
+    monkeypatch.setattr(reducers, "_registered", {**known})
+    await mbactor.spawn(Foreman)
+    await mbactor.spawn(Odd)
+    flows = Flows(mbactor)
+    graph = each("least")
+    graph.set_endpoint("join", Odd.fine)
+    Odd.graph = graph
+    key = await flows.create(Odd.now, {"items": [3, 1, 2]}, start=False)
+    monkeypatch.setattr(reducers, "_registered", {})
+    await flows.start(key)
+    await anyio.sleep(8)
+    (join,) = [step for step in await flows.history(key) if step.node == "join"]
+    assert (join.status, join.runs) == ("pending", 0)
+    if comes:
+        monkeypatch.setattr(reducers, "_registered", known)
+    outcome = await flows.wait(key)
+    if comes:
+        assert (outcome.status, outcome.state["total"]) == ("completed", 1)
+    else:
+        assert outcome.status == "failed"
+        assert isinstance(outcome.error, dict)
+        assert "does not know the reducer 'least'" in outcome.error["error"]
+        assert "set_reducer" not in outcome.error["hint"]
 
 
 def test_references_are_not_called_and_an_endpoint_is_no_node() -> None:

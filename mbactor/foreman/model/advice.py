@@ -50,6 +50,8 @@ def hint(error: BaseException, node: str, budget: float) -> str:
             )
         case ActorCrashed():
             return "an exception that is no MbactorError: its step in the history has the traceback (show --step STEP)"
+        case ReducerError() if "reducer" in error.fields and "base_type" not in error.fields:
+            return "run a Foreman that knows it, then recover the flow"
         case ReducerError():
             return "what branches wrote does not fit together; set_reducer says how a field is combined"
         case _:
