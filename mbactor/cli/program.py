@@ -18,6 +18,8 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
+from mbactor.kernel.settings import colours_wanted
+
 NO_PLACE = 1
 """Exit code where the disk is full, or the like."""
 NOBODY_READS = 128 + signal.SIGPIPE
@@ -40,6 +42,8 @@ class Program(click.Group):
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         """Read the arguments, and print the help where it is asked for."""
+        if not colours_wanted():
+            options.setdefault("color", False)
         with _printing():
             return super().make_context(*arguments, **options)
 

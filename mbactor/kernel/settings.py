@@ -1,7 +1,8 @@
 """What a process is told by its environment. The only module that reads it.
 
 `MBACTOR_PLANE` names the plane (the prefix that keeps applications on one broker apart); the `OTEL_*`
-variables are OpenTelemetry's own and are only looked at to see whether telemetry is wanted.
+variables are OpenTelemetry's own and are only looked at to see whether telemetry is wanted. `NO_COLOR` is that of
+no-color.org.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ class Settings:
 def environment() -> Mapping[str, str]:
     """The process's environment, for what is interpolated into a topology file."""
     return os.environ  # noqa: TID251 - the one place
+
+
+def colours_wanted() -> bool:
+    """Whether what a person reads may have colours."""
+    return not environment().get("NO_COLOR")
 
 
 def _telemetry_wanted(variables: Mapping[str, str]) -> bool:

@@ -238,3 +238,12 @@ def test_errors_that_have_no_place_leave_the_exit_code_of_a_failure(monkeypatch:
             with pytest.raises(SystemExit) as end:
                 main(["check", "nothing.yaml"])
             assert end.value.code in {1, 141}
+
+
+def test_colours_are_left_out_where_they_are_not_wanted(tmp_path: Path) -> None:
+    def told(**env: str) -> str:
+        arguments = ["flows", "list", "--database", f"sqlite:///{tmp_path}/none.db"]
+        return CliRunner().invoke(main, arguments, color=True, env=env).stderr
+
+    assert "\x1b[" in told(NO_COLOR="")
+    assert "\x1b[" not in told(NO_COLOR="1")
