@@ -26,7 +26,7 @@ EVENTS: Mapping[str, str] = {
     "actor.started": "an incarnation runs: actor, incarnation",
     "node.started": "a child runs in a process of its own: node, pid, incarnation",
     "actor.stopped": "an incarnation ended: actor, incarnation, exit",
-    "actor.crashed": "a method raised: actor, method, error, told, trace",
+    "actor.crashed": "a method raised: actor, method, error, told, trace; goes_on where it was a task's, or is resumed",
     "actor.start_failed": "the constructor or on_start raised what is no answer: actor, error, trace",
     "actor.stop_failed": "on_stop raised: actor, error, trace",
     "actor.abandoned": "a method that would not stop was left behind: actor, method",

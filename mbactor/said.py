@@ -67,7 +67,7 @@ SAID: Mapping[str, tuple[Level, str]] = {
     "gateway.serving": ("info", "gateway is listening"),
 }
 """How serious an event is, and what a person is told."""
-_ASIDE = frozenset({"told", "trace", "over"})
+_ASIDE = frozenset({"told", "trace", "over", "goes_on"})
 """Fields that a person is not shown: the sentence says it, or the traceback below the line."""
 _SECONDS = frozenset({"delay", "seconds", "took"})
 _SAID_ALREADY = {"log": {"level", "message"}, "broker.said": {"level"}}
@@ -104,6 +104,8 @@ def said_of(name: str, fields: Mapping[str, Any]) -> str:
             return str(fields.get("message", ""))
         case "loop.blocked" if fields.get("over"):
             return "event loop was blocked"
+        case "actor.crashed" if fields.get("goes_on"):
+            return "method crashed, its actor goes on"
         case _:
             return SAID.get(name, ("info", name))[1]
 

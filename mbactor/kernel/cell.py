@@ -341,9 +341,11 @@ class Cell(Inbox):
         told = call is not None and call.asked
         if call is not None:
             call.fail(error)
+        ends = call is None or call.route.ends
         if observe.heard():
-            observe.emit("actor.crashed", actor=self.address, method=where, error=error, told=told)
-        if self.current is by and (call is None or call.route.ends):
+            more = {} if ends else {"goes_on": True}
+            observe.emit("actor.crashed", actor=self.address, method=where, error=error, told=told, **more)
+        if self.current is by and ends:
             by.end_by_itself(Exit("failed", error, told and self.cls.on_error != "fail"), over=call)
 
     def gone_astray(self, error: ActorCrashed, method: str, by: Incarnation) -> None:

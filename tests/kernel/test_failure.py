@@ -36,7 +36,7 @@ from mbactor import (
     endpoint,
 )
 from mbactor.kernel.dead_letters import DeadLetter, DeadLetters
-from mbactor.said import traceback_of
+from mbactor.said import said_of, traceback_of
 from mbactor.supervisor import SupervisorSpec
 from mbactor.supervisor.state import StartFailed
 from mbactor.testing import Recorder
@@ -222,6 +222,19 @@ async def test_a_crash_of_an_endpoint_of_its_own_concurrency_leaves_the_actor_al
     await shop.ask(Shop.add)
     assert await outcome(shop.ask(Many.fail)) is ActorCrashed
     assert await shop.ask(Shop.add) == 2
+
+
+@pytest.mark.parametrize(("cls", "goes_on"), [(Resuming, True), (Shop, None), (Failing, None)])
+async def test_of_a_crash_it_is_told_whether_the_actor_goes_on(
+    mbactor: ActorSystem, mbactor_recorder: Recorder, cls: type[Shop], goes_on: bool | None
+) -> None:
+    shop = await mbactor.spawn(cls)
+    assert await outcome(shop.ask(Shop.crash)) is ActorCrashed
+    told = await mbactor_recorder.wait_for("actor.crashed", method="crash")
+    assert told.fields.get("goes_on") is goes_on
+    assert said_of("actor.crashed", told.fields) == (
+        "method crashed, its actor goes on" if goes_on else "actor crashed"
+    )
 
 
 async def test_fail_is_charged_though_its_asker_was_told(mbactor: ActorSystem, mbactor_recorder: Recorder) -> None:
