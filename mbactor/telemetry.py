@@ -211,9 +211,10 @@ class MetricsObserver:
     """Counts and measures with the meters of a provider; `shutdown` shuts the provider down if it is `own`.
 
     Histograms, in seconds: `messaging.process.duration` (by actor, method and status),
-    `http.server.request.duration`, `mbactor.step.duration` (by node and outcome). Counters: `mbactor.actor.crashes`,
-    `mbactor.supervisor.restarts`, `mbactor.supervisor.given_up`, `mbactor.dead_letters`, `mbactor.messages.unknown`,
-    `mbactor.flows.started`, `mbactor.flows.stopped` (by workflow, and by status), `mbactor.steps.recovered`.
+    `http.server.request.duration`, `mbactor.step.duration` (by workflow, node and outcome). Counters:
+    `mbactor.actor.crashes`, `mbactor.supervisor.restarts`, `mbactor.supervisor.given_up`, `mbactor.dead_letters`,
+    `mbactor.messages.unknown`, `mbactor.flows.started`, `mbactor.flows.stopped` (by workflow, and by status),
+    `mbactor.steps.recovered`.
     """
 
     def __init__(self, provider: MeterProvider, *, own: bool = True) -> None:
@@ -300,7 +301,8 @@ def measured_by(span: observe.Span) -> dict[str, Any]:
                 found["http.route"] = f"/{span.fields['host']}"
         case _:
             outcome = span.fields.get("ended") or ("failed" if span.error is not None else "done")
-            return {f"{NAME}.node": span.name, f"{NAME}.outcome": str(outcome)}
+            workflow = str(span.fields.get("workflow", ""))
+            return {f"{NAME}.workflow": workflow, f"{NAME}.node": span.name, f"{NAME}.outcome": str(outcome)}
     if status >= 500 and span.error is not None:
         found["error.type"] = type(span.error).__name__
     return found

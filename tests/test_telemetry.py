@@ -293,7 +293,7 @@ def test_metrics_measure_methods_requests_and_steps(exported: Exported) -> None:
 
 
 def test_metrics_count_what_happens_to_flows_children_and_messages(exported: Exported) -> None:
-    with observe.span("step", "verify") as span:
+    with observe.span("step", "verify", workflow="Credit.approval") as span:
         span["ended"] = "completed"
     observe.emit("flow.started", flow="1-1", workflow="Credit.approval")
     observe.emit("flow.stopped", flow="1-1", workflow="Credit.approval", status="completed")
@@ -302,7 +302,9 @@ def test_metrics_count_what_happens_to_flows_children_and_messages(exported: Exp
     observe.emit("message.unknown", count=40)
     observe.emit("step.recovered", count=3)
     [(step, _)] = exported.points("mbactor.step.duration")
-    assert step == {"mbactor.node": "verify", "mbactor.outcome": "completed"}
+    assert step == {
+        "mbactor.workflow": "Credit.approval", "mbactor.node": "verify", "mbactor.outcome": "completed"
+    }  # fmt: skip
     [(stopped, point)] = exported.points("mbactor.flows.stopped")
     assert stopped == {"mbactor.workflow": "Credit.approval", "mbactor.status": "completed"}
     assert point.value == 1

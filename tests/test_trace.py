@@ -57,3 +57,4 @@ async def test_a_trace_runs_from_the_request_through_asks_to_every_step(tmp_path
         if span.kind == "inbound" and span.name in {f"Credit.{name}" for _, name in steps}:
             assert span.parent_id is not None
             assert by_id[span.parent_id].kind == "step"
+            assert by_id[span.parent_id].fields["workflow"] == "https://credit.example:428/approval"

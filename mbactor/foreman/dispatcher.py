@@ -307,9 +307,11 @@ class Dispatcher:
         flow = await self._load(held)
         if flow is None:
             return None
+        head = held.head
         with observe.span(
-            "step", held.node, parent=held.head.trace_parent, flow=held.head.correlation_id, attempt=held.attempt
-        ) as seen:
+            "step", held.node, parent=head.trace_parent, flow=head.correlation_id, workflow=head.workflow,
+            attempt=held.attempt,
+        ) as seen:  # fmt: skip
             if any_armed():
                 await checkpoint(
                     "foreman.execute.before", node=held.node, worker=self.lease.worker, attempt=held.attempt

@@ -44,6 +44,7 @@ class Head:
         "root_id",
         "time_budget",
         "trace_parent",
+        "workflow",
     )
 
     def __init__(self, shard: int, row: FlowRow, graph: Graph) -> None:
@@ -58,6 +59,7 @@ class Head:
         self.fairness_key = row.fairness_key
         self.time_budget = row.time_budget
         self.trace_parent = row.trace_parent
+        self.workflow = row.workflow
         self.delete_on_completion = bool(row.delete_on_completion)
 
 
