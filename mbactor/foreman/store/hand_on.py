@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -77,16 +78,14 @@ BEGIN
     END IF;
 END $$"""
 
-_PLACES = {name: f"?{place}" for place, name in enumerate((*_GIVEN, "seconds", "now", "made"), 1)}
+_PLACES = {name: place for place, name in enumerate((*_GIVEN, "seconds", "now", "made"))}
+_VALUE = re.compile(r"\b_(\w+)")
+_NEW_VALUES = ", ".join(_MADE[name] for name in schema.NEW_STEP)
 
-
-def _placed(text: str) -> str:
-    return re.sub(r"\b_(\w+)", lambda found: _PLACES[found[1]], text)
-
-
-NEW = _placed(f"""INSERT INTO mbactor_step ({", ".join(schema.NEW_STEP)})
-    VALUES ({", ".join(_MADE[name] for name in schema.NEW_STEP)})""")
-"""Over the values of a `HandedOn`, the time, and the id of the step that is made."""
+# Some Pythons (3.12.0 to 3.12.3) warn of each value of a numbered placeholder, which costs more than the statement.
+NEW = f"INSERT INTO mbactor_step ({', '.join(schema.NEW_STEP)}) VALUES ({_VALUE.sub('?', _NEW_VALUES)})"
+"""The new step, in SQLite; `HandedOn.begun` has its values."""
+_of_new = itemgetter(*(_PLACES[name] for name in _VALUE.findall(_NEW_VALUES)))
 
 _CALL = f"SELECT _now, _made, _best FROM mbactor_hand_on({', '.join(f'${n}' for n in range(1, len(_GIVEN) + 2))})"
 
@@ -106,6 +105,11 @@ class HandedOn(msgspec.Struct, frozen=True, gc=False):
         """The values of `COMPLETE` where the new step has that id."""
         step_id, lease_number, _, changes, *_ = self.values
         return changes, made, now, step_id, lease_number
+
+    def begun(self, now: float, made: int) -> tuple[Any, ...]:
+        """The values of `NEW`, likewise."""
+        values: tuple[Any, ...] = _of_new((*self.values, now, made))
+        return values
 
     def committed(self, row: Sequence[Any]) -> Committed | None:
         """What the batch came to, by the row that came back."""

@@ -207,7 +207,7 @@ def _hand_on(raw: sqlite3.Connection, written: HandedOn) -> Committed | None:
         if any_breakpoint or not execute(_OUTCOME, written.outcome(now, made)).rowcount:
             execute("ROLLBACK")
             return None
-        execute(NEW, (*written.values, now, made))
+        execute(NEW, written.begun(now, made))
         if best is not None and due > now:
             best = best_of(execute(BANDS).fetchall(), now)
         execute("COMMIT")
