@@ -400,6 +400,37 @@ async def test_a_broken_connection_is_trouble_and_the_next_one_works(
     await store.close()
 
 
+async def test_a_server_that_takes_what_is_written_no_longer_is_left_after_a_failover(url: str) -> None:
+    store = await opened(url)
+    demoted: set[int] = set()
+    ready = asyncio.Barrier(3)
+
+    async def demote() -> None:
+        async with store._connection() as connection:
+            await ready.wait()
+            await connection.execute("SET default_transaction_read_only = on")
+            demoted.add(connection.get_server_pid())
+
+    # What is connected stays so, to what is a standby now; what connects anew gets the server that has its place.
+    await asyncio.gather(demote(), demote(), demote())
+    assert len(demoted) == 3
+    async with store._connection() as in_use:
+        assert in_use.get_server_pid() in demoted
+        with pytest.raises(StoreTrouble, match="read-only"):
+            await store.commit([new()])
+    (created,) = (await store.commit([new()])).results
+    assert isinstance(created, Created)
+
+    async def user() -> int:
+        async with store._connection() as connection:
+            await ready.wait()
+            pid: int = connection.get_server_pid()
+        return pid
+
+    assert not demoted & {*await asyncio.gather(user(), user(), user())}
+    await store.close()
+
+
 async def test_a_commit_that_was_not_answered_is_looked_up_and_not_repeated(url: str) -> None:
     store = await opened(url)
 
@@ -481,7 +512,9 @@ async def test_flows_go_on_over_a_crash_of_the_server(url: str, mbactor_postgres
 
 
 async def test_a_connection_is_taken_again_unless_its_user_may_have_left_something_behind(url: str) -> None:
-    connections = Connections(partial(asyncpg.connect, url), most=1, refusal=asyncpg.PostgresError)
+    connections = Connections(
+        partial(asyncpg.connect, url), 1, asyncpg.PostgresError, asyncpg.ReadOnlySQLTransactionError
+    )
 
     async def used(query: str = "SELECT 1") -> int:
         async with connections.one() as connection:

@@ -102,7 +102,8 @@ async def open_postgres(url: str, shard: int = 1) -> PostgresStore:
             raise
         return connection
 
-    shown, connections = shown_url(url), Connections(connect, CONNECTIONS, asyncpg.PostgresError)
+    shown = shown_url(url)
+    connections = Connections(connect, CONNECTIONS, asyncpg.PostgresError, asyncpg.ReadOnlySQLTransactionError)
     with offload.busy():
         try:
             async with connections.one() as connection, connection.transaction():

@@ -1,6 +1,6 @@
 """The connections of a store to PostgreSQL: a few, opened as they are needed, the one used last taken first.
 
-    connections = Connections(connect, most=4, refusal=asyncpg.PostgresError)
+    connections = Connections(connect, 4, asyncpg.PostgresError, asyncpg.ReadOnlySQLTransactionError)
     async with connections.one() as connection:
         await connection.fetch(...)
     await connections.close(within=2.0)
@@ -25,15 +25,26 @@ LONGEST_REST = 300.0
 
 class Connections:
     """At most `most` of what `connect` opens. Who comes when all are taken waits for his turn. A `refusal` is an error
-    that the server answered with, and leaves a connection as it was.
+    that the server answered with, and leaves a connection as it was. One that is `demoted` says that this server takes
+    no longer what is written: after a failover another does, to which a new connection may lead, and what is read here
+    grows old. So all connections are made anew.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], most: int, refusal: type[Exception]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Any]],
+        most: int,
+        refusal: type[Exception],
+        demoted: type[Exception],
+    ) -> None:
         self._connect = connect
         self._most = most
         self._refusal = refusal
+        self._demoted = demoted
         self._places = asyncio.Semaphore(most)
         self._open: set[Any] = set()
+        self._old: set[Any] = set()
+        """Those of them that are to be ended when they are given back."""
         self._resting: deque[tuple[Any, float]] = deque()
         """Those that nobody uses, and since when; the one used last is the last."""
         self._closed = False
@@ -57,7 +68,12 @@ class Connections:
 
     def give_back(self, connection: Any, error: BaseException | None) -> None:
         """End the use of a connection. `error`: what its user broke off with."""
-        sound = error is None or isinstance(error, self._refusal)
+        if isinstance(error, self._demoted):
+            for other, _ in self._resting:
+                self._end(other)
+            self._resting.clear()
+            self._old |= self._open
+        sound = connection not in self._old and (error is None or isinstance(error, self._refusal))
         if sound and not self._closed and not connection.is_closed() and not connection.is_in_transaction():
             self._resting.append((connection, asyncio.get_running_loop().time()))
         else:
@@ -81,6 +97,7 @@ class Connections:
 
     def _end(self, connection: Any) -> None:
         self._open.discard(connection)
+        self._old.discard(connection)
         connection.terminate()
 
     async def close(self, within: float) -> None:
