@@ -85,6 +85,20 @@ async def test_a_url_that_is_none_is_refused_without_showing_what_may_be_a_passw
 def test_a_url_is_shown_with_what_tells_it_from_others_and_nothing_secret() -> None:
     given = f"postgresql://ada:{PASSWORD}@db.example:5433/flows?sslpassword={PASSWORD}"
     assert shown_url(given) == "postgresql://ada@db.example:5433/flows"
+    given = f"postgresql://ada:{PASSWORD}@[::1]:5433,db.example:5434,other/flows?target_session_attrs=primary"
+    assert shown_url(given) == "postgresql://ada@[::1]:5433,db.example:5434,other/flows"
+
+
+async def test_of_several_servers_one_that_answers_is_used(mbactor_postgres_server: PostgresServer) -> None:
+    folder = mbactor_postgres_server.folder
+    store = await opened(
+        mbactor_postgres_server.fresh().replace(f"host={folder}", f"host={folder}/none,{folder}")
+        + "&target_session_attrs=primary"
+    )
+    assert await store.flow(1) is None
+    await store.close()
+    with pytest.raises(StoreTrouble, match=r"ada@127\.0\.0\.1:1,127\.0\.0\.1:2/flows does not answer"):
+        await open_store(f"postgresql://ada:{PASSWORD}@127.0.0.1:1,127.0.0.1:2/flows")
 
 
 async def test_what_the_server_refuses_is_told_by_name(mbactor_postgres_server: PostgresServer) -> None:

@@ -120,10 +120,18 @@ def shown_url(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
+        # Of several, the first that answers is used, or the first primary (`target_session_attrs`).
+        hosts = ",".join(map(_shown_host, parts.netloc.rpartition("@")[2].split(",")))
     except ValueError:
         raise InvalidSpec(f"database postgresql://...: no valid URL; expected {EXPECTED}") from None
     if "@" in parts.path + parts.query or parts.fragment or parts.path.count("/") > 1:
         raise InvalidSpec(f"database postgresql://...: no valid URL; expected {EXPECTED}")
     user = f"{parts.username}@" if parts.username else ""
-    return f"postgresql://{user}{parts.hostname or ''}{port}{parts.path}"
+    return f"postgresql://{user}{hosts}{parts.path}"
+
+
+def _shown_host(given: str) -> str:
+    """ValueError where it is no host with or without a port."""
+    parts = urlsplit(f"//{given}")
+    name = f"[{parts.hostname}]" if given.startswith("[") else parts.hostname or ""
+    return f"{name}:{parts.port}" if parts.port else name
