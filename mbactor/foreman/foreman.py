@@ -20,7 +20,7 @@ import msgspec
 from mbactor import observe
 from mbactor.durations import Duration
 from mbactor.errors import BadRequest, InvalidSpec, MbactorError, NoSuchActor
-from mbactor.foreman.api import ForemanApi
+from mbactor.foreman.api import HOST, ForemanApi
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.features import Ran, Task, Workflow, workflow_address
 from mbactor.foreman.model.flow import Flow
@@ -154,16 +154,25 @@ class Foreman(Supervisor):
         """InvalidSpec where a Foreman runs in this system already and keeps flows elsewhere: any of them may be asked
         for any flow.
         """
-        assert self._node is not None
         if first is None or first.identity is None:
             return
         kept: Kept | None = None
         # What does not answer is not known, and keeps nobody from starting.
         with suppress(MbactorError), anyio.move_on_after(LONGEST_LOOK):
-            kept = await self._node.ask(ForemanApi.kept, (), {})
+            kept = await self._kept_by_another()
         if kept is not None and kept.identity != first.identity:
             given = shown_database(self._database)
             raise InvalidSpec(_other_database(given, kept.shown, "that runs in this system"))
+
+    async def _kept_by_another(self) -> Kept | None:
+        assert self._node is not None
+        served = self._node.served.get(HOST)
+        if served is None:
+            kept: Kept = await self._node.ask(ForemanApi.kept, (), {})
+            return kept
+        # Where this is a restart, its own `api` is still served here, and what is asked there waits for this start.
+        other = next((cell for cell in served.cells if cell.state == "running"), None)
+        return None if other is None else await other.ref.ask(ForemanApi.kept)
 
     @classmethod
     def clash(cls, args: Mapping[str, Any], other: Mapping[str, Any], where: str) -> tuple[str, str] | None:

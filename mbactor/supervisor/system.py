@@ -52,7 +52,8 @@ class ActorSystem:
 
     `transport` is "local", "embedded" (a nats-server of its own), the URL of a NATS server ("nats://host:port") or a
     bus; two systems on "local" or "embedded" do not see each other, those on one server and plane do. `tree` is a
-    supervisor that is started with the system and whose giving up ends it (`wait`). With a `locality`, such as
+    supervisor that is started with the system and whose giving up ends it (`wait`): that of a topology file is
+    `mbactor.supervisor.topology.load("shop.yaml", os.environ).supervisor`. With a `locality`, such as
     "eu-west-b-1", its actors are reached at that place and those around it, and its asks go to the nearest replica they
     have learnt of. A method that keeps the event loop to itself for longer than `watchdog` is reported by name (None:
     not). Over a broker, an ask that nobody answers or acknowledges within `ack_window` fails with NotAcknowledged, and

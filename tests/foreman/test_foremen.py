@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from mbactor import ActorSystem, MbactorError
+from mbactor import ActorSystem, MbactorError, Supervisor, child
 from mbactor.foreman import Foreman
 from mbactor.foreman.store.open import open_store
 from mbactor.supervisor.topology import TopologyError, load
@@ -43,6 +44,21 @@ async def test_over_a_bus_a_foreman_hears_of_one_that_has_another_database(
             ):
                 await two.spawn(Foreman, database=f"sqlite:///{tmp_path}/two.db", workers=1)
             await two.spawn(Foreman, database=f"sqlite:///{tmp_path}/one.db", workers=1)
+
+
+@pytest.mark.parametrize("beside", [0, 1])
+async def test_a_foreman_that_restarts_does_not_wait_for_its_own_answer(
+    mbactor: ActorSystem, beside: int, tmp_path: Path
+) -> None:
+    """What is asked of an actor that restarts waits for its successor, and here the one that asks starts that."""
+    database = f"sqlite:///{tmp_path}/flows.db"
+    foremen = [child(Foreman, id=f"foreman-{n}", args={"workers": 1, "database": database}) for n in range(beside + 1)]
+    await mbactor.spawn(child(Supervisor, id="top", args={"children": foremen}))
+    now = asyncio.get_running_loop().time
+    for _ in range(3):
+        begun = now()
+        await mbactor.supervisor("top").renew_child("foreman-0")
+        assert now() - begun < 1
 
 
 @pytest.mark.anyio
