@@ -15,7 +15,7 @@ import msgspec
 from msgspec import structs
 
 from mbactor import observe
-from mbactor.errors import MbactorError, NotAcknowledged, Unavailable
+from mbactor.errors import MbactorError, MessageTooLarge, NotAcknowledged, Unavailable
 from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
 from mbactor.transport.ask import TICKS, Ask, Probe, Sending, Spreading, died
@@ -110,11 +110,14 @@ class Requester:
         """Subscribe to the node's inbox. Forbidden where the bus does not let it receive there."""
         inbox = subjects.inbox_pattern(self._plane, self._node)
         self._inbox = self._bus.subscribe(inbox, self._receive)
-        self._small = min(BYTES, self._bus.max_payload - OVERHEAD)
+        self._measure()
         self._future = asyncio.get_running_loop().create_future
         await self._bus.flush()
         if self._inbox.refused is not None:
             raise forbidden(f"the broker does not let this node receive its answers: {self._inbox.refused}")
+
+    def _measure(self) -> None:
+        self._small = min(BYTES, self._bus.max_payload - OVERHEAD)
 
     def close(self) -> None:
         """End the inbox; whoever still waits gets an error."""
@@ -182,7 +185,11 @@ class Requester:
         future: asyncio.Future[Any] = self._future()
         part = ask_part(id, budget, body)
         inbox, again, waiting = line.inbox, self._again, self._waiting
-        self._outbox.put(address.host, subject, subject, inbox, id, part)
+        try:
+            self._outbox.put(address.host, subject, subject, inbox, id, part)
+        except MessageTooLarge:  # the broker is another by now, which carries less
+            self._measure()
+            return self.ask(line, Message(Envelope("ask", id, budget), body), deadline, read, now)
         # While the broker has what leaves at once already.
         ask = Ask(id, address, deadline, future, read, line.source, inbox, part, again, unpack, self._patience)
         if deadline < waiting.timer_at:
@@ -275,8 +282,12 @@ class Requester:
             part = message.part()
             if len(part) <= self._small:
                 id, subject = message.envelope.id, line.subject
-                self._outbox.put(line.address.host, subject, subject, line.inbox, id, part)
-                return
+                try:
+                    self._outbox.put(line.address.host, subject, subject, line.inbox, id, part)
+                except MessageTooLarge:
+                    self._measure()
+                else:
+                    return
         self._put_now(line, message, waiter)
 
     def _put_now(self, line: Line, message: Message, waiter: Waiter) -> None:

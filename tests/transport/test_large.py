@@ -485,6 +485,34 @@ def test_bodies_cross_a_broker_that_carries_less(small: NatsServer) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.parametrize("body", [5_000, 20_000, 60_000])
+def test_bodies_cross_a_broker_that_has_come_to_carry_less(tmp_path: Path, body: int) -> None:
+    """What left in one message before has to go in fragments, also what would have travelled with others."""
+
+    async def work(server: NatsServer) -> None:
+        async with system("asks", server.url) as asks, system("serves", server.url) as serves:
+            await serves.spawn(Store)
+            await serves.node.remote.flush()
+            asked = bytes(body)
+            assert await asks.ask(Store.echo, asked) == asked
+            server.kill()
+            server.write("max_payload: 4096")
+            server.start()
+            buses = [asks.node.remote.bus, serves.node.remote.bus]
+            await until(lambda: all(bus.unready() is None and bus.max_payload == 4096 for bus in buses))
+            await serves.node.remote.flush()
+            asks.tell(Store.keep, asked)
+            some = [asks.ask(Store.echo, asked) for _ in range(20)]
+            few = [asks.ask(Store.echo, b"x" * 500) for _ in range(50)]
+            assert await asyncio.gather(*some) == [asked] * 20
+            assert await asyncio.gather(*few) == [b"x" * 500] * 50
+            assert (await asks.ask(Store.kept), len(asks.dead_letters)) == ([body], 0)
+            await nothing_is_left(asks, serves)
+
+    with nats_server(tmp_path) as server:
+        asyncio.run(work(server))
+
+
 def test_an_event_crosses_a_broker_that_carries_less(small: NatsServer) -> None:
     async def work() -> None:
         async with (
