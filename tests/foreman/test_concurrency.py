@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from mbactor.errors import BadRequest, FlowConflict
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.join import Join
-from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.model.outcome import LONGEST_KEY, FlowOptions
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.state import overrides_of
 from mbactor.foreman.sweep import sweep
@@ -179,11 +180,26 @@ async def test_under_load_from_several_processes_the_limit_holds_and_all_get_thr
         assert gauge.most <= 3
 
 
+async def test_a_key_may_be_as_long_as_is_said(database: str) -> None:
+    key = secrets.token_hex(LONGEST_KEY // 2)  # nothing that a database makes shorter
+    options = FlowOptions(concurrency_key=key, idempotency_key=key, fairness_key=key)
+    async with a_world(database) as world:
+        gauge = Gauge()
+        gauge.go_on.set()
+        await workflow_of(world, gauge)
+        outcome = await world.run("one", options=options)
+        assert outcome.status == "completed"
+        assert await world.engine.create("one", options=options) == outcome.flow_key
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ({"concurrency_key": "k", "concurrency_limit": 0}, "concurrency_limit=0 lets no flow begin; at least 1"),
         ({"concurrency_key": ""}, "concurrency_key='': a text expected"),
+        ({"concurrency_key": "ä" * 501}, "concurrency_key is 1002 bytes long; at most 1000 can be stored"),
+        ({"idempotency_key": "k" * 1001}, "idempotency_key is 1001 bytes long"),
+        ({"fairness_key": "k" * 9000}, "fairness_key is 9000 bytes long"),
     ],
 )
 async def test_what_cannot_be_is_said(options: dict[str, Any], text: str) -> None:

@@ -80,6 +80,7 @@ def test_a_day_that_never_comes_has_no_tick() -> None:
         ({"timezone": "Mars/Base"}, "timezone='Mars/Base': the name of a time zone expected"),
         ({"workflow": ""}, "workflow='': the URL of a workflow expected"),
         ({"name": ""}, "name='': a text expected"),
+        ({"name": "n" * 1001}, "schedule: name is 1001 bytes long; at most 1000 can be stored"),
         ({"options": FlowOptions(start_at="1h")}, "options.start_at is given"),
         ({"options": FlowOptions(idempotency_key="x")}, "options.idempotency_key is given"),
     ],

@@ -207,6 +207,8 @@ class ShardInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
 ShardInfos = list[ShardInfo]
 
 LARGEST = 2**63 - 1
+LONGEST_KEY = 1_000
+"""Bytes of a key: an entry of an index of PostgreSQL has room for less than three times as many."""
 """The largest number that a column of integers holds."""
 MOST_WEIGHT = sys.float_info.max
 
@@ -275,8 +277,17 @@ class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
             # An empty one is what a program gives that lacks it, and would be the same for all flows.
             if getattr(self, name) == "":
                 raise BadRequest(f"{name}='': a text expected, or None where there is none")
+        for name in ("fairness_key", "concurrency_key", "idempotency_key"):
+            check_length(name, getattr(self, name) or "")
         if not 0 < self.fairness_weight <= MOST_WEIGHT:
             raise BadRequest(f"fairness_weight={self.fairness_weight} must be a number greater than 0")
+
+
+def check_length(name: str, key: str) -> None:
+    """BadRequest for a key that is too long for an index of a database."""
+    length = len(key.encode())
+    if length > LONGEST_KEY:
+        raise BadRequest(f"{name} is {length} bytes long; at most {LONGEST_KEY} can be stored, a hash of it say")
 
 
 _OPTIONS: tuple[tuple[str, Container[Any], str], ...] = (

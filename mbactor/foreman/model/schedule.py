@@ -20,7 +20,7 @@ import msgspec
 from cronsim import CronSim, CronSimError
 
 from mbactor.errors import BadRequest
-from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.model.outcome import FlowOptions, check_length
 from mbactor.foreman.model.state import is_storable
 from mbactor.foreman.model.status import FlowStatus
 
@@ -66,6 +66,7 @@ class Schedule(msgspec.Struct, kw_only=True, omit_defaults=True):
         where = f"schedule {self.name!r}"
         if not self.name or not is_storable(self.name):
             raise BadRequest(f"schedule: name={self.name!r}: a text expected")
+        check_length("schedule: name", self.name)
         if not self.workflow:
             raise BadRequest(f"{where}: workflow='': the URL of a workflow expected")
         zone = _zone(where, self.timezone)
