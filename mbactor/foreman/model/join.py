@@ -21,7 +21,9 @@ class Join:
     that completes. `Join.at_least(n)`: with the nth; it fails as soon as so many cannot complete any more.
 
     Branches that it does not wait for are cancelled in the transaction that decides, with all they have begun, and
-    nothing that they wrote is merged. Their tasks may have run in part: what they did outside stays done.
+    nothing that they wrote is merged. Their tasks may have run in part: what they did outside stays done. Branches that
+    complete at the same moment, in one transaction, are all merged: with `Join.ANY` a field that is appended to may
+    have more than one element, and one without a reducer has the last branch's value.
     """
 
     needed: int | Literal["all", "every"] = "all"
