@@ -207,9 +207,9 @@ class ShardInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
 ShardInfos = list[ShardInfo]
 
 LARGEST = 2**63 - 1
+"""The largest number that a column of integers holds."""
 LONGEST_KEY = 1_000
 """Bytes of a key: an entry of an index of PostgreSQL has room for less than three times as many."""
-"""The largest number that a column of integers holds."""
 MOST_WEIGHT = sys.float_info.max
 
 DEFAULT_TIME_BUDGET = 20.0
