@@ -38,6 +38,8 @@ class Preparation(msgspec.Struct):
     main_name: str | None
     """The name of the parent's main module, where it was started with `-m`."""
     main_file: bytes | None
+    modules: list[str]
+    """Those that `import_needed` imports."""
 
 
 class Request(msgspec.Struct, array_like=True):
@@ -167,6 +169,20 @@ def prepare(preparation: Preparation) -> None:
     _preparation = preparation
     sys.path[:] = [os.fsdecode(one) for one in preparation.path]
     sys.argv[:] = [os.fsdecode(one) for one in preparation.argv]
+
+
+def modules_needed() -> list[str]:
+    """What the parent has said that may be needed here; nothing where this process has none."""
+    return [] if _preparation is None else _preparation.modules
+
+
+def import_needed() -> None:
+    """Import the modules whose contents are found here by other names than theirs, as reducers are. One that cannot be
+    found, as the main module of a prompt, is left out: who needs it says what is missing.
+    """
+    for name in modules_needed():
+        with suppress(ModuleNotFoundError, FileNotFoundError):
+            resolve(f"{name}:__name__")
 
 
 def withstand_signals() -> None:

@@ -33,7 +33,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -50,6 +50,8 @@ KEEP = 300.0
 GRACE = 1.0
 """Seconds a process has to end by itself, once it is let go and has no call."""
 _ROOT = str(Path(__file__).parent.parent)
+NEEDED: list[Callable[[], Iterable[str]]] = []
+"""Who says which modules of this process another one may need, beside those that it is told to run."""
 
 
 def target_of(owner: type, method: str) -> str:
@@ -235,8 +237,9 @@ def preparation() -> Preparation:
     """What another process has to know to import what this one can."""
     main = sys.modules["__main__"]
     name = getattr(getattr(main, "__spec__", None), "name", None)
-    file = getattr(main, "__file__", None)
-    return Preparation(_encoded(sys.path), _encoded(sys.argv), name, None if file is None else os.fsencode(file))
+    file = None if (found := getattr(main, "__file__", None)) is None else os.fsencode(found)
+    modules = {*process_worker.modules_needed(), *(one for needed in NEEDED for one in needed())}
+    return Preparation(_encoded(sys.path), _encoded(sys.argv), name, file, sorted(modules))
 
 
 def _encoded(texts: Iterable[object]) -> list[bytes]:

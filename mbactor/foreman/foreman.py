@@ -23,6 +23,7 @@ from mbactor.errors import BadRequest, InvalidSpec, MbactorError, NoSuchActor
 from mbactor.foreman.api import HOST, ForemanApi
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.features import Ran, Task, Workflow, workflow_address
+from mbactor.foreman.model import reducers
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
 from mbactor.foreman.model.outcome import DEFAULT_TIME_BUDGET
@@ -38,6 +39,8 @@ from mbactor.foreman.store.store import Store
 from mbactor.foreman.worker import Ears, Keeper, Scheduler
 from mbactor.kernel.context import Call
 from mbactor.kernel.exit import Exit
+from mbactor.process_worker import import_needed
+from mbactor.processes import NEEDED
 from mbactor.secret import Secret
 from mbactor.supervisor.children import Build, build_child
 from mbactor.supervisor.spec import Backoff, ChildSpec, checked_duration, child
@@ -56,6 +59,8 @@ LONGEST_LOOK = 2.0
 """Seconds that another Foreman has to say which database it has."""
 MOST_UNSERVED = 1_000
 """Tasks that are remembered so: more are no tasks."""
+
+NEEDED.append(reducers.modules)
 
 
 class Foreman(Supervisor):
@@ -123,6 +128,7 @@ class Foreman(Supervisor):
         super().bind(node, path, build=build)
 
     async def on_start(self) -> None:
+        import_needed()  # in a process of its own no actor of the file has brought the reducers
         shards = self.shards = Shards()
         schedules = Schedules(shards)
         roll = self._roll = Roll(shards, self._database, self._lease / 4, self._begin, self._end)

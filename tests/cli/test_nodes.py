@@ -53,6 +53,65 @@ supervisor:
           replicas: 2
     - gateway: {port: 0}
 """
+REDUCING = """
+from mbactor import Actor, endpoint
+from mbactor.foreman import END, Flows, Graph, reducer, task, workflow
+
+
+@reducer("longest of a node")
+def longest(base: str | None, incoming: str) -> str:
+    return max(base or "", incoming, key=len)
+
+
+class Till(Actor):
+    host = "till.example"
+
+    @task
+    async def begin(self) -> None: ...
+
+    @task
+    async def name(self, item: str) -> dict[str, str]:
+        return {"title": item}
+
+    @task
+    async def end(self) -> None: ...
+
+    @workflow
+    def naming(self) -> Graph:
+        graph = Graph("Naming")
+        graph.add_transition_for_each(Till.begin, Till.name, for_each="items")
+        graph.add_transition(Till.name, Till.end)
+        graph.set_fan_in(Till.end)
+        graph.set_reducer("title", "longest of a node")
+        graph.add_transition(Till.end, END)
+        return graph
+
+    @endpoint
+    async def longest(self, items: list[str]) -> dict[str, str]:
+        outcome = await Flows(self).run(Till.naming, {"items": items})
+        return {"title": outcome.state["title"]}
+"""
+FOREMAN = """
+version: 1
+name: shop
+supervisor:
+  children:
+    - actor: shop:Till
+    - supervisor: back
+      process: true
+      children:
+        - foreman: {database: "sqlite:///flows.db"}
+          process: NESTED
+    - gateway: {port: 0}
+"""
+
+
+@pytest.mark.parametrize("nested", ["false", "true"])
+def test_a_foreman_in_a_process_of_its_own_knows_the_reducers_of_the_file(tmp_path: Path, nested: str) -> None:
+    (tmp_path / "shop.py").write_text(REDUCING)
+    (tmp_path / "shop.yaml").write_text(FOREMAN.replace("NESTED", nested))
+    with serving(tmp_path / "shop.yaml", tmp_path) as served:
+        assert post(f"{served.url}/till.example/longest", items=["a", "ccc", "bb"]) == {"title": "ccc"}
 
 
 def post(url: str, **arguments: Any) -> dict[str, Any]:

@@ -104,6 +104,11 @@ def name_of(function: Fold) -> str | None:
     return next((name for name, known in _registered.items() if known is function), None)
 
 
+def modules() -> set[str]:
+    """Those that have to be imported for every reducer to be known."""
+    return {function.__module__ for function in _registered.values()}
+
+
 def known_names() -> list[str]:
     """Every name that `set_reducer` may be given."""
     return [*Reducer, *sorted(_registered)]
