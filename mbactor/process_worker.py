@@ -103,6 +103,10 @@ GRACE = 1.0
 _MAIN = "__main__"
 _STAND_IN = "__mp_main__"
 """The name under which Python's multiprocessing loads a parent's main module."""
+GUARD = (
+    'put `if __name__ == "__main__":` before what the program does, or what another process needs of it into a'
+    " module of its own"
+)
 _at_work = False
 _preparation: Preparation | None = None
 loading_main = False
@@ -258,6 +262,10 @@ def _main_module() -> ModuleType:
         loading_main = True
         try:
             _load_main()
+        except RuntimeError as error:  # that of an `asyncio.run` above all, which in here is in a running loop
+            if GUARD in str(error):
+                raise
+            raise RuntimeError(f"{error}, as another process imported the main module: {GUARD}") from error
         finally:
             loading_main = False
         _own_main = own

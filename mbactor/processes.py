@@ -73,8 +73,7 @@ async def run(target: str, body: bytes, content_type: str, *, by: str | None = N
     """
     if process_worker.loading_main:
         raise RuntimeError(
-            'a worker process that loads the main module got to a call of its own: put `if __name__ == "__main__":`'
-            " before what the program does, or the class into a module of its own"
+            f"a worker process that loads the main module got to a call of its own: {process_worker.GUARD}"
         )
     call = _Call(target, body, content_type, by)
     return await offload.carry(_threads, call.run, given_up=call.give_up)

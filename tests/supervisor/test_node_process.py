@@ -195,7 +195,10 @@ async def test_what_cannot_go_to_another_process_is_refused_with_the_reason() ->
         assert not children_of(os.getpid())
 
 
-def test_a_class_of_the_main_module_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_class_of_the_main_module_is_found_and_who_runs_that_again_is_told_what_to_do(
+    tmp_path: Path, guarded: bool
+) -> None:
     script = tmp_path / "shop.py"
     script.write_text(
         textwrap.dedent(
@@ -215,15 +218,19 @@ def test_a_class_of_the_main_module_is_found(tmp_path: Path) -> None:
                     await system.spawn(child(Shop, process=True))
                     print(await system.ask(Shop.pid) != os.getpid())
 
-            if __name__ == "__main__":
+            if GUARD:
                 asyncio.run(main())
             """
-        )
+        ).replace("GUARD", '__name__ == "__main__"' if guarded else "True")
     )
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE, check=False, env=environment()
     )
-    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+    if guarded:
+        assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+    else:
+        assert done.returncode == 1
+        assert 'put `if __name__ == "__main__":` before what the program does' in done.stderr
 
 
 # --- its end is judged ------------------------------------------------------------------------------------------------
