@@ -317,7 +317,8 @@ class Connection(Client):
         except (ssl.SSLCertVerificationError, TimeoutError):
             raise
         except (OSError, errors.Error) as error:
-            if self._server_info.get("tls_verify"):
+            info: Any = self._server_info  # whatever JSON was sent
+            if isinstance(info, dict) and info.get("tls_verify"):
                 raise errors.Error("nats: certificate required") from error
             if said := self._transport.refusal():
                 raise errors.Error(f"nats: '{said}'") from error

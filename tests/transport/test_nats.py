@@ -467,6 +467,32 @@ def test_who_listens_is_no_nats_server(monkeypatch: pytest.MonkeyPatch) -> None:
     run(other())
 
 
+@pytest.mark.parametrize("greeting", [b"INFO\r\n", b"INFO [1]\r\n", b'INFO {"connect_urls": ["[::"]}\r\n'])
+def test_whatever_greets_in_the_place_of_a_server_that_is_tried_again(
+    server: NatsServer, loop: Factory, greeting: bytes
+) -> None:
+    async def work() -> None:
+        bus = await connected(server.url)
+        server.kill()
+        tries = 0
+
+        async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal tries
+            tries += 1
+            writer.write(greeting)
+            await asyncio.sleep(0.01)
+            writer.close()
+
+        async with await asyncio.start_server(greet, "127.0.0.1", server.port):
+            assert "does not take the connection" in await asyncio.to_thread(fails, server.url, loop)
+            await until(lambda: tries > 3)
+        server.start()
+        await is_up(bus)
+        await bus.close()
+
+    run(work(), loop)
+
+
 def test_credentials_are_refused_and_the_password_is_not_shown(tmp_path: Path) -> None:
     async def right(url: str) -> None:
         bus = await connected(url)
