@@ -53,7 +53,14 @@ def test_what_lies_behind_a_flow_does_not_concern_it() -> None:
     ("new", "told"),
     [
         (other(lambda text: text.replace("total > 10", "total > 11")), "edge join -> pay (switch total > 10) is gone"),
-        (shop(lambda graph: graph.set_reducer("note", Reducer.CONCAT)), "field 'note' is reduced by concat instead of"),
+        (
+            shop(lambda graph: graph.set_reducer("note", Reducer.CONCAT)),
+            "field 'note' is reduced by concat instead of replace",
+        ),
+        (
+            shop(lambda graph: graph.set_reducer("sum_paid", Reducer.MAX)),
+            "field 'sum_paid' is reduced by max instead of its prefix",
+        ),
         (shop(prefixes=False), "reducers by prefix are off now"),
         (
             shop(lambda graph: graph.set_endpoint("pay", "https://new.example/pay")),

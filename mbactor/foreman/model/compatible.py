@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from mbactor.foreman.model.graph import END, Graph
+from mbactor.foreman.model.reducers import Reducer, prefix_of
 from mbactor.foreman.model.transition import Transition
 
 
@@ -64,8 +65,14 @@ def told(edge: Transition) -> str:
 
 def _reducers(old: Graph, new: Graph) -> Iterator[str]:
     for field in sorted({*old.reducers, *new.reducers}):
-        before, after = old.reducers.get(field), new.reducers.get(field)
+        before, after = _reducer(old, field), _reducer(new, field)
         if before != after:
-            yield f"field {field!r} is reduced by {after or 'its prefix'} instead of {before or 'its prefix'}"
+            yield f"field {field!r} is reduced by {after} instead of {before}"
     if old.prefix_reducers != new.prefix_reducers:
         yield f"reducers by prefix are {'off' if old.prefix_reducers else 'on'} now"
+
+
+def _reducer(graph: Graph, field: str) -> str:
+    if field not in graph.reducers and graph.prefix_reducers and prefix_of(field) is not None:
+        return "its prefix"
+    return graph.reducers.get(field) or Reducer.REPLACE.value
