@@ -35,6 +35,7 @@ from mbactor.foreman.store.operations import (
 )
 from mbactor.foreman.store.rows import FlowRow, StepRow
 from mbactor.foreman.store.settle import _COMPLETE_WHOLE, _SETTLE, COMPLETE
+from mbactor.foreman.store.sql import SqlStore
 from mbactor.foreman.store.sqlite import MOST_AT_ONCE, SqliteStore, run_in_driver
 from mbactor.foreman.store.sqlite_db import update_text
 from mbactor.foreman.store.store import Store, StoreTrouble, Unstorable
@@ -75,6 +76,15 @@ async def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(InvalidSpec, match="version 99"):
         await open_store(f"sqlite:///{path}")
+
+
+async def test_tables_that_say_nothing_of_themselves_are_left_alone(shared_database: str) -> None:
+    store = await open_store(shared_database)
+    assert isinstance(store, SqlStore)
+    await sql_of(store, "DELETE FROM mbactor_meta RETURNING name")
+    await store.close()
+    with pytest.raises(InvalidSpec, match="mbactor_meta without schema_version and shard: it was not restored whole"):
+        await open_store(shared_database)
 
 
 async def test_a_commit_is_synced_to_disk_in_wal_mode(tmp_path: Path) -> None:

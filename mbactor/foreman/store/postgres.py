@@ -150,8 +150,7 @@ async def _prepare(connection: Any, shard: int) -> int:
         query = "INSERT INTO mbactor_meta (name, value) VALUES ('schema_version', $1), ('shard', $2)"
         await connection.execute(query, schema.VERSION, shard)
     known = dict(await connection.fetch("SELECT name, value FROM mbactor_meta"))
-    schema.check_version(known["schema_version"])
-    schema.check_shard(known["shard"], shard)
+    schema.check(known, shard)
     if "identity" not in known:
         known["identity"] = schema.new_identity()
         query = "INSERT INTO mbactor_meta (name, value) VALUES ('identity', $1)"

@@ -215,15 +215,21 @@ def new_identity() -> int:
     return secrets.randbits(62)
 
 
-def check_version(found: int) -> None:
-    """InvalidSpec where a newer version wrote the tables: it is left alone."""
-    if found > VERSION:
-        raise InvalidSpec(f"the database has schema version {found}; this mbactor knows {VERSION} and below")
-
-
-def check_shard(found: int, shard: int) -> None:
-    """InvalidSpec where the tables are those of another shard: the keys of its flows have that one's number."""
-    if found != shard:
+def check(known: Mapping[str, int], shard: int) -> None:
+    """InvalidSpec where the tables, by what stands in `mbactor_meta`, are not to be used as those of this shard: a newer
+    version wrote them, or the keys of their flows have another one's number.
+    """
+    missing = [name for name in ("schema_version", "shard") if name not in known]
+    if missing:
+        raise InvalidSpec(
+            f"the database has a table mbactor_meta without {' and '.join(missing)}: it was not restored whole, or the"
+            " table is not a Foreman's"
+        )
+    if (version := known["schema_version"]) > VERSION:
+        raise InvalidSpec(
+            f"the database has schema version {version}, that of a newer mbactor; this one knows {VERSION} and below"
+        )
+    if (found := known["shard"]) != shard:
         raise InvalidSpec(
             f"the database is that of shard {found} and was given as that of shard {shard}; give each shard the"
             " database that it was made with"

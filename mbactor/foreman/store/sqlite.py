@@ -350,8 +350,7 @@ def _migrate(db: sqlite3.Connection, shard: int) -> int:
         values = [("schema_version", schema.VERSION), ("shard", shard), ("step_id", 0), ("flow_id", 0)]
         db.executemany("INSERT INTO mbactor_meta (name, value) VALUES (?, ?)", values)
     known: dict[str, int] = dict(db.execute("SELECT name, value FROM mbactor_meta").fetchall())
-    schema.check_version(known["schema_version"])
-    schema.check_shard(known["shard"], shard)
+    schema.check(known, shard)
     if "identity" not in known:
         known["identity"] = schema.new_identity()
         db.execute("INSERT INTO mbactor_meta (name, value) VALUES ('identity', ?)", (known["identity"],))
