@@ -216,7 +216,7 @@ def new_identity() -> int:
 
 
 def check(known: Mapping[str, int], shard: int) -> None:
-    """InvalidSpec where the tables, by what stands in `mbactor_meta`, are not to be used as those of this shard: a newer
+    """InvalidSpec where the tables, by what `mbactor_meta` holds, are not to be used as those of this shard: a newer
     version wrote them, or the keys of their flows have another one's number.
     """
     missing = [name for name in ("schema_version", "shard") if name not in known]
