@@ -41,6 +41,9 @@ class ForemanApi(Actor):
     @event
     async def on_news(self, news: News) -> None: ...
 
+    @event
+    async def on_flow_stopped(self, flow_key: str, outcome: FlowOutcome) -> None: ...
+
     @endpoint(port=INTERNAL_PORT)
     async def kept(self) -> Kept:
         return self._roll.kept
@@ -178,3 +181,7 @@ class ForemanApi(Actor):
     @endpoint(port=INTERNAL_PORT)
     async def remove_shard(self, shard: int) -> None:
         await self._roll.remove(shard)
+
+
+# Its outcome is for the host that the flow names, and for no other.
+ForemanApi.on_flow_stopped.feature.at_sink = True

@@ -12,7 +12,7 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import anyio
 import msgspec
@@ -23,11 +23,13 @@ from mbactor.errors import BadRequest, InvalidSpec, MbactorError, NoSuchActor
 from mbactor.foreman.api import HOST, ForemanApi
 from mbactor.foreman.engine import Engine
 from mbactor.foreman.features import Ran, Task, Workflow, workflow_address
+from mbactor.foreman.keys import Key
 from mbactor.foreman.model import reducers
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import Graph
-from mbactor.foreman.model.outcome import DEFAULT_TIME_BUDGET
+from mbactor.foreman.model.outcome import DEFAULT_TIME_BUDGET, FlowOutcome
 from mbactor.foreman.model.schedule import Schedule
+from mbactor.foreman.model.state import decode_all, decode_fields
 from mbactor.foreman.news import Herald, News
 from mbactor.foreman.roll import Kept, Roll
 from mbactor.foreman.schedules import Schedules
@@ -35,17 +37,19 @@ from mbactor.foreman.shard import Shard
 from mbactor.foreman.shards import Member, Shards
 from mbactor.foreman.store.late import LateStore
 from mbactor.foreman.store.open import check_url, is_numbered, is_same, passes_on, shown_database
+from mbactor.foreman.store.operations import Stopped
 from mbactor.foreman.store.store import Store
 from mbactor.foreman.worker import Ears, Keeper, Scheduler
 from mbactor.kernel.context import Call
 from mbactor.kernel.exit import Exit
+from mbactor.kernel.features.event import EventReference
 from mbactor.process_worker import import_needed
 from mbactor.processes import NEEDED
 from mbactor.secret import Secret
 from mbactor.supervisor.children import Build, build_child
 from mbactor.supervisor.spec import Backoff, ChildSpec, checked_duration, child
 from mbactor.supervisor.supervisor import Supervisor
-from mbactor.transport.address import Address
+from mbactor.transport.address import Address, check_host
 from mbactor.transport.local import LocalBus
 
 if TYPE_CHECKING:
@@ -81,6 +85,11 @@ class Foreman(Supervisor):
 
     A shard whose database does not answer, at the start or later, takes nothing from the others: new flows go to those,
     lists say that it is missing, and what names a flow of it gets Unavailable (503) until it is back.
+    """
+
+    on_flow_stopped: ClassVar[EventReference[[str, FlowOutcome], None]] = ForemanApi.on_flow_stopped
+    """Published when a flow that says `FlowOptions(notify_on_stop="shop.example")` stops, interrupted too, to the sinks
+    of that host, `@sink(Foreman.on_flow_stopped)`. It is a hint that may be lost: what must not be missed is a task.
     """
 
     def __init__(
@@ -211,10 +220,29 @@ class Foreman(Supervisor):
             retention=self._retention,
             poll_interval=self._poll_interval,
             ageing=self._ageing,
+            stopped=lambda one: self._tell_stop(one, store.shard),
         )
         herald = self._heralds[store.shard] = Herald(self._publish)
         engine.news.heralds.append(herald.tell)
         return engine
+
+    def _tell_stop(self, one: Stopped, shard: int) -> None:
+        """Of a flow that names a host for that."""
+        if one.notify_on_stop is not None and self._node is not None:
+            self._node.background(self._told(one, shard, one.notify_on_stop), f"tell {one.notify_on_stop} of a stop")
+
+    async def _told(self, one: Stopped, shard: int, host: str) -> None:
+        assert self._node is not None
+        flow_key = str(Key(shard, one.flow_id, one.token))
+        with suppress(MbactorError):  # it is a hint: the flow may go on, or be gone, by now
+            check_host(host, "notify_on_stop")  # that of a row comes from anywhere
+            if one.status == "completed" and one.final_state is not None:
+                state = decode_all(decode_fields(one.final_state))
+                outcome = FlowOutcome(flow_key=flow_key, status="completed", state=state)
+            else:
+                outcome = await self.shards.of(flow_key).snapshot(flow_key)
+            if outcome.stopped:
+                self._node.remote.to_all.publish(ForemanApi.on_flow_stopped, (flow_key, outcome), {}, host)
 
     async def _publish(self, news: News) -> None:
         assert self._node is not None

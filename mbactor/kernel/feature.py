@@ -117,6 +117,8 @@ class Feature:
     """Whether it is for messages; a declared event is not."""
     elsewhere = False
     """Whether it listens at the host of another actor, as a sink does."""
+    at_sink = False
+    """Of an event: whether it is published at the host of whoever sinks it, so that one host is told and no other."""
     reference: type[Reference[Any, Any]] = Operation
     """What it is when it is taken from its class."""
 

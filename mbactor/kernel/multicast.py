@@ -158,13 +158,16 @@ class ToAll:
             caller.note(replies)
         return replies
 
-    def publish(self, event: Reference[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Tell whoever sinks the event. False where it cannot leave; it is a dead letter then. One that is too large
-        for a message goes in fragments, and is a dead letter for each who cannot take it. MessageTooLarge above the
-        bound.
+    def publish(
+        self, event: Reference[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], host: str | None = None
+    ) -> bool:
+        """Tell whoever sinks the event, at `host` where that is not its own. False where it cannot leave; it is a dead
+        letter then. One that is too large for a message goes in fragments, and is a dead letter for each who cannot
+        take it. MessageTooLarge above the bound.
         """
         caller, route = current.get(), routes_of(event.owner).by_name[event.feature.name]
-        address, bound = event.feature.address(host_of(event.owner)), route.signature.bind(args, kwargs)
+        address = event.feature.address(host or host_of(event.owner))
+        bound = route.signature.bind(args, kwargs)
         message, source, bus = (
             self._message("publish", route, bound, None),
             self._remote.source(caller),

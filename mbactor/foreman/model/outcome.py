@@ -15,10 +15,11 @@ import msgspec
 
 from mbactor import errors
 from mbactor.durations import Duration, seconds
-from mbactor.errors import BadRequest, MbactorError
+from mbactor.errors import BadRequest, DeclarationError, MbactorError
 from mbactor.foreman.model.advice import notes
 from mbactor.foreman.model.state import is_storable
 from mbactor.foreman.model.status import FlowStatus, StepStatus, is_stopped
+from mbactor.transport.address import check_host
 
 if TYPE_CHECKING:
     Lasting = Duration | None
@@ -233,7 +234,7 @@ class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
     """How long a run of one task may take, where its node does not say; None: the Foreman's default."""
     delete_on_completion: bool = False
     notify_on_stop: str | None = None
-    """The host whose sinks of `Foreman.on_flow_stopped` are told at each stop."""
+    """The host whose sinks of `Foreman.on_flow_stopped` are told at each stop of the flow, not of those it calls."""
     baggage: dict[str, Any] = {}
     thread_key: str | None = None
     """A flow of the thread that this one joins."""
@@ -262,6 +263,8 @@ class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
         elif self.start_at is not None:
             self.start_at = _option_seconds("start_at", self.start_at)
         self._check_numbers()
+        if self.notify_on_stop is not None:
+            _check_told(self.notify_on_stop)
 
     def _check_numbers(self) -> None:
         if isinstance(self.time_budget, float) and self.time_budget < 0.001:
@@ -302,6 +305,15 @@ _OPTIONS: tuple[tuple[str, Container[Any], str], ...] = (
     ),
     ("baggage", {dict}, "an object with named fields"),
 )
+
+
+def _check_told(host: str) -> None:
+    try:
+        check_host(host, "")
+    except DeclarationError:
+        raise BadRequest(
+            f"notify_on_stop={host!r}: the host of an actor class expected, such as 'shop.example'"
+        ) from None
 
 
 def failure_of(error: WireError) -> MbactorError | None:

@@ -43,8 +43,10 @@ class Sink(Declared, Generic[P, S_co]):
         def __get__(self, instance: Any, owner: type) -> Callable[P, S_co]: ...
         def __get__(self, instance: Any, owner: type) -> Any: ...
 
-    def subscribed(self, host: str) -> Address:  # noqa: ARG002 - it listens where the event is published
-        return self.event.feature.subscribed(host_of(self.event.owner))
+    def subscribed(self, host: str) -> Address:
+        """It listens where the event is published."""
+        feature = self.event.feature
+        return feature.subscribed(host if feature.at_sink else host_of(self.event.owner))
 
     def signature(self, owner: type) -> Signature:
         """Its own, which has to fit that of the event."""
