@@ -63,6 +63,8 @@ class Dispatch:
         self.asked = Asked()
         self.watched = b""
         """The subject of what is published to see whether it comes back; empty where that is not looked at."""
+        self.watchable = True
+        """Whether the server, as far as is known, lets that be published."""
         self.heard = False
         self.viewed: Callable[[bytes], None] = _nothing
         """Given what comes to the watched subject in answer to `VIEW`; no bytes where there is no answer."""
@@ -98,8 +100,8 @@ class Dispatch:
                 one.refused, one.told = text, True
             return news
         if found.what == "publish" and found.subject.encode() == self.watched:
-            self.watched = b""  # it cannot be looked at, and is not deaf for that
-            return True
+            news, self.watchable = self.watchable, False
+            return news
         if found.what == "publish" and found.subject.encode() == VIEW:
             self.viewable = False
             self.viewed(b"")

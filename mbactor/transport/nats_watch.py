@@ -54,19 +54,16 @@ class Watch:
         self._client.dispatch.viewed = self._viewed
         self._looks = asyncio.get_running_loop().create_task(self._look_again_and_again())
 
-    def done(self) -> bool:
-        """Whether it cannot look: the server does not permit it."""
-        return self._looks is not None and self._looks.done()
-
     async def end(self) -> None:
         if self._looks is not None:
             self._looks.cancel()
             await asyncio.wait([self._looks])
 
     async def _look_again_and_again(self) -> None:
-        while self._client.dispatch.watched:
+        loop = asyncio.get_running_loop()
+        while True:
             await asyncio.sleep(self._every)
-            if self._client.up:
+            if self._client.up and (self._client.dispatch.watchable or loop.time() >= self._try_again):
                 await self._look()
 
     async def _look(self) -> None:
@@ -104,12 +101,15 @@ class Watch:
                 self._client.send(one.command())
 
     async def _hears(self) -> bool:
-        """What was published is back before the server answers a barrier that came later, or will not come at all."""
+        """What was published is back before the server answers a barrier that came later; or it may not be published,
+        which is no deafness.
+        """
         dispatch = self._client.dispatch
         dispatch.heard = False
         self._client.send(b"PUB %s 0\r\n\r\n" % dispatch.watched)
         await self._client.barrier()
-        return dispatch.heard or not dispatch.watched
+        dispatch.watchable = dispatch.watchable or dispatch.heard
+        return not dispatch.watchable or dispatch.heard
 
     async def _count(self) -> None:
         """The server has read all that was sent before the barrier, and counts."""
@@ -130,7 +130,7 @@ class Watch:
 
     async def _seen(self) -> int | None:
         """How many subscriptions the server says there are; None where it does not say."""
-        if self._client.dispatch.watched and self._client.dispatch.viewable:
+        if self._client.dispatch.watchable and self._client.dispatch.viewable:
             self._view = asyncio.get_running_loop().create_future()
             body = b'{"cid": %d}' % self._client.known_as[1]
             self._client.send(b"PUB %s %s %d\r\n%s\r\n" % (VIEW, self._client.dispatch.watched, len(body), body))

@@ -277,7 +277,8 @@ def test_who_may_not_look_is_not_taken_for_deaf(tmp_path_factory: pytest.TempPat
         with observe.observing(recorder):
             bus = NatsBus(url, every=0.02)
             async with ActorSystem(transport=bus) as system:
-                await until(lambda: bus._watching is not None and bus._watching.done())
+                client: Any = bus._client
+                await until(lambda: not client.dispatch.watchable)
                 assert system.unready is None
         assert len(refused(recorder)) == 1
         assert not recorder.find("bus.deaf")
@@ -285,6 +286,35 @@ def test_who_may_not_look_is_not_taken_for_deaf(tmp_path_factory: pytest.TempPat
     users = 'authorization { users: [{user: a, password: b, permissions: {publish: "x"}}] }'
     with nats_server(tmp_path_factory.mktemp("nats"), users) as refusing:
         run(work(refusing.url.replace("//", "//a:b@")))
+
+
+def test_who_may_look_again_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_watch, "AGAIN", 0.1)
+    users = 'authorization {{ users: [{{user: a, password: b, permissions: {{publish: {{deny: "{}"}}}}}}] }}'
+
+    async def work(server: NatsServer) -> None:
+        recorder = Recorder(asyncio.get_running_loop())
+        with observe.observing(recorder):
+            bus = NatsBus(server.url.replace("//", "//a:b@"), every=0.02)
+            async with ActorSystem(transport=bus) as system:
+                client: Any = bus._client
+                server.write(users.format("mbactor.reply.>"))
+                server.signal(signal.SIGHUP)
+                await until(lambda: not client.dispatch.watchable)
+                for _ in range(3):  # it is tried, and refused, which is told once
+                    tried = bus._watching._try_again  # type: ignore[union-attr]
+                    await until(lambda tried=tried: bus._watching._try_again > tried)  # type: ignore[misc, union-attr]
+                assert len(refused(recorder)) == 1
+                server.write(users.format("nothing"))
+                server.signal(signal.SIGHUP)
+                await until(lambda: client.dispatch.watchable)
+                assert system.unready is None
+                client.send(b"".join(b"UNSUB %d\r\n" % sid for sid in client.subscribed()))
+                await until(lambda: recorder.find("bus.deaf") != [])
+                await until(ready(system))
+
+    with nats_server(tmp_path, users.format("nothing")) as server:
+        run(work(server))
 
 
 def health(url: str, method: str = "GET") -> tuple[int, Any]:
