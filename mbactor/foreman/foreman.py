@@ -76,12 +76,13 @@ class Foreman(Supervisor):
     `database`: `sqlite:///file`, `sqlite://` (memory, gone with the process), or `postgresql://user:password@host/name`,
     which any number of Foremen may share. With `shards` above 1, `%d` in it stands for the number of a shard:
     `postgresql://host/flows_%d` with 4 shards is flows_1 to flows_4. Each shard has `workers` actors, which run up to
-    `slots` steps each. `default_time_budget` is what a task has where its graph says nothing; `lease` is how long a
-    dead process's steps stay unclaimed; `retention_days` for how many days flows that have ended are kept, 0 for ever.
-    Foremen of one database tell each other of work and of stops at once, by the bus, or by PostgreSQL where there is
-    none; what is lost of that each finds within `poll_interval`. `schedules` are made, or changed, when it
-    starts. With `ageing` a step's priority counts as better by one for each such time that the step has waited: so
-    nothing waits for ever behind what is more urgent. `commit_each` commits every outcome on its own, for debugging.
+    `slots` steps each. `default_time_budget` is what a run of a task may take where its graph says nothing, up to 15
+    minutes; `lease` is how long a dead process's steps stay unclaimed; `retention_days` for how many days flows that
+    have ended are kept, 0 for ever. Foremen of one database tell each other of work and of stops at once, by the bus,
+    or by PostgreSQL where there is none; what is lost of that each finds within `poll_interval`. `schedules` are made,
+    or changed, when it starts. With `ageing` a step's priority counts as better by one for each such time that the step
+    has waited: so nothing waits for ever behind what is more urgent. `commit_each` commits every outcome on its own,
+    for debugging.
 
     A shard whose database does not answer, at the start or later, takes nothing from the others: new flows go to those,
     lists say that it is missing, and what names a flow of it gets Unavailable (503) until it is back.

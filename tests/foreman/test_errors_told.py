@@ -15,6 +15,8 @@ import pytest
 from mbactor import Actor, ActorSystem, MbactorError, child, endpoint
 from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task, workflow
 from mbactor.foreman.model import reducers
+from mbactor.foreman.model.advice import LONGEST_RUN
+from mbactor.kernel.budget import BUDGET_CAP
 from mbactor.testing import Recorder
 
 pytestmark = pytest.mark.anyio
@@ -44,6 +46,10 @@ class Odd(Actor):
     @task
     async def slow(self) -> None:
         await self.sleep(5)
+
+    @task
+    async def takes_an_hour(self) -> None:
+        await self.sleep("1h")
 
     @task
     async def asks_nobody(self) -> None:
@@ -193,6 +199,18 @@ async def test_the_log_says_where_and_why_a_flow_failed(
     told = await mbactor_recorder.wait_for("flow.stopped", flow=flow, status="failed")
     assert told.fields["node"] == node
     assert text in told.fields["error"]
+
+
+async def test_a_task_that_needs_longer_than_any_ask_is_not_told_to_take_more_budget(mbactor: ActorSystem) -> None:
+    assert LONGEST_RUN == BUDGET_CAP
+    await mbactor.spawn(Odd)
+    await mbactor.spawn(Foreman, poll_interval="10m", lease="1h")
+    Odd.graph = line(Odd.takes_an_hour)
+    Odd.graph.set_time_budget(Odd.takes_an_hour, "2h")
+    outcome = await Flows(mbactor).poll(await Flows(mbactor).create(Odd.now), "3h")
+    assert isinstance(outcome.error, dict)
+    assert outcome.error["statusCode"] == 408
+    assert outcome.error["hint"].startswith("no run of a task takes longer than 15m, though it has 2h; do it in parts")
 
 
 async def test_a_flow_whose_task_died_with_its_process_says_that_it_is_not_run_again_unasked() -> None:

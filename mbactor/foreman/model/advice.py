@@ -13,6 +13,8 @@ from mbactor.durations import text_of
 from mbactor.errors import ActorCrashed, BudgetSpent, NoSuchActor, NotAcknowledged, ReducerError
 from mbactor.foreman.model.status import TERMINAL
 
+LONGEST_RUN = 900.0
+"""Seconds that a run of a task may take at most: as long as any ask. A longer budget is for how long it is offered."""
 _REFUSALS: Mapping[tuple[str, str], str] = {
     ("resume", "running"): "it asks nothing now; wait until it is interrupted",
     ("resume", "failed"): "it has failed; recover it, or fork one of its steps to go on from there",
@@ -37,6 +39,10 @@ def refusal(verb: str, status: str) -> str:
 def hint(error: BaseException, node: str, budget: float) -> str:
     """What may be done about a step that failed with the error; empty where its own text says it."""
     match error:
+        case BudgetSpent() if budget >= LONGEST_RUN:
+            more = f", though it has {text_of(budget)}" if budget > LONGEST_RUN else ""
+            longest = f"no run of a task takes longer than {text_of(LONGEST_RUN)}{more}"
+            return f"{longest}; do it in parts, by several steps or flow.retry"
         case BudgetSpent():
             had = f"the task, with all that it asks, has {text_of(budget)}"
             return f"{had}; set_time_budget({node!r}, ...) gives it more"

@@ -196,7 +196,9 @@ class Graph:
         self._index = None
 
     def set_time_budget(self, node: AnyNode, duration: Duration) -> None:
-        """How long one run of this node's task may take. A node that calls a workflow waits as long as that takes."""
+        """How long one run of this node's task may take, up to 15 minutes, as any ask; and for how long it is offered
+        where nobody serves it. A node that calls a workflow waits as long as that takes.
+        """
         self._budgets[name_of(node)] = seconds(duration)
         self._index = None
 

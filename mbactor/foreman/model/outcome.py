@@ -231,7 +231,8 @@ class FlowOptions(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Flows of one priority share the workers by this key."""
     fairness_weight: float = 1.0
     time_budget: Lasting = None
-    """How long a run of one task may take, where its node does not say; None: the Foreman's default."""
+    """How long a run of one task may take, where its node does not say; None: the Foreman's default. Up to 15 minutes,
+    as any ask; where nobody serves it, it is offered for as long as this says."""
     delete_on_completion: bool = False
     notify_on_stop: str | None = None
     """The host whose sinks of `Foreman.on_flow_stopped` are told at each stop of the flow, not of those it calls."""
