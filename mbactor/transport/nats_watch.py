@@ -8,8 +8,9 @@
 Every so many seconds a message of its own has to come back, and the server is asked how many subscriptions it has of
 this connection. A connection that brings nothing is made anew (`bus.deaf`). Where the server has another number of
 subscriptions than were made, all are sent to it once more, which changes nothing about those that it has
-(`bus.forgot`); where that does not help either, the connection is made anew. Until the next look has gone well it is
-unready. What the server refuses is tried again every minute. `looked` is called after each look that went well.
+(`bus.forgot`); where that does not help either, the connection is made anew, and if it has no more then, both are tried
+again every minute, as what it refuses is. Until the next look has gone well it is unready. `looked` is called after
+each look that went well.
 
 Costs, each time, two messages, and 200 bytes to and 900 from each server of the cluster, however many subscriptions
 there are. A user with permissions of its own needs `nats_dispatch.VIEW` to publish to for the second; without, only the
@@ -40,8 +41,8 @@ class Watch:
         self._client = client
         self._every = every
         self._looked = looked
-        self._forgot = False
-        """Whether the server had not all subscriptions at the last look."""
+        self._wrong = 0
+        """Looks in a row at which the server had not all subscriptions, since what it refuses was tried again."""
         self._try_again = 0.0
         """When what the server has refused is tried again."""
         self._view: asyncio.Future[int | None] | None = None
@@ -78,7 +79,7 @@ class Watch:
                 await self._count()
                 self._looked()
         except Unavailable:
-            self.why, self._forgot = "", False  # it was cut meanwhile, and says so
+            self.why, self._wrong = "", 0  # it was cut meanwhile, and says so
         finally:
             silent.cancel()
 
@@ -89,6 +90,7 @@ class Watch:
         now = asyncio.get_running_loop().time()
         if now >= self._try_again:
             self._try_again = now + AGAIN
+            self._wrong = 0
             self._subscribe_again(refused=True)
 
     def _subscribe_again(self, *, refused: bool) -> None:
@@ -117,16 +119,16 @@ class Watch:
         has, made = await self._seen(), client.dispatch.permitted()
         client.dispatch.forgive()
         if has is None or has == made or changes != client.changes:
-            self.why, self._forgot = "", False
+            self.why = ""
+            self._wrong = 0 if has == made else self._wrong
             return
         self.why = f"{client.tried} has {has} subscriptions of this process, which made {made}"
-        if self._forgot:
-            self._forgot = False
-            await client.renew(f"it has {has} subscriptions of {made}")
-        else:
-            self._forgot = True
+        self._wrong += 1
+        if self._wrong == 1:
             observe.emit("bus.forgot", server=client.tried, has=has, made=made)
             self._subscribe_again(refused=False)
+        elif self._wrong == 2:
+            await client.renew(f"it has {has} subscriptions of {made}")
 
     async def _seen(self) -> int | None:
         """How many subscriptions the server says there are; None where it does not say."""

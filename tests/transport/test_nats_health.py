@@ -141,6 +141,30 @@ def test_a_subscription_that_the_server_has_and_nobody_here_is_noticed_and_ends(
     run(work())
 
 
+def test_who_has_more_subscriptions_than_the_server_takes_is_unready_and_goes_on(tmp_path: Path) -> None:
+    async def work(server: NatsServer) -> None:
+        recorder = Recorder(asyncio.get_running_loop())
+        with observe.observing(recorder):
+            bus = NatsBus(server.url, every=0.02)
+            async with ActorSystem(transport=bus) as system:
+                await system.spawn(Adder)
+                await until(lambda: len(recorder.find("bus.back")) == 1)
+                watching: Any = bus._watching
+                await until(lambda: watching._wrong > 5)
+                assert "has 3 subscriptions of this process, which made" in (system.unready or "")
+                told = [(event.name, event.fields) for event in recorder.events if event.name.startswith("bus.")]
+                assert [name for name, _ in told if name != "bus.refused"] == ["bus.forgot", "bus.cut", "bus.back"], (
+                    told
+                )
+                server.kill()
+                server.write("")
+                server.start()
+                await until(ready(system))
+
+    with nats_server(tmp_path, "max_subscriptions: 3") as server:
+        run(work(server))
+
+
 def test_in_a_cluster_the_server_that_is_connected_to_says_what_it_has(tmp_path: Path) -> None:
     async def work(url: str) -> None:
         async with ActorSystem(transport=NatsBus(url, every=0.05)) as system:
