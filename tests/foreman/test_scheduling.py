@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbactor import Actor
+from mbactor import Actor, ActorSystem
 from mbactor.errors import DeclarationError
-from mbactor.foreman import END, Graph, task
+from mbactor.foreman import END, Flows, Foreman, Graph, task, workflow
 from mbactor.foreman.model.ageing import urgency
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.outcome import FlowOptions
@@ -299,6 +299,32 @@ async def test_a_task_is_not_started_more_often_than_its_rate_over_several_worke
     # None before its time, but for what may come ahead of it; on a busy machine some come later, and then at once.
     for number, at in enumerate(begun):
         assert (at - created).total_seconds() >= number / 20 - 2 * AHEAD
+
+
+class Post(Actor):
+    host = "post.example"
+
+    @task(rate="1/s")
+    async def send(self) -> None: ...
+
+    @workflow
+    def thrice(self) -> Graph:
+        graph = Graph("Thrice")
+        for name in ("first", "second"):
+            graph.set_endpoint(name, Post.send)
+        graph.add_transition_chain("first", "second", Post.send, END)
+        return graph
+
+
+async def test_nodes_that_run_one_task_share_its_rate(mbactor: ActorSystem) -> None:
+    await mbactor.spawn(Foreman)
+    await mbactor.spawn(Post)
+    flows = Flows(mbactor)
+    history = await flows.history((await flows.run(Post.thrice)).flow_key)
+    started = [step.started_at for step in history if step.started_at is not None]
+    assert len(started) == 3
+    for earlier, later in pairwise(started):
+        assert (later - earlier).total_seconds() >= 1 - 2 * AHEAD
 
 
 @pytest.mark.anyio

@@ -162,11 +162,13 @@ class Graph:
         self._set(node)
 
     def set_endpoint(self, name: str, task: AnyNode) -> None:
-        """What the node of this name runs: a task reference, or a URL. Without it a name is its own URL."""
+        """What the node of this name runs: a task reference, or a URL, of which no rate is known. Without it a name is
+        its own URL.
+        """
         if not isinstance(task, str) and not stands_for_task(task) and hasattr(task, "url"):
             raise TypeError(f"set_endpoint({name!r}) needs a task, {task!r} is none; use add_subgraph for a workflow")
         self._references[name] = task
-        self._set(Node(name, url_of(task)))
+        self._set(Node(name, url_of(task), rate=getattr(task, "rate", "")))
 
     def set_fan_in(self, node: AnyNode, join: Join = Join.ALL) -> None:
         """Branches meet here: the node runs once, on the merged state of all of them.
