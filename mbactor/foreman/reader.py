@@ -120,33 +120,43 @@ class Reader:
     async def _history(self, row: FlowRow, deep: int) -> list[StepRecord]:
         graph = await self._graphs.get(row.graph)
         steps = await self._store.steps(row.id)
-        called: dict[int, FlowRow] = {
-            flow.caller_id: flow for flow in await self._store.called(row.id) if flow.caller_id
-        }
+        called = await self._called(row.id)
         around = _Around(steps)
-        records = [self._record(step, graph, around) for step in steps]
-        for step, record in zip(steps, records, strict=True):
-            if step.id in called:
-                child = called[step.id]
-                record.subflow = Subflow(
-                    flow_key=self._flow_key(child), workflow=child.workflow, workflow_name=child.name,
-                    steps=await self._history(child, deep - 1) if deep else [], cut=not deep,
-                )  # fmt: skip
-            if step.cohort_id is not None:
-                chosen = await self._chosen(step.cohort_id, graph)
-                record.reducers = {name: f"{one.name} ({one.why})" for name, one in chosen.items()}
-                record.winners = winners(self._writes(steps, step.cohort_id, graph), chosen)
-        return records
+        return [
+            await self._whole(step, steps, graph, self._record(step, graph, around), called.get(step.id), deep)
+            for step in steps
+        ]
+
+    async def _called(self, flow_id: int) -> dict[int, FlowRow]:
+        """By each step of the flow that called one, the last that it called."""
+        return {flow.caller_id: flow for flow in await self._store.called(flow_id) if flow.caller_id}
+
+    async def _whole(
+        self, step: StepRow, steps: list[StepRow], graph: Graph, record: StepRecord, child: FlowRow | None, deep: int
+    ) -> StepRecord:
+        """The record with what its row alone does not tell: the flow that it called, how its branches were combined."""
+        if child is not None:
+            record.subflow = Subflow(
+                flow_key=self._flow_key(child), workflow=child.workflow, workflow_name=child.name,
+                steps=await self._history(child, deep - 1) if deep else [], cut=not deep,
+            )  # fmt: skip
+        if step.cohort_id is not None:
+            chosen = await self._chosen(step.cohort_id, graph)
+            record.reducers = {name: f"{one.name} ({one.why})" for name, one in chosen.items()}
+            record.winners = winners(self._writes(steps, step.cohort_id, graph), chosen)
+        return record
 
     async def step(self, key: Key) -> StepRecord:
-        """One step with its payloads."""
+        """One step with its payloads; of a flow that it called the steps are left out."""
         step = await self._store.step(key.id) if key.shard == self._store.shard else None
         row = await self._store.flow(step.flow_id) if step is not None else None
         root = await self._root_of(row)
         if step is None or row is None or root is None or step.token != key.token or root.delete_at is not None:
             raise not_found("step", key)
         graph = await self._graphs.get(row.graph)
-        record = self._record(step, graph, _Around(await self._store.steps(row.id)))
+        steps, called = await self._store.steps(row.id), await self._called(row.id)
+        record = self._record(step, graph, _Around(steps))
+        record = await self._whole(step, steps, graph, record, called.get(step.id), 0)
         material = (await self._store.materials([step.id])).get(step.id)
         record.state = decode_all(_folded_as_far_as_possible(material, graph)) if material else {}
         record.changes = {name: msgspec.json.decode(raw) for name, raw in decode_fields(step.changes or b"{}").items()}

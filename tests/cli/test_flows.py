@@ -198,6 +198,10 @@ def test_show_tells_questions_errors_and_the_state(shop: Shop) -> None:
     step = shop.json("history", shop.keys["failed"])[-1]["step_key"]
     assert "Traceback" in shop.told("show", "--step", step)
     assert shop.json("show", "--step", step)["node"] == "bad"
+    call = shop.json("history", shop.keys["failed"])[1]
+    assert f"called Inner; for more, `history {call['subflow']['flow_key']}`\n" in shop.told(
+        "show", "--step", call["step_key"]
+    )
 
 
 def test_history_says_how_often_each_step_ran_and_which_runs_were_lost(shop: Shop) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from mbactor import clock
 from mbactor.errors import (
@@ -409,7 +410,36 @@ async def test_history_tells_the_steps_and_step_their_payloads(world: World) -> 
     detail = await world.engine.step(two.step_key)
     assert detail.state == {"items": [1, 2], "item": 2, "item_index": 1, "item_count": 2}
     assert detail.changes == {"sum_x": 2}
-    assert (await world.engine.step(join.step_key)).state == {"items": [1, 2], "sum_x": 3}
+    joined = await world.engine.step(join.step_key)
+    assert joined.state == {"items": [1, 2], "sum_x": 3}
+    for listed, shown in ((two, detail), (join, joined)):
+        assert structs.replace(shown, state=None, changes=None, interrupts=None) == listed
+
+
+async def test_a_step_tells_which_flow_it_called_and_which_branch_won(world: World) -> None:
+    child, parent = line("child", "fill"), Graph("parent")
+    await world.graph(child, fill=ok)
+    parent.add_transition("begin", "call")
+    parent.add_transition_fan_out("call", "left", "right")
+    for branch in ("left", "right"):
+        parent.add_transition(branch, "join")
+    parent.set_fan_in("join")
+    parent.add_transition("join", END)
+
+    def writes(number: int) -> Callable[[Flow], None]:
+        return lambda flow: flow.__setitem__("x", number)
+
+    await world.graph(
+        parent, begin=ok, call=lambda flow: flow.subgraph("child"), left=writes(1), right=writes(2), join=ok
+    )
+    history = {step.node: step for step in await world.engine.history((await world.run("parent")).flow_key)}
+    called = (await world.engine.step(history["call"].step_key)).subflow
+    below = history["call"].subflow
+    assert called is not None
+    assert below is not None
+    assert (called.flow_key, called.workflow_name) == (below.flow_key, "child")
+    assert (len(below.steps), called.steps, called.cut) == (1, [], True)
+    assert (await world.engine.step(history["join"].step_key)).winners == {"x": history["right"].step_key}
 
 
 async def test_a_big_document_is_stored_once_however_long_the_flow() -> None:

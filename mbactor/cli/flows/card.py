@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mbactor.cli.flows.table import STYLES, not_begun, places_text, seconds_between
+from mbactor.cli.flows.table import STYLES, called_text, not_begun, places_text, seconds_between
 from mbactor.cli.table import short
 from mbactor.foreman.model.outcome import FlowOutcome, FlowSummary, StepRecord, WireError
 from mbactor.foreman.model.status import is_terminal
@@ -128,6 +128,11 @@ def step_card(step: StepRecord) -> RenderableType:
         # That it is found here need not be said here.
         hint = "" if trace and "--step" in hint else hint
         parts += [Text(text, style="dim") for text in (hint, trace) if text]
+    if step.subflow is not None:
+        parts.append(Text(called_text(step.subflow)))
+    for field, chosen in step.reducers.items():
+        winner = step.winners.get(field)
+        parts.append(Text(f"{one_line(field)}: {chosen}{f', that of step {winner}' if winner else ''}"))
     for name, value in (("state", step.state), ("changes", step.changes), ("interrupts", step.interrupts)):
         if value:
             parts += [Text(f"\n{name}", style="dim"), json_text(value)]

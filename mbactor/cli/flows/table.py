@@ -17,7 +17,7 @@ from rich.text import Text
 from mbactor.cli.flows.columns import Column, table_of
 from mbactor.cli.flows.printing import PLAIN_WIDTH
 from mbactor.cli.table import short
-from mbactor.foreman.model.outcome import FlowSummary, ShardInfo, StepRecord
+from mbactor.foreman.model.outcome import FlowSummary, ShardInfo, StepRecord, Subflow
 from mbactor.foreman.model.schedule import Schedule
 from mbactor.foreman.render import answer_text, duration_text
 from mbactor.supervisor.tree import one_line
@@ -198,8 +198,13 @@ def _remark(step: StepRecord) -> Text:
     if step.due_at is not None:
         return Text(_due(step.due_at, step.created_at), style="yellow")
     if step.subflow is not None:
-        more = f"; for more, `history {step.subflow.flow_key}`" if step.subflow.cut else ""
-        return Text(f"called {one_line(step.subflow.workflow_name or step.subflow.workflow)}{more}", style="dim")
+        return Text(called_text(step.subflow), style="dim")
     if step.reducers:
         return Text(", ".join(f"{one_line(field)}: {how}" for field, how in step.reducers.items()), style="dim")
     return Text()
+
+
+def called_text(child: Subflow) -> str:
+    """Which flow a step called, and where its steps are."""
+    more = f"; for more, `history {child.flow_key}`" if child.cut else ""
+    return f"called {one_line(child.workflow_name or child.workflow)}{more}"

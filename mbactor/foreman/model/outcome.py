@@ -112,7 +112,7 @@ class FlowPage(msgspec.Struct):
 
 
 class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One step of a flow's history. `Flows.step` fills in the payloads too."""
+    """One step of a flow's history. `Flows.step` fills in the payloads too, `state`, `changes` and `interrupts`."""
 
     step_key: str
     node: str
@@ -176,7 +176,8 @@ class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Subflow(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A child flow within a history.
 
-    Of flows more than 64 deep the steps are left out, and `cut` says so: the history of its own `flow_key` has them.
+    Of flows more than 64 deep, and in what `Flows.step` tells, the steps are left out, and `cut` says so: the history
+    of its own `flow_key` has them.
     """
 
     flow_key: str
