@@ -126,7 +126,7 @@ class Foreman(Supervisor):
         self._retention = _checked_days(retention_days) * 86400.0
         self._schedules = tuple(schedules)
         for schedule in self._schedules:
-            _check_workflow(schedule)
+            _check_declared(schedule)
         self._ageing = None if ageing is None else checked_duration("foreman: ageing", ageing, above_0=True)
         self.shards = Shards()
         self._roll: Roll | None = None
@@ -272,7 +272,12 @@ def _other_database(given: str, other: str, where: str) -> str:
     )
 
 
-def _check_workflow(schedule: Schedule) -> None:
+def _check_declared(schedule: Schedule) -> None:
+    if schedule.paused:
+        raise InvalidSpec(
+            f"foreman: schedule {schedule.name!r}: paused: true given, and that is kept in the database; `mbactor flows"
+            " pause-schedule` or `Flows.pause_schedule` pauses it once it is there, or leave it out"
+        )
     try:
         workflow_address(schedule.workflow)
     except BadRequest as error:

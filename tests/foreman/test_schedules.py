@@ -279,6 +279,10 @@ supervisor:
         checked = CliRunner().invoke(main, ["check", str(file)])
         assert checked.exit_code == 2
         assert re.search(f"tree.yaml:4:7: .*schedule 'nightly': workflow: .*{told}", checked.stderr), checked.stderr
+    file.write_text(text.replace("cron:", "paused: true, cron:"))
+    checked = CliRunner().invoke(main, ["check", str(file)])
+    assert checked.exit_code == 2
+    assert re.search("tree.yaml:4:7: .*schedule 'nightly': paused: true given", checked.stderr), checked.stderr
     file.write_text(text.replace("0 3", "61 3"))
     with pytest.raises(TopologyError, match=r"tree.yaml:6:11: .*cron='61 3 \* \* \*': Bad minute"):
         load(file, {})

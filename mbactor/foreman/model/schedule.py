@@ -54,6 +54,7 @@ class Schedule(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What becomes of ticks at which no Foreman ran, for more than a minute: all, the latest, or none of them are made
     up for."""
     paused: bool = False
+    """This, and what follows, is told of a schedule and not declared: `pause_schedule` pauses one."""
     last_tick: dt.datetime | None = None
     """The tick that was dealt with last, or when the schedule was made or resumed."""
     next_tick: dt.datetime | None = None
