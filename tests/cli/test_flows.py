@@ -319,6 +319,9 @@ def test_watch_ends_when_what_it_was_told_to_watch_has_stopped(shop: Shop) -> No
     assert [line.split()[1] for line in once.splitlines()[1:]] == ["created", "interrupted"]
     assert len(json.loads(shop.told("watch", "--once", "--json"))["flows"]) == 2
     assert shop.run("watch", "--every", "1ms").exit_code == 2
+    for narrower in (["--status", "failed"], ["--shard", "1"]):
+        refused = shop.run("watch", shop.keys["completed"], *narrower)
+        assert (refused.exit_code, "name flows or give filters" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -334,6 +337,11 @@ def test_watch_ends_when_what_it_was_told_to_watch_has_stopped(shop: Shop) -> No
         (["resume", "1-1-0123456789abcdef", "--data", "yes"], 2, """needs quotes of its own: --data '"yes"'"""),
         (["resume", "1-1-0123456789abcdef", "--data", "{ok: 1}"], 2, "names and texts in it are in double quotes"),
         (["list", "--overlay", "x.yaml"], 2, "--overlay goes with --file"),
+        (
+            ["list", "--database", "sqlite:///nowhere.db", "-f", "tree.yaml"],
+            2,
+            "give --database or --file, one of them",
+        ),
         (["list", "--database", "sqlite:///nowhere.db"], 2, "database sqlite:///nowhere.db has no flows"),
         (["list", "--database", "mysql://u:hunter2@h/x"], 2, "expected sqlite:///"),
         (["list", "--database", "postgresql://u:hunter2@127.0.0.1:1/x"], 1, "does not answer"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from mbactor.cli.file import PATH
 
@@ -94,6 +95,9 @@ def where_of(given: Options) -> Where:
     overlays: tuple[Path, ...] = given["overlays"]
     if overlays and given["file"] is None:
         raise click.UsageError("--overlay goes with --file")
+    said = click.get_current_context().get_parameter_source("database") is ParameterSource.COMMANDLINE
+    if said and given["file"] is not None:
+        raise click.UsageError("give --database or --file, one of them: the database of a file is that of its Foreman")
     # A URL that a variable says is what there is where no file is named.
     return Where(None if given["file"] else given["database"], given["file"], overlays)
 

@@ -97,6 +97,8 @@ def watch(flow_keys: tuple[str, ...], limit: int, every: str, once: bool, as_jso
     from mbactor.cli.flows.watch import watch as watched
 
     query, period = query_of(given, limit=limit), duration_of("every", every) or 0.0
+    if flow_keys and (query.narrows or query.shard is not None):
+        raise click.UsageError("name flows or give filters, one of them")
     if period < SHORTEST_PERIOD:
         raise click.UsageError(f"--every: {every} given, at least 50ms expected")
     view = View(flow_keys, query, period, once, as_json)
