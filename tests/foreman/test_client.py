@@ -25,6 +25,7 @@ class Work(Actor):
     async def works(self, flow: Flow, fail: bool = False) -> None:
         if fail:
             raise MbactorError("as it was told")
+        flow.update(flow.baggage)
 
     @task
     async def spreads(self, flow: Flow) -> None: ...
@@ -147,3 +148,13 @@ async def test_a_schedule_is_kept_as_it_was_given(flows: Flows) -> None:
     (kept,) = await flows.schedules()
     assert (kept.workflow, kept.cron, kept.timezone) == (Work.working.url, YEARLY, "Europe/Berlin")
     assert (kept.state, kept.options, kept.catch_up) == ({"n": 1}, options, "none")
+
+
+async def test_what_a_flow_calls_and_what_is_derived_from_it_has_its_baggage(flows: Flows) -> None:
+    called = await flows.run(Work.calling, {}, FlowOptions(baggage={"team": 7}))
+    assert called.state == {"team": 7}
+    (step,) = await flows.history(called.flow_key)
+    for key in (
+        await flows.continue_thread(called.flow_key, {"team": None}), await flows.fork(step.step_key, {"n": 1}),
+    ):  # fmt: skip
+        assert (await flows.wait(key)).state["team"] == 7

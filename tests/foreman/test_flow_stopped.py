@@ -80,6 +80,10 @@ async def test_the_host_that_a_flow_names_is_told_of_each_stop_and_no_other(
     await flows.run(Work.asking, {"ask": False})  # it names nobody
     calling = await flows.create(Work.calling, {}, TELL)
     assert (await told(calling)).status == "completed"
+    continued = await flows.continue_thread(calling)
+    forked = await flows.fork((await flows.history(calling))[0].step_key)
+    for derived in (continued, forked):
+        assert (await told(derived)).status == "completed"
     await watcher.expect_none("1m")
     assert list(other.received) == []
 
