@@ -90,7 +90,8 @@ class Foreman(Supervisor):
 
     on_flow_stopped: ClassVar[EventReference[[str, FlowOutcome], None]] = ForemanApi.on_flow_stopped
     """Published when a flow that says `FlowOptions(notify_on_stop="shop.example")` stops, interrupted too, to the sinks
-    of that host, `@sink(Foreman.on_flow_stopped)`. It is a hint that may be lost: what must not be missed is a task.
+    of that host, `@sink(Foreman.on_flow_stopped)`. It is a hint that may be lost: what must not be missed is a task. Of
+    a flow that `mbactor flows cancel` ends nobody is told: the command works on the database.
     """
 
     def __init__(
