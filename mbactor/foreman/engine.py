@@ -435,11 +435,11 @@ class Engine:
         if changed.status is None:
             raise not_found("flow", key)
         if changed.called:
-            raise BadRequest(f"flow {key.correlation_id} cannot {verb}: {changed.detail}")
+            raise BadRequest(f"flow {key.correlation_id}: {verb} is refused: {changed.detail}")
         why = changed.detail or refusal(verb, changed.status)
         detail = f": {why}" if why else ""
         raise FlowConflict(
-            f"flow {key.correlation_id} is {changed.status}, so it cannot {verb}{detail}", flow_status=changed.status
+            f"flow {key.correlation_id} is {changed.status}; {verb} is refused{detail}", flow_status=changed.status
         )
 
     async def _thread(self, thread_key: str | None) -> int | None:

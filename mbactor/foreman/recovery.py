@@ -113,7 +113,7 @@ class Recovery:
         if isinstance(made, Changed):
             if made.status is None:
                 raise not_found("step", key)
-            self._refuse(flow_key, f"be forked from {step.node!r} (step {key.correlation_id})", made)
+            self._refuse(flow_key, f"fork from {step.node!r} (step {key.correlation_id})", made)
         return self._begun(key, made, row.workflow)
 
     async def continue_thread(self, flow_key: str, overrides: Fields | None = None) -> str:
@@ -146,7 +146,7 @@ class Recovery:
         one = ContinueThread(latest.id, anchor, new_token(), entry, observe.traceparent())
         made = await self._committer.commit(one)
         if isinstance(made, Changed):
-            self._refuse(key, "be continued", made)
+            self._refuse(key, "continue_thread", made)
         return self._begun(key, made, latest.workflow)
 
     def _begun(self, origin: Key, made: Created, workflow: str) -> str:

@@ -243,7 +243,7 @@ def test_a_flow_pauses_where_it_is_told_to(url: str) -> None:
     assert told(url, "resume-break", key) == f"{key}: goes on, running\n"
     told(url, "cancel", key)
     refused = run(url, "break", key, "ship")
-    assert (refused.exit_code, "so it cannot break: it has ended" in refused.stderr) == (4, True)
+    assert (refused.exit_code, "break is refused: it has ended" in refused.stderr) == (4, True)
 
 
 def test_a_thread_is_continued(url: str) -> None:

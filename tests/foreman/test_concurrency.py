@@ -227,7 +227,7 @@ async def test_what_runs_again_waits_for_its_place(database: str) -> None:
         await recovery.restart(done[0])
         await recovery.restart_from(step_keys[1])
         await recovery.recover(failed, overrides_of({"fails": None}))
-        with pytest.raises(FlowConflict, match="is created, so it cannot recover"):
+        with pytest.raises(FlowConflict, match="is created; recover is refused"):
             await recovery.recover(failed)
         fork = await recovery.fork(step_keys[2])
         turn = await recovery.continue_thread(done[2])
@@ -235,7 +235,7 @@ async def test_what_runs_again_waits_for_its_place(database: str) -> None:
             recovery.restart_from(step_keys[1]), recovery.restart(done[0]), recovery.retry(failed),
             world.engine.resume(done[1]), recovery.resume_break(done[1]), world.engine.start(turn),
         ):  # fmt: skip
-            with pytest.raises(FlowConflict, match=r"is created, so it cannot .*: it .*waits for a place of 'k'"):
+            with pytest.raises(FlowConflict, match=r"is created; .*is refused: it .*waits for a place of 'k'"):
                 await asked
         again = [done[0], done[1], failed, fork, turn]
         assert await statuses(world, [last, *again]) == ["running", *["created"] * 5]

@@ -225,11 +225,11 @@ async def test_a_flow_whose_task_died_with_its_process_says_that_it_is_not_run_a
 
 
 REFUSED: list[tuple[str, Callable[[Flows, dict[str, str]], Awaitable[Any]], str]] = [
-    ("resume of one that runs not", lambda f, k: f.resume(k["created"]), "is created, so it cannot resume: .*start it first"),
-    ("resume of an ended one", lambda f, k: f.resume(k["failed"]), "is failed, so it cannot resume: .*recover it, or fork one"),
-    ("start of a started one", lambda f, k: f.start(k["asks"]), "is interrupted, so it cannot start: .*resume it"),
-    ("resume_break of an ended one", lambda f, k: f.resume_break(k["failed"]), "cannot resume_break: it has ended; restart it, or fork"),
-    ("cancel of an ended one", lambda f, k: f.cancel(k["failed"]), "is failed, so it cannot cancel: it has ended"),
+    ("resume of one that runs not", lambda f, k: f.resume(k["created"]), "is created; resume is refused: .*start it first"),
+    ("resume of an ended one", lambda f, k: f.resume(k["failed"]), "is failed; resume is refused: .*recover it, or fork one"),
+    ("start of a started one", lambda f, k: f.start(k["asks"]), "is interrupted; start is refused: .*resume it"),
+    ("resume_break of an ended one", lambda f, k: f.resume_break(k["failed"]), "resume_break is refused: it has ended; restart it, or fork"),
+    ("cancel of an ended one", lambda f, k: f.cancel(k["failed"]), "is failed; cancel is refused: it has ended"),
     ("an answer to another's step", lambda f, k: f.resume(k["asks"], 1, step_key="1-1-0123456789abcdef"), "no step with this key waits for an answer"),
     ("a key that is unknown", lambda f, k: f.wait("1-99-0123456789abcdef"), r"\(1-99-...\): it was removed, or"),
     ("a key that is none", lambda f, k: f.snapshot("1-99"), "'1-99' is no flow key; expected shard-id-token.*logs leave.*list --search 1-99"),

@@ -18,6 +18,7 @@ from mbactor.foreman.store.keeping import GRACE
 from mbactor.foreman.store.operations import Purge, Resume
 from mbactor.foreman.store.rows import FlowFilter
 from mbactor.foreman.sweep import sweep_regularly
+from mbactor.testing import Recorder
 from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio
@@ -211,7 +212,9 @@ async def test_a_purge_that_cannot_be_meant_is_refused(wrong: dict[str, Any], ex
 # --- retention --------------------------------------------------------------------------------------------------
 
 
-async def test_flows_are_kept_for_as_many_seconds_after_their_end_and_others_for_ever(database: str) -> None:
+async def test_flows_are_kept_for_as_many_seconds_after_their_end_and_others_for_ever(
+    database: str, mbactor_recorder: Recorder
+) -> None:
     async with a_world(database, retention=3600.0) as world:
         await world.graph(line("line", "start"), start=ok)
         await world.graph(line("asks", "ask"), ask=lambda flow: flow.interrupt("?"))
@@ -222,6 +225,7 @@ async def test_flows_are_kept_for_as_many_seconds_after_their_end_and_others_for
         late = await at_rest(world, "line")
         await world.sql("UPDATE mbactor_flow SET created_at = created_at - 9999 WHERE id = 5")
         assert await keep(world.engine) == (3, 3)
+        await mbactor_recorder.wait_for("flow.purged", count=3)
         assert await keys(world) == [asks, late] or await keys(world) == [late, asks]
         for key in old:
             with pytest.raises(FlowNotFound):

@@ -17,6 +17,7 @@ from mbactor.foreman.model.outcome import StepRecord
 from mbactor.foreman.model.query import FlowQuery
 from mbactor.foreman.model.reducers import reducer
 from mbactor.foreman.model.state import overrides_of
+from mbactor.testing import Recorder
 from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio
@@ -78,10 +79,28 @@ async def test_a_failed_flow_goes_on_where_it_failed_with_what_was_corrected(dat
         outcome = await world.engine.wait(key)
         assert (outcome.status, outcome.state, outcome.error) == ("completed", {"n": 5, "a": 1, "b": 5, "c": 5}, None)
         assert tasks.ran == ["a", "b", "b", "c"]
-        with pytest.raises(FlowConflict, match="is completed, so it cannot recover: restart or fork"):
+        with pytest.raises(FlowConflict, match="is completed; recover is refused: restart or fork"):
             await world.engine.recovery.recover(key)
-        with pytest.raises(FlowConflict, match="is completed, so it cannot retry"):
+        with pytest.raises(FlowConflict, match="is completed; retry is refused"):
             await world.engine.recovery.retry(key)
+
+
+async def test_each_way_of_running_steps_again_in_place_is_told(mbactor_recorder: Recorder) -> None:
+    async with a_world() as world:
+        tasks = Tasks("b")
+        key = await world.engine.create(await world.graph(chain("a", "b"), **tasks.all("a", "b")))
+        flow = "-".join(key.split("-")[:2])
+        first = (await world.engine.history(key))[0].step_key
+        again = world.engine.recovery
+        for how, run, named in (
+            ("recover", again.recover, key),
+            ("retry", again.retry, key),
+            ("restart", again.restart, key),
+            ("restart_from", again.restart_from, first),
+        ):
+            await world.engine.wait(key)
+            await run(named)
+            await mbactor_recorder.wait_for("flow.rewound", flow=flow, how=how)
 
 
 async def test_restart_forgets_everything_but_the_first_step(database: str) -> None:
@@ -105,7 +124,7 @@ async def test_restart_forgets_everything_but_the_first_step(database: str) -> N
 async def test_a_flow_that_runs_is_not_restarted(database: str) -> None:
     async with a_world(database, workers=0) as world:
         key = await world.engine.create(await world.graph(chain("a"), a=lambda _: None))
-        with pytest.raises(FlowConflict, match="is running, so it cannot restart: cancel it first"):
+        with pytest.raises(FlowConflict, match="is running; restart is refused: cancel it first"):
             await world.engine.recovery.restart(key)
         await world.engine.cancel(key)
         await world.engine.recovery.restart(key)
@@ -155,10 +174,10 @@ async def test_a_step_that_waits_its_turn_is_not_restarted_from(database: str) -
     async with a_world(database, workers=0) as world:
         key = await world.engine.create(await world.graph(chain("a"), a=lambda _: None))
         step = (await steps(world, key))["a"]
-        with pytest.raises(FlowConflict, match=r"restart from 'a' \(step 1-1\): the step is pending"):
+        with pytest.raises(FlowConflict, match=r"restart from 'a' \(step 1-1\) is refused: the step is pending"):
             await world.engine.recovery.restart_from(step.step_key)
         await world.engine.cancel(key)
-        with pytest.raises(FlowConflict, match="is cancelled, so it cannot restart from 'a'.*fork"):
+        with pytest.raises(FlowConflict, match="is cancelled; restart from 'a' .*is refused.*fork"):
             await world.engine.recovery.restart_from(step.step_key)
         with pytest.raises(FlowNotFound):
             await world.engine.recovery.restart_from(step.step_key[:-1] + ("0" if step.step_key[-1] != "0" else "1"))
@@ -248,7 +267,7 @@ async def test_a_fork_of_a_cancelled_flow_takes_what_had_not_ended_as_arrived(da
             return found is not None and found.status == "completed"
 
         await world.until(left_is_done)
-        with pytest.raises(FlowConflict, match=r"is running, so it cannot be forked from 'left'.*cancel it first"):
+        with pytest.raises(FlowConflict, match=r"is running; fork from 'left'.*cancel it first"):
             await world.engine.recovery.fork((await steps(world, key))["left"].step_key)
         await world.engine.cancel(key)
         fork = await world.engine.recovery.fork((await steps(world, key))["left"].step_key)
@@ -360,7 +379,7 @@ async def test_a_flow_pauses_before_a_breakpoint_and_goes_on_with_what_was_chang
         await world.engine.recovery.resume_break(key, overrides_of({"n": 4}))
         outcome = await world.engine.wait(key)
         assert outcome.state == {"n": 4, "a": 1, "b": 4, "c": 4}
-        with pytest.raises(FlowConflict, match="is completed, so it cannot resume_break"):
+        with pytest.raises(FlowConflict, match="is completed; resume_break is refused"):
             await world.engine.recovery.resume_break(key)
 
 
@@ -713,7 +732,7 @@ async def test_a_branch_that_fails_when_it_runs_again_leaves_the_fan_in_to_the_o
         key = await getattr(world.engine.recovery, how)((await steps(world, key))[failing].step_key) or key
         outcome = await asyncio.wait_for(world.engine.wait(key), 60)
         assert (outcome.status, outcome.state["join"]) == ("completed", 0)
-        with pytest.raises(FlowConflict, match="is completed, so it cannot recover"):
+        with pytest.raises(FlowConflict, match="is completed; recover is refused"):
             await world.engine.recovery.recover(key)
 
 
