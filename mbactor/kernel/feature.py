@@ -109,6 +109,8 @@ class Feature:
     """The method runs in a thread: it cannot be cancelled."""
     concurrency: int | None = None
     key: str | None = None
+    budget: float | None = None
+    """Seconds that an ask has at most, from its arrival."""
     requires: Expression | None = None
     queue: str | None = None
     manual = False

@@ -133,6 +133,8 @@ class Inbox:
             return self._refuse(call, self._why_not())
         if route.manual and not self.is_active(route):
             return self._refuse(call, NoSuchActor(route.address, "it is not active now"))
+        if route.budget is not None and call.asked:
+            call.deadline = min(call.deadline, call.arrived + route.budget)
         if route.key is not None and not self._keyed(call):
             return False
         accepted = gate.queue.offer(call)

@@ -51,8 +51,8 @@ class Route:
     """
 
     __slots__ = (
-        "address", "bind", "direct", "ends", "feature", "gate", "key", "key_default", "lone", "manual", "name",
-        "observed", "only", "open", "owner", "plain", "quick", "returns", "signature",
+        "address", "bind", "budget", "direct", "ends", "feature", "gate", "key", "key_default", "lone", "manual",
+        "name", "observed", "only", "open", "owner", "plain", "quick", "returns", "signature",
     )  # fmt: skip
 
     def __init__(self, feature: Feature, owner: type[Actor]) -> None:
@@ -60,6 +60,7 @@ class Route:
         self.owner = owner
         self.gate = ASIDE if feature.aside else SERIAL
         self.key = feature.key
+        self.budget = feature.budget
         self.key_default = feature.default_of(self.key)
         """The key of a message that leaves the argument out."""
         self.name = f"{owner.__name__}.{feature.name}"
@@ -79,7 +80,8 @@ class Route:
         """Whether it is reached at more than one address: arguments of it are in the path, or its port is any."""
         self.ends = True
         """Whether what its method raises, and is no answer, ends the incarnation."""
-        self.quick = self.gate == SERIAL and self.key is None and self.direct is not None and not self.manual
+        plain = self.gate == SERIAL and self.key is None and self.budget is None
+        self.quick = plain and self.direct is not None and not self.manual
         """Whether a message of it may take the short way into the mailbox."""
 
     def query(self, path: str, query: str) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 import anyio
 import pytest
 
-from mbactor import Actor, ActorRef, ActorSystem, BudgetSpent, endpoint
+from mbactor import Actor, ActorRef, ActorSystem, BudgetSpent, DeclarationError, endpoint
 from mbactor.kernel import budget
 from mbactor.kernel.context import current
 from mbactor.testing.loop import VirtualTimeLoop
+from mbactor.transport import LocalBus
 
 
 @pytest.fixture(
@@ -383,6 +384,80 @@ async def test_an_ask_after_the_deadline_is_not_sent(mbactor: ActorSystem) -> No
     with pytest.raises(BudgetSpent):
         await sent
     assert diary == []
+
+
+class Brief(Clock):
+    """Gives no ask more than three seconds."""
+
+    host = "brief.example"
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+
+    @endpoint(budget="3s")
+    async def left(self) -> float:
+        return await super().left()
+
+    @endpoint(budget="3s")
+    async def left_below(self) -> float:
+        return await self.ask(Clock.left)
+
+    @endpoint(budget=3, concurrency=1)
+    async def sleep_on(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.told.set()
+
+    @endpoint(budget="3s")
+    async def open(self, name: str) -> float:
+        return await super().left()
+
+
+async def test_an_endpoint_may_give_less_than_its_asker_and_what_it_asks_has_no_more(mbactor: ActorSystem) -> None:
+    await mbactor.spawn(Clock)
+    brief = await mbactor.spawn(Brief)
+    for _ in range(3):  # the first ask of an endpoint takes another way than those that follow
+        assert await brief.ask(Brief.left) == about(3)
+        assert await mbactor.ask(Brief.left) == about(3)
+        assert await brief.ask(Brief.left_below) == about(3)
+        assert await within(2, lambda: brief.ask(Brief.left)) == about(2)
+        assert await within(100, lambda: brief.ask(Brief.left)) == about(3)
+        assert float((await mbactor.request("POST", "https://brief.example/left")).body) == about(3)
+    [reply] = [reply async for reply in mbactor.ask_all(Brief.left)]
+    assert reply.result() == about(3)
+
+
+async def test_the_budget_of_an_endpoint_holds_for_who_asks_over_the_bus(mbactor: ActorSystem) -> None:
+    bus = LocalBus()
+    async with ActorSystem("asks", bus) as asks, ActorSystem("serves", bus) as serves:
+        await serves.spawn(Brief)
+        for _ in range(3):
+            assert await asks.ask(Brief.left) == about(3)
+            assert float((await asks.request("POST", "https://brief.example/left")).body) == about(3)
+        begun = now()
+        with pytest.raises(BudgetSpent):
+            await asks.ask(Brief.sleep_on, 1000.0)
+        assert now() == about(begun + 3)
+
+
+async def test_the_budget_of_an_endpoint_begins_with_the_arrival_and_is_for_asks_only(mbactor: ActorSystem) -> None:
+    brief = await mbactor.spawn(Brief)
+    assert brief.tell(Brief.sleep_on, 10.0)
+    begun = now()
+    with pytest.raises(BudgetSpent):
+        await brief.ask(Brief.sleep_on, 0.0)
+    assert now() == about(begun + 3)
+    await asyncio.sleep(8)
+    assert brief.cell.current is not None
+    actor: Any = brief.cell.current.actor
+    assert actor.told.is_set()
+
+
+@pytest.mark.parametrize("given", [0, "0s", -1, "soon", "16m", 901, True, object()])
+def test_a_budget_that_no_ask_can_have_is_refused(given: Any) -> None:
+    with pytest.raises(DeclarationError, match=r"wrong: budget"):
+
+        @endpoint(budget=given)
+        async def wrong(self: Any) -> None: ...
 
 
 async def test_a_told_message_begins_a_budget_of_its_own(mbactor: ActorSystem) -> None:

@@ -76,7 +76,7 @@ class Counter(Actor):
 class Worker(Actor):
     """What an actor does with itself, in threads and in worker processes."""
 
-    @endpoint(concurrency=4, key="name", requires="roles.admin")
+    @endpoint(concurrency=4, key="name", requires="roles.admin", budget="5s")
     async def keyed(self, name: str) -> int:
         return len(name)
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 import anyio
 
 from mbactor import offload, processes
+from mbactor.durations import Duration, seconds, text_of
 from mbactor.errors import DeclarationError
 from mbactor.kernel.actor import Actor
+from mbactor.kernel.budget import BUDGET_CAP
 from mbactor.kernel.context import Call
 from mbactor.kernel.feature import Feature, Invoke, Operation
 from mbactor.kernel.routes import Route
@@ -24,7 +26,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Declared(Feature):
-    """What is common to all endpoints: how many of them run at once, and who may call."""
+    """What is common to all endpoints: how many of them run at once, and how long an ask may take."""
 
     def __init__(
         self,
@@ -32,6 +34,7 @@ class Declared(Feature):
         *,
         concurrency: int | None = None,
         key: str | None = None,
+        budget: Duration | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(function, **settings)
@@ -42,6 +45,20 @@ class Declared(Feature):
             raise DeclarationError(f"{name}: key {key!r}: the name of a parameter expected")
         self.concurrency = concurrency
         self.key = key
+        self.budget = None if budget is None else _budget(name, budget)
+
+
+def _budget(name: str, given: Duration) -> float:
+    try:
+        found = seconds(given)
+    except (TypeError, ValueError) as error:
+        raise DeclarationError(f"{name}: budget: {error}") from error
+    if not 0 < found <= BUDGET_CAP:
+        longest = text_of(BUDGET_CAP)
+        raise DeclarationError(
+            f"{name}: budget {given!r}: a duration above 0 expected, of at most {longest}: no ask has more"
+        )
+    return found
 
 
 class Endpoint(Declared, Generic[A_co, P, R_co]):
@@ -158,6 +175,7 @@ def endpoint(
     manual: bool = False,
     concurrency: int | None = None,
     key: str | None = None,
+    budget: Duration | None = None,
     process: Literal[True],
 ) -> _ProcessDecorator: ...
 @overload
@@ -171,6 +189,7 @@ def endpoint(
     manual: bool = False,
     concurrency: int | None = None,
     key: str | None = None,
+    budget: Duration | None = None,
     thread: bool = False,
     process: Literal[False] = False,
 ) -> _Decorator: ...
@@ -186,6 +205,7 @@ def endpoint(
     manual: bool = False,
     concurrency: int | None = None,
     key: str | None = None,
+    budget: Duration | None = None,
     thread: bool = False,
     process: bool = False,
 ) -> Any:
@@ -220,10 +240,13 @@ def endpoint(
 
     With `concurrency` so many messages of the endpoint run at once, beside the actor's others, with a queue of their
     own; with `key` one at a time of those with the same value of that parameter, in order.
+
+    With a `budget` an ask ends (BudgetSpent) so long after its arrival at the latest, the wait in the mailbox included,
+    and what it asks in turn has no more time: the asker may give it less, and not more. A tell has no deadline.
     """
     settings = {
         "method": method, "path": path, "port": port, "requires": requires, "queue": queue, "manual": manual,
-        "concurrency": concurrency, "key": key,
+        "concurrency": concurrency, "key": key, "budget": budget,
     }  # fmt: skip
     if function is not None:
         return _declared(function, settings, thread=False, process=False)
