@@ -104,6 +104,8 @@ async def _serve(topology: Topology) -> int:
         tree=topology.supervisor,
         locality=topology.locality,
         ack_window=topology.ack_window,
+        max_body=topology.max_body,
+        coalesce=topology.coalesce,
     )
     stopped = asyncio.Event()
     with observe.observing(addresses), _Signals(stopped):

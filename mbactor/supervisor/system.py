@@ -322,6 +322,8 @@ class ActorSystem:
                 later += changed("transport", without_secrets(self._transport), without_secrets(wanted.transport))
             later += changed("locality", self.node.locality or None, wanted.locality or None)
             later += changed("ack_window", self.node.ack_window, wanted.ack_window)
+            later += changed("max_body", self.node.max_body, wanted.max_body)
+            later += changed("coalesce", self.node.coalesce, wanted.coalesce)
             wanted = wanted.supervisor
         applying = Applying(self._tree, wanted)
         return applying, Plan(self.name, applying.steps, tuple(later))

@@ -32,6 +32,15 @@ class Till(Actor):
     @endpoint
     async def hang(self) -> None:
         await asyncio.Event().wait()
+
+    @endpoint
+    async def settings(self) -> list[str | float | bool]:
+        node = self.ref.cell.node
+        return [node.locality, node.ack_window, node.max_body, node.coalesce]
+
+
+class Branch(Till):
+    host = "branch.example"
 """
 TREE = """
 version: 1
@@ -69,6 +78,21 @@ def write(folder: Path, transport: str) -> Path:
     file = folder / "shop.yaml"
     file.write_text(TREE.format(transport=transport))
     return file
+
+
+async def test_the_settings_of_a_file_hold_in_its_process_and_in_those_of_its_children(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    file = write(tmp_path, server.url)
+    settings = "locality: eu-west\nack_window: 300ms\nmax_body: 2000000\ncoalesce: false"
+    branch = "    - {actor: shop_of_nats:Branch, process: true}"
+    file.write_text(f"{file.read_text().replace('name: shop', settings)}{branch}\n")
+    async with ActorSystem("asks", server.url, "shops") as system:
+        with serving(file, tmp_path, MBACTOR_PLANE="shops") as running:
+            await asyncio.to_thread(running.until, "Ctrl-C stops it")
+            for host in ("till.example", "branch.example"):
+                told = (await system.request("POST", f"https://{host}/settings")).json()
+                assert told == ["eu-west", 0.3, 2_000_000, False], host
 
 
 async def test_processes_find_each_other_share_the_work_and_die(server: NatsServer, tmp_path: Path) -> None:

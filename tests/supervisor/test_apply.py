@@ -527,7 +527,8 @@ async def test_a_system_without_a_tree_has_nothing_to_compare() -> None:
 
 async def test_what_only_another_start_changes_is_told(tmp_path: Path) -> None:
     file = tmp_path / "shop.yaml"
-    file.write_text("version: 1\nlocality: eu-west\nack_window: 500ms\nsupervisor: {children: []}\n")
+    settings = "locality: eu-west\nack_window: 500ms\nmax_body: 5000\ncoalesce: false"
+    file.write_text(f"version: 1\n{settings}\nsupervisor: {{children: []}}\n")
     async with office() as system:
         plan = system.plan(load(file, {}))
         assert isinstance(plan, Plan)
@@ -535,6 +536,8 @@ async def test_what_only_another_start_changes_is_told(tmp_path: Path) -> None:
             "name 'office' -> 'shop'",
             "locality none -> 'eu-west'",
             "ack_window 1s -> 500ms",
+            "max_body 1073741824 -> 5000",
+            "coalesce True -> False",
         ]
 
 

@@ -131,6 +131,9 @@ def test_the_password_of_a_broker_may_be_a_secret(folder: Path) -> None:
     assert topology.locality == ""
     assert topology.ack_window == 1.0
     assert read(folder, "version: 1\nack_window: 300ms\nsupervisor: {}\n").ack_window == 0.3
+    assert (topology.max_body, topology.coalesce) == (1 << 30, True)
+    topology = read(folder, "version: 1\nmax_body: ${MOST:-5000}\ncoalesce: false\nsupervisor: {}\n")
+    assert (topology.max_body, topology.coalesce) == (5000, False)
 
 
 def test_a_file_says_where_its_part_of_the_system_runs(folder: Path) -> None:
@@ -196,6 +199,8 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
         ),
         ("version: 1\nack_window: 0s\nsupervisor: {}\n", "tree.yaml:2:13: ack_window: 0 given, a duration above 0"),
         ("version: 1\nack_window: 1\nsupervisor: {}\n", "tree.yaml:2:13: ack_window: '1' given"),
+        ("version: 1\nmax_body: 0\nsupervisor: {}\n", "tree.yaml:2:11: max_body: '0' given, a whole number >= 1"),
+        ("version: 1\ncoalesce: no\nsupervisor: {}\n", "tree.yaml:2:11: coalesce: 'no' given, true or false"),
         ("version: 1\nlocality: EU\nsupervisor: {}\n", "tree.yaml:2:11: locality: 'EU' given; lower-case letters"),
         ("version: 1\ntransport: http://h\nsupervisor: {}\n", "'http://h' given, local, embedded or nats://host:port"),
         ("version: 1\ntransport: embeded\nsupervisor: {}\n", "expected, did you mean 'embedded'?"),

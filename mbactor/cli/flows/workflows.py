@@ -106,7 +106,9 @@ class OfSystem:
                 f"{url} cannot be asked for its graph: {which} running; `mbactor run {self._where.file or 'FILE'}`"
                 " starts it, or name the workflow by its code: MODULE:CLASS.WORKFLOW"
             )
-        async with ActorSystem("mbactor-flows", topology.transport, ack_window=topology.ack_window) as system:
+        async with ActorSystem(
+            "mbactor-flows", topology.transport, ack_window=topology.ack_window, max_body=topology.max_body
+        ) as system:
             return (await system.request("POST", url)).body
 
 

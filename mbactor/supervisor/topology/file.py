@@ -21,6 +21,7 @@ from mbactor.supervisor.topology.render import resolved
 from mbactor.supervisor.topology.yaml_positions import Place, Problems, Table
 from mbactor.transport.locality import check_locality
 from mbactor.transport.nats_url import is_broker, servers_of
+from mbactor.transport.reassembly import MAX_BODY
 from mbactor.transport.requester import ACK_WINDOW
 
 _TRANSPORTS = "local, embedded or nats://host:port"
@@ -57,6 +58,10 @@ class Topology:
     """Where it runs: its actors are reached there, and ask the nearest."""
     ack_window: float = ACK_WINDOW
     """Seconds within which an ask over a broker is answered or acknowledged."""
+    max_body: int = MAX_BODY
+    """Bytes that arguments and results may have that travel to other systems."""
+    coalesce: bool = True
+    """Whether messages that leave for one address within one turn of the loop travel together."""
     places: Mapping[Ids, str] = field(kw_only=True, compare=False, repr=False, default_factory=dict)
     """Where each child stands, as `file:line:column`, by the ids from below the root down to its own."""
     document: Table = field(kw_only=True, compare=False, repr=False)
@@ -112,6 +117,7 @@ class _Reader:
         _version(section)
         name, transport = _name(section), _transport(section)
         locality, ack_window = _locality(section), _ack_window(section)
+        max_body, coalesce = section.whole("max_body", least=1), section.boolean("coalesce")
         found = self._supervisor(section)
         section.entry("templates")
         section.refuse_unread()
@@ -130,6 +136,8 @@ class _Reader:
             classes=self.kinds.classes,
             locality=locality,
             ack_window=ack_window,
+            max_body=MAX_BODY if max_body is None else max_body,
+            coalesce=coalesce is not False,
             places=places,
             document=resolved(table, name, self.kinds, self.sources.environ),
         )

@@ -15,6 +15,7 @@ from mbactor.mailbox.overflow import OVERFLOWS
 from mbactor.supervisor.spec import AUTO_SHUTDOWNS, MOST_REPLICAS, RESTARTS, STRATEGIES
 from mbactor.supervisor.topology.classes import short_kinds
 from mbactor.supervisor.topology.kinds import KEYS
+from mbactor.transport.reassembly import MAX_BODY
 from mbactor.validation import Range, Rule
 
 _REFERENCE = r"\$\{"
@@ -43,6 +44,14 @@ def schema(*, overlay: bool = False, classes: Mapping[str, type] | None = None) 
                 "description": "where this part of the system runs, from the general to the special: eu-west-b-1",
             },
             "ack_window": {"$ref": "#/$defs/duration", "default": "1s"},
+            "max_body": {
+                **_whole(1, default=MAX_BODY),
+                "description": "bytes that arguments and results may have that travel to other systems",
+            },
+            "coalesce": {
+                **_boolean(default=True),
+                "description": "whether what leaves for one address within one turn of the loop travels together",
+            },
             "templates": {
                 "type": "object",
                 "additionalProperties": {"$ref": "#/$defs/part"},
@@ -126,8 +135,8 @@ def _whole(least: int, **more: Any) -> dict[str, Any]:
     return _or_reference({"type": "integer", "minimum": least, **more})
 
 
-def _boolean() -> dict[str, Any]:
-    return _or_reference({"type": "boolean", "default": False})
+def _boolean(*, default: bool = False) -> dict[str, Any]:
+    return _or_reference({"type": "boolean", "default": default})
 
 
 def _duration(*words: str) -> dict[str, Any]:
