@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from mbactor.errors import BadRequest, BudgetSpent, MbactorError, Unavailable
+from mbactor.errors import BadRequest, MbactorError, Unavailable
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.context import check_not_fenced, current
 from mbactor.kernel.feature import Reference, host_of
 from mbactor.kernel.routes import Route, routes_of
+from mbactor.kernel.ways import spent
 from mbactor.transport import subjects
 from mbactor.transport.address import CONTROL_PORT, Address
 from mbactor.transport.ask import error_in
@@ -143,10 +144,11 @@ class ToAll:
             check_not_fenced(caller)
             now = loop.time()
             deadline = deadline_of_ask(caller, now, loop)
-            if deadline <= now:
-                raise BudgetSpent(f"{operation!r} was not sent: the time budget was already spent")
+            budget = deadline - now - self._remote.bus.round_trip
+            if budget <= 0:
+                raise spent(repr(operation))
             bound = replies.route.signature.bind(args, kwargs)
-            message = self._message("ask", replies.route, bound, deadline - now, multi=True)
+            message = self._message("ask", replies.route, bound, budget, multi=True)
             self._listen()
             address = operation.feature.address(host)
             source = self._remote.source(caller)

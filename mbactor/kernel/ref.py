@@ -26,7 +26,7 @@ from mbactor.kernel.sending import (
     of_caller,
     tell,
     tell_ref,
-    tell_wait,
+    tell_wait_ref,
     told_elsewhere,
 )
 from mbactor.observe import tracers
@@ -165,9 +165,10 @@ class ActorRef(Generic[A]):
         """As `tell`, but wait for room where the mailbox is full: `await ref.tell_wait(Counter.add, 1)`.
 
         Waits within the caller's time budget; BudgetSpent (the message was not taken) when that ends first,
-        ActorStopped where the actor ends.
+        ActorStopped where the actor ends. To an actor of another process, and by way of a broker that restricts this
+        one, it is a `tell`: where its mailbox is full, it is a dead letter there.
         """
-        return tell_wait(self._cell, operation, args, kwargs)  # type: ignore[no-any-return]
+        return tell_wait_ref(self._cell, operation, args, kwargs)  # type: ignore[no-any-return]
 
     async def stop(self) -> None:
         """End the actor for good: the message in hand is finished, `on_stop` runs, and it is not restarted."""
@@ -240,9 +241,7 @@ class RemoteRef(ActorRef[A]):
         if get_ident() != node.thread:
             answer = from_thread(node, lambda: self.ask(operation, *args, **kwargs))
         elif self._host is None:
-            answer = failed_already(
-                NoSuchActor(self._id, "its class has no host: it is reached in its own process only")
-            )
+            answer = failed_already(self._out_of_reach())
         else:
             answer = node.remote.ask(self._host, self._replica, operation, args, kwargs)
         return answer  # type: ignore[no-any-return]
@@ -251,10 +250,17 @@ class RemoteRef(ActorRef[A]):
         node = _node_here()
         if get_ident() != node.thread:
             return told_elsewhere(node, lambda: self.tell(operation, *args, **kwargs))
-        return self._host is not None and node.remote.tell(self._host, self._replica, operation, args, kwargs)
+        if self._host is None:
+            return node.remote.tell_nobody(self._out_of_reach(), operation, args, kwargs)
+        return node.remote.tell(self._host, self._replica, operation, args, kwargs)
 
     async def tell_wait(self, operation: Operation[A, P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        if self._host is None:
+            raise self._out_of_reach()
         self.tell(operation, *args, **kwargs)
+
+    def _out_of_reach(self) -> NoSuchActor:
+        return NoSuchActor(self._id, "its class has no host: it is reached in its own process only")
 
     async def stop(self) -> None:
         _ = self.cell

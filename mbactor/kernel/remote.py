@@ -107,7 +107,7 @@ class Remote:
             deadline = deadline_of_ask(caller, now, self._node.loop)
             budget = deadline - now - self.bus.round_trip
             if budget <= 0:
-                raise spent(way.route)
+                raise spent(way.route.name)
             if len(args) == 1 and not kwargs and type(args[0]) in way.exact:
                 bound = {way.only: args[0]}
             else:
@@ -143,21 +143,36 @@ class Remote:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> bool:
-        route = routes_of(operation.owner).by_name[operation.feature.name]
-        address, caller = address_of(operation, host, replica), current.get()
-        bound = route.signature.bind(args, kwargs)
-        body, content_type = route.signature.encode(bound)
+        signature = routes_of(operation.owner).by_name[operation.feature.name].signature
+        address, bound = address_of(operation, host, replica), signature.bind(args, kwargs)
+        body, content_type = signature.encode(bound)
+        message = Message(self.envelope("tell", None, content_type), body)
+        lost = self._lost(str(address), operation, bound)
+        self._requester.send(self.source(current.get()), address, message, lost)
+        return True
+
+    def tell_nobody(
+        self, error: NoSuchActor, operation: Operation[Any, ..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
+        """As `tell`, to who is known not to be reached over the bus."""
+        bound = routes_of(operation.owner).by_name[operation.feature.name].signature.bind(args, kwargs)
+        self._lost(error.address, operation, bound)(error)
+        return False
+
+    def _lost(
+        self, address: str, operation: Operation[Any, ..., Any], bound: dict[str, Any]
+    ) -> Callable[[MbactorError], None]:
+        """What makes a dead letter of what is told now, and gives it back to its sender."""
+        caller = current.get()
         source = caller.cell if caller is not None else None
         sender = caller.route.address if caller is not None and source is not None else None
 
         def lost(error: MbactorError) -> None:
-            letter = self._node.dead_letters.add(str(address), operation.feature.name, bound, sender, str(error))
+            letter = self._node.dead_letters.add(address, operation.feature.name, bound, sender, str(error))
             if source is not None and source.routes.returns_letters:
                 source.notice("on_undelivered", letter=letter)
 
-        message = Message(self.envelope("tell", None, content_type), body)
-        self._requester.send(self.source(caller), address, message, lost)
-        return True
+        return lost
 
     def request(
         self,
@@ -170,6 +185,8 @@ class Remote:
         call_off: bool = False,
     ) -> asyncio.Future[Response]:
         budget = deadline - asyncio.get_running_loop().time() - self.bus.round_trip
+        if budget <= 0:
+            raise spent(str(address))
         envelope = self.envelope("ask", budget, JSON, query=query, headers=headers)
         sent = self._requester.request(
             self.source(current.get()), address, Message(envelope, body), deadline, response_in

@@ -16,11 +16,12 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from mbactor import observe
-from mbactor.errors import BudgetSpent, CallTooDeep, MbactorError, Unavailable
+from mbactor.errors import CallTooDeep, MbactorError, Unavailable
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.client import SerializedCall
 from mbactor.kernel.context import MAX_DEPTH, Call, check_not_fenced, current
 from mbactor.kernel.feature import Operation, check_operation
+from mbactor.kernel.ways import spent
 from mbactor.transport.message import Envelope, Message, messages_of
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def ask(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs
         bound = route.bind(args, kwargs)
         deadline = deadline_of_ask(caller, now, node.loop)
         if deadline <= now:
-            raise BudgetSpent(f"{route.name} was not sent: the time budget was already spent")
+            raise spent(route.name)
         if node.serialize_local:
             call: Call = _serialized(route, bound, cell, deadline, future, now)
         else:
@@ -132,6 +133,21 @@ def tell_ref(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, k
     if get_ident() != node.thread:
         return told_elsewhere(node, lambda: tell_ref(cell, operation, args, kwargs))
     return node.remote.tell(cell.cls.host or "", cell.replica, operation, args, kwargs)
+
+
+def tell_wait_ref(cell: Cell, operation: Operation[Any, ..., Any], args: Arguments, kwargs: dict[str, Any]) -> Any:
+    """As `tell_wait`, for who has a ref: what goes by way of the broker is told, and waits for nothing."""
+    if get_ident() != cell.node.thread:
+        return _elsewhere(cell.node, lambda: tell_wait_ref(cell, operation, args, kwargs))
+    if _passes(cell, operation):
+        return tell_wait(cell, operation, args, kwargs)
+    told = cell.node.future()
+    try:
+        tell_ref(cell, operation, args, kwargs)
+        told.set_result(None)
+    except MbactorError as error:
+        told.set_exception(error)
+    return told
 
 
 def _passes(cell: Cell, operation: Operation[Any, ..., Any]) -> bool:

@@ -43,9 +43,9 @@ class WayOut:
         """The types of which the value of the only parameter is sent as it is; none where it has to be named."""
 
 
-def spent(route: Route) -> BudgetSpent:
+def spent(what: str) -> BudgetSpent:
     """There is no time left to send it."""
-    error = BudgetSpent(f"{route.name} was not sent: the time budget was already spent")
+    error = BudgetSpent(f"{what} was not sent: the time budget was already spent")
     error.taken = "no"
     return error
 

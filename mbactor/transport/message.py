@@ -53,10 +53,10 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
     `id` is unique among the requests of who asks; the reply, the error and the acknowledgement of a request have the
     same. `budget` is what remains, in seconds; None is no deadline. `path` holds the ids of the asks this one is made
     for, outermost first: a receiver that finds its own running call there would wait for itself. `trace` is a W3C
-    traceparent. `fragment` is (number, of how many). `replica` is who sends this: who answers in replies, errors and
-    acknowledgements, who asks in requests. `queue` is, in those of who answers, the queue the request was taken from,
-    or `replica@host` where that is none. `multi` says that the request is one to all,
-    and of a probe that whoever does not serve its address is to say so.
+    traceparent. `fragment` is (number, of how many). `replica` is who sends this, in replies, errors and
+    acknowledgements, and in what a replica asks the others of its host; an ask does not say it. `queue` is, in those of
+    who answers, the queue the request was taken from, or `replica@host` where that is none. `multi` says that the
+    request is one to all, and of a probe that whoever does not serve its address is to say so.
     `locality` is that of who sends it, in what answers and in tells, which are acknowledged for that.
     """
 

@@ -126,7 +126,9 @@ class Requester:
             self._inbox = None
         for waiter in self._waiting.everyone():
             if not waiter.done():
-                waiter.failed(MbactorError("the node was stopped while it waited for the answer", status=503))
+                stopped = MbactorError(f"{waiter.address}: the system was stopped while it waited for this", status=503)
+                stopped.taken = waiter.taken
+                waiter.failed(stopped)
         self._waiting.close()
 
     def new_id(self) -> str:
@@ -157,7 +159,7 @@ class Requester:
             place = nearest(address, now)
             ask = NearAsk(
                 id, place, deadline, future, read, source, line.inbox, message, again, None, patience,
-                plain=address, nearest=nearest, publish=self._publish, ticks=patience,
+                plain=address, nearest=nearest, publish=self._publish_again, ticks=patience,
             )  # fmt: skip
             line = self.line(source, place)
         self._put(line, message, ask)
@@ -326,7 +328,7 @@ class Requester:
         others = self._replicas.others(address.host, by or ask.sent_to)
         seconds = getattr(error, "seconds", 0.0)
         chances = Chances(
-            left=ask.deadline - loop.time(),
+            left=ask.deadline - loop.time() - self._bus.round_trip,
             others=bool(others),
             by_ref=address.replica is not None,
             seconds=seconds if isinstance(seconds, int | float) else 0.0,
@@ -348,13 +350,16 @@ class Requester:
         # From now on it travels with others: what is told of it is not told of those it travelled with before.
         self._together.take(ask.id)
         ask.resting, ask.patience = False, self._patience
-        left = ask.deadline - asyncio.get_running_loop().time()
-        message = Message(structs.replace(sent.envelope, budget=left), sent.body)
         address = replace(ask.address, replica=ask.sent_to) if ask.sent_to else ask.address
         try:
-            self._publish(ask.source, address, message, ask)
+            self._publish_again(ask.source, address, sent, ask)
         except MbactorError as error:
             ask.unsent(error)
+
+    def _publish_again(self, source: str, address: Address, sent: Message, ask: Waiter) -> None:
+        """An ask, with the time that it has left by now."""
+        left = ask.deadline - asyncio.get_running_loop().time() - self._bus.round_trip
+        self._publish(source, address, Message(structs.replace(sent.envelope, budget=left), sent.body), ask)
 
     # --- whether those who have something are there -------------------------------------------------------------
 

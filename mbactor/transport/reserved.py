@@ -8,7 +8,8 @@ A broker knows only of those who are there, and a process that was killed is not
 address of its own beside the host's, `RESERVED`, where nobody asks but who has found nobody at the host. So it never
 takes a message away from other replicas, and there is no moment between the death of a process and the reservation.
 A replica that has left its queue group listens beside the address of each feature that it has left. Costs one
-subscription a host, and who asks an address that nobody serves a second round trip.
+subscription a host, one more for each place at which that is reached, and who asks an address that nobody serves a
+second round trip.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 from mbactor.errors import BadRequest, BudgetSpent, MbactorError, NoSuchActor, Unavailable
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus, Delivery, Subscription
+from mbactor.transport.locality import places_of
 from mbactor.transport.message import Envelope, Message, messages_of
 from mbactor.transport.waiting import Waiter
 
@@ -33,13 +36,16 @@ WITHIN = 1.0
 
 
 class Reserved:
-    """What one process serves, as its parent knows. `told` hears of each host that is kept, and of its end."""
+    """What one process serves, as its parent knows, anywhere and at its locality. `told` hears of each host that is
+    kept, and of its end.
+    """
 
-    def __init__(self, bus: Bus, plane: str, told: Callable[[str, bool], None]) -> None:
+    def __init__(self, bus: Bus, plane: str, told: Callable[[str, bool], None], locality: str = "") -> None:
         self._bus = bus
         self._plane = plane
         self._told = told
-        self._kept: dict[str, Subscription] = {}
+        self._places = places_of(locality)
+        self._kept: dict[str, list[Subscription]] = {}
         self._times: Counter[str] = Counter()
 
     def serves(self, host: str, *, on: bool) -> None:
@@ -47,11 +53,16 @@ class Reserved:
         self._told(host, on)
         self._times[host] += 1 if on else -1
         if self._times[host] > 0 and host not in self._kept:
-            pattern = subjects.instance_pattern(self._plane, host, RESERVED)
             with suppress(Unavailable):  # the bus is being closed around us
-                self._kept[host] = self._bus.subscribe(pattern, self._inquired, queue=RESERVED)
-        elif self._times[host] <= 0 and host in self._kept:
-            self._kept.pop(host).unsubscribe()
+                self._kept[host] = [
+                    self._bus.subscribe(
+                        subjects.instance_pattern(self._plane, host, replica), self._inquired, queue=RESERVED
+                    )
+                    for replica in (RESERVED, *(f"{RESERVED}-loc-{place}" for place in self._places))
+                ]
+        elif self._times[host] <= 0:
+            for subscription in self._kept.pop(host, ()):
+                subscription.unsubscribe()
 
     def reserve(self) -> None:
         """Its places are kept as long as it is there anyway."""
@@ -61,7 +72,7 @@ class Reserved:
 
     def release(self) -> None:
         """Nobody will serve its hosts again, or somebody else does so already."""
-        for subscription in self._kept.values():
+        for subscription in chain.from_iterable(self._kept.values()):
             subscription.unsubscribe()
         self._kept.clear()
         for host in self._times.elements():

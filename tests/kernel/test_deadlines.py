@@ -381,9 +381,9 @@ async def test_an_ask_after_the_deadline_is_not_sent(mbactor: ActorSystem) -> No
     sent: Any = None
     with anyio.CancelScope(deadline=anyio.current_time() - 1):  # noqa: ASYNC100 - read when it is sent
         sent = asker.ask(Asker.note)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(BudgetSpent) as caught:
         await sent
-    assert diary == []
+    assert (diary, caught.value.taken) == ([], "no")
 
 
 class Brief(Clock):
@@ -458,6 +458,32 @@ def test_a_budget_that_no_ask_can_have_is_refused(given: Any) -> None:
 
         @endpoint(budget=given)
         async def wrong(self: Any) -> None: ...
+
+
+async def test_what_is_on_the_way_over_a_bus_is_gone_from_the_budget(mbactor: ActorSystem) -> None:
+    bus = LocalBus()
+    bus.round_trip = 4.0
+    async with ActorSystem("asks", bus) as asks, ActorSystem("serves", bus) as serves:
+        clock = await serves.spawn(Clock)
+        assert await asks.ask(Clock.left) == about(16)
+        assert float((await asks.request("POST", "https://clock.example/left")).body) == about(16)
+        assert [reply.result() async for reply in asks.ask_all(Clock.left)] == [about(16)]
+        assert await serves.ask(Clock.left) == about(20)
+        asked: list[Callable[[], Awaitable[Any]]] = [
+            lambda: asks.ask(Clock.left),
+            lambda: asks.request("POST", "https://clock.example/left"),
+            lambda: anext(asks.ask_all(Clock.left)),
+        ]
+        for ask in asked:
+            with pytest.raises(BudgetSpent, match="was not sent") as caught:
+                await within(3, ask)
+            assert caught.value.taken == "no"
+        # One that finds nobody is sent again a moment later, with what it has left by then.
+        await clock.stop()
+        again = asyncio.ensure_future(asks.ask(Clock.left))
+        await asyncio.sleep(0.001)
+        await serves.spawn(Clock)
+        assert await again == pytest.approx(16, abs=0.1)
 
 
 async def test_a_told_message_begins_a_budget_of_its_own(mbactor: ActorSystem) -> None:

@@ -68,6 +68,7 @@ class Orders(Actor):
     async def tell_wipe(self, stock: ActorRef[Stock]) -> None:
         self.tell(Stock.wipe)
         stock.tell(Stock.wipe)
+        await stock.tell_wait(Stock.wipe)
 
 
 class Shop(Supervisor):
@@ -118,8 +119,9 @@ async def test_what_the_broker_refuses_is_refused_within_a_process_and_the_rest_
             assert await orders.ask(Orders.wipe, stock) == ["Forbidden 403 no"] * 4
             await orders.ask(Orders.tell_wipe, stock)
             async with asyncio.timeout(60):
-                while len(system.dead_letters) < 2:
+                while len(system.dead_letters) < 3:
                     await asyncio.sleep(0.005)
+            assert {letter.method for letter in system.dead_letters} == {"wipe"}
             await bus.flush()
             assert passed.got == []
             await bus.close()

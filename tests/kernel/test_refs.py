@@ -264,6 +264,10 @@ class Away(Actor):
         return ref.tell(Post.me)
 
     @endpoint
+    async def tell_it_and_wait(self, ref: ActorRef[Post]) -> None:
+        await ref.tell_wait(Post.me)
+
+    @endpoint
     async def back(self, ref: ActorRef[Post]) -> ActorRef[Post]:
         return ref
 
@@ -315,6 +319,7 @@ async def test_a_ref_from_another_process_reaches_that_very_replica(mbactor_loop
         ids = [await post.ask(Post.me) for post in posts]
         assert await away.ask(Away.ask_each, sent) == [ids[number] for number in (0, 1, 2, 1, 1, 0)]
         assert await away.ask(Away.tell_it, sent[0]) is True
+        await away.ask(Away.tell_it_and_wait, sent[0])
 
 
 async def test_a_ref_from_another_process_compares_by_its_replica_and_travels_on(mbactor_loop: object) -> None:
@@ -351,6 +356,11 @@ async def test_an_actor_of_another_process_without_a_host_is_not_reached(mbactor
         with pytest.raises(NoSuchActor):
             await away.ask(Away.ask_each, [as_elsewhere(hidden)])
         assert await away.ask(Away.tell_it, as_elsewhere(hidden)) is False
+        with pytest.raises(NoSuchActor, match="has no host"):
+            await away.ask(Away.tell_it_and_wait, as_elsewhere(hidden))
+        [letter] = two.dead_letters
+        assert (letter.method, letter.sender) == ("me", "away.example/tell-it")
+        assert "has no host" in letter.reason
 
 
 async def test_a_ref_from_another_process_is_asked_and_told_in_a_thread(mbactor_loop: object) -> None:

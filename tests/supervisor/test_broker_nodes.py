@@ -87,6 +87,29 @@ async def test_a_host_that_is_being_restarted_is_never_unknown_and_one_that_has_
         await system.ask(Worker.pid)
 
 
+@pytest.mark.parametrize("transport", ["embedded", "local"])
+async def test_who_asks_at_the_place_of_one_that_is_being_restarted_is_told_that_it_will_be_back(
+    transport: str,
+) -> None:
+    pause = Backoff(initial="1h", maximum="1h", jitter=0)
+    async with ActorSystem(transport=transport, locality="eu-west") as system:
+        top = await spawned(system, child(Worker, process=True, backoff=pause))
+        places = [system.at(f"loc-{place}.worker.node.example") for place in ("eu", "eu-west", "us")]
+        here, *_ = {await one.ask(Worker.pid) for one in places[:2]}
+        os.kill(here, signal.SIGKILL)
+        await until(lambda: row(top, "worker").state == "restarting")
+        for one in places[:2]:
+            with pytest.raises(Unavailable):
+                await one.ask(Worker.pid)
+        with pytest.raises(NoSuchActor):
+            await places[2].ask(Worker.pid)
+        await top.terminate_child("worker")
+        await top.delete_child("worker")
+        for one in places:
+            with pytest.raises(NoSuchActor):
+                await one.ask(Worker.pid)
+
+
 async def test_a_node_within_a_node_keeps_its_places_too(system: ActorSystem) -> None:
     node = await system.spawn(child(Outer, process=True))
     assert isinstance(node, NodeProcess)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mbactor import ActorSystem
-from mbactor.errors import ActorCrashed, InvalidSpec, NotAcknowledged
+from mbactor.errors import ActorCrashed, InvalidSpec, MbactorError, NotAcknowledged
 from mbactor.transport import messages_of
 from mbactor.transport.ask import Ask
 from tests.loops import LOOPS, Factory, run
@@ -147,6 +147,27 @@ def test_neither_a_deep_mailbox_nor_an_asker_that_stands_still_reads_as_nobody_t
                 assert sorted(await asyncio.gather(*asked)) == list(range(1, 201))
 
     run(work(), loop)
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["not heard of", "acknowledged"])
+def test_what_a_system_waits_for_as_it_stops_may_have_been_taken(server: NatsServer, *, held: bool) -> None:
+    async def work() -> None:
+        with taker(server.url) as process:
+            async with asyncio.timeout(60):
+                window = WINDOW if held else 60.0
+                async with ActorSystem("asks", server.url, PLANE, watchdog=None, ack_window=window) as system:
+                    await system.ask(Taker.who)
+                    if not held:
+                        pause(process.pid)
+                    asked = asyncio.ensure_future(system.ask(Taker.slow, 60.0))
+                    await system.node.remote.flush()
+                    if held:
+                        await acknowledged(system, 1)
+                with pytest.raises(MbactorError, match="the system was stopped while it waited for this") as caught:
+                    await asked
+                assert (caught.value.status, caught.value.taken) == (503, "yes" if held else "unknown")
+
+    run(work())
 
 
 @pytest.mark.parametrize("window", [0, "0s"])

@@ -52,7 +52,7 @@ async def place_of(node: Node) -> tuple[Place, list[socket.socket]]:
     """A place at the node's bus for a new process, and the sockets that it needs."""
     bus = node.remote.bus
     if url_of(bus) is not None:
-        return Reserved(bus, node.plane, node.serves), []
+        return Reserved(bus, node.plane, node.serves, node.locality), []
     lent, theirs = socket.socketpair()
     links.add(lent)
     return await Hub(cast("Lendable", bus)).attach(lent), [theirs]
