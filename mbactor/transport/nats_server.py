@@ -156,9 +156,13 @@ def pause(failures: int) -> float:
     return 0.0 if failures == 0 else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 10))
 
 
-def _found() -> str:
+def find_program() -> str | None:
     """The nats-server beside this Python, else on the PATH."""
-    found = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
+    return shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
+
+
+def _found() -> str:
+    found = find_program()
     if found is None:
         raise Unavailable(
             "transport: embedded needs the program nats-server, beside this Python or on the PATH:"

@@ -15,7 +15,7 @@ import pytest
 from mbactor import Actor, ActorSystem, MbactorError, endpoint
 from mbactor.errors import NoSuchActor, NotAcknowledged, Unavailable
 from tests.namespaces import Namespace, namespaces
-from tests.nats import NatsServer, nats_cluster
+from tests.nats import NatsServer, knows, nats_cluster
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -90,7 +90,7 @@ async def test_one_server_of_a_cluster_dies_and_actors_on_two_find_each_other_ag
 
 def _all_know_all(servers: list[NatsServer]) -> None:
     deadline = time.monotonic() + 60
-    while any(len(server.knows()) < len(servers) for server in servers):
+    while any(len(knows(server)) < len(servers) for server in servers):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

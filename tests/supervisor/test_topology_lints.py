@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import given
-from hypothesis import strategies as st
 
 from mbactor.kernel.actor import Actor
 from mbactor.supervisor.dynamic import DynamicSupervisor
-from mbactor.supervisor.spec import Backoff, ChildSpec, SupervisorSpec, child
+from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.topology.lints import MOST_ATTEMPTS, Lint, lints, spec_of, stop_time
+from mbactor.testing import child_trees
 from tests.supervisor.topology_parts import read
 
 
@@ -54,52 +54,7 @@ def test_a_dynamic_supervisor_alone_in_a_process_is_told() -> None:
     assert found(inside) == []
 
 
-DURATIONS = st.sampled_from([0.0, 0.5, 1.0, 5.0, 30.0])
-BACKOFFS = st.none() | st.builds(Backoff, st.sampled_from([0.1, 1.0]), st.sampled_from([1.0, 20.0]))
-ACTORS = st.builds(
-    lambda target, restart, shutdown, backoff: child(
-        target, id="x", restart=restart, shutdown=shutdown, backoff=backoff
-    ),
-    st.sampled_from([One, Two, AlsoTwo]),
-    st.sampled_from(["permanent", "transient", "temporary"]),
-    st.none() | DURATIONS,
-    BACKOFFS,
-)
-
-
-def numbered(children: list[ChildSpec]) -> tuple[ChildSpec, ...]:
-    return tuple(child_with(one, f"c{n}") for n, one in enumerate(children))
-
-
-def child_with(spec: ChildSpec, id: str) -> ChildSpec:
-    return child(spec.target, id=id, args=spec.args, restart=spec.restart, shutdown=spec.shutdown, backoff=spec.backoff)
-
-
-def trees(below: st.SearchStrategy[ChildSpec]) -> st.SearchStrategy[ChildSpec]:
-    return st.builds(
-        lambda children, strategy, budget, within, restart, shutdown: child(
-            Supervisor,
-            id="x",
-            args={
-                "strategy": strategy,
-                "max_restarts": budget,
-                "within": within,
-                "children": numbered(children),
-            },
-            restart=restart,
-            shutdown=shutdown,
-        ),
-        st.lists(below, max_size=4),
-        st.sampled_from(["one_for_one", "one_for_all", "rest_for_one"]),
-        st.integers(0, 6),
-        st.sampled_from([1.0, 5.0, 60.0]),
-        st.sampled_from(["permanent", "transient", "temporary"]),
-        st.none() | DURATIONS,
-    )
-
-
-TREES = trees(st.recursive(ACTORS, trees, max_leaves=8))
-"""A supervisor over anything."""
+TREES = child_trees(One, Two, AlsoTwo)
 
 
 def below(spec: ChildSpec, ids: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], ChildSpec, SupervisorSpec]]:
