@@ -3,8 +3,8 @@
 `plugin.py` has pytest's fixtures `mbactor`, `mbactor_probe`, `mbactor_recorder`, `mbactor_nats`, `mbactor_postgres` and
 `mbactor_loop` (`short.py` gives them short names); `stage.py` runs a test on its loop, `loop.py` is that loop, in which
 time is virtual, and `waiting.py` says where tasks wait. `probe.py` stands in for actors, `recorder.py` keeps events and
-spans, `faults.py` strikes at seams, `nats.py` and `postgres.py` run servers. `contracts.py` says what every bus and
-every mailbox must do, `stores.py` what every database of the Foreman must, `laws.py` what every reducer must;
+spans, `faults.py` strikes at seams, `nats.py` and `postgres.py` run servers. `buses.py`, `mailboxes.py` and `stores.py`
+say what every bus, every mailbox and every database of the Foreman must do, `laws.py` what every reducer must;
 `strategies.py` makes states, graphs and trees of children for Hypothesis.
 
 This door loads a name when it is first used: pytest imports the package in every run.
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mbactor.testing import faults
-    from mbactor.testing.contracts import check_bus, check_mailbox
+    from mbactor.testing.buses import check_bus
     from mbactor.testing.laws import reducer_laws
     from mbactor.testing.loop import OutOfPatience, Standstill, VirtualTimeLoop
+    from mbactor.testing.mailboxes import check_mailbox
     from mbactor.testing.probe import Probe, Probes, Received
     from mbactor.testing.recorder import Event, Recorder
     from mbactor.testing.stores import check_store
@@ -53,8 +54,8 @@ _HOME = {
     "Recorder": "recorder",
     "Standstill": "loop",
     "VirtualTimeLoop": "loop",
-    "check_bus": "contracts",
-    "check_mailbox": "contracts",
+    "check_bus": "buses",
+    "check_mailbox": "mailboxes",
     "check_store": "stores",
     "child_trees": "strategies",
     "graphs": "strategies",

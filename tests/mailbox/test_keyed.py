@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mbactor.mailbox import KeyedQueue, Lane, Mailbox, MailboxQueue, Overflow
 from mbactor.mailbox.overflow import OVERFLOWS
-from mbactor.testing.contracts import check_mailbox
+from mbactor.testing.mailboxes import check_mailbox
 
 
 def key_of(item: int) -> int | None:

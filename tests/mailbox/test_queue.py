@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mbactor.errors import InvalidSpec
 from mbactor.mailbox import Lane, Mailbox, MailboxQueue
-from mbactor.testing.contracts import check_mailbox
+from mbactor.testing.mailboxes import check_mailbox
 
 
 def queue_of(capacity: int, overflow: str = "reject") -> MailboxQueue[int]:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from mbactor.errors import Unavailable
-from mbactor.testing.contracts import check_bus
+from mbactor.testing.buses import check_bus
 from mbactor.transport import Bus, Envelope, LocalBus, Message
 from mbactor.transport.link import Hub, Lendable, LinkBus, Port
 from mbactor.transport.message import Op

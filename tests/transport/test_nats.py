@@ -20,7 +20,7 @@ import pytest
 from mbactor import ActorSystem, observe
 from mbactor.errors import Forbidden, InvalidSpec, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.testing import Recorder
-from mbactor.testing.contracts import check_bus
+from mbactor.testing.buses import check_bus
 from mbactor.transport import Address, Delivery, Envelope, Message, Requester, messages_of, nats_client
 from mbactor.transport.nats import NatsBus
 from tests.loops import LOOPS, Factory, run
