@@ -454,10 +454,12 @@ class Requester:
         if waiter is not None and by != subjects.host_token(waiter.address.host):
             return
         if waiter is None or waiter.done():
-            called_off = self._called_off.pop(envelope.id, None)
-            if called_off is not None and envelope.op == "ack" and by == subjects.host_token(called_off.address.host):
-                self._cancel(called_off, envelope.replica)
-                return
+            called_off = self._called_off.get(envelope.id)
+            if called_off is not None and by == subjects.host_token(called_off.address.host):
+                del self._called_off[envelope.id]
+                if envelope.op == "ack":
+                    self._cancel(called_off, envelope.replica)
+                    return
             if envelope.op == "ack" and envelope.fragment != WHOLE:
                 self._large.unwanted_pull(envelope)
             self._late(delivery, message)

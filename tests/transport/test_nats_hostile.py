@@ -12,10 +12,11 @@ import anyio
 import pytest
 
 from mbactor import Actor, ActorSystem, child, endpoint
-from mbactor.errors import ActorCrashed, BadRequest, BudgetSpent, MailboxFull, MbactorError, to_wire
+from mbactor.errors import ActorCrashed, ActorRestarting, BadRequest, BudgetSpent, MailboxFull, MbactorError, to_wire
 from mbactor.transport import Address, Delivery, Envelope, Message, Requester, messages_of, payload_of
 from mbactor.transport.message import JSON
 from mbactor.transport.nats import NatsBus
+from mbactor.transport.outbox import MOST
 from tests.loops import run
 from tests.nats import NatsServer, nats_server
 from tests.transport.inbox import Inbox
@@ -229,9 +230,18 @@ def test_what_is_told_of_one_that_was_sent_again_is_not_told_of_those_it_travell
         again: Delivery = (await asker.asked.until(3))[2]
         assert [message.envelope.id for message in messages_of(again.data)] == ids[:1]
         for id in ids:
-            asker.bus.publish(again.reply or "", said("reply", id, id.encode()).to_bytes())
+            asker.bus.publish(again.reply or "", said("reply", id, id.encode(), replica="").to_bytes())
         assert [await full, await taken] == [id.encode() for id in ids]
         assert len(asker.asked.got) == 3
+        # Nobody else is known any more to send it to.
+        full = asker.ask()
+        request = (await asker.asked.until(4))[3]
+        [message] = messages_of(request.data)
+        refused = error(message.envelope.id, to_wire(MailboxFull("far", 1)))
+        asker.bus.publish(request.reply or "", refused.to_bytes())
+        with pytest.raises(MailboxFull):
+            await full
+        assert len(asker.asked.got) == 4
 
     asking(server, work)
 
@@ -270,5 +280,104 @@ def test_that_the_other_replica_is_gone_does_not_mean_that_nobody_is_there(serve
         asker.bus.publish(request.reply or "", error("2", to_wire(MailboxFull("far", 1))).to_bytes())
         with pytest.raises(BudgetSpent):
             await ask
+
+    asking(server, work)
+
+
+def test_what_one_replica_cannot_take_is_sent_to_another_that_is_known_and_to_nobody_else(server: NatsServer) -> None:
+    async def work(asker: Asker) -> None:
+        others = Inbox()
+        asker.bus.subscribe("p.*.*.*.far_example.id-other.>", others)
+        await asker.bus.flush()
+        first = asker.ask()
+        [request] = await asker.asked.until(1)
+        asker.bus.publish(request.reply or "", said("reply", "1", replica="id-other").to_bytes())
+        await first
+        for n in range(10):
+            ask = asker.ask()
+            request = (await asker.asked.until(n + 2))[-1]
+            [message] = messages_of(request.data)
+            refused = error(message.envelope.id, to_wire(MailboxFull("far", 1)))
+            asker.bus.publish(request.reply or "", refused.to_bytes())
+            again = (await others.until(n + 1))[-1]
+            answer = said("reply", message.envelope.id, b"other", replica="id-other")
+            asker.bus.publish(again.reply or "", answer.to_bytes())
+            assert await ask == b"other"
+
+    asking(server, work)
+
+
+def test_one_that_says_for_how_long_it_is_away_is_not_asked_before(server: NatsServer) -> None:
+    async def work(asker: Asker) -> None:
+        ask, loop = asker.ask(), asyncio.get_running_loop()
+        [request] = await asker.asked.until(1)
+        began = loop.time()
+        asker.bus.publish(request.reply or "", error("1", to_wire(ActorRestarting("far", 1.0))).to_bytes())
+        again = (await asker.asked.until(2))[1]
+        assert loop.time() - began >= 1.0
+        asker.bus.publish(again.reply or "", said("reply", "1", b"back").to_bytes())
+        assert await ask == b"back"
+
+    asking(server, work)
+
+
+def test_the_more_replicas_are_known_the_fewer_messages_travel_together(server: NatsServer) -> None:
+    async def work(asker: Asker) -> None:
+        for known, most in ((0, MOST), (1, MOST), (4, MOST // 4), (16, 8)):
+            for n in range(known):
+                ask = asker.ask()
+                request = (await asker.asked.until(len(asker.asked.got) + 1))[-1]
+                [message] = messages_of(request.data)
+                answer = said("reply", message.envelope.id, replica=f"id-{n}")
+                asker.bus.publish(request.reply or "", answer.to_bytes())
+                await ask
+            before, asks = len(asker.asked.got), [asker.ask() for _ in range(MOST + 1)]
+            payloads: list[int] = []
+            async with asyncio.timeout(60):
+                while sum(payloads) < len(asks):
+                    await asyncio.sleep(0.001)
+                    payloads = [len(messages_of(one.data)) for one in asker.asked.got[before:]]
+            assert max(payloads) == most, (known, payloads)
+            for one in asks:
+                one.cancel()
+
+    asking(server, work)
+
+
+def test_an_ask_that_is_called_off_is_cancelled_where_it_may_be_and_where_it_turns_out_to_be(
+    server: NatsServer,
+) -> None:
+    async def work(asker: Asker) -> None:
+        far, eve = Inbox(), Inbox()
+        asker.bus.subscribe("p.*.*.*.far_example.id-far.>", far)
+        asker.bus.subscribe("p.*.*.*.far_example.id-eve.>", eve)
+        await asker.bus.flush()
+
+        def cancelled(inbox: Inbox) -> list[str]:
+            found = [message.envelope for one in inbox.got for message in messages_of(one.data)]
+            return [one.id for one in found if one.op == "cancel"]
+
+        ask = asker.ask()
+        [request] = await asker.asked.until(1)
+        ask.cancel()
+        asker.requester.call_off(ask)
+        await asker.asked.until(2)
+        reply = request.reply or ""
+        asker.bus.publish(reply.replace("far_example", "eve_example"), said("ack", "1", replica="id-eve").to_bytes())
+        for _ in range(2):  # it is told once where it is
+            asker.bus.publish(reply, said("ack", "1").to_bytes())
+        await far.until(1)
+        held = asker.ask()
+        request = (await asker.asked.until(3))[2]
+        id = messages_of(request.data)[0].envelope.id
+        asker.bus.publish(request.reply or "", said("ack", id).to_bytes())
+        async with asyncio.timeout(60):
+            while not (waiter := asker.requester._waiting.find(id)) or waiter.taken != "yes":
+                await asyncio.sleep(0.001)
+        held.cancel()
+        asker.requester.call_off(held)
+        await far.until(2)
+        assert [cancelled(inbox) for inbox in (asker.asked, far, eve)] == [["1"], ["1", id], []]
+        assert asker.requester.late == 0, "an acknowledgement is no answer"
 
     asking(server, work)
