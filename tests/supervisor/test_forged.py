@@ -13,9 +13,11 @@ from mbactor import Actor, ActorSystem, endpoint
 from mbactor.errors import BadRequest, BudgetSpent, CallTooDeep, MbactorError
 from mbactor.kernel.budget import BUDGET_CAP, DEFAULT_BUDGET, granted
 from mbactor.testing.loop import VirtualTimeLoop
-from mbactor.transport import LocalBus, subjects
+from mbactor.transport import Address, LocalBus, subjects
 from mbactor.transport.ask import error_in
 from mbactor.transport.message import messages_of
+from mbactor.transport.peers import PEERS
+from mbactor.transport.reserved import RESERVED, Reserved
 from tests.transport.inbox import Inbox
 
 PLANE, SOURCE, NODE, HOST = "forged", "liar.example", "id-liar", "clerk.example"
@@ -41,14 +43,21 @@ class Liar:
         self.inbox = Inbox()
         bus.subscribe(subjects.inbox_pattern(PLANE, NODE), self.inbox)
 
-    async def say(self, data: bytes, subject: str = f"{PLANE}.safe.443.liar_example.clerk_example._.post.count") -> Any:
-        """The result, or the error, that comes of it; nothing where nothing does."""
+    async def say(
+        self,
+        data: bytes,
+        subject: str = f"{PLANE}.safe.443.liar_example.clerk_example._.post.count",
+        source: str = SOURCE,
+    ) -> Any:
+        """The result, or the error, that comes of it; nothing where nothing does. `source` has the inbox."""
         before = len(self.inbox.got)
-        self.bus.publish(subject, data, reply=subjects.reply_subject(PLANE, HOST, SOURCE, NODE, "1"))
+        self.bus.publish(subject, data, reply=subjects.reply_subject(PLANE, HOST, source, NODE, "1"))
         await asyncio.sleep(0.1)
         if len(self.inbox.got) == before:
             return None
         [answer] = messages_of(self.inbox.got[-1].data)
+        if answer.envelope.op == "ack":
+            return "ack"
         return error_in(answer) if answer.envelope.op == "error" else msgspec.msgpack.decode(answer.body)
 
 
@@ -187,6 +196,37 @@ def test_who_asks_in_the_name_of_another_gets_no_answer() -> None:
     async def work(system: ActorSystem, liar: Liar) -> None:
         subject = f"{PLANE}.safe.443.other_example.clerk_example._.post.count"
         assert await liar.say(payload(envelope()), subject) is None
+
+    forged(work)
+
+
+def test_which_replicas_have_room_is_told_to_those_of_their_host_in_their_own_name() -> None:
+    async def work(system: ActorSystem, liar: Liar) -> None:
+        [cell] = system.node.served[HOST].cells
+        assert cell.served is not None
+        groups = [[*group] for group in cell.served.groups()]
+        question = payload(envelope(op="probe"), msgspec.msgpack.encode(groups))
+
+        def subject(source: str) -> str:
+            return subjects.request_subject(PLANE, source, Address(HOST, "/", replica=PEERS))
+
+        assert await liar.say(question, subject(HOST), source=HOST) == groups
+        assert await liar.say(question, subject(HOST)) is None
+        assert await liar.say(question, subject(SOURCE)) is None
+
+    forged(work)
+
+
+def test_that_a_place_is_kept_is_told_to_who_asks_in_its_own_name() -> None:
+    async def work(_: ActorSystem, liar: Liar) -> None:
+        place = Reserved(liar.bus, PLANE, lambda *_: None, "eu-west")
+        place.serves(HOST, on=True)
+        for replica in (RESERVED, f"{RESERVED}-loc-eu", f"{RESERVED}-loc-eu-west"):
+            address = Address(HOST, "/count", replica=replica)
+            inquiry = payload(envelope(op="probe"), b"")
+            assert await liar.say(inquiry, subjects.request_subject(PLANE, SOURCE, address)) == "ack"
+            assert await liar.say(inquiry, subjects.request_subject(PLANE, "other.example", address)) is None
+        place.release()
 
     forged(work)
 

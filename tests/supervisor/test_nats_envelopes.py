@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import anyio
 import pytest
 
-from mbactor import Actor, ActorSystem, endpoint
+from mbactor import Actor, ActorSystem, endpoint, observe
 from mbactor.errors import BudgetSpent, CallTooDeep, Deadlock
 from mbactor.kernel.context import current
+from mbactor.testing import Recorder
 from mbactor.transport import Address, Envelope, Message, messages_of, subjects
 from mbactor.transport.headers import passed_on, with_passed
+from mbactor.transport.message import JSON
 from tests.nats import NatsServer, nats_server
 from tests.transport.inbox import Inbox
 
@@ -57,7 +60,17 @@ class Right(Actor):
     async def seen(self) -> dict[str, Any]:
         call = current.get()
         assert call is not None
-        return {"token": call.token, "headers": call.passed, "baggage": call.baggage, "depth": call.depth}
+        return {
+            "token": call.token,
+            "headers": call.passed,
+            "baggage": call.baggage,
+            "depth": call.depth,
+            "trace": call.trace,
+        }
+
+    @endpoint
+    async def doubled(self, number: int) -> int:
+        return 2 * number
 
     @endpoint
     async def left_over(self) -> float:
@@ -112,12 +125,51 @@ async def test_of_the_headers_those_go_on_that_are_for_all_and_the_token_is_not_
         "headers": {"x-forwarded-host": "shop.example", "accept-language": "fr"},
         "baggage": None,
         "depth": 2 - 1,
+        "trace": None,
     }
     assert passed_on({"Cookie": "c"}) is None
     assert with_passed({"Accept-Language": "de"}, {"accept-language": "fr", "x-forwarded-for": "1"}) == {
         "x-forwarded-for": "1",
         "Accept-Language": "de",
     }
+
+
+async def test_what_came_with_an_ask_goes_along_with_what_is_asked_for_it(asks: ActorSystem) -> None:
+    trace, bus, inbox = f"00-{'ab' * 16}-{'cd' * 8}-01", asks.node.remote.bus, Inbox()
+    bus.subscribe(f"{PLANE}.reply._.*.raw.me.*", inbox)
+    hosts = {"right.example": 0, "left.example": 1}
+    for host in hosts:
+        envelope = Envelope(
+            "ask", host, 60.0, content_type=JSON, trace=trace, identity="opaque", baggage={"tenant": "blue"},
+            headers={"X-Forwarded-For": "ada", "Cookie": "c"},
+        )  # fmt: skip
+        subject = subjects.request_subject(PLANE, "raw", Address(host, "/seen"))
+        bus.publish(
+            subject, Message(envelope, b"").to_bytes(), reply=subjects.reply_subject(PLANE, host, "raw", "me", "1")
+        )
+    answers = [message for one in await inbox.until(2) for message in messages_of(one.data)]
+    assert {answer.envelope.id: json.loads(answer.body) for answer in answers} == {
+        host: {
+            "token": "opaque",
+            "headers": {"x-forwarded-for": "ada"},
+            "baggage": {"tenant": "blue"},
+            "depth": depth,
+            "trace": trace,
+        }
+        for host, depth in hosts.items()
+    }
+
+
+async def test_a_trace_goes_on_in_another_process_from_wherever_it_is(asks: ActorSystem) -> None:
+    recorder = Recorder(asyncio.get_running_loop())
+    with observe.observing(recorder), observe.span("outside", "of any actor") as span:
+        seen = await asks.ask(Right.seen)
+        assert span.trace_id in seen["trace"]
+        assert span.trace_id in (await asks.ask(Left.seen))["trace"]
+
+
+async def test_a_query_goes_along_with_a_request(asks: ActorSystem) -> None:
+    assert (await asks.request("POST", "https://right.example/doubled?number=21")).json() == 42
 
 
 async def test_each_hop_has_less_time_and_what_comes_too_late_is_not_run(asks: ActorSystem) -> None:

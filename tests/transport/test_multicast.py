@@ -11,6 +11,7 @@ import pytest
 
 from mbactor.errors import ActorCrashed, BudgetSpent, MbactorError, NotAcknowledged, Unavailable
 from mbactor.transport import Address, Delivery, Envelope, LocalBus, Message, Requester
+from mbactor.transport.ask import TICKS
 from mbactor.transport.message import Op, messages_of
 from mbactor.transport.multicast import Multicast
 from mbactor.transport.nats import NatsBus
@@ -167,4 +168,36 @@ async def test_who_says_nothing_is_not_waited_for_and_who_comes_late_is_asked_fo
     assert await asyncio.wait_for(asker.ended, 60) is None
     [(replica, error)] = asker.lost
     assert (replica, type(error)) == ("mute", BudgetSpent)
+    await bus.close()
+
+
+async def test_who_answers_after_the_end_is_waited_for_the_next_time() -> None:
+    bus = LocalBus()
+    await bus.connect()
+    bus.receivers = lambda subject: None  # type: ignore[method-assign]  # as a broker
+    asker = await Asker(bus, window=0.1).open()
+    known, late = Replier(bus, "known"), Replier(bus, "late", acks=False)
+
+    async def asked(ticks: int) -> None:
+        asker.multicast.patience = ticks
+        asker.heard.clear()
+        asker.ended, known.asked, late.asked = (asyncio.get_running_loop().create_future() for _ in range(3))
+        asker.ask()
+        await asyncio.wait_for(asyncio.gather(known.asked, late.asked), 60)
+        known.say("reply")
+        await bus.flush()
+
+    await asked(TICKS)
+    assert await asyncio.wait_for(asker.ended, 60) is None
+    await asked(10**6)
+    assert await asyncio.wait_for(asker.ended, 60) is None, "those that are known have answered"
+    late.say("reply")
+    await bus.flush()
+    assert (asker.heard, asker.requester.late) == (["known"], 1)
+    await asked(10**6)
+    assert not asker.ended.done(), "there may be others than those that are known"
+    late.say("reply")
+    await bus.flush()
+    assert asker.heard == ["known", "late"]
+    asker.requester.close()
     await bus.close()
