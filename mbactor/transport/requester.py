@@ -454,15 +454,7 @@ class Requester:
         if waiter is not None and by != subjects.host_token(waiter.address.host):
             return
         if waiter is None or waiter.done():
-            called_off = self._called_off.get(envelope.id)
-            if called_off is not None and by == subjects.host_token(called_off.address.host):
-                del self._called_off[envelope.id]
-                if envelope.op == "ack":
-                    self._cancel(called_off, envelope.replica)
-                    return
-            if envelope.op == "ack" and envelope.fragment != WHOLE:
-                self._large.unwanted_pull(envelope)
-            self._late(delivery, message)
+            self._late(delivery, by, message)
         elif envelope.op == "ack":
             if envelope.fragment == WHOLE or self._large.pulled(envelope):
                 waiter.acked(message)
@@ -475,10 +467,18 @@ class Requester:
                 self._replicas.saw(waiter.address.host, envelope.replica)
             self._answered(waiter, message)
 
-    def _late(self, delivery: Delivery, message: Message) -> None:
+    def _late(self, delivery: Delivery, by: str, message: Message) -> None:
         envelope = message.envelope
+        called_off = self._called_off.get(envelope.id)
+        if called_off is not None and by == subjects.host_token(called_off.address.host):
+            del self._called_off[envelope.id]
+            if envelope.op == "ack":
+                self._cancel(called_off, envelope.replica)
+                return
         if envelope.op != "ack":
             self.late += envelope.fragment == WHOLE or self._large.unwanted(delivery, message)
+        elif envelope.fragment != WHOLE:
+            self._large.unwanted_pull(envelope)
         self.when_late(envelope.id)
 
     def _answered(self, waiter: Waiter, message: Message) -> None:
