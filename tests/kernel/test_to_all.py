@@ -245,6 +245,65 @@ async def test_an_event_reaches_one_of_each_group_and_every_one_where_that_is_sa
     await one.spawn(child(Books, id="b3", args={"seen": books}))
 
 
+async def test_who_answers_for_another_host_is_named_by_its_own(start: Start) -> None:
+    asks = await start()
+    books = await (await start()).spawn(child(Books, args={"seen": []}))
+    await books.cell.node.remote.flush()
+    [reply] = [reply async for reply in asks.ask_all(Orders.on_veto, "bad")]
+    assert (reply.result(), reply.source) == (True, f"{books.cell.replica}.books.example")
+
+
+class Diary(Actor):
+    host = "diary.example"
+
+    def __init__(self, seen: list[Any]) -> None:
+        self.seen = seen
+
+    @sink(Orders.on_placed)
+    async def placed(self, order_id: str, total: float = 0.0) -> None:
+        self.seen.append(order_id)
+
+    @endpoint
+    async def note(self, what: str) -> None:
+        self.seen.append(what)
+
+
+async def test_what_is_told_and_published_in_a_turn_comes_in_this_order(start: Start) -> None:
+    seen: list[Any] = []
+    tells = await start()
+    await start(child(Diary, args={"seen": seen}))
+    for _ in range(3):
+        tells.tell(Diary.note, "told")
+        tells.publish(Orders.on_placed, "published")
+        tells.tell(Diary.note, "told again")
+    await until(lambda: len(seen) == 9)
+    assert seen == ["told", "published", "told again"] * 3
+
+
+async def test_what_is_going_to_be_served_is_announced_before_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus, done = LocalBus(), list[str]()
+    subscribe, publish = bus.subscribe, bus.publish
+
+    def subscribing(subject: str, receive: Any, *, queue: str | None = None) -> Any:
+        done.append(subject)
+        return subscribe(subject, receive, queue=queue)
+
+    def publishing(subject: str, data: bytes, *, reply: str | None = None) -> None:
+        done.append(subject)
+        publish(subject, data, reply=reply)
+
+    monkeypatch.setattr(bus, "subscribe", subscribing)
+    monkeypatch.setattr(bus, "publish", publishing)
+    async with ActorSystem(transport=bus, plane="plane") as system:
+        reports = await system.spawn(Reports)
+        announced = "plane.safe.888.reports_example.all._.post.on-new-subs"
+        assert done.index(announced) < done.index("plane.safe.443.*.reports_example._.*.switch")
+        done.clear()
+        await reports.ask(Reports.switch, on=True)
+        query, veto = "plane.safe.443.*.reports_example._.*.query", "plane.safe.417.*.orders_example._.post.veto"
+        assert done == [announced, query, announced, veto]
+
+
 async def test_a_sink_that_crashes_is_charged_for_nobody_was_told(start: Start) -> None:
     seen: list[Any] = []
     system = await start(child(Books, id="books", args={"seen": seen}))

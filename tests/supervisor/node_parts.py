@@ -43,6 +43,13 @@ class Worker(Actor):
         return os.getpid()
 
     @endpoint
+    async def settings(self) -> list[str | float | bool | None]:
+        """What its node was given."""
+        node = self.ref.cell.node
+        limits = [node.watchdog_limit, node.ack_window, node.max_body]
+        return [node.plane, node.locality, node.serialize_local, node.coalesce, *limits]
+
+    @endpoint
     async def marked(self) -> str:
         return self.mark
 

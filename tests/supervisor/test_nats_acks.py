@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from mbactor import ActorSystem
-from mbactor.errors import ActorCrashed, InvalidSpec, MbactorError, NotAcknowledged
+from mbactor.errors import ActorCrashed, BudgetSpent, InvalidSpec, MbactorError, NotAcknowledged
 from mbactor.transport import messages_of
 from mbactor.transport.ask import Ask
 from tests.loops import LOOPS, Factory, run
@@ -147,6 +148,27 @@ def test_neither_a_deep_mailbox_nor_an_asker_that_stands_still_reads_as_nobody_t
                 assert sorted(await asyncio.gather(*asked)) == list(range(1, 201))
 
     run(work(), loop)
+
+
+def test_who_says_nothing_is_waited_for_as_long_as_the_window_says(server: NatsServer) -> None:
+    async def work() -> None:
+        with taker(server.url) as process:
+            async with (
+                ActorSystem("asks", server.url, PLANE, watchdog=None, ack_window="1h") as patient,
+                ActorSystem("asks", server.url, PLANE, watchdog=None, ack_window="10ms") as hasty,
+                asyncio.timeout(60),
+            ):
+                await patient.ask(Taker.who)
+                pause(process.pid)
+                with pytest.raises(BudgetSpent) as caught:
+                    with anyio.fail_after(2):  # longer than the window has where nothing is set
+                        await patient.ask(Taker.who)
+                assert caught.value.taken == "unknown"
+                with pytest.raises(NotAcknowledged):
+                    with anyio.fail_after(50):
+                        await hasty.ask(Taker.who)
+
+    run(work())
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["not heard of", "acknowledged"])

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,6 +114,32 @@ async def test_nobody_there_is_known_at_once_and_a_tell_becomes_a_dead_letter(
     async with asyncio.timeout(60):
         while not len(asks.dead_letters):
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+async def test_what_leaves_in_a_turn_travels_together_unless_that_is_switched_off(
+    server: NatsServer, *, coalesce: bool
+) -> None:
+    settings: dict[str, Any] = {"watchdog": None, "coalesce": coalesce}
+    async with (
+        ActorSystem("asks", server.url, "plane", **settings) as asks,
+        ActorSystem("serves", server.url, "plane", **settings) as serves,
+    ):
+        await serves.spawn(Till)
+        tap, asked, answered = NatsBus(server.url), Inbox(), Inbox()
+        await tap.connect()
+        tap.subscribe("plane.safe.443.*.till_example.>", asked)
+        tap.subscribe("plane.reply._.till_example.>", answered)
+        await tap.flush()
+        assert await asyncio.gather(*[asks.ask(Till.add, n, b=0) for n in range(40)]) == list(range(40))
+        for n in range(40):
+            asks.tell(Till.note, n)
+        assert await asks.ask(Till.noted) == list(range(40))
+        await tap.flush()
+        for seen, count in ((asked, 81), (answered, 41)):
+            sizes = [len(messages_of(one.data)) for one in seen.got]
+            assert (sum(sizes), max(sizes) > 1) == (count, coalesce), sizes
+        await tap.close()
 
 
 async def test_replicas_of_several_systems_share_the_work_and_planes_are_apart(server: NatsServer) -> None:

@@ -125,6 +125,33 @@ def test_a_subtree_runs_in_its_own_process_and_is_ready_when_all_of_it_is(loop: 
     assert not alive(run(main(), loop))
 
 
+@pytest.mark.parametrize(
+    ("given", "there"),
+    [
+        ({}, ["mbactor", "", False, True, 0.1, 1.0, 1 << 30]),
+        ({"serialize_local": True, "watchdog": None}, ["mbactor", "", True, True, None, 1.0, 1 << 30]),
+        (
+            {
+                "plane": "other",
+                "locality": "eu-west",
+                "coalesce": False,
+                "watchdog": "3s",
+                "ack_window": 5,
+                "max_body": 6,
+            },
+            ["other", "eu-west", False, False, 3.0, 5.0, 6],
+        ),
+    ],
+    ids=["nothing", "some", "all"],
+)
+async def test_a_process_has_the_settings_of_its_system(given: dict[str, Any], there: list[Any]) -> None:
+    async with ActorSystem(**given) as system:
+        top = await spawned(system, child(Worker, process=True))
+        ref = row(top, "worker").ref
+        assert ref is not None
+        assert await ref.ask(Worker.settings) == there
+
+
 async def test_replicas_are_as_many_processes_and_share_the_asks() -> None:
     async with ActorSystem() as system:
         top = await spawned(system, child(Worker, replicas=3, process=True))

@@ -123,7 +123,7 @@ class Asker:
         return self.requester.request("ada.example", address, message, deadline, lambda answer: answer.body)
 
 
-def asking(server: NatsServer, work: Callable[[Asker], Any], window: float = 1.0) -> None:
+def asking(server: NatsServer, work: Callable[[Asker], Any], window: float = 1.0, locality: str = "") -> None:
     async def all() -> None:
         problems: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
@@ -131,7 +131,7 @@ def asking(server: NatsServer, work: Callable[[Asker], Any], window: float = 1.0
         asked = Inbox()
         bus.subscribe(ASKED, asked, queue="far")
         await bus.flush()
-        requester = Requester(asking, "p", "node", window)
+        requester = Requester(asking, "p", "node", window, locality=locality)
         await requester.open()
         await work(Asker(bus, requester, asked))
         requester.close()
@@ -381,3 +381,41 @@ def test_an_ask_that_is_called_off_is_cancelled_where_it_may_be_and_where_it_tur
         assert asker.requester.late == 0, "an acknowledgement is no answer"
 
     asking(server, work)
+
+
+def test_what_the_nearest_does_not_take_goes_to_any_and_where_nobody_is_there_the_next_does_so_at_once(
+    server: NatsServer,
+) -> None:
+    async def work(asker: Asker) -> None:
+        loop, near = asyncio.get_running_loop(), Inbox()
+        place = asker.bus.subscribe("p.safe.443.*.far_example.loc-eu-west-b.post.work", near)
+        await asker.bus.flush()
+
+        def answered(request: Delivery, op: Any = "reply") -> str:
+            id = messages_of(request.data)[0].envelope.id
+            answer = Message(Envelope(op, id, content_type=JSON, locality="eu-west-b"), b"")
+            asker.bus.publish(request.reply or "", answer.to_bytes())
+            return id
+
+        first = asker.ask()
+        answered((await asker.asked.until(1))[0])
+        await first
+        ask = asker.ask()
+        request = (await near.until(1))[0]
+        id = messages_of(request.data)[0].envelope.id
+        asker.bus.publish(request.reply or "", error(id, to_wire(ActorRestarting("far", 0.0))).to_bytes())
+        assert answered((await asker.asked.until(2))[1]) == id
+        await ask
+
+        place.unsubscribe()
+        await asker.bus.flush()
+        lost: list[MbactorError] = []
+        told = Message(Envelope("tell", asker.requester.new_id()), b"")
+        asker.requester.send("ada.example", FAR, told, lost.append)
+        await asker.asked.until(3)
+        nearest = asker.requester._nearest
+        assert nearest is not None
+        assert nearest(FAR, loop.time()) is FAR
+        assert (len(near.got), lost) == (1, [])
+
+    asking(server, work, locality="eu-west-b-1")
