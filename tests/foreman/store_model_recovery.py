@@ -38,9 +38,9 @@ ADVICE = {
 }
 
 
-def place(step: Step, status: str | None = None) -> StepPlace:
+def place(step: Step) -> StepPlace:
     return StepPlace(
-        step.id, step.flow_id, status or step.status, step.predecessor_id, step.successor_id, step.spawn_id,
+        step.id, step.flow_id, step.status, step.predecessor_id, step.spawn_id,
         step.ordinal, step.cohort_id, step.cohort_size, step.cohort_arrivals, step.cohort_failures, step.updated_at,
         step.cohort_needed, step.cancel_reason, step.cohort_at_once,
         step.room[0] if step.room and step.status == "created" else None,
@@ -133,8 +133,6 @@ class Recovery(Rows):
         gone = {step.id for step in self._steps_of(tuple(rewound.gone_flows))} | rewound.gone_steps
         self.steps = {key: step for key, step in self.steps.items() if key not in gone}
         self.flows = {key: flow for key, flow in self.flows.items() if key not in rewound.gone_flows}
-        for step_id in rewound.loose:
-            self.steps[step_id].successor_id = None
         for step_id in rewound.again:
             status, held = rewound.status_of(step_id), rewound.held.get(step_id)
             self._run_again(self.steps[step_id], status, held, inputs.get(step_id))
@@ -187,8 +185,7 @@ class Recovery(Rows):
         if root.delete_at is not None:
             return Changed(False, root.status, (), "it is about to be removed")
         tree = self._tree(root.id)
-        ended = [place(step, None if step.status in ENDED else "cancelled") for step in self._steps_of(tree)]
-        rewound = self._rewound(tree, ended, [one.step_id], queued=root.concurrency_key is not None)
+        rewound = self._rewound(tree, self._places(tree), [one.step_id], queued=root.concurrency_key is not None)
         parks = self._reopened(rewound)
         if parks is None:
             return Changed(False, root.status, (), CALLED_ANOTHER)
@@ -223,8 +220,6 @@ class Recovery(Rows):
                 again.lease_number = again.unused_leases = 1
             elif step.id in rewound.waiting:
                 self._wait_again(again, parks[step.id])
-            elif step.status not in ENDED:
-                again.status = "cancelled"
             self.steps[again.id] = again
         made = self.flows[ids.flows[root.id]]
         return Created(made.id, made.token, ids.steps[one.step_id], workflow=made.workflow)

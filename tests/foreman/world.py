@@ -40,6 +40,8 @@ MUST_BE_EMPTY = {
         (SELECT 1 FROM mbactor_flow r WHERE r.id = f.root_id AND r.root_id IS NULL)""",
     "a neighbour is in another flow": """SELECT s.id FROM mbactor_step s JOIN mbactor_step n
         ON n.id IN (s.predecessor_id, s.successor_id) WHERE n.flow_id <> s.flow_id""",
+    "a step is followed by one that is not there": """SELECT id FROM mbactor_step
+        WHERE successor_id NOT IN (SELECT id FROM mbactor_step)""",
     "a step has no flow": "SELECT id FROM mbactor_step WHERE flow_id NOT IN (SELECT id FROM mbactor_flow)",
     "a pending step has an owner": "SELECT id FROM mbactor_step WHERE status = 'pending' AND worker IS NOT NULL",
     "a pending step has a lease": "SELECT id FROM mbactor_step WHERE status = 'pending' AND lease_expires IS NOT NULL",

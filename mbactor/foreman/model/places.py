@@ -21,7 +21,6 @@ class StepPlace(msgspec.Struct, frozen=True, gc=False):
     flow_id: int
     status: str
     predecessor_id: int | None = None
-    successor_id: int | None = None
     spawn_id: int | None = None
     ordinal: int = 0
     cohort_id: int | None = None

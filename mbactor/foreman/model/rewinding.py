@@ -36,8 +36,6 @@ class Rewound(msgspec.Struct, frozen=True):
     """Steps of the flows that stay."""
     gone_flows: frozenset[int]
     """Flows that go with all their steps."""
-    loose: tuple[int, ...]
-    """Steps that stay and are not followed by anything any more."""
     counts: dict[int, tuple[int, int]]
     """Step that spawned a cohort -> arrivals and failures, where they are others than before."""
     reopened: frozenset[int]
@@ -87,7 +85,6 @@ def rewind(flows: Iterable[FlowPlace], steps: Iterable[StepPlace], step_ids: Col
         waiting=waiting,
         gone_steps=frozenset(gone),
         gone_flows=frozenset(gone_flows),
-        loose=tuple(one.id for one in left if one.successor_id in gone),
         counts=_counts(left, reopened),
         reopened=frozenset(reopened),
         statuses=_statuses(tree, left, begun, gone_flows),
@@ -168,9 +165,9 @@ def _decided(spawn: StepPlace) -> bool | None:
 
 def _as_it_goes_on(step: StepPlace, again: Collection[int], waiting: Collection[int]) -> StepPlace:
     if step.id in again:
-        return msgspec.structs.replace(step, status="pending", successor_id=None, cohort_size=0)
+        return msgspec.structs.replace(step, status="pending", cohort_size=0)
     if step.id in waiting:
-        return msgspec.structs.replace(step, status="running", successor_id=None, cohort_size=0)
+        return msgspec.structs.replace(step, status="running", cohort_size=0)
     return step
 
 

@@ -44,12 +44,7 @@ async def fork(tx: Transaction, one: Fork) -> Created | Changed:
         return Changed(False, tree.root.status, (), "only what has ended is forked; cancel it first")
     if tree.root.delete_at is not None:
         return Changed(False, tree.root.status, (), "it is about to be removed")
-    # What had not ended when the tree was cancelled has stopped there, and nobody waits for it.
-    ended = {
-        step.id: step if step.status in ENDED else msgspec.structs.replace(step, status="cancelled")
-        for step in tree.steps.values()
-    }
-    rewound = msgspec.structs.replace(tree, steps=ended).rewound([one.step_id])
+    rewound = tree.rewound([one.step_id])
     parks = await reopened(tx, rewound.waiting)
     if parks is None:
         return Changed(False, tree.root.status, (), CALLED_ANOTHER)
@@ -127,8 +122,6 @@ class _Copy:
         elif row.id in self._rewound.waiting:
             own |= self._forgotten(row) | {"status": "running", "parks": self._parks[row.id]}
             own["changes"] = row.changes if row.status != "completed" else None
-        elif row.status not in ENDED:
-            own["status"] = "cancelled"
         return msgspec.structs.replace(row, **own)
 
     def _forgotten(self, row: StepRow) -> dict[str, object]:

@@ -129,8 +129,6 @@ async def _write(tx: Transaction, rewound: Rewound, inputs: dict[int, Json], par
         await tx.db.count("DELETE FROM mbactor_flow WHERE id IN (<ids>)", gone)
     if rewound.gone_steps:
         await tx.db.count("DELETE FROM mbactor_step WHERE id IN (<ids>)", sorted(rewound.gone_steps))
-    if rewound.loose:
-        await tx.db.count("UPDATE mbactor_step SET successor_id = NULL WHERE id IN (<ids>)", rewound.loose)
     rows = [
         (rewound.status_of(step_id), inputs.get(step_id), tx.now, *rewound.held.get(step_id, (None, None)), step_id)
         for step_id in rewound.again

@@ -22,8 +22,8 @@ _FLOWS = """SELECT id, status, caller_id, token, root_id, delete_at, delete_on_c
 
 _ROOT = "SELECT coalesce(root_id, id) FROM mbactor_flow WHERE id = ?"
 
-_PLACES = """SELECT id, flow_id, status, predecessor_id, successor_id, spawn_id, ordinal, cohort_id, cohort_size,
-    cohort_arrivals, cohort_failures, updated_at, cohort_needed, cancel_reason, cohort_at_once, room_id
+_PLACES = """SELECT id, flow_id, status, predecessor_id, spawn_id, ordinal, cohort_id, cohort_size, cohort_arrivals,
+    cohort_failures, updated_at, cohort_needed, cancel_reason, cohort_at_once, room_id
     FROM mbactor_step WHERE flow_id IN (<ids>) ORDER BY id"""
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
