@@ -21,11 +21,13 @@ from mbactor.kernel.exit import KILLED, SHUTDOWN, Exit
 from mbactor.supervisor.children import Budget, Build, ChildCount, ChildRow, build_child, made
 from mbactor.supervisor.line import Line, LineRunner
 from mbactor.supervisor.runner import FAIR_RUN, Runner
-from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, check_spec
+from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, check_spec, is_whole
 from mbactor.supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from mbactor.kernel.node import Node
+
+_FOR_ITSELF = "each child of a dynamic supervisor is for itself"
 
 
 class DynamicSupervisor(Supervisor):
@@ -61,12 +63,23 @@ class DynamicSupervisor(Supervisor):
         self._node, self._build = node, build
 
     def spec(self) -> SupervisorSpec:
+        found = super().spec()
+        wrong = self._wrong(found)
+        if wrong is not None:
+            raise InvalidSpec(f"{type(self).__qualname__}: {wrong}")
+        return found
+
+    def _wrong(self, found: SupervisorSpec) -> str | None:
         if self.children:
-            raise InvalidSpec(
-                f"{type(self).__qualname__}: children: {len(self.children)} given, none expected: "
-                "the children of a dynamic supervisor are added by start_child"
-            )
-        return super().spec()
+            added = "the children of a dynamic supervisor are added by start_child"
+            return f"children: {len(self.children)} given, none expected: {added}"
+        for field, only in (("strategy", "one_for_one"), ("auto_shutdown", "never")):
+            if getattr(found, field) != only:
+                text = f"{getattr(found, field)!r} given, {only!r} expected"
+                return f"{field}: {text}: {_FOR_ITSELF}"
+        if self.max_children is not None and not is_whole(self.max_children, 0):
+            return f"max_children: {self.max_children!r} given, a whole number >= 0 or None expected"
+        return None
 
     # --- as a child of whoever runs it ------------------------------------------------------------------------
 
@@ -102,7 +115,8 @@ class DynamicSupervisor(Supervisor):
     async def start_child(self, spec: ChildSpec) -> Any:
         """Start a child; its ref, or None where it asked not to be started.
 
-        AlreadyStarted or AlreadyPresent where the id is taken, Unavailable where `max_children` run, StartFailed.
+        AlreadyStarted or AlreadyPresent where the id is taken, Unavailable where `max_children` run, StartFailed;
+        InvalidSpec where it has replicas, is significant, or is to be started `after` others.
         """
         self._bound()
         check_spec(spec)
@@ -216,6 +230,10 @@ class DynamicSupervisor(Supervisor):
             raise Unavailable(f"supervisor {runner.path} is not running")
         if spec.replicas != 1:
             raise InvalidSpec(f"child {spec.id!r}: replicas: {spec.replicas} given, 1 expected here")
+        if spec.significant:
+            raise InvalidSpec(f"child {spec.id!r}: significant: True given, False expected here: {_FOR_ITSELF}")
+        if spec.after:
+            raise InvalidSpec(f"child {spec.id!r}: after: {list(spec.after)} given, none expected here: {_FOR_ITSELF}")
         present = self._lines.get(spec.id)
         if present is not None:
             if present.status == "running":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
@@ -134,7 +134,8 @@ def child(
     "brutal" (none), or None (as long as it takes); 5 s for an actor and None for a supervisor by default.
     `config` has the values of the properties that the class declares (`config()`).
     `process` runs it in an OS process of its own. `after` names siblings that are started, and ready, before it; one
-    with replicas by its id without the number. A child is ready when its `on_start` has returned.
+    with replicas by its id without the number. A child is ready when its `on_start` has returned. `mailbox` is for
+    actors only.
     `InvalidSpec` names the field and the value that are wrong.
     """
     kind = kind_of(target)
@@ -147,6 +148,9 @@ def child(
         raise InvalidSpec(f"child {name!r}: backoff: {backoff!r} given, a Backoff or None expected")
     if mailbox is not None and not isinstance(mailbox, Mailbox):
         raise InvalidSpec(f"child {name!r}: mailbox: {mailbox!r} given, a Mailbox or None expected")
+    if mailbox is not None and kind == "supervisor":
+        text = f"{mailbox!r} given for a supervisor, which has none; an actor under it is given one"
+        raise InvalidSpec(f"child {name!r}: mailbox: {text}")
     check_significance(name, restart, significant)
     if not isinstance(process, bool):
         raise InvalidSpec(f"child {name!r}: process: {process!r} given, True or False expected")
@@ -204,7 +208,7 @@ class SupervisorSpec:
     ) -> None:
         _one_of("strategy", strategy, STRATEGIES)
         _one_of("auto_shutdown", auto_shutdown, AUTO_SHUTDOWNS)
-        if not _is_whole(max_restarts, 0):
+        if not is_whole(max_restarts, 0):
             raise InvalidSpec(f"max_restarts: {max_restarts!r} given, a whole number >= 0 expected")
         window = checked_duration("within", within, above_0=True)
         expanded = in_order(tuple(_specs(children)))
@@ -230,6 +234,14 @@ class SupervisorSpec:
                 f"child {spec.id!r}: significant: True given while auto_shutdown is 'never'; "
                 "'any_significant' or 'all_significant' expected of the supervisor"
             )
+
+
+def check_added(spec: ChildSpec, siblings: Collection[str]) -> None:
+    """Refuse a child that is added behind its siblings, where one that it is to start `after` is not among them."""
+    unknown = next((name for name in spec.after if name not in siblings and f"{name}-1" not in siblings), None)
+    if unknown is not None:
+        known = ", ".join(siblings) or "none"
+        raise InvalidSpec(f"child {spec.id!r}: after: {unknown!r} given, one of its siblings expected: {known}")
 
 
 def in_order(children: tuple[ChildSpec, ...]) -> tuple[ChildSpec, ...]:
@@ -331,12 +343,12 @@ def has_controls(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
-def _is_whole(value: Any, least: int) -> bool:
+def is_whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _check_replicas(name: str, replicas: Any) -> None:
-    if not _is_whole(replicas, 1):
+    if not is_whole(replicas, 1):
         raise InvalidSpec(f"child {name!r}: replicas: {replicas!r} given, a whole number >= 1 expected")
     if replicas > MOST_REPLICAS:
         raise InvalidSpec(f"child {name!r}: replicas: {replicas!r} given, at most {MOST_REPLICAS} expected")

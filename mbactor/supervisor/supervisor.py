@@ -26,7 +26,7 @@ from mbactor.seams import checkpoint, is_armed
 from mbactor.supervisor.children import Budget, Build, Child, ChildCount, ChildRow, build_child
 from mbactor.supervisor.runner import Runner
 from mbactor.supervisor.siblings import Siblings
-from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec, check_spec
+from mbactor.supervisor.spec import AutoShutdown, ChildSpec, Strategy, SupervisorSpec, check_added, check_spec
 from mbactor.supervisor.state import (
     DeleteChild,
     Phase,
@@ -121,6 +121,8 @@ class Supervisor:
             raise InvalidSpec(f"child {spec.id!r}: replicas: {spec.replicas} given, 1 expected here")
         runner = self._bound()
         runner.spec.check_child(spec)
+        if spec.after:
+            check_added(spec, [state.id for state in runner.state.children])
         await runner.call(lambda call, now: StartChild(call, spec, now))
         return self._ref_of(spec.id)
 

@@ -329,6 +329,32 @@ async def test_it_takes_no_children_of_its_own(part: type[Part]) -> None:
         await Yard(part).bound(Wrong()).start()
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("strategy", "rest_for_one", "Wrong: strategy: 'rest_for_one' given, 'one_for_one' expected"),
+        ("auto_shutdown", "any_significant", "Wrong: auto_shutdown: 'any_significant' given, 'never' expected"),
+        ("max_children", "5", "Wrong: max_children: '5' given, a whole number >= 0 or None expected"),
+        ("max_children", -1, "Wrong: max_children: -1 given"),
+    ],
+)
+async def test_what_would_have_no_effect_on_it_is_refused(
+    part: type[Part], field: str, value: object, text: str
+) -> None:
+    wrong = type("Wrong", (DynamicSupervisor,), {field: value})
+    with pytest.raises(InvalidSpec, match=text):
+        await Yard(part).bound(wrong()).start()
+
+
+async def test_what_would_have_no_effect_on_its_child_is_refused(part: type[Part]) -> None:
+    async with running(Yard(part), DynamicSupervisor()) as pool:
+        await pool.start_child(leaf("a"))
+        with pytest.raises(InvalidSpec, match="child 'b': significant: True given, False expected here"):
+            await pool.start_child(leaf("b", restart="transient", significant=True))
+        with pytest.raises(InvalidSpec, match=r"child 'b': after: \['a'\] given, none expected here"):
+            await pool.start_child(leaf("b", after=["a"]))
+
+
 async def test_a_child_that_ignores_its_restart_is_forgotten(part: type[Part]) -> None:
     yard = Yard(part)
     async with running(yard, DynamicSupervisor()) as pool:

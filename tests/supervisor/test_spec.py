@@ -8,6 +8,7 @@ import pytest
 
 from mbactor.errors import InvalidSpec
 from mbactor.kernel.actor import Actor
+from mbactor.mailbox import Mailbox
 from mbactor.supervisor.spec import Backoff, SupervisorSpec, child, kebab_case
 from mbactor.supervisor.supervisor import Supervisor
 from tests.supervisor.world import Leaf, leaf
@@ -62,6 +63,11 @@ def test_a_faulty_child_is_refused_by_field_and_value(options: dict[str, Any], t
     with pytest.raises(InvalidSpec) as caught:
         child(target, **options)
     assert text in str(caught.value)
+
+
+def test_a_supervisor_takes_no_mailbox() -> None:
+    with pytest.raises(InvalidSpec, match="mailbox: Mailbox.*given for a supervisor, which has none"):
+        child(Supervisor, mailbox=Mailbox(capacity=5))
 
 
 def test_only_actor_and_supervisor_classes_are_children() -> None:

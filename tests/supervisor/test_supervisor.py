@@ -313,6 +313,17 @@ async def test_run_time_calls_by_id_and_by_ref() -> None:
         assert (count.specs, count.active, count.supervisors, count.workers) == (4, 3, 0, 4)
 
 
+async def test_a_child_is_added_after_siblings_that_there_are() -> None:
+    yard = Yard()
+    async with running(yard, Supervisor(children=[leaf("a"), leaf("b", replicas=2)])) as supervisor:
+        await supervisor.start_child(leaf("c", after=["a", "b", "b-2"]))
+        with pytest.raises(
+            InvalidSpec, match="child 'd': after: 'z' given, one of its siblings expected: a, b-1, b-2, c"
+        ):
+            await supervisor.start_child(leaf("d", after=["a", "z"]))
+        assert yard.log[-1] == "start c"
+
+
 async def test_a_caller_that_goes_away_does_not_undo_its_call() -> None:
     yard = Yard()
     async with running(yard, Supervisor()) as supervisor:
