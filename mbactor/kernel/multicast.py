@@ -153,7 +153,9 @@ class ToAll:
             address = operation.feature.address(host)
             source = self._remote.source(caller)
             told = (replies.heard, replies.lost, replies.ended)
-            replies.gathering = self._multicast.send(source, address, message, deadline, *told).gathering
+            of_event = not operation.feature.served
+            gather = self._multicast.send(source, address, message, deadline, *told, of_event=of_event)
+            replies.gathering = gather.gathering
         except MbactorError as error:
             replies.ended(error)
         if caller is not None and not replies.done():

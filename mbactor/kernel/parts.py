@@ -142,7 +142,7 @@ class Request:
 
     def _say(self, message: Message) -> None:
         with suppress(Unavailable):  # the bus is cut: the asker knows
-            self._parts.bus.publish(self._delivery.reply or "", message.to_bytes())
+            self._parts.bus.publish(self._answer.reply, message.to_bytes())
 
 
 def _always() -> bool:

@@ -384,6 +384,8 @@ class Remote:
         """What a request is answered with."""
         queue = queue_of(route, cell) if envelope.multi and route is not None else ""
         reply, at_once = delivery.reply or "", envelope.multi
+        if queue and route is not None and route.feature.elsewhere and reply:
+            reply = subjects.answered_by(cell.cls.host or "", reply)
         inbox, replica = inbox_of(reply), cell.replica
         return Answer(self._answers, reply, inbox, envelope.id, cell, replica, at_once=at_once, queue=queue)
 

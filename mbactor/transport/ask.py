@@ -27,6 +27,7 @@ from mbactor.transport.address import Address
 from mbactor.transport.codec import decode
 from mbactor.transport.message import Message, message_of
 from mbactor.transport.repeats import Refusal, refusal_by_actor, refusal_by_bus
+from mbactor.transport.subjects import host_token
 from mbactor.transport.waiting import Waiter
 
 TICKS = 8
@@ -146,6 +147,9 @@ class Sending(Waiter, eq=False):
 
 class Spreading(Sending, eq=False):
     """A `Sending` to all, in fragments: each who takes the first may be unable to take the others."""
+
+    def hears(self, by: str, host: str) -> bool:
+        return by == host_token(host or self.address.host)  # whoever sinks the event
 
     def answered(self, message: Message) -> None:
         if message.envelope.op == "error" and self.lost is not None:

@@ -50,6 +50,11 @@ class Gather(Waiter, eq=False):
     errors: list[MbactorError] = msgspec.field(default_factory=list)
     """Of those that have died with it, whoever they were."""
     settled: bool = False
+    of_event: bool = False
+    """Whether those answer that sink an event, whatever their host."""
+
+    def hears(self, by: str, host: str) -> bool:
+        return by == subjects.host_token(host if host and self.of_event else self.address.host)
 
     def done(self) -> bool:
         return self.settled
@@ -140,7 +145,16 @@ class Multicast:
         bus.when_cut(self._responders.forget)
 
     def send(
-        self, source: str, address: Address, message: Message, deadline: float, heard: Heard, lost: Failed, ended: Ended
+        self,
+        source: str,
+        address: Address,
+        message: Message,
+        deadline: float,
+        heard: Heard,
+        lost: Failed,
+        ended: Ended,
+        *,
+        of_event: bool = False,
     ) -> Gather:
         """Publish a request whose envelope says `multi`. AddressTooLong and Unavailable are raised at once."""
         loop = asyncio.get_running_loop()
@@ -148,7 +162,7 @@ class Multicast:
         receivers = self._bus.receivers(subjects.request_subject(self._plane, source, address))
         gathering = self._responders.begin(id, address, now, receivers)
         told = (heard, lost, ended, self._over)
-        waiter = Gather(id, address, deadline, gathering, *told, self.patience, source, self._probe)
+        waiter = Gather(id, address, deadline, gathering, *told, self.patience, source, self._probe, of_event=of_event)
         try:
             self._requester.post(source, message, waiter)
         except BaseException:

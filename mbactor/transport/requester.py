@@ -451,7 +451,7 @@ class Requester:
     def _take(self, delivery: Delivery, by: str, message: Message) -> None:
         envelope = message.envelope
         waiter = self._waiting.find(envelope.id)
-        if waiter is not None and by != subjects.host_token(waiter.address.host):
+        if waiter is not None and not waiter.hears(by, envelope.host):
             return
         if waiter is None or waiter.done():
             self._late(delivery, by, message)

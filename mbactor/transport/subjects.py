@@ -140,6 +140,14 @@ def reply_subject(plane: str, responder: str, requester: str, node: str, token: 
     return f"{plane}.reply._.{host_token(responder)}.{host_token(requester)}.{escape(node)}.{token}"
 
 
+def answered_by(host: str, reply: str) -> str:
+    """The reply subject of a request, as that of another host than was asked: who answers for an event of somebody else
+    does so in its own name, for the broker may let it publish in no other.
+    """
+    plane, kind, port, _, inbox = reply.split(".", 4)
+    return f"{plane}.{kind}.{port}.{host_token(host)}.{inbox}"
+
+
 def own_inbox(subject: str, reply: str) -> str:
     """The reply subject of a request without its last token, which differs by request; empty where an answer would not
     go to the inbox of who published the request, as the broker has verified that in the subject. A responder answers to

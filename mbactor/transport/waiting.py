@@ -20,6 +20,7 @@ import msgspec
 from mbactor.errors import MbactorError, Taken
 from mbactor.transport.address import Address
 from mbactor.transport.message import Message
+from mbactor.transport.subjects import host_token
 
 
 class Waiter(msgspec.Struct, eq=False):
@@ -35,6 +36,12 @@ class Waiter(msgspec.Struct, eq=False):
     def taken(self) -> Taken:
         """Whether the actor's code may have seen the request by now."""
         return "unknown"
+
+    def hears(self, by: str, host: str) -> bool:  # noqa: ARG002 - others may go by it
+        """Whether what comes is of somebody who was asked. `by` is the token of the host that has published it, as the
+        broker has verified; `host` is the one that it says of itself, if any.
+        """
+        return by == host_token(self.address.host)
 
     def ticked(self) -> None:
         """It has waited for one tick more, while the loop was alive."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mbactor import Actor, ActorRef, ActorSystem, Forbidden, MbactorError, Supervisor, child, endpoint
+from mbactor import Actor, ActorRef, ActorSystem, Forbidden, MbactorError, Supervisor, child, endpoint, event, sink
 from mbactor.transport.nats import NatsBus
 from tests.nats import NatsServer, nats_server
 from tests.transport.inbox import Inbox
@@ -202,5 +202,112 @@ async def test_while_the_rules_are_not_known_the_broker_judges(tmp_path: Path) -
             assert (await orders.ask(Orders.look, stock)) == [5] * 5
             assert len(passed.got) == 5
         await bus.close()
+    finally:
+        server.kill()
+
+
+class Deeds(Actor):
+    host = "deeds.example"
+
+    @event
+    async def on_signed(self, deed: bytes) -> int:
+        raise NotImplementedError
+
+
+class Books(Actor):
+    host = "books.example"
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    @sink(Deeds.on_signed)
+    async def signed(self, deed: bytes) -> int:
+        self.told += 1
+        return len(deed)
+
+    @endpoint
+    async def has_heard(self) -> int:
+        return self.told
+
+
+SINKS = f"""
+authorization {{ users = [
+  {{user: admin, password: p}}
+  {{user: books, password: p, permissions: {{
+    subscribe: ["plane.>"]
+    publish: ["plane.reply._.books_example.>", "plane.reply._.books.>", "plane.safe.888.>", {ASK_WHO}]
+  }}}}
+] }}
+"""
+
+
+async def test_who_sinks_an_event_answers_in_its_own_name_as_the_broker_permits_no_other(tmp_path: Path) -> None:
+    with nats_server(tmp_path, SINKS) as server:
+        admin, limited = (server.url.replace("//", f"//{user}:p@") for user in ("admin", "books"))
+        async with (
+            ActorSystem("asks", admin, "plane", watchdog=None) as asks,
+            ActorSystem("books", limited, "plane", watchdog=None) as serves,
+        ):
+            books = await serves.spawn(Books)
+            await serves.node.remote.flush()
+            for size in (10, 3_000_000):
+                [reply] = [reply async for reply in asks.ask_all(Deeds.on_signed, bytes(size))]
+                assert (reply.result(), reply.source) == (size, f"{books.cell.replica}.books.example")
+                assert asks.publish(Deeds.on_signed, bytes(size))
+            async with asyncio.timeout(60):
+                while await asks.ask(Books.has_heard) < 4:
+                    await asyncio.sleep(0.01)
+            assert not asks.dead_letters
+
+
+class Clerk(Actor):
+    host = "clerk.example"
+
+    @endpoint
+    async def tries(self, stock: ActorRef[Stock]) -> list[str]:
+        """What comes of asking any replica, one by its id, and one by its ref."""
+        found = []
+        asks: list[Callable[[], Awaitable[int]]] = [
+            lambda: self.ask(Stock.level),
+            lambda: self.at(f"{stock.cell.replica}.stock.example").ask(Stock.level),
+            lambda: stock.ask(Stock.level),
+        ]
+        for ask in asks:
+            try:
+                found.append(str(await ask()))
+            except Forbidden:
+                found.append("Forbidden")
+        return found
+
+
+class Thief(Clerk):
+    host = "thief.example"
+
+
+async def test_what_one_may_ask_another_may_not_and_nor_is_each_replica_what_any_is(tmp_path: Path) -> None:
+    any_stock = '"plane.safe.443.clerk_example.stock_example._.post.level"'
+    with nats_server(tmp_path, RULES.format(more=f"{any_stock}, {ASK_WHO}", deny="")) as server:
+        async with ActorSystem("shop", server.url.replace("//", "//shop:p@"), "plane", watchdog=None) as system:
+            stock, clerk, thief = await system.spawn(Stock), await system.spawn(Clerk), await system.spawn(Thief)
+            await known(system)
+            for _ in range(3):
+                assert await clerk.ask(Clerk.tries, stock) == ["5", "Forbidden", "Forbidden"]
+                assert await thief.ask(Thief.tries, stock) == ["Forbidden"] * 3
+
+
+async def test_who_might_do_all_until_now_is_held_to_the_rules_that_come(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path, "authorization { users = [{user: shop, password: p}] }")
+    server.start()
+    try:
+        bus = NatsBus(server.url.replace("//", "//shop:p@"), every=0.02)
+        async with ActorSystem("shop", bus, "plane", watchdog=None) as system:
+            stock, thief = await system.spawn(Stock), await system.spawn(Thief)
+            for _ in range(3):
+                assert await thief.ask(Thief.tries, stock) == ["5"] * 3
+            server.write(RULES.format(more=ASK_WHO, deny=""))
+            server.signal(signal.SIGHUP)
+            async with asyncio.timeout(60):
+                while await thief.ask(Thief.tries, stock) != ["Forbidden"] * 3:
+                    await asyncio.sleep(0.005)
     finally:
         server.kill()

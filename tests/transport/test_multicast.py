@@ -15,6 +15,7 @@ from mbactor.transport.ask import TICKS
 from mbactor.transport.message import Op, messages_of
 from mbactor.transport.multicast import Multicast
 from mbactor.transport.nats import NatsBus
+from mbactor.transport.subjects import answered_by
 from tests.nats import nats_server
 from tests.transport.test_bus import Linked
 
@@ -37,7 +38,7 @@ class Asker:
         await self.requester.open()
         return self
 
-    def ask(self, budget: float = 60.0) -> None:
+    def ask(self, budget: float = 60.0, *, of_event: bool = False) -> None:
         message = Message(Envelope("ask", self.requester.new_id(), budget, multi=True), b"")
         deadline = asyncio.get_running_loop().time() + budget
         self.multicast.send(
@@ -48,6 +49,7 @@ class Asker:
             lambda answer: self.heard.append(answer.envelope.replica),
             lambda replica, _, error: self.lost.append((replica, error)),
             self.ended.set_result,
+            of_event=of_event,
         )
 
 
@@ -199,5 +201,29 @@ async def test_who_answers_after_the_end_is_waited_for_the_next_time() -> None:
     late.say("reply")
     await bus.flush()
     assert asker.heard == ["known", "late"]
+    asker.requester.close()
+    await bus.close()
+
+
+@pytest.mark.parametrize(("of_event", "heard"), [(False, ["plain", "for eve"]), (True, ["plain", "eve"])])
+async def test_whoever_sinks_an_event_answers_for_itself_and_else_the_host_that_was_asked(
+    *, of_event: bool, heard: list[str]
+) -> None:
+    bus = LocalBus()
+    await bus.connect()
+    bus.receivers = lambda subject: None  # type: ignore[method-assign]  # as a broker
+    asker, shop = await Asker(bus).open(), Replier(bus, "shop", acks=False)
+    asker.ask(of_event=of_event)
+    reply, id = await asyncio.wait_for(shop.asked, 60)
+    for replica, by, host in (
+        ("plain", "shop.example", ""),
+        ("eve", "eve.example", "eve.example"),
+        ("eve for it", "eve.example", "shop.example"),
+        ("for eve", "shop.example", "eve.example"),
+    ):
+        answer = Message(Envelope("reply", id, replica=replica, queue=replica, host=host), b"")
+        bus.publish(answered_by(by, reply), answer.to_bytes())
+    await bus.flush()
+    assert asker.heard == heard
     asker.requester.close()
     await bus.close()

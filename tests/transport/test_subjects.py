@@ -10,6 +10,7 @@ from mbactor.errors import AddressTooLong, BadRequest, DeclarationError
 from mbactor.transport.address import Address, check_host, kebab
 from mbactor.transport.bus import check_pattern, matches
 from mbactor.transport.subjects import (
+    answered_by,
     endpoint_pattern,
     escape,
     host_of,
@@ -147,6 +148,11 @@ def test_only_the_inbox_of_who_the_broker_has_verified_is_its_own() -> None:
         "",
     ]
     assert [one for one in others if own_inbox(subject, one)] == [reply + " 1"]  # which `publish` refuses
+
+
+def test_who_answers_for_an_event_of_another_host_does_so_in_its_own_name() -> None:
+    reply = reply_subject("p", "shop.example", "orders.example", "id-1", "17")
+    assert answered_by("books.example", reply) == "p.reply._.books_example.orders_example.id-1.17"
 
 
 def test_an_address_too_long_for_a_subject_is_refused_with_414() -> None:
