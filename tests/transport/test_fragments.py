@@ -222,6 +222,13 @@ def test_room_is_bounded_for_each_sender_and_for_all_and_comes_back() -> None:
     assert isinstance(add(reassembly, made[1], "f", "s")[0], Pull)
 
 
+def test_the_room_of_one_sender_and_of_all_is_in_proportion_to_the_largest_body() -> None:
+    least = 256 * 1024 * 1024
+    for body, room in ((1, least), (least, least), (3 * least, 3 * least)):
+        bounds = Bounds.of(body)
+        assert (bounds.body, bounds.sender, bounds.all) == (body, room, 2 * room)
+
+
 def test_the_number_of_messages_is_bounded() -> None:
     reassembly = Reassembly[str](Bounds(messages=2))
     made = cut(3_000)

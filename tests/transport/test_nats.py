@@ -14,8 +14,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import pytest
+from nats.aio.client import Server
 
 from mbactor import ActorSystem, observe
 from mbactor.errors import Forbidden, InvalidSpec, NoSuchActor, NotAcknowledged, Unavailable
@@ -208,6 +210,68 @@ def test_closing_drains_what_is_on_its_way_and_the_answers_to_it(server: NatsSer
     run(work())
 
 
+def test_who_asks_one_that_closes_is_answered_or_told_that_nobody_is_there(server: NatsServer) -> None:
+    async def work() -> None:
+        one, two = await connected(server.url), await connected(server.url)
+        answers, asked = Inbox(), 0
+        one.subscribe("inbox", answers)
+        two.subscribe("s", lambda delivery: two.publish(delivery.reply or "", b"answer"))
+        await two.flush()
+        closing = asyncio.ensure_future(two.close())
+        while not closing.done() or asked < 100:
+            one.publish("s", b"", reply="inbox")
+            asked += 1
+            await asyncio.sleep(0)
+        got = await answers.until(asked)
+        assert len(got) == asked
+        assert {(one.data, one.failure) for one in got} <= {(b"answer", None), (b"", "no_responders")}
+        await one.close()
+
+    run(work())
+
+
+def test_what_a_server_does_not_read_is_refused_above_a_bound(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_client, "FULL", 1024 * 1024)
+
+    async def work() -> None:
+        bus, data = await connected(server.url), bytes(256 * 1024)
+        server.pause()
+
+        def publish_much() -> None:
+            for _ in range(400):  # what the sockets take, and more
+                bus.publish("s", data, reply="inbox")
+
+        with pytest.raises(Unavailable, match="the broker does not read: 1048576 bytes wait for it"):
+            publish_much()
+        assert 1024 * 1024 <= bus.waiting() < 3 * 1024 * 1024
+        server.signal(signal.SIGCONT)
+        await bus.close()
+
+    run(work())
+
+
+def test_those_that_were_cut_off_together_do_not_all_come_back_at_once() -> None:
+    first, second = (Server(urlparse(f"nats://{host}:4222")) for host in "ab")
+
+    def drawn(*servers: Server) -> list[tuple[str, float]]:
+        chosen = [nats_client._next_server(list(servers), {}) for _ in range(200)]
+        return [(server.uri.geturl(), pause) for server, pause in chosen]
+
+    for tries, most in (
+        (0, nats_client.FIRST_PAUSE),
+        (1, 2 * nats_client.FIRST_PAUSE),
+        (50, nats_client.LONGEST_PAUSE),
+    ):
+        first.reconnects = tries
+        pauses = [pause for _, pause in drawn(first)]
+        assert 0 <= min(pauses) < most / 2 < max(pauses) <= most
+    assert {url for url, _ in drawn(first, second)} == {"nats://b:4222"}
+    second.reconnects = first.reconnects
+    assert {url for url, _ in drawn(first, second)} == {"nats://a:4222", "nats://b:4222"}
+
+
 def test_a_lone_message_leaves_at_once_and_what_is_read_begins_a_turn(server: NatsServer, loop: Factory) -> None:
     async def work() -> None:
         bus = await connected(server.url)
@@ -326,6 +390,7 @@ def test_a_server_that_is_killed_and_started_again(server: NatsServer, loop: Fac
         server.start()
         await is_up(asker)
         await is_up(server_bus)
+        assert all(event.fields["seconds"] > 0 for event in recorder.find("bus.back"))
         assert len(recorder.find("bus.back")) == 2
         assert len(asked.got) == 100, "something was kept through the outage"
         again = ask(requester)
