@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from mbactor import observe
 from mbactor.errors import Unavailable
 from mbactor.testing.recorder import Recorder
+from mbactor.transport import nats_server
 from mbactor.transport.embedded import EmbeddedBus
 from mbactor.transport.nats import NatsBus
 from mbactor.transport.nats_server import FIRST_PAUSE, LONGEST_PAUSE, EmbeddedServer, pause
@@ -87,6 +88,21 @@ async def test_it_is_private_is_kept_running_on_its_port_and_ends_with_its_bus()
         assert not alive(again.fields["pid"])
         assert (bus.server.view().state, bus.server.view().pid) == ("stopped", None)
         assert len(recorder.find("broker.ended")) == 1
+
+
+@pytest.mark.parametrize(("steady", "delays"), [(1e9, [0.0, FIRST_PAUSE, 2 * FIRST_PAUSE]), (0.0, [0.0, 0.0, 0.0])])
+async def test_one_that_ends_again_and_again_is_started_later_each_time_unless_it_works_between(
+    steady: float, delays: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_server, "STEADY", steady)
+    recorder, server = Recorder(asyncio.get_running_loop()), EmbeddedServer()
+    with observe.observing(recorder):
+        await server.start()
+        for restarts in range(1, len(delays) + 1):
+            os.kill(server.view().pid or 0, signal.SIGKILL)
+            await recorder.wait_for("broker.started", restarts=restarts, within="60s")
+        await server.stop()
+    assert [event.fields["delay"] for event in recorder.find("broker.ended")] == delays
 
 
 class Thief(Recorder):

@@ -38,8 +38,8 @@ class Asker:
         await self.requester.open()
         return self
 
-    def ask(self, budget: float = 60.0, *, of_event: bool = False) -> None:
-        message = Message(Envelope("ask", self.requester.new_id(), budget, multi=True), b"")
+    def ask(self, budget: float = 60.0, body: bytes = b"", *, of_event: bool = False) -> None:
+        message = Message(Envelope("ask", self.requester.new_id(), budget, multi=True), body)
         deadline = asyncio.get_running_loop().time() + budget
         self.multicast.send(
             "asker",
@@ -225,5 +225,29 @@ async def test_whoever_sinks_an_event_answers_for_itself_and_else_the_host_that_
         bus.publish(answered_by(by, reply), answer.to_bytes())
     await bus.flush()
     assert asker.heard == heard
+    asker.requester.close()
+    await bus.close()
+
+
+async def test_that_one_of_many_goes_before_it_has_all_of_a_request_does_not_mean_that_nobody_is_there() -> None:
+    bus = LocalBus(8_192)
+    await bus.connect()
+    bus.receivers = lambda subject: None  # type: ignore[method-assign]  # as a broker
+    asker, parts = await Asker(bus).open(), list[Delivery]()
+    bus.subscribe("plane.*.*.*.shop_example.alive.>", parts.append)
+    alive, gone = Replier(bus, "alive", acks=False), Replier(bus, "gone", acks=False)
+    asker.ask(body=bytes(20_000))
+    for one in (gone, alive):
+        reply, id = await asyncio.wait_for(one.asked, 60)
+        pull = Envelope("ack", id, replica=one.replica, queue=one.replica, fragment=(3, 3))
+        bus.publish(reply, Message(pull, b"").to_bytes())
+    async with asyncio.timeout(60):
+        while len(parts) < 2:
+            await asyncio.sleep(0.001)
+    await bus.flush()
+    assert not asker.ended.done()
+    alive.say("reply")
+    await bus.flush()
+    assert asker.heard == ["alive"]
     asker.requester.close()
     await bus.close()
