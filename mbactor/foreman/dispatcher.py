@@ -207,6 +207,7 @@ class Dispatcher:
         try:
             claimed = await self._engine.committer.commit(Claim(self.lease, room, self._engine.ageing, self._after))
             self._after = claimed.after
+            self._engine.told_time(claimed.now)
             if self._draining:
                 steps = tuple(step.id for step in claimed.steps)
                 await self._engine.committer.commit(Release(self.lease.worker, steps))

@@ -74,6 +74,8 @@ from mbactor.seams import checkpoint
 
 Steps = list[StepRecord]
 MOST_FRESH = 65_536
+TWO_CONNECTIONS = 1.0
+"""Seconds by which times may be told in another order than they were read."""
 
 
 class Runner(Protocol):
@@ -136,6 +138,8 @@ class Engine:
         self._stopped = stopped
         self._fresh: OrderedDict[int, str] = OrderedDict()
         """Flows created here that have not stopped, as far as this process knows: `wait` need not read those."""
+        self._now = self._latest = 0.0
+        """The database's time, as it told it last, and the latest that it ever told."""
         self._closed = False
 
     # --- life of a flow ------------------------------------------------------------------------------------
@@ -357,6 +361,16 @@ class Engine:
             if runner.free <= 0:
                 runner.ring()
         self.ring()
+
+    def told_time(self, now: float) -> None:
+        """The database's clock shows `now`."""
+        self._now = now
+        self._latest = max(self._latest, now)
+
+    @property
+    def set_back(self) -> bool:
+        """Whether the database's clock shows less than it did, and what was due then may look as if it were not."""
+        return self._now < self._latest - TWO_CONNECTIONS
 
     def ring_after(self, delay: float) -> None:
         """There will be work after a delay. Longer ones are found by the poll, which knows when the next is due."""

@@ -119,7 +119,7 @@ class Chooser:
             case "claim":
                 return Claim(_lease(which, how), how % 7, SHORT if how % 5 == 4 else None)
             case "recover":
-                return Recover()
+                return Recover(set_back=how % 3 == 0)  # which changes nothing: time only passes here
             case "reap":
                 return Reap(1 + how % 3)
             case "purge":

@@ -14,11 +14,14 @@ import pytest
 from mbactor import clock, observe
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
-from mbactor.foreman.sweep import sweep
+from mbactor.foreman.model.outcome import FlowOptions
+from mbactor.foreman.store.operations import Claim, Lease
+from mbactor.foreman.sweep import sweep, sweep_regularly
 from tests.foreman.world import World, a_world, ok
 
 pytestmark = pytest.mark.anyio
 Small = tuple[str, Callable[[World], Any], Callable[[World], Any]]
+TIMES = ("not_before", "created_at", "updated_at", "started_at", "lease_expires")
 BIG = "x" * 50_000
 
 
@@ -117,9 +120,13 @@ class Wall:
         monkeypatch.setattr(clock, "unix", lambda: real() + self.ahead)
 
 
-@pytest.mark.parametrize("kind", ["memory", "file"])
-async def test_a_clock_that_is_set_back_delays_what_waits_and_nothing_else(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(params=["memory", "file"])
+def sqlite(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return "sqlite://" if request.param == "memory" else f"sqlite:///{tmp_path}/flows.db"
+
+
+async def test_what_was_due_is_due_though_the_clock_is_set_back_and_what_sleeps_sleeps_on(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall = Wall(monkeypatch)
     go = asyncio.Event()
@@ -128,23 +135,74 @@ async def test_a_clock_that_is_set_back_delays_what_waits_and_nothing_else(
         if flow.get("slow"):
             await go.wait()
 
-    async with a_world(
-        "sqlite://" if kind == "memory" else f"sqlite:///{tmp_path}/flows.db", workers=0, lease=0.3, poll_interval=0.02
-    ) as world:
+    async with a_world(sqlite, workers=0, lease=0.3, poll_interval=0.02) as world:
         await world.graph(line("task", "next"), task=task, next=ok)
-        waits = await world.engine.create("line")
-        world.work()
-        await asyncio.sleep(0)
-        wall.ahead = -3600.0
+        world.work(slots=1)
         runs = await world.engine.create("line", {"slow": True})
-        assert (await world.run("line")).status == "completed", "what is new does not care"
+        await world.until(lambda: _ran(world, "task", 1))
+        waits = await world.engine.create("line")
+        sleeps = await world.engine.create("line", None, FlowOptions(start_at=3600.0))
         wall.ahead = -7200.0
+        new = await world.engine.create("line")
+        later = await world.engine.create("line", None, FlowOptions(start_at=3600.0))
         go.set()
-        assert (await asyncio.wait_for(world.engine.wait(runs), 60)).status == "completed", "nor does what runs"
-        wall.ahead = 0.0
-        assert (await asyncio.wait_for(world.engine.wait(waits), 60)).status == "completed"
-        assert await sweep(world.engine) == 0
-        assert len(world.host.ran) == 6
+        sweeping = asyncio.create_task(sweep_regularly(world.engine, 0.02))
+        for key, why in ((runs, "what runs goes on"), (waits, "what was due is due"), (new, "so is what is new")):
+            assert (await asyncio.wait_for(world.engine.wait(key), 60)).status == "completed", why
+        for key in (sleeps, later):
+            assert [step.status for step in await world.engine.history(key)] == ["pending"]
+        wall.ahead = 3601.0
+        for key in (sleeps, later):
+            assert (await asyncio.wait_for(world.engine.wait(key), 60)).status == "completed"
+        sweeping.cancel()
+        assert len(world.host.ran) == 10
+
+
+async def test_what_waits_for_room_as_the_clock_is_set_back_follows(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = Wall(monkeypatch)
+    go = asyncio.Event()
+    graph = Graph("wide")
+    graph.add_transition_for_each("spread", "branch", for_each="items", max_parallel=2)
+    graph.add_transition_chain("branch", "join", END)
+    graph.set_fan_in("join")
+
+    async def branch(_: Flow) -> None:
+        await go.wait()
+
+    async with a_world(sqlite, poll_interval=0.02) as world:
+        await world.graph(graph, spread=ok, branch=branch, join=ok)
+        key = await world.engine.create("wide", {"items": [1, 2, 3, 4]})
+        await world.until(lambda: _ran(world, "branch", 2))
+        wall.ahead = -3600.0
+        go.set()
+        async with asyncio.timeout(60):
+            while (await world.engine.poll(key, 0.05)).status != "completed":
+                await sweep(world.engine)
+        assert sorted(world.host.ran) == ["branch"] * 4 + ["join", "spread"]
+
+
+async def _ran(world: World, task: str, count: int) -> bool:
+    return world.host.ran.count(task) == count
+
+
+async def test_a_lease_of_a_process_that_died_ends_though_the_clock_was_set_back_since(
+    database: str,
+) -> None:
+    """So is what was due then: nobody who works now has seen the clock as it was."""
+    async with a_world(database, workers=0, lease=0.3, poll_interval=0.02) as world:
+        await world.graph(line("task", "next"), task=ok, next=ok)
+        keys = [await world.engine.create("line") for _ in range(2)]
+        await world.engine.committer.commit(Claim(Lease("nobody", 0.3), 1))
+        ahead = ", ".join(f"{name} = {name} + 3600" for name in TIMES)
+        await world.sql(f"UPDATE mbactor_step SET {ahead} RETURNING id")
+        world.work()
+        sweeping = asyncio.create_task(sweep_regularly(world.engine))
+        outcomes = [await asyncio.wait_for(world.engine.wait(key), 60) for key in keys]
+        assert [outcome.status for outcome in outcomes] == ["completed"] * 2
+        assert len(world.host.ran) == 4
+        sweeping.cancel()
 
 
 async def test_the_clock_of_a_process_does_not_matter_where_the_database_has_its_own(

@@ -8,7 +8,7 @@ a coroutine to its end in the driver's thread, where no await ever waits; Postgr
 text is common SQL with `?` for values and these words, which each database replaces by its own:
 
 * `<ids>`, `<texts>`: a subquery over one value, a list of integers or of texts;
-* `<greatest>`: the function of the larger of two values;
+* `<greatest>`, `<least>`: the functions of the larger and of the smaller of two values;
 * `<position>`: the function of where in a text another is found, 0 where it is not;
 * `<lower>`: the function of a text in lower case;
 * `<now>`: the database's time in Unix seconds;

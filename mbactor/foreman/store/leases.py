@@ -62,19 +62,31 @@ _EXTEND = Update(
     ("lease_expires", "id", "lease_number", "worker"),
 )
 
+# A step that ran was due, whatever the clock shows since.
 _GIVE_BACK = "UPDATE mbactor_step SET status = 'pending', lease_expires = NULL, worker = NULL, updated_at = ?"
 
 _PAUSES = " ".join(f"WHEN {lost - 1} THEN {pause_after(lost)}" for lost in range(OFTEN, MOST))
 _PAUSE = f"CASE lost_leases {_PAUSES} ELSE {pause_after(MOST)} END"
 _LOST = f"""{_GIVE_BACK}, lost_leases = lost_leases + 1,
-    not_before = CASE WHEN lost_leases < {OFTEN - 1} THEN not_before ELSE ? + {_PAUSE} END"""
+    not_before = CASE WHEN lost_leases < {OFTEN - 1} THEN <least>(not_before, ?) ELSE ? + {_PAUSE} END"""
 
 _OF_WORKER = "WHERE status = 'running' AND lease_expires IS NOT NULL AND worker = ?"
 _RELEASE = f"{_LOST} {_OF_WORKER}"
-_RELEASE_UNUSED = f"{_GIVE_BACK}, unused_leases = unused_leases + 1 {_OF_WORKER} AND id IN (<ids>)"
+_RELEASE_UNUSED = f"""{_GIVE_BACK}, unused_leases = unused_leases + 1, not_before = <least>(not_before, ?)
+    {_OF_WORKER} AND id IN (<ids>)"""
 
 _RECOVER = f"""{_LOST} WHERE id IN
     (SELECT id FROM mbactor_step WHERE status = 'running' AND lease_expires <= ? <skip locked>)"""
+
+# What is to be later than its row was written waits for a moment that was named, such as the end of a sleep or of a
+# pause before it is tried again. All else was due as it was written, by a clock that was ahead.
+_WAS_DUE = """UPDATE mbactor_step SET not_before = ?, updated_at = ? WHERE id IN
+    (SELECT id FROM mbactor_step WHERE status = 'pending' AND not_before > ?
+        AND (not_before <= updated_at OR (not_before <= created_at AND attempt = 0 AND refused_at IS NULL))
+        <skip locked>)"""
+_WAS_LEASED = """UPDATE mbactor_step SET lease_expires = lease_expires - updated_at + ?, updated_at = ?
+    WHERE id IN (SELECT id FROM mbactor_step WHERE status = 'running' AND lease_expires > ? AND updated_at > ?
+        <skip locked>)"""
 
 # The breakpoints of a tree stand on its root.
 _BREAKPOINTS = """CASE WHEN flow.root_id IS NULL THEN flow.breakpoints
@@ -165,13 +177,16 @@ async def extend(tx: Transaction, one: Extend) -> frozenset[int]:
 async def release(tx: Transaction, one: Release) -> int:
     """Make due again what the worker has leased: all of it, lost, or steps that it has not begun."""
     if one.steps is None:
-        return await tx.db.count(_RELEASE, tx.now, tx.now, one.worker)
-    return await tx.db.count(_RELEASE_UNUSED, tx.now, one.worker, one.steps)
+        return await tx.db.count(_RELEASE, tx.now, tx.now, tx.now, one.worker)
+    return await tx.db.count(_RELEASE_UNUSED, tx.now, tx.now, one.worker, one.steps)
 
 
-async def recover(tx: Transaction, one: Recover) -> int:  # noqa: ARG001 - every operation is called alike
+async def recover(tx: Transaction, one: Recover) -> int:
     """Make everything due again whose lease is over. Leases that hold are left alone: another process may have them.
     Queued flows that were passed over are started, too.
     """
     tx.keys |= await wanted(tx)
-    return await tx.db.count(_RECOVER, tx.now, tx.now, tx.now)
+    if one.set_back:
+        await tx.db.count(_WAS_DUE, tx.now, tx.now, tx.now)
+        await tx.db.count(_WAS_LEASED, tx.now, tx.now, tx.now, tx.now)
+    return await tx.db.count(_RECOVER, tx.now, tx.now, tx.now, tx.now)

@@ -172,7 +172,13 @@ class Release(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recover(msgspec.Struct, frozen=True, gc=False):
-    """Give back what is leased beyond its time. The result is the number of steps."""
+    """Give back what is leased beyond its time. The result is the number of steps.
+
+    `set_back`: the database's clock may have been set back. Then what was due before is due, and no lease is longer
+    than when it was taken.
+    """
+
+    set_back: bool = False
 
 
 class Start(msgspec.Struct, frozen=True, gc=False):

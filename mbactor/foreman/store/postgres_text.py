@@ -30,6 +30,7 @@ _WORDS = {
     "<ids>": "SELECT unnest(?::bigint[])",
     "<texts>": "SELECT unnest(?::text[])",
     "<greatest>": "greatest",
+    "<least>": "least",
     "<position>": "strpos",
     "<lower>": "lower",
     "<now>": "extract(epoch FROM statement_timestamp())::float8",

@@ -140,6 +140,7 @@ _WORDS = {
     "<ids>": "SELECT value FROM json_each(?)",
     "<texts>": "SELECT value FROM json_each(?)",
     "<greatest>": "max",
+    "<least>": "min",
     "<position>": "instr",
     "<lower>": "mbactor_lower",
     "<now>": "mbactor_now()",
