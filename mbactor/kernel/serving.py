@@ -32,13 +32,13 @@ class Served:
     over the bus only.
     """
 
-    __slots__ = ("_by_name", "_peers", "_turn", "cells")
+    __slots__ = ("_by_name", "_peers", "_turns", "cells")
 
     def __init__(self, node: Node, host: str) -> None:
         self._peers = Peers(node.remote.bus, node.plane, host, self._with_room)
         self.cells: list[Cell] = []
         self._by_name: dict[str, list[Cell]] = {}
-        self._turn = 0
+        self._turns: dict[str, int] = {}
 
     def next(self, name: str) -> Cell | None:
         """Who is to have the next message for a method; None where nobody here serves it."""
@@ -47,8 +47,8 @@ class Served:
             return None
         if len(cells) == 1:
             return cells[0]
-        self._turn += 1
-        cell = cells[self._turn % len(cells)]
+        turn = self._turns[name] = self._turns.get(name, 0) + 1
+        cell = cells[turn % len(cells)]
         return cell if cell.takes(name) else next((other for other in cells if other.takes(name)), cell)
 
     def hosts(self) -> set[str]:

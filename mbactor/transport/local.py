@@ -108,6 +108,7 @@ class LocalBus:
         group = self._group(subscription)
         if subscription in group:
             group.remove(subscription)
+            self._turns.pop((subscription.subject, subscription.queue or ""), None)
         if not group and not subscription.wild:
             del self._exact[subscription.subject]
 
@@ -144,11 +145,14 @@ class LocalBus:
             if subscription.queue is not None:
                 queues.setdefault(subscription.queue, []).append(subscription)
         for queue, members in queues.items():
-            turn = self._turns.get((subject, queue), 0) if len(members) > 1 else 0
-            if len(members) > 1:
-                self._turns[subject, queue] = turn + 1
-            chosen.append(members[turn % len(members)])
+            chosen.append(members[0] if len(members) == 1 else self._next(queue, members))
         return chosen
+
+    def _next(self, queue: str, members: list[_Subscription]) -> _Subscription:
+        # By what they subscribe to: each message may have a subject of its own, and is to be no turn of its own.
+        key = members[0].subject, queue
+        turn = self._turns[key] = self._turns.get(key, -1) + 1
+        return members[turn % len(members)]
 
 
 class _Subscription:

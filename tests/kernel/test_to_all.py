@@ -54,6 +54,10 @@ class Stock(Actor):
     async def one(self) -> str:
         return self.name
 
+    @endpoint
+    async def other(self) -> str:
+        return self.name
+
     @endpoint(queue="audit")
     async def audited(self) -> str:
         return self.name
@@ -369,6 +373,15 @@ async def test_a_rolling_deploy_in_which_some_replicas_lack_an_endpoint_loses_no
     assert await third.ask(StockOfOld.old) == "old"
     await old.spawn(stock("newer"))
     assert {await old.ask(Stock.one) for _ in range(5)} == {"newer"}
+
+
+async def test_who_asks_for_several_methods_in_turn_has_each_of_them_done_by_all_replicas(start: Start) -> None:
+    asks = await start(stock("a"), stock("b"))
+    answers = Counter[tuple[str, str]]()
+    for _ in range(20):
+        answers["one", await asks.ask(Stock.one)] += 1
+        answers["other", await asks.ask(Stock.other)] += 1
+    assert answers == {(method, name): 10 for method in ("one", "other") for name in ("a", "b")}
 
 
 async def test_each_replica_gets_a_share_wherever_it_runs(start: Start) -> None:

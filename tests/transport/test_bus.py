@@ -159,3 +159,17 @@ async def test_a_link_whose_hub_is_gone_says_so(lent: tuple[LocalBus, Linked]) -
     await link.flush()
     with pytest.raises(Unavailable):
         link.publish("s", b"")
+
+
+async def test_of_a_queue_each_has_its_turn_also_where_each_message_has_a_subject_of_its_own() -> None:
+    bus, first, second = LocalBus(), Inbox(), Inbox()
+    await bus.connect()
+    ends = [bus.subscribe("orders.*", one, queue="q") for one in (first, second)]
+    for n in range(20):
+        bus.publish(f"orders.{n}", b"")
+    await bus.flush()
+    assert (len(first.got), len(second.got), len(bus._turns)) == (10, 10, 1)
+    for one in ends:
+        one.unsubscribe()
+    assert not bus._turns
+    await bus.close()
