@@ -311,7 +311,9 @@ class AddressTooLong(MbactorError):
 
 
 class MessageTooLarge(MbactorError):
-    """The message is above what is carried. It was not sent, or not taken."""
+    """The message is above what is carried. It was not sent, or not taken; where it is the answer that is too large,
+    the method has run, and `taken` says so.
+    """
 
     status = 413
     taken: Taken = "no"

@@ -246,7 +246,9 @@ class BusCall(BytesCall, eq=False, kw_only=True):
             try:
                 self.future.set_result(self._error(error))
             except MessageTooLarge as too_large:
-                self.future.set_result(self._error(too_large))
+                too_large.taken = getattr(error, "taken", "yes")
+                # Its traceback has the text that was too large.
+                self.future.set_result(self._error(too_large.with_traceback(None)))
 
     def _error(self, error: BaseException) -> Any:
         return self._owed.error(error)

@@ -55,7 +55,8 @@ class BytesCall(Call, eq=False, kw_only=True):
         try:
             body, content_type = self.route.encode_result(value, self.content_type)
             self.future.set_result(self._result(body, content_type))
-        except MbactorError as error:
+        except MbactorError as error:  # it does not fit its annotation, or is too large: the method has run
+            error.taken = "yes"
             self.fail(error)
         return True
 

@@ -16,6 +16,7 @@ from mbactor import (
     BadRequest,
     BudgetSpent,
     DeclarationError,
+    Mailbox,
     MbactorError,
     NoSuchActor,
     Reply,
@@ -373,6 +374,31 @@ async def test_a_rolling_deploy_in_which_some_replicas_lack_an_endpoint_loses_no
     assert await third.ask(StockOfOld.old) == "old"
     await old.spawn(stock("newer"))
     assert {await old.ask(Stock.one) for _ in range(5)} == {"newer"}
+
+
+class Narrow(Stock):
+    host = "narrow.example"
+    mailbox = Mailbox(capacity=1)
+
+    @endpoint
+    async def hang(self) -> None:
+        await self.hung.wait()
+
+
+async def test_of_those_in_a_process_one_that_is_full_is_given_nothing_while_another_is_not(start: Start) -> None:
+    asks, serves = await start(), await start()
+    full, free = [await serves.spawn(child(Narrow, id=name, args={"name": name})) for name in ("full", "free")]
+    await serves.node.remote.flush()
+    held = [full.ask(Narrow.hang)]
+    await until(lambda: full.cell.main is not None and full.cell.main.runs_but_for(None))
+    held.append(full.ask(Narrow.hang))
+    for system in (serves, asks):
+        assert {await system.ask(Narrow.one) for _ in range(20)} == {"free"}
+    assert (full.statistics().rejected, free.statistics().accepted) == (0, 40)
+    assert full.cell.current is not None
+    actor: Any = full.cell.current.actor
+    actor.hung.set()
+    await asyncio.gather(*held)
 
 
 async def test_who_asks_for_several_methods_in_turn_has_each_of_them_done_by_all_replicas(start: Start) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import anyio
 
-from mbactor import Actor, ActorSystem, endpoint, event, sink
+from mbactor import Actor, ActorSystem, MbactorError, endpoint, event, sink
 from mbactor.transport import Bus
 
 PLANE = "large"
@@ -80,6 +80,10 @@ class Store(Actor):
     @endpoint
     async def make(self, size: int) -> bytes:
         return bytes(size)
+
+    @endpoint
+    async def refuse(self, size: int) -> None:
+        raise MbactorError("x" * size)
 
     @endpoint
     async def keep(self, data: bytes) -> None:

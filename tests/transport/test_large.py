@@ -119,7 +119,8 @@ def test_what_is_too_large_is_refused_with_the_limit_in_both_directions() -> Non
             for call, limit, taken in (
                 (asks.ask(Store.size, bytes(300_001)), 300_000, "no"),  # the asker does not send it
                 (asks.ask(Store.size, bytes(100_001)), 100_000, "no"),  # the taker does not take it
-                (asks.ask(Store.make, 100_001), 100_000, "no"),  # the taker does not answer it
+                (asks.ask(Store.make, 100_001), 100_000, "yes"),  # the taker does not answer it, and has done it
+                (asks.ask(Store.refuse, 100_001), 100_000, "yes"),
             ):
                 with pytest.raises(MessageTooLarge) as caught:
                     await call
