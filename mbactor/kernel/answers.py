@@ -79,12 +79,19 @@ class Answers:
     """The asks of other nodes that this one has taken; with `window`, those not answered soon are acknowledged."""
 
     def __init__(
-        self, bus: Bus, window: float, publish: Callable[[str, Message], None], outbox: Outbox, kept: Kept
+        self,
+        bus: Bus,
+        window: float,
+        publish: Callable[[str, Message], None],
+        outbox: Outbox,
+        kept: Kept,
+        largest: int,
     ) -> None:
         self._bus = bus
         self._outbox = outbox
         self._kept = kept
         self._publish = publish
+        self._small = min(BYTES, largest + 1)
         self._after = window / 8
         self._open: dict[Answer, float] = {}
         """Those that are neither answered nor acknowledged, and when they came."""
@@ -121,7 +128,7 @@ class Answers:
 
     def reply(self, answer: Answer, body: bytes) -> bool:
         """Give a result in msgpack; False where that has to be done by `give`."""
-        if answer.queue or len(body) >= BYTES:
+        if answer.queue or len(body) >= self._small:
             return False
         inbox = answer.inbox
         part = reply_part(answer.request, answer.replica, answer.cell.node.locality, body)

@@ -184,7 +184,8 @@ class ToAll:
 
         self._remote.let_go()
         try:
-            data = message.to_bytes() if len(message.body) <= bus.max_payload else None
+            small = len(message.body) <= min(bus.max_payload, self._node.max_body)
+            data = message.to_bytes() if small else None
             if data is not None and len(data) <= bus.max_payload:
                 bus.publish(subjects.request_subject(self._node.plane, source, address), data)
             else:

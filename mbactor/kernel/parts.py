@@ -76,7 +76,8 @@ class Parts:
 
     def answer(self, reply: str, message: Message) -> None:
         """Send an answer. MessageTooLarge above the bound; Unavailable where the bus is cut."""
-        if len(message.body) < min(BYTES, self.bus.max_payload):
+        refused = message.envelope.op == "reply" and len(message.body) > self.transfers.largest
+        if len(message.body) < min(BYTES, self.bus.max_payload) and not refused:
             part = message.part()
             if len(part) + OVERHEAD <= min(BYTES, self.bus.max_payload):
                 inbox = reply[: reply.rindex(".")]  # the last token differs by request, and any will do

@@ -52,7 +52,7 @@ class Remote:
         self._replies = Outbox(bus, gather=coalesce and not bus.tells_all, sent=_nothing, unsent=kept.batch)
         self._ways: dict[Any, WayOut] = {}
         self.parts = Parts(self, transfers, self._replies, kept)
-        self._answers = Answers(bus, ack_window, self.parts.answer, self._replies, kept)
+        self._answers = Answers(bus, ack_window, self.parts.answer, self._replies, kept, bounds.body)
         self.to_all = ToAll(node, self, self._requester)
 
     async def open(self) -> None:

@@ -117,7 +117,7 @@ class Requester:
             raise forbidden(f"the broker does not let this node receive its answers: {self._inbox.refused}")
 
     def _measure(self) -> None:
-        self._small = min(BYTES, self._bus.max_payload - OVERHEAD)
+        self._small = min(BYTES, self._bus.max_payload - OVERHEAD, self._transfers.largest)
 
     def close(self) -> None:
         """End the inbox; whoever still waits gets an error."""

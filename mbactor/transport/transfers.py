@@ -99,6 +99,11 @@ class Transfers:
         self._sweeps: asyncio.TimerHandle | None = None
 
     @property
+    def largest(self) -> int:
+        """Bytes that a body may have."""
+        return self._in.bounds.body
+
+    @property
     def held(self) -> int:
         """Bytes that messages have of which a part is here, or will have."""
         return self._in.held

@@ -135,6 +135,38 @@ def test_what_is_too_large_is_refused_with_the_limit_in_both_directions() -> Non
     virtually(work())
 
 
+def test_a_bound_below_what_travels_in_one_message_holds_too() -> None:
+    async def work() -> None:
+        async with two(max_body=5_000) as (asks, serves, _):
+            reader = await serves.spawn(Reader)
+            assert await asks.ask(Store.size, bytes(4_900)) == 4_900
+            assert len(await asks.ask(Store.make, 6_000)) == 6_000  # which is for its taker to bound
+            with pytest.raises(MessageTooLarge, match="at most 5000") as caught:
+                await asks.ask(Store.size, bytes(5_001))
+            assert caught.value.taken == "no"
+            with pytest.raises(MessageTooLarge, match="at most 5000"):
+                await anext(asks.ask_all(Store.each, bytes(5_001)))
+            with pytest.raises(MessageTooLarge, match="at most 5000"):
+                asks.tell(Store.keep, bytes(5_001))
+            with pytest.raises(MessageTooLarge, match="at most 5000"):
+                asks.publish(Source.on_news, bytes(5_001))
+            assert asks.publish(Source.on_news, bytes(4_900))
+            await nothing_is_left(asks, serves)
+            assert await asks.ask(Store.kept) == []
+            assert [len(one) for one in await reader.ask(Reader.have_read)] == [4_900]
+        async with two(theirs=5_000) as (asks, serves, _):
+            assert len(await asks.ask(Store.make, 4_900)) == 4_900
+            with pytest.raises(MessageTooLarge, match="at most 5000") as caught:
+                await asks.ask(Store.make, 5_001)
+            assert caught.value.taken == "yes"
+            [reply] = [reply async for reply in asks.ask_all(Store.make_each, 5_001)]
+            assert isinstance(reply.error, MessageTooLarge)
+            with pytest.raises(MbactorError, match="x" * 6_000):  # an error is told, whatever its traceback
+                await asks.ask(Store.refuse, 6_000)
+
+    virtually(work())
+
+
 @pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "1MB"])
 def test_a_wrong_bound_is_refused(wrong: Any) -> None:
     with pytest.raises(InvalidSpec, match="max_body: .* given, a number of bytes above 0 expected"):
