@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -126,8 +127,7 @@ class Foreman(Supervisor):
         self._commit_each = commit_each
         self._retention = _checked_days(retention_days) * 86400.0
         self._schedules = tuple(schedules)
-        for schedule in self._schedules:
-            _check_declared(schedule)
+        _check_declared(self._schedules)
         self._ageing = None if ageing is None else checked_duration("foreman: ageing", ageing, above_0=True)
         self.shards = Shards()
         self._roll: Roll | None = None
@@ -273,7 +273,17 @@ def _other_database(given: str, other: str, where: str) -> str:
     )
 
 
-def _check_declared(schedule: Schedule) -> None:
+def _check_declared(schedules: Sequence[Schedule]) -> None:
+    for name, count in Counter(one.name for one in schedules).items():
+        if count > 1:
+            raise InvalidSpec(
+                f"foreman: schedule {name!r} is declared {count} times, and the last would replace the others"
+            )
+    for schedule in schedules:
+        _check_one_declared(schedule)
+
+
+def _check_one_declared(schedule: Schedule) -> None:
     if schedule.paused:
         raise InvalidSpec(
             f"foreman: schedule {schedule.name!r}: paused: true given, and that is kept in the database; `mbactor flows"

@@ -283,6 +283,21 @@ supervisor:
     checked = CliRunner().invoke(main, ["check", str(file)])
     assert checked.exit_code == 2
     assert re.search("tree.yaml:4:7: .*schedule 'nightly': paused: true given", checked.stderr), checked.stderr
+    file.write_text(
+        text + "          - {name: nightly, workflow: 'https://reports.example:428/report', cron: '0 4 * * *'}\n"
+    )
+    checked = CliRunner().invoke(main, ["check", str(file)])
+    assert checked.exit_code == 2
+    assert re.search("tree.yaml:4:7: .*schedule 'nightly' is declared 2 times", checked.stderr), checked.stderr
+    file.write_text(text.replace("cron:", "timezon: Europe/Berlin, cron:").replace("priority:", "priorty:"))
+    checked = CliRunner().invoke(main, ["check", str(file)])
+    assert checked.exit_code == 2
+    where = r"supervisor.children\[0\].foreman.schedules\[0\]"
+    for told in (
+        rf"tree.yaml:6:77: {where}.timezon: unknown key, did you mean 'timezone'\?",
+        rf"tree.yaml:7:41: {where}.options.priorty: unknown key, did you mean 'priority'\?",
+    ):
+        assert re.search(told, checked.stderr), checked.stderr
     file.write_text(text.replace("0 3", "61 3"))
     with pytest.raises(TopologyError, match=r"tree.yaml:6:11: .*cron='61 3 \* \* \*': Bad minute"):
         load(file, {})

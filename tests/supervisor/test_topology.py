@@ -301,6 +301,10 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "- actor: shop_for_test:Needs\n  args: {point: {y: 1}}",
             "args.point: {'y': 1} given: Object missing required field `x`",
         ),
+        (
+            "- actor: shop_for_test:Needs\n  args: {point: {x: 1, z: 2}}",
+            "tree.yaml:5:28: supervisor.children[0].args.point.z: unknown key; known: x",
+        ),
         ("- supervisor: n\n  mailbox: {}", "supervisor.children[0].mailbox: unknown key"),
         (
             "- supervisor: n\n  children: [{actor: 'shop_for_test:Orders', restart: temporary, significant: true}]",
@@ -359,6 +363,30 @@ def test_arguments_become_what_the_annotation_says(folder: Path) -> None:
     text = "- actor: shop_for_test:Orders\n  args: {start: '${N}', ratio: 2, tags: null, on: '${ON:-true}'}"
     (spec,) = children(folder, text, {"N": "7"}).children
     assert spec.args == {"start": 7, "ratio": 2.0, "tags": None, "on": True}
+
+
+def test_a_key_that_no_field_takes_is_told_of_however_deep_it_is(folder: Path) -> None:
+    (folder / "shapes_for_test.py").write_text(
+        "from typing import Any, NamedTuple\nimport msgspec\nfrom mbactor import Actor\n\n\n"
+        "class Box(msgspec.Struct, tag='box', tag_field='kind', rename='camel'):\n    wide_side: int = 0\n\n\n"
+        "class Disc(msgspec.Struct, tag='disc', tag_field='kind'):\n    size: int = 0\n\n\n"
+        "class Pair(NamedTuple):\n    one: Box\n    other: int = 0\n\n\n"
+        "class Draws(Actor):\n"
+        "    def __init__(self, shapes: dict[str, list[Box | Disc]], pair: Pair, free: dict[str, Any]) -> None: ...\n"
+    )
+    text = """
+    - actor: shapes_for_test:Draws
+      args:
+        shapes: {a: [{kind: box, wideSide: 3}, {kind: disc, size: 1}]}
+        pair: [{kind: box}]
+        free: {any: [{thing: 1}]}
+    """
+    assert children(folder, text).children[0].args["shapes"]["a"][0].wide_side == 3
+    text = text.replace("wideSide", "wideSid").replace("{kind: box}", "{kind: box, x: 1}")
+    assert child_faults(folder, text) == [
+        "tree.yaml:6:34: supervisor.children[0].args.shapes.a[0].wideSid: unknown key, did you mean 'wideSide'?",
+        "tree.yaml:7:28: supervisor.children[0].args.pair[0].x: unknown key; known: wideSide, kind",
+    ]
 
 
 def test_an_annotation_that_cannot_be_resolved_keeps_no_other_argument_from_its_check(folder: Path) -> None:

@@ -27,7 +27,7 @@ from mbactor.errors import MbactorError, did_you_mean
 from mbactor.kernel.properties import ABSENT, Property, properties_of
 from mbactor.secret import Secret
 from mbactor.supervisor.topology.fields import Section, described
-from mbactor.supervisor.topology.yaml_positions import Node, Scalar
+from mbactor.supervisor.topology.yaml_positions import Items, Node, Scalar, Table
 
 _EXPECTED = re.compile(r"Expected `(?P<wanted>.+?)`(?P<bounds> .+?)?(?:, got `.+?`)?(?: - at `\$\.?(?P<path>.+)`)?")
 
@@ -148,6 +148,8 @@ def _argument(section: Section, node: Node, annotation: Any) -> Any:
             return None if text is None else _duration(text, annotation)
         converted = _convert(natural, text, annotation)
         if secrets <= _secrets_in(converted):
+            for key, hint in _unread(node, converted):
+                section.wrong(key, f"unknown key{hint}")
             return converted
     except (ValueError, TypeError) as error:
         if not secrets:
@@ -156,6 +158,40 @@ def _argument(section: Section, node: Node, annotation: Any) -> Any:
     # Why it does not fit might say what it is.
     wanted = inspect.formatannotation(annotation)
     section.wrong(node, f"{natural!r} given, {wanted} expected; a secret can only be a text (`str`)")
+    return None
+
+
+def _unread(node: Node, value: Any) -> Iterator[tuple[Scalar, str]]:
+    """The keys in a value of the file that no field took, however deep, each with what may have been meant.
+
+    Messages may have fields that their receiver does not know yet; a file is written for the code beside it.
+    """
+    inner: Iterable[tuple[Node, Any]] = ()
+    if isinstance(node, Items) and isinstance(value, list | tuple):
+        inner = zip(node.items, value, strict=False)  # a named tuple has its defaults behind them
+    elif isinstance(node, Table):
+        fields = _fields_of(value)
+        if fields is None and isinstance(value, Mapping):
+            inner = [(one.value, value[name]) for name, one in node.entries.items() if name in value]
+        elif fields is not None:
+            inner = [
+                (one.value, getattr(value, fields[name], None)) for name, one in node.entries.items() if name in fields
+            ]
+            for name, one in node.entries.items():
+                if name not in fields:
+                    yield one.key, did_you_mean(name, fields) or f"; known: {', '.join(fields)}"
+    for part, converted in inner:
+        yield from _unread(part, converted)
+
+
+def _fields_of(value: Any) -> Mapping[str, str] | None:
+    """What a record has in a file, with its attributes' names; None for what is no record, such as a mapping."""
+    if isinstance(value, msgspec.Struct):
+        fields = {one.encode_name: one.name for one in msgspec.structs.fields(value)}
+        tag = value.__struct_config__.tag_field
+        return fields if tag is None else {**fields, tag: "__class__"}
+    if dataclasses.is_dataclass(value):
+        return {one.name: one.name for one in dataclasses.fields(value)}
     return None
 
 
