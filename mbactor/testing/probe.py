@@ -147,6 +147,7 @@ class Probe(Generic[A]):
         An exception is raised (anything but an MbactorError is a crash); a function is called with the arguments and
         may be `async`. Without a script a method whose result is None answers that, any other an error that says so.
         """
+        self._check(operation, "reply")
         if not replies:
             raise TypeError(f"reply({operation!r}): no reply was given")
         self._record.scripts[operation.feature.name] = deque(replies)
@@ -158,6 +159,8 @@ class Probe(Generic[A]):
 
         Each message is expected once. AssertionError where it is another one, or none comes within the time.
         """
+        if operation is not None:
+            self._check(operation, "expect")
         got = await self._next(seconds(within))
         if got is None:
             raise AssertionError(
@@ -170,6 +173,7 @@ class Probe(Generic[A]):
 
     async def fish(self, operation: Reference[..., Any], /, *, within: Duration = "10s", **arguments: Any) -> Received:
         """As `expect`, past messages of any other kind."""
+        self._check(operation, "fish")
         loop, passed = asyncio.get_running_loop(), list[str]()
         deadline = loop.time() + seconds(within)
         while (got := await self._next(max(0.0, deadline - loop.time()))) is not None:
@@ -186,6 +190,16 @@ class Probe(Generic[A]):
         got = await self._next(seconds(within))
         if got is not None:
             raise AssertionError(f"{self._record.name} got {got}, nothing was expected")
+
+    def _check(self, operation: Reference[..., Any], asked: str) -> None:
+        """Refuse what never comes here: its script would lie unused, and who expects it would wait in vain."""
+        cls, known = self.ref.cell.cls, isinstance(operation, Reference)
+        if known:
+            stands_in = feature_of(inspect.getattr_static(cls, operation.feature.name, None))
+            known = issubclass(cls, operation.owner) and not isinstance(stands_in, _Refused)
+        if not known:
+            name = self._record.name
+            raise TypeError(f"{asked}({operation!r}): an endpoint or a sink of {name} expected, taken from the class")
 
     async def _next(self, within: float) -> Received | None:
         try:

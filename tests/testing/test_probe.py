@@ -202,6 +202,29 @@ async def test_expect_says_what_came_instead(mbactor: ActorSystem, mbactor_probe
         await mail.expect_none()
 
 
+async def test_what_never_comes_to_a_probe_is_refused(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
+    """It was taken, and lay unused."""
+
+    class Work(Actor):
+        host = "work.example"
+
+        @task
+        async def verify(self, order: int) -> dict[str, int]:
+            return {}
+
+    mail, work = await mbactor_probe(Mail), await mbactor_probe(Work)
+    with pytest.raises(TypeError, match=r"reply\(Shop.sell\): an endpoint or a sink of Mail expected"):
+        mail.reply(Shop.sell, "sold")
+    with pytest.raises(TypeError, match=r"reply\(Work.verify\): an endpoint or a sink of Work expected"):
+        work.reply(Work.verify, {})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"expect\(Shop.sell\): an endpoint"):
+        await mail.expect(Shop.sell)
+    with pytest.raises(TypeError, match=r"fish\(Shop.sell\): an endpoint"):
+        await mail.fish(Shop.sell)
+    with pytest.raises(TypeError, match=r"reply\('send'\): an endpoint or a sink of Mail expected"):
+        mail.reply("send", "sent")  # type: ignore[arg-type]
+
+
 async def test_fish_passes_what_it_does_not_look_for(mbactor: ActorSystem, mbactor_probe: Probes) -> None:
     mail = await mbactor_probe(Mail)
     for name in ("ada", "bob", "eve"):
