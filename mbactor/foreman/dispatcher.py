@@ -375,7 +375,9 @@ class Dispatcher:
             try:
                 child = await self._loader.child(held, plan)
             except MbactorError as error:
-                if was_refused(error) and (pause := _until_offered_again(held, self._worked_for())):
+                # Nothing is repeated where the graph, which is only read, is asked for again.
+                again = was_refused(error) or error.taken == "unknown"
+                if again and (pause := _until_offered_again(held, self._worked_for())):
                     return await self._settle(held, None, postponed(held, pause))
                 plan = fail(error, held.before)
         kept = self._kept(held, plan)

@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from mbactor import Actor, ActorSystem, MbactorError, child, endpoint
+from mbactor import Actor, ActorSystem, MbactorError, Supervisor, child, endpoint
 from mbactor.foreman import END, Flow, FlowOptions, Flows, Foreman, Graph, task, workflow
 from mbactor.foreman.model import reducers
 from mbactor.foreman.model.advice import LONGEST_RUN
@@ -104,6 +105,35 @@ class Doomed(Actor):
     @workflow
     def end(self) -> Graph:
         return line(Doomed.dies)
+
+
+class Fragile(Actor):
+    """Its process dies with so many questions for a graph as the file in the environment has bytes."""
+
+    host = "fragile.example"
+
+    @task
+    async def done(self) -> dict[str, bool]:
+        return {"done": True}
+
+    @workflow
+    def end(self) -> Graph:
+        left = Path(os.environ["MBACTOR_TEST_LEFT"])
+        if size := left.stat().st_size:
+            os.truncate(left, size - 1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return line(Fragile.done)
+
+
+class Caller(Actor):
+    host = "caller.example"
+
+    @workflow
+    def calling(self) -> Graph:
+        graph = Graph("Calling")
+        graph.add_subgraph("call", Fragile.end)
+        graph.add_transition("call", END)
+        return graph
 
 
 def line(*nodes: Any) -> Graph:
@@ -211,6 +241,21 @@ async def test_a_task_that_needs_longer_than_any_ask_is_not_told_to_take_more_bu
     assert isinstance(outcome.error, dict)
     assert outcome.error["statusCode"] == 408
     assert outcome.error["hint"].startswith("no run of a task takes longer than 15m, though it has 2h; do it in parts")
+
+
+async def test_a_process_that_dies_when_it_is_asked_for_a_graph_fails_no_flow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "left"
+    left.write_bytes(b"..")
+    monkeypatch.setenv("MBACTOR_TEST_LEFT", str(left))
+    async with ActorSystem() as system:
+        await system.spawn(Foreman, database="sqlite://")
+        await system.spawn(Caller)
+        await system.spawn(Supervisor, children=[child(Fragile, process=True)], max_restarts=2)
+        outcome = await Flows(system).run(Caller.calling, {}, FlowOptions(time_budget="16s"))
+    assert (outcome.status, outcome.state) == ("completed", {"done": True}), outcome.error
+    assert left.stat().st_size == 0
 
 
 async def test_a_flow_whose_task_died_with_its_process_says_that_it_is_not_run_again_unasked() -> None:
