@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable
 from typing import Any
 
@@ -507,6 +509,57 @@ async def test_timers_end_with_the_actor(mbactor: ActorSystem) -> None:
     await asyncio.sleep(10)
     assert diary == [("stop", "shutdown")]
     assert len(mbactor.dead_letters) == 0
+
+
+async def test_an_actor_that_has_ended_is_let_go_of_whatever_timers_it_had(mbactor: ActorSystem) -> None:
+    class Held(Actor):
+        @endpoint
+        async def begin(self) -> None:
+            timers.append(self.send_after("1d", Held.begin))
+            timers.append(self.send_after(0, Held.begin_nothing))
+            timers.append(self.send_every("1d", Held.begin))
+
+        @endpoint
+        async def begin_nothing(self) -> None: ...
+
+        @endpoint
+        async def look(self) -> None:
+            found.append(weakref.ref(self))
+
+    found: list[weakref.ref[Actor]] = []
+    timers: list[Timer] = []
+    held = await mbactor.spawn(Held)
+    await held.ask(Held.begin)
+    await held.ask(Held.look)
+    await soon()
+    assert [one.active for one in timers] == [True, False, True]
+    await held.stop()
+    await soon()
+    assert [one.active for one in timers] == [False] * 3
+    gc.collect()
+    assert [one() for one in found] == [None]
+
+
+async def test_a_timer_that_has_fired_is_let_go_of(mbactor: ActorSystem) -> None:
+    timed, diary = await a_timed(mbactor)
+    for _ in range(3):
+        await timed.ask(Timed.after, 0)
+    await asyncio.sleep(1)
+    assert [what for what, _ in diary] == ["ring"] * 3
+    await timed.ask(Timed.work, 0)  # what it tells of itself last is gone, too
+    gc.collect()
+    assert sum(isinstance(one, Timer) for one in gc.get_objects()) <= 1  # the one that it keeps itself
+
+
+async def test_the_message_of_a_timer_is_as_old_as_the_time_since_it_fired(mbactor: ActorSystem) -> None:
+    timed, _ = await a_timed(mbactor)
+    await timed.ask(Timed.after, 1)
+    working = asyncio.ensure_future(timed.ask(Timed.work, 5))
+    await asyncio.sleep(4)
+    (row,) = mbactor.tree().children
+    assert row.mailbox is not None
+    assert row.mailbox.oldest_age == at(3)
+    await working
 
 
 async def test_a_timer_whose_message_finds_the_mailbox_full_leaves_a_dead_letter(mbactor: ActorSystem) -> None:
