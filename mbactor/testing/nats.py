@@ -54,6 +54,7 @@ class NatsServer:
         deadline = time.monotonic() + START
         while not _listens(self.port):
             if process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
                 raise RuntimeError(f"the nats-server does not start; it said: {self._log.read_text()}")
             time.sleep(0.01)
 
