@@ -429,7 +429,7 @@ class Forbidden(MbactorError):
 
 
 class CallTooDeep(MbactorError):
-    """A chain of asks went deeper than 64 calls."""
+    """A chain of asks went deeper than 64 calls, or a workflow would be called by the last of 1,000 nested flows."""
 
     status = 508
     taken: Taken = "no"

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from mbactor import observe
+from mbactor.errors import CallTooDeep
 from mbactor.foreman.graphs import Graphs
 from mbactor.foreman.keys import new_token
 from mbactor.foreman.model.graph import Graph
@@ -26,6 +27,8 @@ from mbactor.foreman.store.store import Store, StoreTrouble
 T = TypeVar("T")
 
 READ_PAUSE = 0.2
+MOST_NESTED = 1_000
+"""So many flows may each be called by the one before: nothing else ends a workflow that calls itself for ever."""
 
 
 class Loader:
@@ -86,9 +89,10 @@ class Loader:
             self._reading.cancel()
 
     async def child(self, held: Held, plan: Plan) -> Child:
-        """The flow that a parked step calls. Errors of its graph fail the step."""
+        """The flow that a parked step calls. Errors of its graph fail the step, and so does one call too many."""
         assert plan.park is not None
         workflow = plan.park.workflow or ""
+        await self._check_depth(held, workflow)
         frozen = await self._graphs.load(workflow, held.head.baggage)
         state = bytes(plan.park.payload)
         first = frozen.graph.entry_point
@@ -97,6 +101,18 @@ class Loader:
             rate=rate_of(frozen.graph, first),
         )  # fmt: skip
         return Child(new_token(), workflow, frozen.graph.name, frozen.hash, frozen.json, entry)
+
+    async def _check_depth(self, held: Held, workflow: str) -> None:
+        if held.head.root_id is None:  # most flows are called by no other: nothing is asked for them
+            return
+        callers = await self._read(lambda: self._store.callers(held.head.id, MOST_NESTED))
+        if len(callers) >= MOST_NESTED:
+            often = callers.count(workflow)
+            hint = f"; {often:,} of those before it are of {workflow} too: does it call itself without end?"
+            raise CallTooDeep(
+                f"{workflow} would be flow number {MOST_NESTED + 1:,}, each called by the one before; "
+                f"the limit is {MOST_NESTED:,}{hint if often else ''}"
+            )
 
     async def _read(self, query: Callable[[], Awaitable[T]]) -> T:
         """What the database tells as soon as it does."""

@@ -10,6 +10,7 @@ import pytest
 
 from mbactor import observe
 from mbactor.errors import MbactorError
+from mbactor.foreman import loader
 from mbactor.foreman.model.flow import Flow
 from mbactor.foreman.model.graph import END, Graph
 from mbactor.foreman.model.reducers import Reducer
@@ -529,6 +530,36 @@ async def test_a_failed_child_raises_in_the_task_that_called_it(world: World) ->
     await world.graph(inner, bad=bad)
     await world.graph(outer, caller=caller)
     assert (await world.run("outer")).state == {"caught": ["inner trouble", 418]}
+
+
+async def test_a_workflow_that_calls_itself_without_end_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else would end it before the disk is full."""
+    monkeypatch.setattr(loader, "MOST_NESTED", 8)
+    again = Graph("again")
+    again.add_subgraph("itself", "again", inputs=["n"])
+    again.add_transition_chain("count", "itself", END)
+    again.set_entry_point("count")
+    await world.graph(again, count=lambda flow: flow.__setitem__("n", flow["n"] + 1))
+    outcome = await world.run("again", {"n": 0})
+    assert outcome.status == "failed"
+    assert outcome.failure is not None
+    assert outcome.failure.status == 508
+    assert "again would be flow number 9, each called by the one before; the limit is 8" in str(outcome.failure)
+    assert "8 of those before it are of again too: does it call itself without end?" in str(outcome.failure)
+    assert world.host.ran.count("count") == 8
+
+
+async def test_a_workflow_may_call_itself_until_it_has_enough(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def descend(flow: Flow) -> None:
+        if flow["left"]:
+            flow.update(flow.subgraph("again", {"left": flow["left"] - 1, "depth": 0}))
+        flow["depth"] += 1
+
+    monkeypatch.setattr(loader, "MOST_NESTED", 8)
+    again = Graph("again")
+    again.add_transition_chain("descend", END)
+    await world.graph(again, descend=descend)
+    assert (await world.run("again", {"left": 7, "depth": 0})).state["depth"] == 8
 
 
 async def test_a_workflow_that_nobody_has_fails_the_step_that_calls_it(world: World) -> None:

@@ -280,7 +280,7 @@ class Flow(MutableMapping[str, Any]):
             verdict = flow.subgraph(Credit.approval, {"amount": flow["amount"]})
 
         Only what is passed goes in and only the return value comes back. Parks as `interrupt` does, and is
-        counted with it.
+        counted with it. Flows may be nested 1,000 deep; a call beyond fails the step with `CallTooDeep`.
         """
         url = _name_of(workflow, "url", "subgraph")
         given = msgspec.Raw(encode_fields(initial_state(state)))

@@ -47,8 +47,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 _COLLIDED = ("40001", "40P01")
 _ONE_STATEMENT: frozenset[object] = frozenset(
     {reads.materials, reads.cohort,
-     reads.graph, reads.flow, reads.statuses, reads.called, reads.step, reads.steps, reads.latest_of_thread,
-     reads.interrupted, reads.keyed, roll.roll, roll.standing, listing.progress, listing.tokens, listing.fingerprint}
+     reads.graph, reads.flow, reads.statuses, reads.called, reads.callers, reads.step, reads.steps,
+     reads.latest_of_thread, reads.interrupted, reads.keyed, roll.roll, roll.standing, listing.progress,
+     listing.tokens, listing.fingerprint}
 )  # fmt: skip
 """Queries that see one moment without a transaction around them."""
 _UNANSWERED = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, OSError,

@@ -84,6 +84,14 @@ LATEST = """SELECT id, status FROM mbactor_flow WHERE (id = ? OR thread_id = ?) 
     ORDER BY id DESC LIMIT 1"""
 """The flow of a thread that the next one continues, by the id of the flow that it began with, given twice."""
 
+_CALLERS = """WITH RECURSIVE above (workflow, caller_id, nesting) AS (
+    SELECT workflow, caller_id, 1 FROM mbactor_flow WHERE id = ?
+    UNION ALL
+    SELECT flow.workflow, flow.caller_id, above.nesting + 1 FROM above
+        JOIN mbactor_step AS step ON step.id = above.caller_id
+        JOIN mbactor_flow AS flow ON flow.id = step.flow_id WHERE above.nesting < ?)
+    SELECT workflow FROM above ORDER BY nesting"""
+
 
 async def graph(db: Db, graph_hash: str) -> Json | None:
     rows = await db.rows("SELECT graph FROM mbactor_graph WHERE hash = ?", graph_hash)
@@ -110,6 +118,11 @@ async def called(db: Db, flow_id: int) -> list[FlowRow]:
     query = f"""SELECT {_FLOW} FROM mbactor_flow WHERE caller_id IN (SELECT id FROM mbactor_step WHERE flow_id = ?)
         ORDER BY id"""
     return [FlowRow(*row) for row in await db.rows(query, flow_id)]
+
+
+async def callers(db: Db, flow_id: int, most: int) -> list[str]:
+    """The workflow of this flow, of the one that called it, and so on to the one it all began with."""
+    return [workflow for (workflow,) in await db.rows(_CALLERS, flow_id, most)]
 
 
 async def step(db: Db, step_id: int) -> StepRow | None:

@@ -69,6 +69,9 @@ class SqlStore(ABC):
     async def called(self, flow_id: int) -> list[FlowRow]:
         return await self._read(reads.called, flow_id)
 
+    async def callers(self, flow_id: int, most: int) -> list[str]:
+        return await self._read(reads.callers, flow_id, most)
+
     async def progress(self, flow_ids: Sequence[int]) -> dict[int, Progress]:
         return await self._read(listing.progress, flow_ids)
 

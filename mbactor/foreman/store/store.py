@@ -137,6 +137,10 @@ class Store(Protocol):
         """The flows that steps of this flow called."""
         ...
 
+    async def callers(self, flow_id: int, most: int) -> list[str]:
+        """The workflow of this flow, of the one that called it, and so on: as many as there are, or `most`."""
+        ...
+
     def listening(self, heard: Callable[[str], None]) -> AbstractAsyncContextManager[Line]:
         """Hear what is told by the `Line` of any store over the same database, within the block. `StoreTrouble` where
         that cannot be, which is so for all but PostgreSQL.
