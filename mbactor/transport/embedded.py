@@ -25,7 +25,6 @@ class EmbeddedBus(NatsBus):
         """Unavailable where the server does not start, with what it said."""
         await self.server.start()
         self.url = self.server.url
-        self._servers = [self.url]
         try:
             await super().connect()
         except BaseException:

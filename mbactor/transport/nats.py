@@ -32,10 +32,11 @@ from contextlib import suppress
 
 from mbactor.errors import Unavailable
 from mbactor.transport.bus import Receive, check_pattern
+from mbactor.transport.nats_access import Access
 from mbactor.transport.nats_client import Connection
 from mbactor.transport.nats_dispatch import Subscribed
 from mbactor.transport.nats_permissions import Inquiry
-from mbactor.transport.nats_url import servers_of, without_secrets
+from mbactor.transport.nats_url import broker_of, without_secrets
 from mbactor.transport.nats_watch import Watch
 from mbactor.transport.permissions import Permissions
 
@@ -52,10 +53,10 @@ class NatsBus:
     round_trip = 0.0
 
     def __init__(self, url: str, *, every: float = EVERY) -> None:
+        broker_of(url)  # a wrong one is refused before anything is started
         self.url = url
         self._every = every
         self._watching: Watch | None = None
-        self._servers = servers_of(url)
         self._client: Connection | None = None
         self._cut: list[Callable[[], None]] = []
         self._back: list[Callable[[], None]] = []
@@ -63,9 +64,10 @@ class NatsBus:
         self._closing = False
 
     async def connect(self) -> None:
-        """Unavailable where no server takes the connection, with the reason."""
-        client = Connection(self._was_cut, self._is_back)
-        await client.open(self._servers)
+        """Unavailable where no server takes the connection, with the reason; InvalidSpec for a file of no use."""
+        broker = broker_of(self.url)
+        client = Connection(Access(broker.files), self._was_cut, self._is_back)
+        await client.open(broker.servers)
         self._client = client
         self._closing = False
         self.round_trip = min([await _seconds_of(client.barrier()) for _ in range(3)])
@@ -160,7 +162,7 @@ class NatsBus:
         return client
 
     def _why_lost(self, client: Connection) -> str:
-        text = f"the connection to {without_secrets(self.url)} is lost; it is tried again"
+        text = f"the connection to {without_secrets(self.url).partition('?')[0]} is lost; it is tried again"
         return f"{text}: {client.why}" if client.why else text
 
     def _looked(self) -> None:

@@ -21,13 +21,14 @@ from nats import errors
 from nats.aio.client import Client, Server, Srv
 
 from mbactor import observe
-from mbactor.errors import MessageTooLarge, Unavailable
+from mbactor.errors import InvalidSpec, MessageTooLarge, Unavailable
 from mbactor.transport.bus import Receive
+from mbactor.transport.nats_access import Access, Keys
 from mbactor.transport.nats_dispatch import Dispatch, Subscribed
 from mbactor.transport.nats_parser import MalformedStream, Parser
 from mbactor.transport.nats_refused import refused
 from mbactor.transport.nats_url import without_secrets
-from mbactor.transport.nats_why import why_not
+from mbactor.transport.nats_why import Who, why_not
 from mbactor.transport.nats_wire import Wire
 from mbactor.transport.turn import EndOfTurn
 
@@ -53,8 +54,10 @@ class Connection(Client):
     _pongs: list[asyncio.Future[Any]]
     _transport: Any
 
-    def __init__(self, told: Callable[[], None], back: Callable[[], None]) -> None:
+    def __init__(self, access: Access, told: Callable[[], None], back: Callable[[], None]) -> None:
         super().__init__()
+        self._access = access
+        self._keys: Keys | None = None
         self.up = False
         self.tried = ""
         """The server that was connected to last."""
@@ -86,10 +89,12 @@ class Connection(Client):
                 await self._open(order[first:] + order[:first])
             except BaseException as error:
                 self.drop()
+                if isinstance(error.__cause__, InvalidSpec):  # a file of ours: no other server takes it either
+                    raise error.__cause__ from None
                 if not isinstance(error, OSError | errors.Error | TimeoutError):
                     raise
                 if first == len(order) - 1:
-                    raise Unavailable(why_not(error, self.tried or without_secrets(servers[0]), CONNECT)) from error
+                    raise Unavailable(self._why_not(error)) from error
             else:
                 return
 
@@ -299,13 +304,17 @@ class Connection(Client):
 
     async def _not_back(self, error: Exception) -> None:
         """A try to connect again failed. That a server refuses it is told once; that none is there, `bus.cut` has."""
-        why = why_not(error, self.tried, CONNECT)
+        why = self._why_not(error)
         if not self.options["allow_reconnect"]:
             return
         self.why = why
         if isinstance(error, errors.Error | ssl.SSLError) and why != self._refusal:
             self._refusal = why
             observe.emit("bus.refused", server=self.tried, reason=why)
+
+    def _why_not(self, error: Exception) -> str:
+        who = Who(self._keys.doubt() if self._keys else "", self._access.certificate or "")
+        return why_not(error, self.tried, CONNECT, who)
 
     async def _process_connect_init(self) -> None:
         self._server_info = {}
@@ -317,11 +326,12 @@ class Connection(Client):
         except (ssl.SSLCertVerificationError, TimeoutError):
             raise
         except (OSError, errors.Error) as error:
-            info: Any = self._server_info  # whatever JSON was sent
-            if isinstance(info, dict) and info.get("tls_verify"):
-                raise errors.Error("nats: certificate required") from error
             if said := self._transport.refusal():
                 raise errors.Error(f"nats: '{said}'") from error
+            told = isinstance(error.__cause__, InvalidSpec) or "violation" in str(error).lower()
+            info: Any = self._server_info  # whatever JSON was sent
+            if not told and isinstance(info, dict) and info.get("tls_verify"):
+                raise errors.Error("nats: certificate required") from error
             raise
         if not self._server_info.get("headers"):
             raise errors.Error(f"nats: no headers, version {self._server_info.get('version')}")
@@ -371,7 +381,15 @@ class Connection(Client):
             user, password = unquote(named[0].username or ""), named[0].password
             mine = {"token": user} if password is None else {"user": user, "password": unquote(password)}
             self.options.update({"user": None, "password": None, "token": None} | mine)
+        self._keys = keys = self._access.keys()
+        if keys is not None:
+            self._signature_cb, self._public_nkey = keys.sign, keys.public
+            self._user_jwt_cb = keys.token.encode if keys.token else None
         return super()._connect_command()
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        return self._access.tls()
 
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import socket
 import ssl
+from typing import NamedTuple
+
+from mbactor.errors import InvalidSpec
 
 
-def why_not(error: Exception, url: str, patience: float) -> str:
+class Who(NamedTuple):
+    """Who wanted to connect: `keys` says what may be wrong with those that were given, `certificate` is its file."""
+
+    keys: str = ""
+    certificate: str = ""
+
+
+def why_not(error: Exception, url: str, patience: float, who: Who) -> str:
     """What is wrong with a server that was not connected to, and what to do."""
+    if isinstance(error.__cause__, InvalidSpec):
+        return str(error.__cause__)
     if isinstance(error, OSError):
         return _of_the_socket(error, url, patience)
     text = str(error).lower()
     if "authorization violation" in text:
-        return f"{url} refuses the credentials: a right user and password expected, as in nats://user:password@host"
+        right = "a right user and password expected, as in nats://user:password@host, or ?creds=FILE behind it"
+        return f"{url} refuses {who.keys}" if who.keys else f"{url} refuses the credentials: {right}"
     if "certificate required" in text:
-        return (
-            f"{url} wants a certificate of who connects, and mbactor gives none: have it verify a password or a "
-            "token, and no certificate (tls without verify)"
-        )
+        if who.certificate:
+            return f"{url} refuses the certificate of {who.certificate!r}: it has to know who has signed it"
+        return f"{url} wants a certificate of who connects: ?cert=FILE&key=FILE expected behind the URL"
     if "no tls" in text:
         return f"{url} does not encrypt, and tls:// is given: have the server ask for TLS, or give nats://"
     if "no headers" in text:
@@ -33,7 +45,8 @@ def why_not(error: Exception, url: str, patience: float) -> str:
 def _of_the_socket(error: OSError, url: str, patience: float) -> str:
     match error:
         case ssl.SSLError():
-            return f"no encrypted connection to {url}: {error}; SSL_CERT_FILE names the authorities to trust"
+            trusted = "?ca=FILE behind it, or the variable SSL_CERT_FILE, names the authorities to trust"
+            return f"no encrypted connection to {url}: {error}; {trusted}"
         case socket.gaierror():
             return f"the host of {url} is not known: {error}"
         case TimeoutError():

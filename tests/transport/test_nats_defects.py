@@ -213,7 +213,6 @@ def test_10_a_server_that_says_nothing_is_left_for_another(
 
     async def work(silent: NatsServer) -> None:
         bus = await connected(silent.url)
-        bus._servers.append(url_of(server))
         bus._client._setup_server_pool([url_of(server)])  # type: ignore[union-attr]
         cut = asyncio.Event()
         bus.when_cut(cut.set)

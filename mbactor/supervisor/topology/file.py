@@ -20,7 +20,7 @@ from mbactor.supervisor.topology.merge import Overlays, Templates, merged_templa
 from mbactor.supervisor.topology.render import resolved
 from mbactor.supervisor.topology.yaml_positions import Place, Problems, Table
 from mbactor.transport.locality import check_locality
-from mbactor.transport.nats_url import is_broker, servers_of
+from mbactor.transport.nats_url import broker_of, is_broker
 from mbactor.transport.reassembly import MAX_BODY
 from mbactor.transport.requester import ACK_WINDOW
 
@@ -222,7 +222,7 @@ def _transport(section: Section) -> str:
     given = "local" if scalar is None or not scalar.text else scalar.text
     if is_broker(given):
         try:
-            servers_of(given)
+            broker_of(given)
         except InvalidSpec as error:
             section.refused(error)
     elif given not in {"local", "embedded"}:
