@@ -124,7 +124,7 @@ def chosen(file: Path | None, found: Sequence[Running], pid: int | None) -> Runn
         raise NotRunning(f"{file} does not run with pid {pid}; it runs with pid {pids}")
     if len(found) > 1 and file is None:
         listed = ", ".join(f"{one.system} (pid {one.pid})" for one in found)
-        raise NotRunning(f"several trees are running: {listed}; choose one of them by its file or by --pid")
+        raise NotRunning(f"several trees are running: {listed}; choose one of them by -f FILE or by --pid")
     if len(found) > 1:
         raise NotRunning(f"{file} runs {len(found)} times; choose one of them by --pid: {pids}")
     return found[0]

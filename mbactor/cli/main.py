@@ -37,7 +37,9 @@ PID = click.option(
     "--pid", type=int, help="Which process, where several run FILE; it may be one that runs another file."
 )
 NAME = click.argument("name")
-OF = click.argument("file", type=PATH, required=False)
+OF = click.option(
+    "-f", "--file", type=PATH, help="The topology file that runs.  [default: that of the one tree there is]"
+)
 TIMEOUT = click.option(
     "--timeout", metavar="DURATION", help="How long to wait, such as 30s.  [default: until it is done]"
 )
@@ -264,10 +266,9 @@ def apply(file: Path, overlays: tuple[Path, ...], pid: int | None) -> None:
 def stop(name: str, file: Path | None, pid: int | None, timeout: str | None) -> None:
     """Stop the child NAME of the running tree, an actor or a whole supervisor, until `mbactor start` starts it.
 
-    NAME is its id, or as much of the path of ids as it takes (`pipelines/orders`). FILE may be left out where one tree
-    runs. Restarts of its siblings leave it stopped; a supervisor above it that is started again, or whose process is,
-    starts it too. Exit code 0 when it is stopped, 1 when nothing runs, 4 when NAME is unknown or ambiguous, 5 when it
-    is not done within --timeout.
+    NAME is its id, or as much of the path of ids as it takes (`pipelines/orders`). Restarts of its siblings
+    leave it stopped; a supervisor above it that is started again, or whose process is, starts it too. Exit code 0 when
+    it is stopped, 1 when nothing runs, 4 when NAME is unknown or ambiguous, 5 when it is not done within --timeout.
     """
     _operate("stop", name, file, pid, timeout)
 

@@ -216,7 +216,7 @@ def test_a_child_is_stopped_started_and_restarted_by_its_name_alone(office: Offi
             " or until its supervisor starts again\n"
         )
         assert "held" in office.do("tree", "office.yaml", "--live", "--once").stdout
-        assert office.do("start", "clerk-1", "office.yaml").stdout == "office/clerk-1: running\n"
+        assert office.do("start", "clerk-1", "-f", "office.yaml").stdout == "office/clerk-1: running\n"
         assert office.do("restart", "back").stdout == "office/back: running\n"
         again = office.do("start", "back")
         assert (again.returncode, again.stderr) == (4, "error: office/back runs already\n")
@@ -245,9 +245,10 @@ def test_several_trees_are_listed_and_nothing_is_said_to_run_where_nothing_does(
         pids = [first.process.pid, second.process.pid]
         unsaid = office.do("stop", "clerk-1")
         assert unsaid.returncode == 1
-        assert f"several trees are running: office (pid {pids[0]}), office (pid {pids[1]})" in unsaid.stderr
+        listed = f"several trees are running: office (pid {pids[0]}), office (pid {pids[1]})"
+        assert f"{listed}; choose one of them by -f FILE or by --pid\n" in unsaid.stderr
         assert office.do("stop", "clerk-1", "--pid", str(pids[1])).returncode == 0
-        assert office.do("stop", "clerk-1", "office.yaml", "--pid", str(pids[0])).returncode == 0
+        assert office.do("stop", "clerk-1", "-f", "office.yaml", "--pid", str(pids[0])).returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")

@@ -76,7 +76,7 @@ def test_mistakes_name_stdin_with_line_and_column() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["run -", "plan -", "apply -", "stop piper -", "start piper -", "restart piper -", "tree --live -",
+    ["run -", "plan -", "apply -", "stop piper -f -", "start piper -f -", "restart piper -f -", "tree --live -",
      "check more.yaml -o -", "flows list -f -", "flows list -f more.yaml -o -"],
 )  # fmt: skip
 def test_where_a_running_process_is_found_by_its_file_stdin_is_none(command: str) -> None:
