@@ -89,22 +89,23 @@ def check(file: Path, overlays: tuple[Path, ...], strict: bool) -> None:
     """Import the classes of FILE and report every mistake, with file, line and column. `-` is stdin.
 
     Warnings tell what is allowed and hardly meant, such as restarts that can never be counted together. The graphs of
-    the actors' workflows are judged too. Nothing is started. Exit code 0 when the file is right, 2 when it is not.
+    the actors' workflows are judged too, and whether there are the workflows that schedules name. Nothing is started.
+    Exit code 0 when the file is right, 2 when it is not.
     """
+    from mbactor.cli.flows.declared import judge_schedules
     from mbactor.cli.flows.graphs import judge_graphs
 
     topology = load(file, overlays)
-    wrong, doubtful = asyncio.run(judge_graphs(topology.classes))
+    unfit, doubtful = asyncio.run(judge_graphs(topology.classes))
     found = [*topology.warnings, *((str(file), text) for text in doubtful)]
     for where, text in found:
         told = f"{click.style('warning:', fg='yellow', bold=True)} {click.style(where, bold=True)}: {text}"
         click.echo(told, err=True)
-    for text in wrong:
-        click.echo(
-            f"{click.style('error:', fg='red', bold=True)} {click.style(str(file), bold=True)}: {text}", err=True
-        )
+    wrong = [*((str(file), text) for text in unfit), *judge_schedules(topology)]
+    for where, text in wrong:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {click.style(where, bold=True)}: {text}", err=True)
     if wrong:
-        click.echo(f"{file}: {counted(len(wrong), 'workflow')} cannot run, nothing was started", err=True)
+        click.echo(f"{file}: {counted(len(wrong), 'mistake')}, nothing was started", err=True)
         sys.exit(2)
     if strict and found:
         click.echo(f"{file}: {counted(len(found), 'warning')}, refused by --strict", err=True)

@@ -520,5 +520,46 @@ def test_check_judges_the_graphs_of_workflows_and_passes_over_those_that_need_an
     )
     assert f"error: {topology}: shop:Shop.sell: graph 'Sell' is invalid:" in done.stderr
     assert f"error: {topology}: shop:Shop.lend: " in done.stderr
-    assert "4 workflows cannot run" in done.stderr
+    assert done.stderr.endswith(f"{topology}: 4 mistakes, nothing was started\n")
     assert "depends" not in done.stderr
+
+
+def test_check_refuses_a_schedule_of_a_workflow_that_its_class_has_not(tmp_path: Path) -> None:
+    """Other hosts may be served elsewhere; and it is told where the Foreman stands, however deep."""
+    (tmp_path / "shop_of_ticks.py").write_text(
+        "from mbactor import Actor\n"
+        "from mbactor.foreman import END, Graph, task, workflow\n\n\n"
+        "class Shop(Actor):\n    host = 'shop.example'\n\n"
+        "    @task\n    async def pay(self) -> None: ...\n\n"
+        "    @workflow\n    def sell(self) -> Graph:\n"
+        "        graph = Graph('Sell')\n"
+        "        graph.add_transition(Shop.pay, END)\n"
+        "        return graph\n\n\n"
+        "class Bare(Actor):\n    host = 'bare.example'\n\n\n"
+        "class Nameless(Actor): ...\n"
+    )
+    topology = tmp_path / "topology.yaml"
+
+    def checked(*workflows: str) -> subprocess.CompletedProcess[str]:
+        named = [f"{{name: s{n}, workflow: '{one}', cron: '0 3 * * *'}}" for n, one in enumerate(workflows)]
+        topology.write_text(
+            "version: 1\nsupervisor:\n  children:\n"
+            "    - {actor: 'shop_of_ticks:Shop'}\n    - {actor: 'shop_of_ticks:Bare'}\n"
+            "    - {actor: 'shop_of_ticks:Nameless'}\n"
+            f"    - supervisor: inner\n      children:\n        - foreman: {{schedules: [{', '.join(named)}]}}\n"
+        )
+        return command("check", str(topology), cwd=tmp_path)
+
+    good = checked("https://shop.example:428/sell", "https://elsewhere.example:428/sell")
+    assert good.returncode == 0, good.stderr
+    bad = checked("https://shop.example:428/sel", "https://shop.example:428/sell", "https://bare.example:428/sell")
+    assert bad.returncode == 2
+    assert bad.stderr == (
+        f"error: {topology}:9:11: schedule 's0': shop.example has no workflow https://shop.example:428/sel, "
+        "did you mean 'https://shop.example:428/sell'?\n"
+        f"error: {topology}:9:11: schedule 's2': bare.example has no workflow https://bare.example:428/sell; it has none\n"
+        f"{topology}: 2 mistakes, nothing was started\n"
+    )
+    no_workflow = checked("https://shop.example/sell")
+    assert no_workflow.returncode == 2
+    assert "is at port 443, and workflows are at 428" in no_workflow.stderr
