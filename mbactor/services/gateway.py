@@ -42,6 +42,7 @@ _HOP_BY_HOP = frozenset({"connection", "content-length", "keep-alive", "transfer
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 """0 is any free port."""
+Bytes = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Gateway(Actor):
@@ -71,7 +72,7 @@ class Gateway(Actor):
         self,
         port: Port = 8080,
         bind: str = "127.0.0.1",
-        body_limit: int = BODY_LIMIT,
+        body_limit: Bytes = BODY_LIMIT,
         *,
         show_traces: bool = False,
     ) -> None:

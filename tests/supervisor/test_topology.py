@@ -209,6 +209,14 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
             "gateway.port: 99999 given, int <= 65535 expected",
         ),
         (
+            "version: 1\nsupervisor: {children: [{gateway: {body_limit: -1}}]}\n",
+            "gateway.body_limit: -1 given, int >= 0 expected",
+        ),
+        (
+            "version: 1\nsupervisor: {children: [{gateway: {port: }}]}\n",
+            "gateway.port: nothing given, int expected",
+        ),
+        (
             "version: 1\nsupervisor: {children: [foreman: {workers: 0}]}\n",
             "foreman.workers: 0 given, int >= 1 expected",
         ),
@@ -299,7 +307,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ("- actor: shop_for_test:Needs\n  args: {}", "tree.yaml:5:13: supervisor.children[0].args.point: missing"),
         (
             "- actor: shop_for_test:Needs\n  args: {point: {y: 1}}",
-            "args.point: {'y': 1} given: Object missing required field `x`",
+            "args.point: {'y': 1} given, the field `x` expected",
         ),
         (
             "- actor: shop_for_test:Needs\n  args: {point: {x: 1, z: 2}}",
@@ -535,6 +543,37 @@ def test_what_two_fields_say_of_each_other_is_told_beside_other_mistakes(folder:
 def test_what_a_specification_refuses_is_told_at_the_field(folder: Path, text: str, problem: str) -> None:
     found = child_faults(folder, text)
     assert any(problem in one for one in found), found
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        ("one: fats", "args.one: 'fats' given, one of fast, safe expected, did you mean 'fast'?"),
+        ("maybe: c", "args.maybe: 'c' given, one of a, b expected"),
+        ("modes: [fast, slow]", "args.modes: ['fast', 'slow'] given: 'slow' is none of the values that there are at [1]"),
+        ("card: 5", "args.card: 5 given, mapping | null expected"),
+        ("card: {}", "args.card: {} given, the field `number` expected"),
+        ("card: {number: 1, owner: x}", "args.card: {'number': 1, 'owner': 'x'} given: there is no field `owner`"),
+        ("cards: [{number: 1}, {}]", "args.cards: [{'number': 1}, {}] given, the field `number` expected at [1]"),
+        ("cards: 1", "args.cards: 1 given, list expected"),
+        ("paid: {type: cheque}", "args.paid: {'type': 'cheque'} given: 'cheque' is none of the values that there are at type"),
+        ("day: soon", "args.day: 'soon' given, a date such as 2026-01-31 expected"),
+        ("moment: soon", "args.moment: 'soon' given, a date and time such as 2026-01-31T12:00:00Z expected"),
+        ("time: soon", "args.time: 'soon' given, a time of day such as 12:00:00 expected"),
+        ("id: x", "args.id: 'x' given, a UUID expected"),
+        ("price: x", "args.price: 'x' given, a decimal number expected"),
+        ("raw: '!'", "args.raw: '!' given, a text in base64 expected"),
+        ("pair: [1]", "args.pair: [1] given, list of length 2 expected"),
+        ("pair: [1, 2, 3]", "args.pair: [1, 2, 3] given, list of length 2 expected"),
+        ("pair: [1, x]", "args.pair: [1, 'x'] given, int expected at [1]"),
+        ("counts: {a: 1}", "args.counts: {'a': 1} given, int expected as a key"),
+        ("pauses: [5 s]", "args.pauses: ['5 s'] given, a duration such as PT5S (5 s) expected at [0]"),
+        ("deep: [[1], [1, 2]]", "args.deep: [[1], [1, 2]] given, list of length <= 1 expected at [1]"),
+    ],
+)  # fmt: skip
+def test_what_an_argument_is_to_be_is_told_in_words_of_a_file(folder: Path, args: str, problem: str) -> None:
+    (told,) = child_faults(folder, f"- actor: shop_for_test:Typed\n  args: {{{args}}}")
+    assert told.endswith(f"supervisor.children[0].{problem}")
 
 
 def test_a_timedelta_is_written_with_its_unit(folder: Path) -> None:

@@ -14,8 +14,13 @@ from mbactor.supervisor.topology import Topology, TopologyError, load
 MODULE = """
 from __future__ import annotations
 import datetime as dt
+import decimal
+import enum
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+import msgspec
 from mbactor import durations
 from mbactor.kernel.actor import Actor
 from mbactor.supervisor.supervisor import Supervisor
@@ -49,6 +54,25 @@ class Gate(Actor):
     def __init__(self, key: str = "", pin: int = 0, mode: Literal["a", "b"] = "a", raw: bytes = b"",
                  login: Login | None = None, any_of: Any = None, every: durations.Duration = 1.0,
                  keys: list[str] | None = None, pause: dt.timedelta | None = None) -> None: ...
+
+class Mode(enum.Enum):
+    FAST = "fast"
+    SAFE = "safe"
+
+class Card(msgspec.Struct, tag="card", forbid_unknown_fields=True):
+    number: int
+
+class Cash(msgspec.Struct, tag="cash"):
+    coins: int = 0
+
+class Typed(Actor):
+    def __init__(self, one: Mode = Mode.FAST, maybe: Literal["a", "b"] | None = None, card: Card | None = None,
+                 cards: Sequence[Card] = (), paid: Card | Cash | None = None, day: dt.date | None = None,
+                 moment: dt.datetime | None = None, time: dt.time | None = None, id: uuid.UUID | None = None,
+                 price: decimal.Decimal | None = None, raw: bytes = b"", pair: tuple[int, int] = (0, 0),
+                 counts: dict[int, int] | None = None, pauses: list[dt.timedelta] | None = None,
+                 modes: list[Mode] | None = None, deep: list[Annotated[list[int], msgspec.Meta(max_length=1)]] | None = None,
+                 ) -> None: ...
 
 class Rival(Actor):
     host = "orders.example"

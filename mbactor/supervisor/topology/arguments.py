@@ -16,9 +16,10 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
+from enum import Enum
 from functools import lru_cache
 from types import UnionType
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 import msgspec
 
@@ -29,7 +30,21 @@ from mbactor.secret import Secret
 from mbactor.supervisor.topology.fields import Section, described
 from mbactor.supervisor.topology.yaml_positions import Items, Node, Scalar, Table
 
-_EXPECTED = re.compile(r"Expected `(?P<wanted>.+?)`(?P<bounds> .+?)?(?:, got `.+?`)?(?: - at `\$\.?(?P<path>.+)`)?")
+_PLACE = re.compile(r"(?P<told>.+?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>.*)`)?", re.DOTALL)
+_EXPECTED = re.compile(r"Expected `(?P<wanted>.+?)`(?P<bounds> .+?)?(?:, got .+)?")
+_MISSING = re.compile(r"Object missing required field `(?P<field>.+)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.+)`")
+_NONE_OF = re.compile(r"Invalid (?:enum )?value (?P<value>.+)")
+_WORDS = {"array": "list", "object": "mapping"}
+_WANTED = {
+    "Invalid UUID": "a UUID",
+    "Invalid RFC3339 encoded datetime": "a date and time such as 2026-01-31T12:00:00Z",
+    "Invalid RFC3339 encoded date": "a date such as 2026-01-31",
+    "Invalid RFC3339 encoded time": "a time of day such as 12:00:00",
+    "Invalid ISO8601 duration": "a duration such as PT5S (5 s)",
+    "Invalid base64 encoded string": "a text in base64",
+    "Invalid decimal string": "a decimal number",
+}
 
 
 @lru_cache(maxsize=1024)
@@ -153,7 +168,8 @@ def _argument(section: Section, node: Node, annotation: Any) -> Any:
             return converted
     except (ValueError, TypeError) as error:
         if not secrets:
-            section.wrong(node, f"{natural!r} given{_reason(error)}")
+            given = "nothing" if natural is None else repr(natural)
+            section.wrong(node, f"{given} given{_reason(error, annotation)}")
             return None
     # Why it does not fit might say what it is.
     wanted = inspect.formatannotation(annotation)
@@ -195,13 +211,40 @@ def _fields_of(value: Any) -> Mapping[str, str] | None:
     return None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, annotation: Any) -> str:
     """Msgspec's words as ours: what was expected, and where in the value."""
-    found = _EXPECTED.fullmatch(str(error))
-    if found is None:
-        return f": {error}"
-    where = f" at {found['path']}" if found["path"] else ""
-    return f", {found['wanted']}{found['bounds'] or ''} expected{where}"
+    found = _PLACE.fullmatch(str(error))
+    assert found is not None, error
+    told, path = found["told"], found["path"]
+    where = f" at {path}" if path else ""
+    if found["key"]:
+        where = f" as a key{where}"
+    if expected := _EXPECTED.fullmatch(told):
+        wanted = " | ".join(_WORDS.get(one, one) for one in expected["wanted"].split(" | "))
+        return f", {wanted}{expected['bounds'] or ''} expected{where}"
+    if told in _WANTED:
+        return f", {_WANTED[told]} expected{where}"
+    if missing := _MISSING.fullmatch(told):
+        return f", the field `{missing['field']}` expected{where}"
+    if unknown := _UNKNOWN.fullmatch(told):
+        return f": there is no field `{unknown['field']}`{where}"
+    if (other := _NONE_OF.fullmatch(told)) and not path and (known := _values_of(annotation)):
+        return f", one of {', '.join(known)} expected{did_you_mean(other['value'].strip(chr(39)), known)}"
+    if other:
+        return f": {other['value']} is none of the values that there are{where}"
+    return f": {told}{where}"
+
+
+def _values_of(annotation: Any) -> list[str]:
+    """The values of an Enum or Literal, and of those that it is a union of."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return [str(one.value) for one in annotation]
+    if typing.get_origin(annotation) is Literal:
+        return [str(one) for one in typing.get_args(annotation)]
+    members = _members(annotation)
+    return (
+        [] if members == {annotation} else [value for one in typing.get_args(annotation) for value in _values_of(one)]
+    )
 
 
 def _convert(natural: Any, text: Any, annotation: Any) -> Any:
