@@ -134,7 +134,7 @@ def _keys(name: str, file: str) -> Keys:
         raise wrong(name, file, f"it has not {lacking}; {NAMES[name]} expected")
     if seed is None:
         raise wrong(name, file, f"there is no seed in it; {NAMES[name]} expected, as in SU...")
-    return Keys(name, file, seed[1], token[1] if token is not None and name == "creds" else "")
+    return Keys(name, file, seed[1], token[1] if token is not None else "")
 
 
 def _made(make: Callable[[], T], name: str, file: str | None) -> T:

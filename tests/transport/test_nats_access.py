@@ -154,8 +154,9 @@ def test_a_file_that_is_replaced_is_taken_at_the_next_connection(tmp_path: Path)
             assert "the token has ended" in str(recorder.find("bus.refused")[0].fields["reason"])
             file.unlink()
             await until(lambda: len(recorder.find("bus.refused")) > 1)
-            assert "No such file or directory" in str(recorder.find("bus.refused")[1].fields["reason"])
-            assert "No such file or directory" in str(bus.unready())
+            why = f"transport: creds={str(file)!r} given: No such file or directory"
+            assert str(recorder.find("bus.refused")[1].fields["reason"]).startswith(why)
+            assert str(bus.unready()).startswith(f"the connection to {server.url} is lost; it is tried again: {why}")
             file.write_text(right)
             await until(lambda: bus.unready() is None)
             await bus.close()
@@ -180,6 +181,7 @@ async def until(holds: Callable[[], bool]) -> None:
         ("nkey", None, "No such file or directory; a user's seed expected"),
         ("nkey", "UABC", "there is no seed in it; a user's seed expected, as in SU..."),
         ("nkey", "SUAB", "its seed is damaged"),
+        ("nkey", "SU" + 78 * "A", "its seed is damaged"),
     ],
 )
 def test_a_file_of_keys_that_cannot_be_used_is_told_before_anything_is_sent(
@@ -249,13 +251,14 @@ def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_sent(tmp_p
     locked = Certified.made(tmp_path, "locked", "-passout", "pass:s3cret")
     text = tmp_path / "text"
     text.write_text("hello")
-    with nats_server(tmp_path, f'tls {{ cert_file: "{own.cert}", key_file: "{own.key}" }}') as server:
+    tls = f'cert_file: "{own.cert}", key_file: "{own.key}", ca_file: "{own.cert}", verify: true'
+    with nats_server(tmp_path, f"tls {{ {tls} }}") as server:
         for given, why in (
             (f"ca={tmp_path}/no.pem", "No such file or directory; the authorities to trust expected"),
             (f"ca={text}", "the authorities to trust expected, in PEM"),
             (f"cert={tmp_path}/no.pem", "No such file or directory; the certificate of who connects expected"),
             (f"cert={text}", "the certificate of who connects expected, in PEM"),
-            (f"cert={own.cert}&key={other.key}", "KEY_VALUES_MISMATCH"),
+            (f"cert={own.cert}&key={other.key}", f"cert='{own.cert}, {other.key}' given: KEY_VALUES_MISMATCH"),
             (f"cert={locked.cert}&key={locked.key}", "given: "),
         ):
             told = refused(f"tls://localhost:{server.port}?{given}", InvalidSpec)
