@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from mbactor import Actor, ActorSystem, endpoint, observe
 from mbactor.errors import InvalidSpec, Unavailable
 from mbactor.testing import Recorder
+from mbactor.testing.buses import check_bus
 from mbactor.transport.nats import NatsBus
 from mbactor.transport.nats_access import Access, claims_of
 from tests.loops import LOOPS, Factory, run
@@ -244,6 +246,13 @@ def test_who_connects_and_the_server_show_certificates(tmp_path: Path, loop: Fac
         shown = f"ca={own.cert}&cert={both}"
         assert run(greeted(f"tls://a:b@localhost:{server.port}?{shown}"), loop) == "Hello, Ada"
         assert "refuses the credentials" in refused(f"tls://a:c@localhost:{server.port}?{shown}")
+
+
+def test_an_encrypted_connection_keeps_the_contract_of_every_bus(tmp_path: Path, loop: Factory) -> None:
+    own = Certified.made(tmp_path, "own")
+    with nats_server(tmp_path, f'tls {{ cert_file: "{own.cert}", key_file: "{own.key}" }}') as server:
+        url = f"tls://localhost:{server.port}?ca={own.cert}"
+        run(check_bus(partial(NatsBus, url), beside=partial(NatsBus, url), apart=True), loop)
 
 
 def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_sent(tmp_path: Path) -> None:
