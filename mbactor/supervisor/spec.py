@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
@@ -72,8 +73,7 @@ class Backoff:
     def delay(self, attempt: int, sample: float) -> float:
         """Seconds before restart number `attempt` (from 0); `sample`, in [0, 1), is the chance in it."""
         grown = self.maximum
-        # Beyond this the power overflows a float long after the maximum was reached.
-        if attempt < 64:
+        with suppress(OverflowError):  # a power that no float holds is long beyond the maximum
             grown = min(self.maximum, self.initial * self.factor**attempt)
         return grown * (1 - self.jitter * sample)
 

@@ -143,3 +143,10 @@ def test_backoff_is_bounded_however_many_attempts() -> None:
     backoff = Backoff("100ms", "10s", factor=3, jitter=0.2)
     assert [backoff.delay(n, 0.0) for n in (0, 1, 2, 5, 100_000)] == pytest.approx([0.1, 0.3, 0.9, 10, 10])
     assert backoff.delay(100, 1.0) == pytest.approx(8)
+
+
+@pytest.mark.parametrize("factor", [1, 3, 1e5, 1e200, float("inf")])
+def test_backoff_is_bounded_whatever_its_factor(factor: float) -> None:
+    backoff = Backoff(1, 10, factor=factor)
+    delays = [backoff.delay(n, 0.0) for n in (0, 1, 2, 62, 63, 64, 100_000)]
+    assert delays == ([1.0] * 7 if factor == 1 else [1, 3, 9, 10, 10, 10, 10] if factor == 3 else [1, *[10] * 6])
