@@ -127,6 +127,12 @@ def test_several_foremen_of_the_same_lines_need_one_database_too(tmp_path: Path,
         load(file, {})
 
 
+def test_one_partition_is_one_foreman(tmp_path: Path) -> None:
+    file = tmp_path / "tree.yaml"
+    file.write_text("version: 1\nsupervisor: {children: [{supervisor: p, partitions: 1, children: [foreman: {}]}]}\n")
+    load(file, {})
+
+
 def test_a_database_that_is_a_secret_is_not_shown_where_it_is_not_the_same(tmp_path: Path) -> None:
     (tmp_path / "url").write_text("sqlite:///hidden.db")
     file = tmp_path / "tree.yaml"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from mbactor import observe
-from mbactor.errors import BadRequest, InvalidSpec, MbactorError, Unavailable
+from mbactor.errors import BadRequest, InvalidSpec, MbactorError, NoSuchActor, Unavailable
 from mbactor.kernel import Actor, endpoint
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.exit import SHUTDOWN, Exit
@@ -379,6 +380,27 @@ def test_what_passes_the_wall_is_always_the_public_port_of_a_host() -> None:
                     assert ":" not in found.host
 
 
+def test_a_path_has_no_empty_and_no_dotted_segments_in_any_spelling() -> None:
+    """An endpoint may take the rest of a path as an argument, and make a file's name of it."""
+    for path in (
+        b"/.",
+        b"/..",
+        b"/a/..",
+        b"/../a",
+        b"/a/%2e%2E/b",
+        b"/%2e",
+        b"//a",
+        b"/a//b",
+        b"//",
+        b"/a//",
+        b"/a//b/c/d",
+    ):
+        with pytest.raises(NoSuchActor):
+            http_shape.target_of("GET", b"/shop.example" + path, b"")
+    for path in (b"/", b"/a/", b"/.a", b"/a..b", b"/...", b"/a/b/c"):
+        assert http_shape.target_of("GET", b"/shop.example" + path, b"").address.path == path.decode()
+
+
 async def test_a_smuggled_second_request_is_a_request_like_any_other() -> None:
     async with world() as at:
         one = b"GET /shop.example/add HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -440,6 +462,42 @@ async def test_a_status_that_http_does_not_know_is_500() -> None:
     async with world() as at, client(at) as http:
         answer = await http.post("/shop.example/odd")
         assert answer.status_code == answer.json()["statusCode"] == 500
+
+
+def test_an_error_has_a_status_that_is_one_and_is_none_of_success() -> None:
+    def told(error: MbactorError, *, show_trace: bool = False) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+        answer = http_shape.error_response(error, b"/shop.example/x", show_trace=show_trace)
+        return answer.status, msgspec.json.decode(answer.body), answer.headers
+
+    statuses = {given: told(MbactorError("x", status=given))[0] for given in (200, 399, 400, 599, 600, 1000)}
+    assert statuses == {200: 500, 399: 500, 400: 400, 599: 599, 600: 500, 1000: 500}
+    # Paths of files are those of our own failures; what a client did wrong is told as it is.
+    for status, shown in ((499, "/srv/shop/key.pem"), (500, "<file>"), (501, "<file>")):
+        _, document, _ = told(
+            MbactorError("cannot read /srv/shop/key.pem", status=status, file="/srv/shop/key.pem", at=3)
+        )
+        assert (document["file"], document["error"], document["at"]) == (shown, f"cannot read {shown}", 3)
+    for seconds, header in ((None, "1"), (0.2, "1"), (1.0, "1"), (1.1, "2"), (float("inf"), "1"), ("soon", "1")):
+        assert told(Unavailable("later", seconds=seconds))[2] == {"retry-after": header}
+    assert told(MbactorError("later", status=503, seconds=7))[2] == {"retry-after": "1"}
+    for allowed, listed in ((["GET"], "GET, HEAD"), (["GET", "HEAD"], "GET, HEAD"), (["POST"], "POST"), ([], "")):
+        assert told(MbactorError("no", status=405, allowed=allowed))[2] == {"allow": listed}
+    # Where it was raised: here, or where it was asked.
+    assert "in told" not in str(told(MbactorError("x", status=404))[1])
+    try:
+        raise BadRequest("wrong")
+    except BadRequest as error:
+        assert "test_gateway.py" in told(error, show_trace=True)[1]["trace"]
+    far = MbactorError.restore("wrong", 400, {}, remote_trace="raised far away")
+    assert told(far, show_trace=True)[1]["trace"] == "raised far away"
+
+
+def test_only_a_valid_traceparent_is_continued() -> None:
+    valid = f"00-{'a' * 32}-{'b' * 16}-01"
+    assert [http_shape.trace_of(given) for given in (valid, f"00-{'x' * 32}-{'b' * 16}-01", "", None)] == [
+        valid,
+        *[None] * 3,
+    ]
 
 
 async def test_an_error_that_no_json_can_hold_is_answered_all_the_same() -> None:
@@ -649,10 +707,17 @@ async def test_an_address_that_cannot_be_had_is_a_failed_start_that_says_so() ->
             await _start(port=0, bind=bind)
 
 
+def test_it_serves_on_the_port_8080_of_this_machine_and_tells_no_traces_where_nothing_is_said() -> None:
+    found = Gateway()
+    assert (found.port, found.bind, found.body_limit, found.show_traces) == (8080, "127.0.0.1", 4 * 1024 * 1024, False)
+
+
 async def test_a_port_that_is_none_is_refused() -> None:
     for port in (-1, 65536):
         with pytest.raises(InvalidSpec, match="gateway port"):
             Gateway(port=port)
+    with pytest.raises(InvalidSpec, match="gateway body_limit -1: expected a number of bytes, 0 or more"):
+        Gateway(body_limit=-1)
 
 
 async def test_a_stop_lets_running_requests_end_and_takes_no_more() -> None:

@@ -287,6 +287,22 @@ def test_terminating_the_delayed_child_hands_the_group_restart_to_the_next() -> 
     assert world.status("b") == "stopped"
 
 
+def test_those_that_a_failed_group_attempt_had_still_to_revive_are_revived_by_the_next_one() -> None:
+    """Also where the one that failed is out of it: a transient one that had finished would wait for ever."""
+    world = World(
+        leaf("a", backoff=Backoff(1, 8)), leaf("b", restart="transient"), leaf("c"), strategy="rest_for_one"
+    ).boot()
+    world.exit("b", "normal")
+    world.fails["a"] = 1
+    world.exit("a")
+    world.advance(1)
+    assert (world.status("a"), world.status("b"), world.status("c")) == ("restarting", "stopped", "stopped")
+    world.took()
+    assert world.terminate("a") == "ok"
+    world.advance(8)
+    assert [id for verb, id in world.took() if verb == "start"] == ["b", "c"]
+
+
 def test_after_a_failed_group_attempt_one_for_all_begins_again_and_rest_for_one_goes_on() -> None:
     for strategy, retried in (("one_for_all", "abc"), ("rest_for_one", "bc")):
         world = three(strategy)

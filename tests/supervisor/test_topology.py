@@ -576,6 +576,12 @@ def test_what_an_argument_is_to_be_is_told_in_words_of_a_file(folder: Path, args
     assert told.endswith(f"supervisor.children[0].{problem}")
 
 
+def test_what_is_written_as_a_text_stays_one(folder: Path) -> None:
+    text = "- actor: shop_for_test:Gate\n  args: {any_of: [5, '5', \"5\", !!str 5, true, 'true', null, !!str null]}"
+    (spec,) = children(folder, text).children
+    assert spec.args == {"any_of": [5, "5", "5", "5", True, "true", None, "null"]}
+
+
 def test_a_timedelta_is_written_with_its_unit(folder: Path) -> None:
     text = "- actor: shop_for_test:Gate\n  args: {pause: 1m 30s, every: 5s}"
     (spec,) = children(folder, text).children

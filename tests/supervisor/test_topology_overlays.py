@@ -186,6 +186,17 @@ def test_a_faulty_overlay_is_refused(shop: Path, over: str, problem: str) -> Non
     assert any(problem in one for one in found), found
 
 
+def test_children_are_added_to_a_supervisor_that_had_none_and_none_is_there_to_change(shop: Path) -> None:
+    base = BASE.replace("    - include: more.yaml", "    - supervisor: empty\n    - include: more.yaml")
+    over = "supervisor: {children: [{supervisor: empty, children: [{actor: 'shop_for_test:Orders', id: new}]}]}\n"
+    spec = read(shop, base, overlays=[over]).supervisor
+    assert [one.id for one in nested(spec.children[2]).spec().children] == ["new"]
+    for given, verb in (("id: new, remove: true", "remove"), ("id: new, restart: transient", "change")):
+        wrong = f"supervisor: {{children: [{{supervisor: empty, children: [{{{given}}}]}}]}}\n"
+        (problem,) = faults(shop, base, overlays=[wrong])
+        assert f"there is no child 'new' to {verb} here; known: none" in problem
+
+
 def test_remove_is_for_overlays(shop: Path) -> None:
     (problem,) = faults(shop, BASE.replace("id: ${SECOND:-second}", "id: second\n      remove: true"))
     assert problem.startswith("tree.yaml:12:7: supervisor.children[1].remove: unknown key")

@@ -34,7 +34,6 @@ class TopologyError(MbactorError):
         count = "one fault" if len(problems) == 1 else f"{len(problems)} faults"
         listed = "".join(f"\n  {problem}" for problem in problems)
         super().__init__(f"topology {file}: {count}{listed}", file=file, problems=problems)
-        self.file = file
         self.problems = problems
 
 
