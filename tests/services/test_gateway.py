@@ -484,10 +484,9 @@ def test_an_error_has_a_status_that_is_one_and_is_none_of_success() -> None:
         assert told(MbactorError("no", status=405, allowed=allowed))[2] == {"allow": listed}
     # Where it was raised: here, or where it was asked.
     assert "in told" not in str(told(MbactorError("x", status=404))[1])
-    try:
+    with pytest.raises(BadRequest) as here:
         raise BadRequest("wrong")
-    except BadRequest as error:
-        assert "test_gateway.py" in told(error, show_trace=True)[1]["trace"]
+    assert "test_gateway.py" in told(here.value, show_trace=True)[1]["trace"]
     far = MbactorError.restore("wrong", 400, {}, remote_trace="raised far away")
     assert told(far, show_trace=True)[1]["trace"] == "raised far away"
 
