@@ -308,6 +308,49 @@ def _operate(verb: Verb, name: str, file: Path | None, pid: int | None, timeout:
     sys.exit(operate(verb, name, file, pid, seconds))
 
 
+@main.command(short_help="Ask an actor of the tree that runs.")
+@click.argument("address")
+@click.argument("arguments", default="")
+@click.option(
+    "--method",
+    type=click.Choice(["POST", "GET", "PUT", "PATCH", "DELETE"]),
+    default="POST",
+    show_default=True,
+    help="That of the endpoint.",
+)
+@OF
+@PID
+@click.option("--timeout", metavar="DURATION", help="How long the answer may take, such as 1m.  [default: 20s]")
+def call(address: str, arguments: str, method: str, file: Path | None, pid: int | None, timeout: str | None) -> None:
+    """Ask the actor at ADDRESS, such as orders.example/place, and print its answer as JSON.
+
+    ARGUMENTS is a JSON object with the method's parameters by name, '{"by": 5}'; `-` reads it from stdin. The running
+    tree asks, so it may be any actor that it reaches, also over its broker. It acts for no end user. Exit code 0 with
+    an answer, 1 when the method fails or nothing runs, 4 when it is refused (nobody serves ADDRESS, or not with these
+    ARGUMENTS), 5 without an answer in time, where it may yet be done.
+    """
+    from mbactor.cli.operate import call as called
+
+    text = sys.stdin.read() if arguments == "-" else arguments
+    seconds = None if timeout is None else _duration("--timeout", timeout)
+    if seconds == 0:
+        raise click.UsageError(f"--timeout: {timeout} given, more than 0 expected")
+    sys.exit(called(address, _object(text), method, file, pid, seconds))
+
+
+def _object(text: str) -> str:
+    """ARGUMENTS, as they are sent: one line of JSON."""
+    if not text.strip():
+        return ""
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"ARGUMENTS: {text!r} given, a JSON object expected: {error}") from None
+    if not isinstance(given, dict):
+        raise click.UsageError(f"ARGUMENTS: {text!r} given, a JSON object expected, with the parameters by name")
+    return json.dumps(given)
+
+
 @main.command(short_help="Print the JSON Schema of the file, for editors.")
 @click.option("--overlay", is_flag=True, help="Of a file for -o, which may name parts of children.")
 @click.argument("file", type=PATH_OR_STDIN, required=False)

@@ -1,4 +1,4 @@
-"""`mbactor plan`, `apply`, `stop`, `start` and `restart`: a running tree compared with its file, and changed.
+"""`mbactor plan`, `apply`, `stop`, `start`, `restart` and `call`: a running tree compared, changed and asked.
 
 Exit codes, beside those of `main.py`: 1 it failed or nothing runs, 2 a faulty file, 3 `plan --exit-code` has something
 to do, 4 refused as things stand (no such name, an ambiguous one, it runs already), 5 not done within `--timeout`.
@@ -18,7 +18,7 @@ import msgspec
 from mbactor.cli.link import Link, connect
 from mbactor.cli.steps import as_json, drawn, one_step
 from mbactor.durations import text_of
-from mbactor.errors import MbactorError
+from mbactor.errors import BudgetSpent, MbactorError
 from mbactor.kernel.settings import environment
 from mbactor.supervisor.operate.by_name import Operated, Verb
 from mbactor.supervisor.operate.operator import Course, Planned
@@ -39,6 +39,12 @@ class _Ends(Exception):
     def __init__(self, code: int) -> None:
         super().__init__()
         self.code = code
+
+
+class Told(msgspec.Struct):
+    """The answer to an `ask`."""
+
+    body: str
 
 
 # --- the commands -----------------------------------------------------------------------------------------------
@@ -85,6 +91,33 @@ def operate(verb: Verb, name: str, file: Path | None, pid: int | None, timeout: 
         return 0
 
     return _reach(file, pid, ask)
+
+
+def call(address: str, arguments: str, method: str, file: Path | None, pid: int | None, timeout: float | None) -> int:
+    """Print what an actor of the running tree answers; the exit code."""
+    url = address if "://" in address else f"https://{address}"
+    wanted = {"url": url, "body": arguments, "method": method, "seconds": timeout}
+
+    def ask(link: Link) -> int:
+        line = _patiently(link.ask, {"ask": wanted}, f"waiting for {address}")
+        assert line is not None
+        answer = msgspec.json.decode(line)
+        if "error" in answer:
+            _error(str(answer["error"]))
+            status = answer.get("status", 500)
+            return LATE if status == BudgetSpent.status else REFUSED if 400 <= status < 500 else FAILED
+        click.echo(_legible(_decoded(line, Told, file).body))
+        return 0
+
+    return _reach(file, pid, ask)
+
+
+def _legible(body: str) -> str:
+    """JSON for people, who can still pass it on; other text as it is."""
+    try:
+        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+    except ValueError:
+        return body
 
 
 def _remark(verb: Verb, answer: Operated) -> str:

@@ -6,12 +6,12 @@
     $ echo '{"get": "tree"}' | nc -U $XDG_RUNTIME_DIR/mbactor/shop-1f0c3d5e7a-4711.sock
     {"tree": {"id": "shop", ...}, "system": "shop", "pid": 4711, "uptime": 12.5, "dead_letters": 0}
 
-A request is an object with one key, the verb: get, ask (`{"ask": {"url": ...}}`: what an address of the system answers
-to an empty request), plan, apply, stop, start or restart (`operator.py`). What cannot be
-answered is answered with `{"error": "..."}`, with the HTTP-like `status` of the error, and the `problems` of a faulty
-file. An apply is answered with several lines, up to `applied` or `failed`. Requests are bounded, so are connections; a
-client that does not read is cut off, and nobody ever waits for one. However many ask, taking snapshots costs the system
-a twentieth of its time at most: those who come too early get the last one.
+A request is an object with one key, the verb: get, ask (`{"ask": {"url": ...}}`, see `Asked`), plan, apply, stop,
+start or restart (`operator.py`). What cannot be answered is answered with `{"error": "..."}`, with the HTTP-like
+`status` of the error, and the `problems` of a faulty file. An apply is answered with several lines, up to `applied`
+or `failed`. Requests are bounded, so are connections; a client that does not read is cut off, and nobody ever waits
+for one. However many ask, taking snapshots costs the system a twentieth of its time at most: those who come too early
+get the last one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
+import anyio
 import msgspec
 
 from mbactor import observe
-from mbactor.errors import BadRequest, MbactorError, Unavailable, error_told
+from mbactor.durations import text_of
+from mbactor.errors import BadRequest, BudgetSpent, MbactorError, Unavailable, error_told
 from mbactor.supervisor.operate.by_name import LOOK
 from mbactor.supervisor.operate.operator import Operator
 from mbactor.supervisor.operate.sockets import listen
@@ -57,6 +59,17 @@ class Snapshot:
     pid: int
     uptime: float
     dead_letters: int
+
+
+class Asked(msgspec.Struct, forbid_unknown_fields=True):
+    """What `ask` asks an address: a JSON `body` with the arguments, none where it is empty, answered within so many
+    `seconds` (20 where none are given). The answer is `{"body": ...}`, a text.
+    """
+
+    url: str
+    body: str = ""
+    method: str = "POST"
+    seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class Control:
@@ -143,15 +156,24 @@ class Control:
         yield await _GET[what](self)
 
     async def _ask(self, what: Any) -> AsyncGenerator[Any]:
-        if not isinstance(what, dict) or what.keys() != {"url"} or not isinstance(what["url"], str):
+        try:
+            asked = msgspec.convert(what, Asked)
+        except msgspec.ValidationError as error:
             raise BadRequest(
-                f'ask: {_short(what)} given, an object such as {{"url": "https://orders.example/place"}} expected'
-            )
-        response = await self._system.request("POST", what["url"])
+                f'ask: {_short(what)} given, an object such as {{"url": "https://orders.example/place"}} expected:'
+                f" {error}"
+            ) from None
+        try:
+            with anyio.fail_after(asked.seconds):
+                response = await self._system.request(asked.method, asked.url, asked.body.encode())
+        except TimeoutError as error:
+            if isinstance(error, MbactorError) or asked.seconds is None:
+                raise
+            raise BudgetSpent(f"{asked.url} has not answered within {text_of(asked.seconds)}") from None
         try:
             yield {"body": response.body.decode()}
         except UnicodeDecodeError:
-            raise BadRequest(f"ask: {what['url']} answered with {len(response.body)} bytes that are no text") from None
+            raise BadRequest(f"ask: {asked.url} answered with {len(response.body)} bytes that are no text") from None
 
     def _plan(self, what: Any) -> AsyncGenerator[Any]:
         return self._operator.plan(what, os.getpid())
