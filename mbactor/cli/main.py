@@ -16,6 +16,7 @@ import mbactor
 from mbactor.cli.file import PATH, PATH_OR_STDIN, STDIN, counted, declared, load
 from mbactor.cli.flows.commands import flows
 from mbactor.cli.program import Program
+from mbactor.errors import InvalidSpec, MbactorError
 
 if TYPE_CHECKING:
     from mbactor.supervisor.operate.by_name import Verb
@@ -349,6 +350,25 @@ def _object(text: str) -> str:
     if not isinstance(given, dict):
         raise click.UsageError(f"ARGUMENTS: {text!r} given, a JSON object expected, with the parameters by name")
     return json.dumps(given)
+
+
+@main.command(short_help="Begin a service: an actor, a workflow, tests and a tree.")
+@click.argument("folder", type=PATH)
+def new(folder: Path) -> None:
+    """Begin a service in FOLDER, which is made: an actor, a workflow, their tests, and a topology file that runs them.
+
+    The name of FOLDER is that of the module, such as shop. Exit code 1 where it cannot be written or is there already,
+    2 for a name that no module can have.
+    """
+    from mbactor.cli.new import begin
+
+    try:
+        begin(folder)
+    except InvalidSpec as error:
+        raise click.UsageError(f"FOLDER: {error}") from None
+    except MbactorError as error:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+        sys.exit(1)
 
 
 @main.command(short_help="Print the JSON Schema of the file, for editors.")

@@ -1,0 +1,90 @@
+"""`mbactor new` makes a service that passes its own tests, is right by every check, and runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.process import ROOT, command, serving
+
+
+def tool(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_new_service_is_right_by_its_tests_and_every_check_and_does_what_is_printed(tmp_path: Path) -> None:
+    done = command("new", "tea_shop", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = tmp_path / "tea_shop"
+    files = ["tea_shop.py", "test_tea_shop.py", "topology.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == files
+    assert re.findall(r"^tea_shop/(\S+)", done.stdout, re.MULTILINE) == files
+    assert "3 passed" in tool(folder, "pytest", "-q", "-p", "no:cacheprovider", "-W", "error")
+    tool(folder, "mypy", "--strict", ".")
+    tool(folder, "ruff", "format", "--check", "--isolated", ".")
+    tool(folder, "ruff", "check", "--isolated", "--select", "E,F,I,B,UP,RUF", ".")
+    assert "ok, tea_shop: 3 actors" in command("check", "--strict", "topology.yaml", cwd=folder).stdout
+    with tempfile.TemporaryDirectory(prefix="mb") as runtime:
+        variables = {"XDG_RUNTIME_DIR": runtime, "TMPDIR": runtime}
+        with serving(folder / "topology.yaml", folder, **variables) as served:
+            url = served.url
+            served.until("Ctrl-C stops it")
+            [call] = re.findall(r"^mbactor (call .*)$", done.stdout, re.MULTILINE)
+            called = command(*shlex.split(call), cwd=folder, **variables)
+            assert called.stdout == '"Hello Ada, you are number 1"\n', called.stderr
+            [curl] = re.findall(r"^curl .*$", done.stdout, re.MULTILINE)
+            words = shlex.split(curl.replace("localhost:8080", url.removeprefix("http://")))
+            answer = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+            assert answer["state"]["told"] == "2 of tea are yours"
+
+
+@pytest.mark.parametrize("name", ["Shop", "class", "a-b", "a__b", "_a", "a_", "1a", "ä"])
+def test_a_name_that_no_module_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    done = command("new", name, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{name!r} given, the name of a module expected" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["json", "mbactor"])
+def test_a_name_that_would_hide_a_module_is_refused(tmp_path: Path, name: str) -> None:
+    done = command("new", name, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{name!r} given, but there is a module of that name, which it would hide" in done.stderr
+
+
+def test_what_is_there_is_left_as_it_is_and_nothing_half_done_stays_behind(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    done = command("new", "shop", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: shop is there already; nothing was written\n")
+    done = command("new", "nowhere/shop", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: nowhere/shop cannot be written: No such file or directory\n")
+    (tmp_path / "file").touch()
+    done = command("new", "file/shop", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: file/shop cannot be written: Not a directory\n")
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["file", "shop"]
+
+
+def test_a_folder_of_another_place_is_named_by_its_last_part(tmp_path: Path) -> None:
+    (tmp_path / "services").mkdir()
+    done = command("new", "services/shop", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cd services/shop\n" in done.stdout
+    assert (tmp_path / "services" / "shop" / "shop.py").exists()
