@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -11,9 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.process import ROOT, command, serving
+from tests.process import PATIENCE, ROOT, command, serving
 
 
 def tool(folder: Path, *arguments: str) -> str:
@@ -50,9 +50,9 @@ def test_a_new_service_is_right_by_its_tests_and_every_check_and_does_what_is_pr
             called = command(*shlex.split(call), cwd=folder, **variables)
             assert called.stdout == '"Hello Ada, you are number 1"\n', called.stderr
             [curl] = re.findall(r"^curl .*$", done.stdout, re.MULTILINE)
-            words = shlex.split(curl.replace("localhost:8080", url.removeprefix("http://")))
-            answer = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
-            assert answer["state"]["told"] == "2 of tea are yours"
+            _, _, address, _, body = shlex.split(curl)
+            answer = httpx.post(address.replace("localhost:8080", url), content=body, timeout=PATIENCE)
+            assert answer.json()["state"]["told"] == "2 of tea are yours"
 
 
 @pytest.mark.parametrize("name", ["Shop", "class", "a-b", "a__b", "_a", "a_", "1a", "ä"])
