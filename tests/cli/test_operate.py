@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,12 +31,19 @@ from tests.process import PATIENCE, ROOT, Served, command, serving
 ACTORS = """
 from pathlib import Path
 from mbactor import Actor
+from mbactor.errors import Ignore
 
 
 class Clerk(Actor):
     def __init__(self, size: int = 0, token: str = "") -> None:
         if size == 13:
             raise RuntimeError("unlucky")
+
+
+class Shy(Actor):
+    async def on_start(self) -> None:
+        if Path("shy").exists():
+            raise Ignore("nobody needs it today")
 
 
 class Slow(Actor):
@@ -225,6 +234,17 @@ def test_a_child_is_stopped_started_and_restarted_by_its_name_alone(office: Offi
         assert "did you mean office/clerk-1 or office/clerk-2?" in unknown.stderr
 
 
+def test_a_child_that_asks_not_to_be_started_is_said_to_have(office: Office) -> None:
+    office.write("    - actor: clerks:Slow\n", "    - actor: clerks:Shy\n")
+    (office.folder / "shy").touch()
+    with office.running():
+        for verb in ("start", "restart"):
+            done = office.do(verb, "shy")
+            assert (done.returncode, done.stdout) == (0, "office/shy: stopped; it asked not to be started\n")
+        (office.folder / "shy").unlink()
+        assert office.do("start", "shy").stdout == "office/shy: running\n"
+
+
 def test_a_stop_that_takes_longer_than_one_waits_goes_on(office: Office) -> None:
     (office.folder / "hold").touch()
     with office.running():
@@ -299,3 +319,32 @@ def test_a_process_that_hangs_up_is_told_from_one_that_has_stopped() -> None:
             server.close()
             with pytest.raises(NotRunning, match=r"shop\.yaml has stopped \(pid \d+\)"):
                 link.ask({"get": "tree"}, within=60)
+
+
+@pytest.mark.parametrize("arguments", [["plan"], ["apply"], ["stop", "clerk-1", "-f"], ["tree", "--live", "--once"]])
+def test_a_process_of_another_version_whose_answer_is_not_understood_is_told_so(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="mb") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        monkeypatch.setenv("TMPDIR", folder)
+        file = Path(folder) / "shop.yaml"
+        server, _ = listen("shop", file, [Path(folder) / "mbactor"])
+
+        def answer() -> None:
+            while True:
+                client, _ = server.accept()
+                with client:
+                    if client.recv(1 << 16):  # who only looks whether it listens says nothing
+                        client.sendall(b'{"plan": 5}\n')
+                        return
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        with server:
+            done = CliRunner().invoke(main, [*arguments, str(file)])
+            answering.join(PATIENCE)
+        assert done.exit_code == 1
+        assert re.search(
+            r"error: the running \w+ answers in another way than this version expects: .*plan", done.stderr
+        )

@@ -258,6 +258,15 @@ async def test_what_is_not_there_is_404_in_json() -> None:
             assert answer.json() == {"error": f"nobody serves {path}", "statusCode": 404, "type": "NoSuchActor"}
 
 
+async def test_who_looks_for_what_is_not_there_cannot_fill_the_log() -> None:
+    seen = Seen()
+    async with world() as at, client(at) as http:
+        with observe.observing(seen):
+            for path in ("/", "/shop.example/missing", "/nobody.example/add"):
+                assert (await http.get(path)).status_code == 404
+    assert [name for name, _ in seen.events if name.startswith("gateway.")] == []
+
+
 @pytest.mark.parametrize("cls", [Gateway, H11Gateway])
 @pytest.mark.parametrize("path", [b"/shop.example/a%0Ab", b"/%0A", b"/shop.example/%FF", b"/%E2%80%AE"])
 async def test_odd_letters_are_404_in_json_too(cls: type[Gateway], path: bytes) -> None:

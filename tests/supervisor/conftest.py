@@ -15,6 +15,7 @@ from tests.supervisor.topology_parts import MODULE
 def folder(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "shop_for_test.py").write_text(MODULE)
     (tmp_path / "broken_for_test.py").write_text("import json\nraise ValueError('at import')\n")
+    (tmp_path / "deep_for_test.py").write_text("import json\n\njson.loads('{')\n")
     (tmp_path / "half_for_test.py").write_text("import not_there\n")
     (tmp_path / "plain.yaml").write_text("text\n")
     (tmp_path / "broken.yaml").write_text("[\n")

@@ -65,6 +65,15 @@ def test_a_faulty_child_is_refused_by_field_and_value(options: dict[str, Any], t
     assert text in str(caught.value)
 
 
+def test_a_choice_that_is_none_is_told_with_its_child_or_its_field() -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        child(Leaf, id="a", restart="always")  # type: ignore[arg-type]
+    assert str(caught.value) == "child 'a': restart: 'always' given, one of permanent, transient, temporary expected"
+    with pytest.raises(InvalidSpec) as caught:
+        SupervisorSpec(strategy="all")  # type: ignore[arg-type]
+    assert str(caught.value) == "strategy: 'all' given, one of one_for_one, one_for_all, rest_for_one expected"
+
+
 def test_a_supervisor_takes_no_mailbox() -> None:
     with pytest.raises(InvalidSpec, match="mailbox: Mailbox.*given for a supervisor, which has none"):
         child(Supervisor, mailbox=Mailbox(capacity=5))

@@ -262,6 +262,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "- actor: broken_for_test:Orders",
             "module 'broken_for_test' cannot be imported (broken_for_test.py, line 2): ValueError: at import",
         ),
+        ("- actor: deep_for_test:Orders", "module 'deep_for_test' cannot be imported (deep_for_test.py, line 3): JSON"),
         ("- actor: shop_for_test", "'shop_for_test' given, `module:Class` expected"),
         (
             "- actor: shop_for_test.Shop",
@@ -315,6 +316,10 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ),
         ("- supervisor: n\n  mailbox: {}", "supervisor.children[0].mailbox: unknown key"),
         (
+            "- actor: shop_for_test:Orders\n  mailbox: {capcity: 5}",
+            "tree.yaml:5:17: supervisor.children[0].mailbox.capcity: unknown key, did you mean 'capacity'?",
+        ),
+        (
             "- supervisor: n\n  children: [{actor: 'shop_for_test:Orders', restart: temporary, significant: true}]",
             "auto_shutdown is 'never'",
         ),
@@ -331,6 +336,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ("- actor: half_for_test:Orders", "cannot be imported (half_for_test.py, line 1): No module named 'not_there'"),
         ("- include: tree.yaml", "the file includes itself: "),
         ("- sale: 5", "supervisor.children[0].sale: '5' given, a mapping expected"),
+        ("- sale: [1]", "supervisor.children[0].sale: a list given, a mapping expected"),
         ("- lost:", "tree.yaml:4:7: supervisor.children[0].lost: there is no module 'nowhere'"),
         ("- slae: {}", "unknown kind 'slae', did you mean 'sale'?"),
     ],
@@ -500,6 +506,11 @@ def test_what_two_fields_say_of_each_other_is_told_beside_other_mistakes(folder:
     assert [one.split(": ", 1)[1][:42] for one in found] == [
         "supervisor.children[0].significant: True g",
         "supervisor.children[0].wrong: unknown key;",
+    ]
+    found = child_faults(folder, "- actor: shop_for_test:Orders\n  significant: true\n  restart: permanent\n  wrong: 1")
+    assert [one.split(": ", 1)[1][:40] for one in found] == [
+        "supervisor.children[0].significant: True",
+        "supervisor.children[0].wrong: unknown ke",
     ]
     found = child_faults(folder, "- actor: shop_for_test:Orders\n  significant: true\n  restart: transiant")
     assert len(found) == 1, "nobody knows which restart was meant"

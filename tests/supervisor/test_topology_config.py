@@ -217,13 +217,14 @@ def test_the_schema_knows_what_the_classes_of_a_file_declare(shop: Path) -> None
 
     assert valid("{max_items: 5, api_key: abc, pause: 5s, mode: fast, note: null, limits: {a: 1}}")
     assert valid("{max_items: '${MOST}'}")
-    for wrong in ("{max_itms: 5}", "{max_items: 101}", "{pause: 5}", "{mode: slow}", "{note: 5}"):
+    for wrong in ("{max_itms: 5}", "{max_items: 101}", "{max_items: 5.5}", "{pause: 5}", "{mode: slow}", "{note: 5}"):
         assert not valid(wrong), wrong
     (declared,) = known["$defs"]["child"]["allOf"]
     properties = declared["then"]["properties"]["config"]["properties"]
     assert properties["max_items"]["default"] == 10
     assert properties["max_items"]["description"] == "in one order"
     assert properties["pause"]["default"] == "5s"
+    assert properties["note"] == {"anyOf": [{"type": "string"}, {"type": "null"}]}
 
 
 # --- what a change does ---------------------------------------------------------------------------------------------

@@ -39,6 +39,13 @@ class Grown(Supervisor):
         super().__init__(children=[child(One)])
 
 
+class Late(Supervisor):
+    children = (child(One, shutdown="9s"),)
+
+    async def on_start(self) -> None:
+        self.children = [child(Two, shutdown="1s")]
+
+
 def nested(id: str, children: list[ChildSpec], *, options: dict[str, Any] | None = None, **tree: Any) -> ChildSpec:
     return child(Supervisor, id=id, args={"children": tuple(children), **tree}, **(options or {}))
 
@@ -192,6 +199,7 @@ def test_an_auto_shutting_supervisor_is_no_permanent_child() -> None:
 def test_the_children_of_a_class_count_where_it_has_them_before_it_is_constructed() -> None:
     assert found(child(InCode, shutdown="1s", restart="transient")) == [(("in-code",), "shutdown")]
     assert found(child(Grown, shutdown="1s")) == []
+    assert found(child(Late, shutdown="1s")) == []
     assert found(child(DynamicSupervisor, shutdown="1s")) == []
 
 

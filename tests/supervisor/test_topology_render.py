@@ -188,6 +188,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.modules.pop("shop_for_test", None)
 
 
+def test_what_was_filled_in_stays_a_text_also_under_the_name_of_a_number(folder: Path) -> None:
+    text = "version: 1\nsupervisor: {children: [{actor: 'shop_for_test:Gate', args: {any_of: {replicas: '${TWO}'}}}]}\n"
+    (folder / "tree.yaml").write_text(text)
+    (folder / "again.yaml").write_text(as_yaml(load(folder / "tree.yaml", {"TWO": "2"}).document))
+    (again,) = load(folder / "again.yaml", {}).supervisor.children
+    assert again.args == {"any_of": {"replicas": "2"}}
+
+
 @given(FILES)
 def test_any_right_file_is_loaded_again_as_it_was(place: Path, file: dict[str, Any]) -> None:
     environ = {"X": "an x: ${X} $", "TWO": "2", "KEY": "k\n- v"}
