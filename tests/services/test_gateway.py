@@ -710,8 +710,8 @@ async def test_a_busy_port_is_a_failed_start_that_says_so() -> None:
 
 
 async def test_an_address_that_cannot_be_had_is_a_failed_start_that_says_so() -> None:
-    for bind in ("203.0.113.7", "no.such.host.invalid", "", "300.1.1.1", "::ffff:203.0.113.7"):
-        with pytest.raises(MbactorError, match=r"cannot listen on .*:0: .*; "):
+    for bind in ("203.0.113.7", "no.such.host.invalid", "", "300.1.1.1", "::ffff:203.0.113.7", f"{'a' * 64}.example"):
+        with pytest.raises(MbactorError, match=r"cannot listen on .*:0: (?!None).+; .+"):
             await _start(port=0, bind=bind)
 
 
@@ -761,6 +761,34 @@ async def test_nothing_is_left_after_the_end(exit: Exit) -> None:
         await at.gate.stop(0 if exit.kind == "failed" else 5.0, exit)  # 0 kills: on_stop does not run
         await until(lambda: _refused(url))
     assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("timeout", [0.0, 5.0])  # 0 kills: on_stop does not run
+async def test_a_client_that_keeps_its_connection_is_hung_up_on_at_the_end(timeout: float) -> None:
+    async with world() as at:
+        port = int(at.gateway.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /shop.example/add HTTP/1.1\r\nhost: x\r\n\r\n")
+        async with asyncio.timeout(60):
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+            await at.gate.stop(timeout)
+            while True:
+                try:
+                    if not await reader.read(1 << 16):
+                        break
+                except ConnectionResetError:
+                    break
+        writer.close()
+
+
+async def test_running_requests_have_most_of_the_time_to_stop_and_little_after_a_crash() -> None:
+    async with world() as at:
+        gateway = at.gateway
+        told: dict[float | None, list[float | None]] = {}
+        for shutdown in (5.0, 0.6, None):
+            at.gate.shutdown = shutdown
+            told[shutdown] = [gateway._patience(SHUTDOWN), gateway._patience(Exit("failed"))]
+        assert told == {5.0: [4.5, 0.25], 0.6: [0.3, 0.25], None: [None, 0.25]}
 
 
 def _refused(url: httpx.URL) -> bool:

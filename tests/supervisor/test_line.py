@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbactor import observe
-from mbactor.errors import ActorStopped, MbactorError
+from mbactor.errors import ActorStopped, InvalidSpec, MbactorError
 from mbactor.kernel import Actor, ActorRef, endpoint
 from mbactor.kernel.exit import NORMAL, SHUTDOWN, Exit
 from mbactor.supervisor.dynamic import DynamicSupervisor
@@ -335,6 +335,13 @@ async def test_a_spawned_actor_that_crashes_is_restarted_until_its_budget_is_spe
 async def test_an_id_that_somebody_has_is_not_given_to_a_spawned_actor(mbactor: ActorSystem) -> None:
     await mbactor.spawn(child(Plain, id="plain-2"))
     assert [(await mbactor.spawn(Plain)).id for _ in range(3)] == ["plain", "plain-3", "plain-4"]
+
+
+async def test_arguments_beside_a_specification_are_refused_as_they_would_be_lost(mbactor: ActorSystem) -> None:
+    for positional, named in (((5,), {}), ((), {"how": "crash"})):
+        with pytest.raises(InvalidSpec, match="arguments were given beside a child specification"):
+            await mbactor.spawn(child(Plain), *positional, **named)
+    assert mbactor.tree().children == ()
 
 
 class Ending(Actor):

@@ -174,6 +174,8 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
         ("- a\n", "tree.yaml:1:1: a list given, a mapping"),
         ("version: 1\nsupervisor: {children: [}\n", "tree.yaml:2:25: not YAML: while parsing a flow node"),
         ("version: 1\nsupervisor:\n\tchildren: []\n", "tree.yaml:3:1: not YAML: while scanning for the next token"),
+        ("version: 1\nsupervisor:\n\tchildren: []\n", "(YAML indents with spaces, not with tabs)"),
+        ("version: 1\nname: a\x07b\n", "tree.yaml:1:1: not YAML: unacceptable character #x0007"),
         ("version: 1\n---\nversion: 1\n", "tree.yaml:2:1: not YAML: expected a single document"),
         ("supervisor: {}\n", "tree.yaml:1:1: version: missing, `version: 1` expected"),
         ("version: 2\nsupervisor: {}\n", "tree.yaml:1:10: version: '2' given, 1 expected"),
@@ -268,7 +270,19 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "- actor: shop_for_test.Shop",
             "'shop_for_test.Shop' given, `module:Class` expected, did you mean 'shop_for_test:Shop'?",
         ),
-        ("- actor: shop_for_test:Plain", "an Actor or Supervisor class expected"),
+        (
+            "- actor: shop_for_test:Plain",
+            "shop_for_test:Plain is <class 'shop_for_test.Plain'>, an Actor or Supervisor class expected",
+        ),
+        ("- actor: shop/for_test:Orders", "'shop/for_test:Orders' given, `module:Class` expected"),
+        (
+            "- actor: shop_for_test:Takes\n  args: {odd: {number: 2}}",
+            "args.odd: {'number': 2} given: number: 2 given, an odd one expected",
+        ),
+        (
+            "- actor: shop_for_test:Takes\n  args: {odds: [{number: 1}, {number: 2}]}",
+            "args.odds: [{'number': 1}, {'number': 2}] given: number: 2 given, an odd one expected",
+        ),
         ("- actor: [x]", "supervisor.children[0].actor: a list given"),
         (
             "- actr: shop_for_test:Orders",
@@ -315,6 +329,8 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "tree.yaml:5:28: supervisor.children[0].args.point.z: unknown key; known: x",
         ),
         ("- supervisor: n\n  mailbox: {}", "supervisor.children[0].mailbox: unknown key"),
+        ("- supervisor: n\n  args: {max_restarts: 5}", "supervisor.children[0].args: unknown key"),
+        ("- gateway: {port: 0}\n  args: {port: 1}", "supervisor.children[0].args: unknown key"),
         (
             "- actor: shop_for_test:Orders\n  mailbox: {capcity: 5}",
             "tree.yaml:5:17: supervisor.children[0].mailbox.capcity: unknown key, did you mean 'capacity'?",
@@ -336,6 +352,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
         ("- actor: half_for_test:Orders", "cannot be imported (half_for_test.py, line 1): No module named 'not_there'"),
         ("- include: tree.yaml", "the file includes itself: "),
         ("- sale: 5", "supervisor.children[0].sale: '5' given, a mapping expected"),
+        ("- lost: {id: a, start: 1}", "tree.yaml:4:7: supervisor.children[0].lost: there is no module 'nowhere'"),
         ("- sale: [1]", "supervisor.children[0].sale: a list given, a mapping expected"),
         ("- lost:", "tree.yaml:4:7: supervisor.children[0].lost: there is no module 'nowhere'"),
         ("- slae: {}", "unknown kind 'slae', did you mean 'sale'?"),
@@ -585,6 +602,12 @@ def test_what_a_specification_refuses_is_told_at_the_field(folder: Path, text: s
 def test_what_an_argument_is_to_be_is_told_in_words_of_a_file(folder: Path, args: str, problem: str) -> None:
     (told,) = child_faults(folder, f"- actor: shop_for_test:Typed\n  args: {{{args}}}")
     assert told.endswith(f"supervisor.children[0].{problem}")
+
+
+@pytest.mark.parametrize("given", ["''", "${BROKER:-}", "local"])
+def test_a_transport_that_is_left_empty_is_local(folder: Path, given: str) -> None:
+    text = f"version: 1\ntransport: {given}\nsupervisor: {{children: [{{actor: 'shop_for_test:Orders'}}]}}\n"
+    assert read(folder, text).transport == "local"
 
 
 def test_what_is_written_as_a_text_stays_one(folder: Path) -> None:

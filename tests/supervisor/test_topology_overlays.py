@@ -7,6 +7,7 @@ from textwrap import dedent
 
 import pytest
 
+from mbactor.supervisor.dynamic import DynamicSupervisor
 from mbactor.supervisor.spec import Backoff
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.topology import load
@@ -195,6 +196,26 @@ def test_children_are_added_to_a_supervisor_that_had_none_and_none_is_there_to_c
         wrong = f"supervisor: {{children: [{{supervisor: empty, children: [{{{given}}}]}}]}}\n"
         (problem,) = faults(shop, base, overlays=[wrong])
         assert f"there is no child 'new' to {verb} here; known: none" in problem
+
+
+def test_an_overlay_may_name_a_child_twice_and_one_that_it_took_away_is_gone(shop: Path) -> None:
+    twice = "supervisor: {children: [{id: orders, restart: transient}, {id: orders, shutdown: 1s}]}\n"
+    first = read(shop, BASE, overlays=[twice]).supervisor.children[0]
+    assert (first.restart, first.shutdown) == ("transient", 1.0)
+    gone = "supervisor: {children: [{id: orders, remove: true}, {id: orders, shutdown: 1s}]}\n"
+    (problem,) = faults(shop, BASE, overlays=[gone])
+    assert "there is no child 'orders' to change here" in problem
+
+
+def test_an_overlay_may_put_another_class_in_the_place_of_a_child(shop: Path) -> None:
+    base = BASE.replace(
+        "    - include: more.yaml", "    - {supervisor: 'shop_for_test:Tree', id: branch}\n    - include: more.yaml"
+    )
+    over = "supervisor: {children: [{id: branch, supervisor: 'mbactor:DynamicSupervisor', shutdown: 1s}]}\n"
+    branch = read(shop, base, overlays=[over]).supervisor.children[2]
+    assert (branch.id, branch.target, branch.shutdown) == ("branch", DynamicSupervisor, 1.0)
+    over = "supervisor: {children: [{id: orders, actor: 'shop_for_test:Gate', args: {start: 1}}]}\n"
+    assert all("Gate takes no such argument" in problem for problem in faults(shop, BASE, overlays=[over]))
 
 
 def test_remove_is_for_overlays(shop: Path) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 import msgspec
 from mbactor import durations
+from mbactor.errors import BadRequest
 from mbactor.kernel.actor import Actor
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.spec import child
@@ -64,6 +65,15 @@ class Card(msgspec.Struct, tag="card", forbid_unknown_fields=True):
 
 class Cash(msgspec.Struct, tag="cash"):
     coins: int = 0
+
+class Odd(msgspec.Struct):
+    number: int
+    def __post_init__(self):
+        if self.number % 2 == 0:
+            raise BadRequest(f"number: {self.number} given, an odd one expected")
+
+class Takes(Actor):
+    def __init__(self, odd: Odd | None = None, odds: list[Odd] | None = None) -> None: ...
 
 class Typed(Actor):
     def __init__(self, one: Mode = Mode.FAST, maybe: Literal["a", "b"] | None = None, card: Card | None = None,
