@@ -273,6 +273,22 @@ def test_on_a_terminal_one_table_is_redrawn_until_ctrl_c_and_the_last_one_stays(
         assert "Traceback" not in after
 
 
+@pytest.mark.parametrize("options", [("--once",), ("--once", "--format", "json"), ("--format", "json")])
+def test_what_is_for_a_program_or_for_once_is_printed_on_a_terminal_too(
+    office: Office, options: tuple[str, ...]
+) -> None:
+    with office.running(), terminal(24, 80) as (ours, theirs):
+        with office.following(*options, stdin=theirs, stdout=theirs, stderr=theirs, text=False) as client:
+            os.close(theirs)
+            seen = bytearray()
+            read_until(ours, seen, lambda text: b"\n" in text and (b'"system"' in text or b"running" in text))
+            if "--once" in options:
+                assert client.wait(PATIENCE) == 0
+        assert b"\x1b[?1049h" not in seen
+        if "json" in options:
+            assert json.loads(seen.splitlines()[0])["system"] == "office"
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

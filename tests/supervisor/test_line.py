@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbactor import observe
-from mbactor.errors import ActorStopped, InvalidSpec, MbactorError
+from mbactor.errors import ActorStopped, InvalidSpec, MbactorError, NoSuchChild
 from mbactor.kernel import Actor, ActorRef, endpoint
 from mbactor.kernel.exit import NORMAL, SHUTDOWN, Exit
 from mbactor.supervisor.dynamic import DynamicSupervisor
@@ -335,6 +335,27 @@ async def test_a_spawned_actor_that_crashes_is_restarted_until_its_budget_is_spe
 async def test_an_id_that_somebody_has_is_not_given_to_a_spawned_actor(mbactor: ActorSystem) -> None:
     await mbactor.spawn(child(Plain, id="plain-2"))
     assert [(await mbactor.spawn(Plain)).id for _ in range(3)] == ["plain", "plain-3", "plain-4"]
+
+
+@pytest.mark.parametrize("cls", [DynamicSupervisor, Supervisor])
+async def test_a_ref_stands_for_its_own_child_and_not_for_one_that_is_called_the_same(
+    mbactor: ActorSystem, cls: type[Supervisor]
+) -> None:
+    mine, other = [await mbactor.spawn(child(cls, id=id)) for id in ("mine", "other")]
+    ours, theirs = await mine.start_child(child(Plain, id="a")), await other.start_child(child(Plain, id="a"))
+    with pytest.raises(NoSuchChild):
+        await mine.terminate_child(theirs)
+    assert await ours.ask(Plain.who) == await theirs.ask(Plain.who) == "nobody nobody"
+    await mine.terminate_child(ours)
+    with pytest.raises(ActorStopped):
+        await ours.ask(Plain.who)
+
+
+async def test_what_is_no_specification_is_refused_with_what_is_meant(mbactor: ActorSystem) -> None:
+    for cls in (DynamicSupervisor, Supervisor):
+        pool: Any = await mbactor.spawn(cls)
+        with pytest.raises(InvalidSpec, match=r"<class .*Plain'> given, child\(Plain\) expected"):
+            await pool.start_child(Plain)
 
 
 async def test_arguments_beside_a_specification_are_refused_as_they_would_be_lost(mbactor: ActorSystem) -> None:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import anyio
 import pytest
@@ -214,6 +214,37 @@ async def test_whoever_hangs_up_ends_the_apply_after_the_step_that_was_begun() -
         await until(lambda: not opened.control._clients)
         steps = (await opened.one("plan", {}))["plan"]["steps"]
         assert "shop/a" not in [step["path"] for step in steps]
+
+
+class OneByOne(asyncio.Event):
+    """Lets as many through as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = asyncio.Semaphore(0)
+
+    async def wait(self) -> Literal[True]:
+        await self.room.acquire()
+        return True
+
+
+async def test_nothing_more_is_begun_for_whoever_hung_up() -> None:
+    async with shop(TREE.replace("id: a", "id: a\n      replicas: 4")) as opened:
+        opened.write("size: 1", "size: 2")
+        Clerk.stuck = stuck = OneByOne()
+        reader, writer = await opened.connect()
+        writer.write(b'{"apply": {}}\n')
+        await reader.readline()
+        await reader.readline()
+        writer.transport.abort()
+        stuck.room.release()  # the first; that nobody hears of it is noticed when that is told, and the second begun
+        await until(lambda: opened.states()["a-2"] == "stopping")
+        for _ in range(8):
+            stuck.room.release()
+        await until(lambda: not opened.control._clients)
+        steps = (await opened.one("plan", {}))["plan"]["steps"]
+        assert [step["path"] for step in steps] == ["shop/a-3", "shop/a-4"]
+        Clerk.stuck = None
 
 
 async def test_others_are_answered_while_a_child_takes_its_time_to_stop() -> None:

@@ -175,6 +175,7 @@ def test_three_mistakes_are_reported_in_one_run_with_line_and_column(folder: Pat
         ("version: 1\nsupervisor: {children: [}\n", "tree.yaml:2:25: not YAML: while parsing a flow node"),
         ("version: 1\nsupervisor:\n\tchildren: []\n", "tree.yaml:3:1: not YAML: while scanning for the next token"),
         ("version: 1\nsupervisor:\n\tchildren: []\n", "(YAML indents with spaces, not with tabs)"),
+        ("version: 1\nsupervisor: {chidren: []}\n", "tree.yaml:2:14: supervisor.chidren: unknown key, did you mean"),
         ("version: 1\nname: a\x07b\n", "tree.yaml:1:1: not YAML: unacceptable character #x0007"),
         ("version: 1\n---\nversion: 1\n", "tree.yaml:2:1: not YAML: expected a single document"),
         ("supervisor: {}\n", "tree.yaml:1:1: version: missing, `version: 1` expected"),
@@ -274,6 +275,7 @@ def test_aliases_that_multiply_without_measure_are_refused(folder: Path) -> None
             "- actor: shop_for_test:Plain",
             "shop_for_test:Plain is <class 'shop_for_test.Plain'>, an Actor or Supervisor class expected",
         ),
+        ("- actor: 'shop_for_test:'", "'shop_for_test:' given, `module:Class` expected"),
         ("- actor: shop/for_test:Orders", "'shop/for_test:Orders' given, `module:Class` expected"),
         (
             "- actor: shop_for_test:Takes\n  args: {odd: {number: 2}}",
@@ -636,3 +638,8 @@ def test_a_child_with_a_fault_brings_no_others(folder: Path) -> None:
         - {actor: 'shop_for_test:Orders', id: c, after: [orders]}
     """
     assert len(child_faults(folder, text)) == 2
+    # Where an id could not be read, it may be the one that another waits for.
+    (problem,) = child_faults(
+        folder, "- {actor: 'shop_for_test:Orders', id: [x]}\n- {actor: 'shop_for_test:Orders', id: b, after: [x]}"
+    )
+    assert "supervisor.children[0].id: a list given" in problem

@@ -216,8 +216,16 @@ def test_the_schema_knows_what_the_classes_of_a_file_declare(shop: Path) -> None
         return bool(jsonschema.Draft202012Validator(known).is_valid(yaml.safe_load(text)))
 
     assert valid("{max_items: 5, api_key: abc, pause: 5s, mode: fast, note: null, limits: {a: 1}}")
-    assert valid("{max_items: '${MOST}'}")
-    for wrong in ("{max_itms: 5}", "{max_items: 101}", "{max_items: 5.5}", "{pause: 5}", "{mode: slow}", "{note: 5}"):
+    assert all(valid(given) for given in ("{max_items: '${MOST}'}", "{max_items: 1}", "{max_items: 100}"))
+    for wrong in (
+        "{max_itms: 5}",
+        "{max_items: 0}",
+        "{max_items: 101}",
+        "{max_items: 5.5}",
+        "{pause: 5}",
+        "{mode: slow}",
+        "{note: 5}",
+    ):
         assert not valid(wrong), wrong
     (declared,) = known["$defs"]["child"]["allOf"]
     properties = declared["then"]["properties"]["config"]["properties"]

@@ -43,7 +43,7 @@ class Late(Supervisor):
     children = (child(One, shutdown="9s"),)
 
     async def on_start(self) -> None:
-        self.children = [child(Two, shutdown="1s")]
+        self.children = (child(Two, shutdown="1s"),)
 
 
 def nested(id: str, children: list[ChildSpec], *, options: dict[str, Any] | None = None, **tree: Any) -> ChildSpec:

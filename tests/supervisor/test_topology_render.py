@@ -243,6 +243,7 @@ def test_the_schema_takes_the_examples(path: Path) -> None:
         {"actor": "a:B", "process": "yes"},
         {"actor": "a:B", "remove": True},
         {"supervisor": "x", "mailbox": {}},
+        {"gateway": {"port": 1}, "mailbox": {}},
         {"id": "x"},
         {"include": "x.yaml", "id": "x"},
     ],
