@@ -222,6 +222,16 @@ async def test_requests_run_beside_each_other() -> None:
         assert [answer.json() for answer in answers] == ["met", "met"]
 
 
+async def test_answers_have_the_date_of_now_and_are_not_kept() -> None:
+    async with world() as at, client(at) as http:
+        first = (await http.get("/shop.example/add")).headers
+        assert first["cache-control"] == "no-store"
+        async with asyncio.timeout(60):
+            while (await http.get("/shop.example/add")).headers["date"] == first["date"]:
+                await asyncio.sleep(0.05)
+        assert at.gateway._asked == set()
+
+
 async def test_head_is_get_without_a_body() -> None:
     async with world() as at, client(at) as http:
         answer = await http.head("/shop.example/list")
@@ -389,7 +399,7 @@ def test_what_passes_the_wall_is_always_the_public_port_of_a_host() -> None:
                     assert ":" not in found.host
 
 
-def test_a_path_has_no_empty_and_no_dotted_segments_in_any_spelling() -> None:
+def test_a_path_has_no_empty_or_dotted_segments_and_no_odd_characters_in_any_spelling() -> None:
     """An endpoint may take the rest of a path as an argument, and make a file's name of it."""
     for path in (
         b"/.",
@@ -403,6 +413,21 @@ def test_a_path_has_no_empty_and_no_dotted_segments_in_any_spelling() -> None:
         b"//",
         b"/a//",
         b"/a//b/c/d",
+    ):
+        with pytest.raises(NoSuchActor):
+            http_shape.target_of("GET", b"/shop.example" + path, b"")
+    for path in (
+        b"/a b",
+        b'/a"b',
+        b"/a\\b",
+        b"/a\x00b",
+        b"/a\xffb",
+        b"/a%zzb",
+        b"/a%2",
+        b"/<a>",
+        b"/{a}",
+        b"/a|b",
+        b"/a^b",
     ):
         with pytest.raises(NoSuchActor):
             http_shape.target_of("GET", b"/shop.example" + path, b"")

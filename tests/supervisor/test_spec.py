@@ -74,6 +74,17 @@ def test_a_choice_that_is_none_is_told_with_its_child_or_its_field() -> None:
     assert str(caught.value) == "strategy: 'all' given, one of one_for_one, one_for_all, rest_for_one expected"
 
 
+def test_a_supervisor_takes_each_of_its_arguments_and_a_class_may_have_them() -> None:
+    ends = leaf("a", restart="transient", significant=True)
+    given: dict[str, Any] = {
+        "strategy": "rest_for_one", "max_restarts": 7, "within": 9.0, "auto_shutdown": "all_significant", "children": (ends,),
+    }  # fmt: skip
+    made = [Supervisor(**given), Supervisor.from_spec(SupervisorSpec(**given)), type("Own", (Supervisor,), given)()]
+    for one in made:
+        spec = one.spec()
+        assert {name: getattr(spec, name) for name in given} == given
+
+
 def test_a_supervisor_takes_no_mailbox() -> None:
     with pytest.raises(InvalidSpec, match="mailbox: Mailbox.*given for a supervisor, which has none"):
         child(Supervisor, mailbox=Mailbox(capacity=5))

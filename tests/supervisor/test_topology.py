@@ -612,6 +612,15 @@ def test_a_transport_that_is_left_empty_is_local(folder: Path, given: str) -> No
     assert read(folder, text).transport == "local"
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("{}", Mailbox()), ("{capacity: 5}", Mailbox(capacity=5)), ("{overflow: wait}", Mailbox(overflow="wait"))],
+)
+def test_what_is_not_said_of_a_mailbox_is_as_everywhere(folder: Path, given: str, expected: Mailbox) -> None:
+    (spec,) = children(folder, f"- actor: shop_for_test:Orders\n  mailbox: {given}").children
+    assert spec.mailbox == expected
+
+
 def test_what_is_written_as_a_text_stays_one(folder: Path) -> None:
     text = "- actor: shop_for_test:Gate\n  args: {any_of: [5, '5', \"5\", !!str 5, true, 'true', null, !!str null]}"
     (spec,) = children(folder, text).children

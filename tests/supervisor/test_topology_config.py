@@ -238,11 +238,13 @@ def test_the_schema_knows_what_the_classes_of_a_file_declare(shop: Path) -> None
 def test_the_default_of_a_secret_is_neither_in_the_schema_nor_in_what_is_rendered(shop: Path) -> None:
     (shop / "safe_for_test.py").write_text(
         "from mbactor import Actor, config\n\nclass Safe(Actor):\n    pin: str = config(secret=True, default='4711')\n"
+        "    most: int = config(default=1, validation='int [,9)')\n"
     )
     (shop / "tree.yaml").write_text("version: 1\nsupervisor: {children: [{actor: 'safe_for_test:Safe', config: {}}]}\n")
     try:
         loaded = load(shop / "tree.yaml", {})
         assert "pin" in str(schema(classes=loaded.classes))
+        jsonschema.Draft202012Validator.check_schema(schema(classes=loaded.classes))
         assert "4711" not in str(schema(classes=loaded.classes)) + as_yaml(loaded.document)
     finally:
         del sys.modules["safe_for_test"]

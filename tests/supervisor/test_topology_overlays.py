@@ -218,6 +218,15 @@ def test_an_overlay_may_put_another_class_in_the_place_of_a_child(shop: Path) ->
     assert all("Gate takes no such argument" in problem for problem in faults(shop, BASE, overlays=[over]))
 
 
+def test_an_overlay_gives_a_mapping_where_there_was_nothing_or_something_else(shop: Path) -> None:
+    base = BASE.replace("    - include: more.yaml", "    - sale:\n      id: cheap\n    - include: more.yaml")
+    over = "supervisor: {children: [{id: cheap, sale: {start: 7}}, {id: orders, args: {tags: [z]}}]}\n"
+    found = {one.id: one for one in read(shop, base, overlays=[over]).supervisor.children}
+    assert (found["cheap"].args, found["orders"].args) == ({"start": 7}, {"start": 10, "tags": ["z"]})
+    wrong = BASE.replace("{start: 10, tags: [a, b]}", "5")
+    assert read(shop, wrong, overlays=["supervisor: {children: [{id: orders, args: {start: 1}}]}\n"]).supervisor
+
+
 def test_remove_is_for_overlays(shop: Path) -> None:
     (problem,) = faults(shop, BASE.replace("id: ${SECOND:-second}", "id: second\n      remove: true"))
     assert problem.startswith("tree.yaml:12:7: supervisor.children[1].remove: unknown key")
