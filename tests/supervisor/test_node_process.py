@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -643,6 +644,10 @@ def test_what_it_prints_is_printed_here_with_its_name_before_each_line_and_befor
     out, err = capfd.readouterr()
     assert out == "till | one\ntill | two\n"
     assert err == "till | ONE\ntill | TWO\n"
+    for thread in threading.enumerate():
+        if thread.name.startswith(("mbactor-output-", "mbactor-node-")):
+            thread.join(60)
+            assert not thread.is_alive(), thread.name
 
 
 async def test_an_ask_that_waits_in_a_mailbox_there_is_answered_when_the_node_is_stopped() -> None:
