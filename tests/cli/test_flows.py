@@ -154,7 +154,9 @@ def test_list_prints_whole_keys_newest_first_and_takes_filters(shop: Shop) -> No
     cursor = re.search(r"there are more: --cursor (\S+)", first.stderr)
     assert cursor is not None
     assert shop.keys["completed"] in shop.told("list", "--cursor", cursor[1])
-    assert shop.run("list", "--search", "nothing").stderr == "no flows\n"
+    for command in (["list"], ["watch", "--once"]):
+        none = shop.run(*command, "--search", "nothing")
+        assert (none.exit_code, none.stdout, none.stderr) == (0, "", "no flows\n")
 
 
 def test_a_flow_that_waits_for_a_place_says_for_which_and_who_has_it(shop: Shop) -> None:
@@ -393,6 +395,22 @@ def test_the_database_is_that_of_the_foreman_in_the_file(shop: Shop, tmp_path: P
     (tmp_path / "tree.yaml").write_text("version: 1\nname: x\nsupervisor:\n  children:\n    - gateway: {port: 1}\n")
     none = CliRunner().invoke(main, ["flows", "list", "-f", "tree.yaml"])
     assert (none.exit_code, "has no Foreman" in none.stderr) == (2, True)
+
+
+def test_the_foreman_of_a_class_of_supervisors_in_the_file_is_found(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "branch_of_flows.py").write_text(
+        "from mbactor import Supervisor, child\nfrom mbactor.foreman import Foreman\n\n\n"
+        f"class Branch(Supervisor):\n    children = (child(Foreman, args={{'database': {shop.url!r}}}),)\n"
+    )
+    (tmp_path / "tree.yaml").write_text(
+        "version: 1\nsupervisor: {children: [{supervisor: 'branch_of_flows:Branch'}]}\n"
+    )
+    found = CliRunner().invoke(main, ["flows", "list", "-f", "tree.yaml", "--json"])
+    assert found.exit_code == 0, found.stderr
+    assert len(json.loads(found.stdout)["flows"]) == 4
     nothing = CliRunner().invoke(main, ["flows", "list"], env={"MBACTOR_DATABASE": None})
     assert (nothing.exit_code, "which database?" in nothing.stderr) == (2, True)
 

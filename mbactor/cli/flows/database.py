@@ -37,6 +37,7 @@ from mbactor.foreman.store.open import is_numbered, is_there, shown_database, ur
 from mbactor.foreman.store.store import Store, StoreTrouble
 from mbactor.observers import LogObserver
 from mbactor.supervisor.spec import ChildSpec
+from mbactor.supervisor.topology.lints import spec_of
 
 if TYPE_CHECKING:
     from mbactor.supervisor.topology import Topology
@@ -92,9 +93,8 @@ def _foremen(children: Iterable[ChildSpec]) -> Iterator[Mapping[str, Any]]:
     for child in children:
         if issubclass(child.target, Foreman):
             yield child.args
-        elif child.kind == "supervisor":
-            below = child.args.get("children", ())
-            yield from _foremen(one for one in below if isinstance(one, ChildSpec))
+        elif (inner := spec_of(child)) is not None:
+            yield from _foremen(inner.children)
 
 
 def operate(where: Where, work: Callable[[Shards], Awaitable[int]], host: Host | None = None) -> int:
