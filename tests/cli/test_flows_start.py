@@ -161,8 +161,9 @@ def test_a_flow_that_was_only_created_is_started_by_its_key(url: str) -> None:
     assert told(url, "start", key) == f"{key}\n"
     again = run(url, "start", key)
     assert (again.exit_code, "it has been started" in again.stderr) == (4, True)
-    more = run(url, "start", key, "--state", "{}")
-    assert (more.exit_code, "is there already" in more.stderr) == (2, True)
+    for of_a_new_one in (("--state", "{}"), ("--options", "{}"), ("--no-start",)):
+        more = run(url, "start", key, *of_a_new_one)
+        assert (more.exit_code, "is there already" in more.stderr) == (2, True)
 
 
 def test_what_is_doubtful_about_the_graph_is_said_and_what_cannot_run_refused(url: str) -> None:
