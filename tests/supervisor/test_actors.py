@@ -15,9 +15,10 @@ from mbactor.kernel import Actor, endpoint
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.node import Node
 from mbactor.supervisor.dynamic import DynamicSupervisor
-from mbactor.supervisor.spec import child
+from mbactor.supervisor.spec import SupervisorSpec, child
 from mbactor.supervisor.state import StartFailed
 from mbactor.supervisor.supervisor import Supervisor
+from mbactor.supervisor.system import ActorSystem
 from mbactor.transport import LocalBus
 from tests.supervisor.parts import until
 
@@ -152,6 +153,17 @@ async def test_crashes_nobody_was_told_of_make_it_give_up() -> None:
         ref.tell(Counter.crash)
         ref.tell(Counter.crash)
         await until(lambda: top.phase == "ended")
+
+
+async def test_where_the_tree_has_given_up_nobody_waits_for_its_actors() -> None:
+    async with ActorSystem(tree=SupervisorSpec(max_restarts=0, children=[child(Counter), child(Guest)])) as system:
+        counter, guest = [row.ref for row in system.supervisor("main").which_children()]
+        counter.tell(Counter.crash)
+        async with asyncio.timeout(60):
+            assert (await system.wait()).kind == "gave_up"
+        for ask in (counter.ask(Counter.add), guest.ask(Guest.room)):
+            with pytest.raises(ActorStopped):
+                await ask
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
