@@ -200,6 +200,9 @@ def test_show_tells_questions_errors_and_the_state(shop: Shop) -> None:
     step = shop.json("history", shop.keys["failed"])[-1]["step_key"]
     assert "Traceback" in shop.told("show", "--step", step)
     assert shop.json("show", "--step", step)["node"] == "bad"
+    for neither_or_both in ([], [shop.keys["failed"], "--step", step]):
+        refused = shop.run("show", *neither_or_both)
+        assert (refused.exit_code, "give the key of a flow, or --step STEP: one of them" in refused.stderr) == (2, True)
     call = shop.json("history", shop.keys["failed"])[1]
     assert f"called Inner; for more, `history {call['subflow']['flow_key']}`\n" in shop.told(
         "show", "--step", call["step_key"]
