@@ -224,7 +224,8 @@ def test_an_overlay_gives_a_mapping_where_there_was_nothing_or_something_else(sh
     found = {one.id: one for one in read(shop, base, overlays=[over]).supervisor.children}
     assert (found["cheap"].args, found["orders"].args) == ({"start": 7}, {"start": 10, "tags": ["z"]})
     wrong = BASE.replace("{start: 10, tags: [a, b]}", "5")
-    assert read(shop, wrong, overlays=["supervisor: {children: [{id: orders, args: {start: 1}}]}\n"]).supervisor
+    given = "supervisor: {children: [{id: orders, args: {start: 1}}]}\n"
+    assert read(shop, wrong, overlays=[given]).supervisor.children[0].args == {"start": 1}
 
 
 def test_remove_is_for_overlays(shop: Path) -> None:
