@@ -16,7 +16,7 @@ from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.context import check_not_fenced, current
 from mbactor.kernel.feature import Reference, host_of
 from mbactor.kernel.routes import Route, routes_of
-from mbactor.kernel.ways import spent
+from mbactor.kernel.ways import spent, value_in
 from mbactor.transport import subjects
 from mbactor.transport.address import CONTROL_PORT, Address
 from mbactor.transport.ask import error_in
@@ -100,8 +100,8 @@ class Replies(Generic[R]):
         try:
             if envelope.op == "error":
                 error = error_in(message)
-            elif message.body:
-                value = decode(message.body, envelope.content_type, self.route.signature.returns)
+            else:
+                value = value_in(message, self.route.signature.returns)
         except BadRequest as misfit:
             error = MbactorError(f"{self.route.name} answered what does not fit its annotation: {misfit}")
         self._add(value, error, envelope.replica, envelope.host)

@@ -11,9 +11,11 @@ from mbactor.kernel.client import Response
 from mbactor.kernel.feature import Operation
 from mbactor.kernel.routes import Route
 from mbactor.transport.address import Address
-from mbactor.transport.codec import decode, unpacker
+from mbactor.transport.codec import decode, encode, unpacker
 from mbactor.transport.message import MSGPACK, Message
 from mbactor.transport.requester import Line
+
+_NONE = encode(None)[0]
 
 
 class Sent:
@@ -61,20 +63,24 @@ def _reader(route: Route, unpack: Callable[[bytes], Any]) -> Callable[[Message],
     returns = route.signature.returns
 
     def result_in(message: Message) -> Any:
-        body, content_type = message.body, message.envelope.content_type
-        if not body:
-            return None
-        if content_type == MSGPACK:
+        if message.body and message.envelope.content_type == MSGPACK:
             try:
-                return unpack(body)
+                return unpack(message.body)
             except Exception:  # noqa: BLE001, S110 - what is wrong, the long way says
                 pass
         try:
-            return decode(body, content_type, returns)
+            return value_in(message, returns)
         except BadRequest as error:
             raise MbactorError(f"{route.name} answered what does not fit its annotation: {error}") from None
 
     return result_in
+
+
+def value_in(message: Message, returns: Any) -> Any:
+    """What an answer says, as an annotation has it; an empty one says None. BadRequest where it does not fit."""
+    if not message.body:
+        return decode(_NONE, MSGPACK, returns)
+    return decode(message.body, message.envelope.content_type, returns)
 
 
 def response_in(message: Message) -> Response:

@@ -35,7 +35,15 @@ own id (`id-` and random letters):
    request and will answer later. Empty, with the NATS status 503: nobody serves it.
 5. To be asked, subscribe to `mbactor.safe.443.*.billing_example._.post.>` with the queue `billing.example`; publish
    the reply with the `id` of the request to its reply subject, if that is the inbox of who asks: its fifth token is the
-   fourth of the subject. Within a second reply or acknowledge.
+   fourth of the subject. An envelope of `"reply"` or `"error"` is as in step 4. Within a second reply or acknowledge,
+   by `"ack"` and an empty body. Only an `"ask"` is to be answered: a `"tell"` and a `"publish"` want no answer, a
+   `"cancel"` says that the request with this id is not wanted any more, and anything else is passed over.
+
+Whoever acknowledges is waited for until the time is up; unless the fourth element of its envelope is the id of the
+program, which is also subscribed, without a queue, to `mbactor.safe.443.*.billing_example.id-7f3a.>`: then who asks is
+told when it dies. An envelope with a twelfth element other than `[1, 1]` is that of a message larger than the broker
+carries in one. It comes with the first piece, and the others only to who asks for them, in a way that is not described
+here: answer such a request by an `"error"`, and ask for what is smaller.
 """
 
 from mbactor.transport.address import Address

@@ -3,7 +3,8 @@
 An ask waits for its answer until its deadline. Before it is known whether anybody has it, it waits no longer than the
 ack window: whoever takes it answers or acknowledges it within that. Afterwards the process that acknowledged it is
 probed, one small message each half window for all asks that wait there: where nobody is at its address any more, it has
-died. That a process is silent means nothing, for it may be stopped or busy.
+died. That a process is silent means nothing, for it may be stopped or busy; and one that has not said who it is cannot
+be probed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from mbactor.transport.waiting import Waiter
 
 TICKS = 8
 """Parts of the ack window in which it is counted."""
+UNNAMED = "?"
+"""Whoever acknowledges something and does not say who it is, as a program without mbactor may."""
 
 
 class Ask(Waiter, eq=False):
@@ -53,7 +56,7 @@ class Ask(Waiter, eq=False):
     patience: int = 0
     """Ticks for which it waits, unless it is acknowledged; 0 where it waits as long as it may."""
     holder: str = ""
-    """The replica that has acknowledged it."""
+    """The replica that has acknowledged it, or `UNNAMED`."""
     earlier: tuple[Refusal, ...] = ()
     """Why it was sent again."""
     sent_to: str = ""
@@ -82,7 +85,7 @@ class Ask(Waiter, eq=False):
             self.failed(NotAcknowledged(text))
 
     def acked(self, message: Message) -> None:
-        self.holder = message.envelope.replica or "?"
+        self.holder = message.envelope.replica or UNNAMED
 
     def answered(self, message: Message) -> None:
         try:

@@ -18,7 +18,7 @@ from mbactor import observe
 from mbactor.errors import MbactorError, MessageTooLarge, NotAcknowledged, Unavailable
 from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
-from mbactor.transport.ask import TICKS, Ask, Probe, Sending, Spreading, died
+from mbactor.transport.ask import TICKS, UNNAMED, Ask, Probe, Sending, Spreading, died
 from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
 from mbactor.transport.failures import error_of, expired, forbidden
 from mbactor.transport.fragments import WHOLE
@@ -252,7 +252,7 @@ class Requester:
         self._cancel(ask, ask.holder)
 
     def _cancel(self, ask: Ask, holder: str) -> None:
-        known = holder not in {"", "?"}
+        known = holder not in {"", UNNAMED}
         address = replace(ask.address, replica=holder) if known else ask.address
         self.flush()
         with suppress(MbactorError):  # cut off; or nobody can be called so
@@ -383,7 +383,7 @@ class Requester:
         """Look whether those that have acknowledged something are there, once for each however much that is."""
         held: dict[str, list[Ask]] = {}
         for waiter in self._waiting.everyone():
-            if isinstance(waiter, Ask) and waiter.holder and not waiter.done():
+            if isinstance(waiter, Ask) and waiter.holder not in {"", UNNAMED} and not waiter.done():
                 held.setdefault(waiter.holder, []).append(waiter)
         for replica, asks in held.items():
             self.probe(asks[0].source, replace(asks[0].address, replica=replica), partial(self._gone, replica, asks))
@@ -522,7 +522,7 @@ class Requester:
     def _unreadable(self, id: str, by: str, error: MbactorError) -> None:
         waiter = self._waiter(id, by)
         if waiter is not None and not waiter.done():
-            waiter.failed(error)
+            waiter.failed(MbactorError(f"{waiter.address} answered what cannot be read: {error}"))
 
     def _expired(self, waiter: Waiter) -> None:
         expired(waiter, leaving=self._large.leaving(waiter.id))

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import nats
 import nats.errors
@@ -14,7 +15,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from mbactor import Actor, ActorSystem, endpoint
-from mbactor.errors import MbactorError
+from mbactor.errors import ActorCrashed, MbactorError
 from mbactor.transport import Envelope, Message, messages_of
 from tests.loops import run
 from tests.nats import nats_server
@@ -32,6 +33,36 @@ class Orders(Actor):
     @endpoint
     async def invoice(self, amount: int) -> Any:
         return (await self.request("POST", "https://billing.example/in-voice/a.b", {"amount": amount})).body
+
+
+class Billing(Actor):
+    """What who asks knows of the program."""
+
+    host = "billing.example"
+
+    @endpoint
+    async def unnamed(self) -> bool:
+        raise NotImplementedError
+
+    @endpoint
+    async def named(self) -> bool:
+        raise NotImplementedError
+
+    @endpoint
+    async def gone(self) -> bool:
+        raise NotImplementedError
+
+    @endpoint
+    async def unreadable(self) -> bool:
+        raise NotImplementedError
+
+    @endpoint
+    async def nothing(self) -> bool:
+        raise NotImplementedError
+
+    @endpoint
+    async def refuse(self) -> bool:
+        raise NotImplementedError
 
 
 def payload(op: str, id: str, body: Any) -> bytes:
@@ -105,6 +136,79 @@ def test_a_program_without_mbactor_asks_and_is_asked(tmp_path: Path) -> None:
             await system.node.remote.flush()
             await asks(url, system.node.plane)
             await is_asked(url, system.node.plane, system)
+
+    with nats_server(tmp_path) as server:
+        run(work(server.url))
+
+
+async def acknowledges(url: str, plane: str, system: ActorSystem) -> None:
+    client = await nats.connect(url)
+    asked: dict[str, tuple[str, str]] = {}
+
+    async def acknowledge(one: Msg) -> None:
+        [(envelope, _)] = read(one.data)
+        if envelope[0] != "ask":
+            return
+        path = one.subject.split(".")[7]
+        asked[path] = (one.reply, envelope[1])
+        who = {"unnamed": [], "named": [None, "id-7f3a"], "gone": [None, "id-gone"]}[path]
+        await client.publish(one.reply, b"\x03" + msgspec.msgpack.encode([[["ack", envelope[1], *who], b""]]))
+
+    await client.subscribe(f"{plane}.safe.443.*.billing_example._.post.>", "billing.example", acknowledge)
+    await client.subscribe(f"{plane}.safe.443.*.billing_example.id-7f3a.>", "", acknowledge)
+    await client.flush()
+    kept = [asyncio.ensure_future(system.ask(one)) for one in (Billing.unnamed, Billing.named)]
+    with pytest.raises(ActorCrashed):
+        await system.ask(Billing.gone)
+    with pytest.raises(ActorCrashed):  # by now it was looked after those that were acknowledged before, too
+        await system.ask(Billing.gone)
+    for path in ("unnamed", "named"):
+        reply, id = asked[path]
+        await client.publish(reply, payload("reply", id, True))
+    assert await asyncio.wait_for(asyncio.gather(*kept), 60) == [True, True]
+    await client.close()
+
+
+def test_a_program_without_mbactor_acknowledges_and_says_who_it_is_or_does_not(tmp_path: Path) -> None:
+    async def work(url: str) -> None:
+        async with ActorSystem(transport=url, ack_window="3s") as system:
+            with anyio.fail_after(120):
+                await acknowledges(url, system.node.plane, system)
+
+    with nats_server(tmp_path) as server:
+        run(work(server.url))
+
+
+async def answers_wrongly(url: str, plane: str, system: ActorSystem) -> None:
+    client = await nats.connect(url)
+
+    async def answer(one: Msg) -> None:
+        [(envelope, _)] = read(one.data)
+        refusal = {"error": "no money", "statusCode": 409, "type": "Broke"}
+        nothing = b"\x03" + msgspec.msgpack.encode([[["reply", envelope[1]], b""]])
+        answers = {"unreadable": b"hello", "nothing": nothing, "refuse": payload("error", envelope[1], refusal)}
+        await client.publish(one.reply, answers[one.subject.split(".")[7]])
+
+    await client.subscribe(f"{plane}.safe.443.*.billing_example._.post.>", "billing.example", answer)
+    await client.flush()
+    with pytest.raises(
+        MbactorError, match="https://billing.example/unreadable answered what cannot be read: .*version"
+    ):
+        await system.ask(Billing.unreadable)
+    with pytest.raises(MbactorError, match=r"Billing\.nothing answered what does not fit its annotation: .*`bool`"):
+        await system.ask(Billing.nothing)
+    [reply] = [reply async for reply in system.ask_all(Billing.nothing)]
+    assert "Billing.nothing answered what does not fit its annotation" in str(reply.error)
+    with pytest.raises(MbactorError, match="no money") as refused:
+        await system.ask(Billing.refuse)
+    assert (refused.value.status, refused.value.taken) == (409, "yes")
+    await client.close()
+
+
+def test_what_a_program_without_mbactor_answers_wrongly_is_told_to_who_asked(tmp_path: Path) -> None:
+    async def work(url: str) -> None:
+        async with ActorSystem(transport=url) as system:
+            await answers_wrongly(url, system.node.plane, system)
 
     with nats_server(tmp_path) as server:
         run(work(server.url))
