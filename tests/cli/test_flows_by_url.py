@@ -99,6 +99,17 @@ def test_a_workflow_is_started_by_its_url_in_the_system_that_runs(shop: Shop) ->
 
 
 @pytest.mark.usefixtures("served")
+def test_where_several_trees_run_the_one_that_is_meant_has_to_be_said(shop: Shop) -> None:
+    other = shop.folder / "other.yaml"
+    other.write_text("version: 1\nname: other\nsupervisor: {children: [{actor: 'shop_by_url:Shop'}]}\n")
+    with serving(other, shop.folder, **shop.variables) as beside:
+        beside.until("Ctrl-C stops it")
+        unsaid = shop.refused("start", ORDER, "--database", shop.database, "--no-start")
+        assert unsaid == (1, "error: several trees are running: other, shop; choose one by -f FILE")
+        assert shop.run("start", ORDER, "-f", str(shop.file), "--no-start").exit_code == 0
+
+
+@pytest.mark.usefixtures("served")
 def test_what_is_no_workflow_is_told_and_no_flow_created(shop: Shop) -> None:
     for url, code, told in (
         ("https://shop.example:428/orders", 4, "error: nobody serves https://shop.example:428/orders"),
