@@ -18,7 +18,7 @@ from mbactor.kernel import Actor, endpoint
 from mbactor.kernel.cell import Cell
 from mbactor.kernel.exit import SHUTDOWN, Exit
 from mbactor.kernel.node import Node
-from mbactor.services import http_shape
+from mbactor.services import gateway, http_shape
 from mbactor.services.gateway import Gateway
 from mbactor.transport.local import LocalBus
 
@@ -641,6 +641,15 @@ async def test_a_body_that_does_not_come_within_the_time_budget_is_408() -> None
     async with world() as at:
         head = b"POST /shop.example/add HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nrequest-timeout: 50ms\r\n"
         assert (await at.raw(head + b"connection: close\r\n\r\n{"))[0] == 408
+
+
+async def test_a_body_has_a_time_of_its_own_where_the_client_asks_for_no_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "BODY_TIME", 0.05)
+    async with world() as at:
+        head = b"POST /shop.example/place HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 9\r\n"
+        for more in (b"", b"request-timeout: 10m\r\n"):
+            status, answer = await at.raw(head + more + b"\r\n{")
+            assert (status, b"the body did not arrive within 50ms" in answer) == (408, True)
 
 
 async def test_a_request_timeout_that_is_none_is_400() -> None:
