@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from mbactor.errors import InvalidSpec
 
+_UNKNOWN = frozenset({2, 18, 19, 20, 21})
+"""OpenSSL's numbers for a certificate whose signer is none of those that are trusted: others are no matter of trust."""
+
 
 class Who(NamedTuple):
     """Who wanted to connect: `keys` says what may be wrong with those that were given, `certificate` is its file."""
@@ -24,8 +27,10 @@ def why_not(error: Exception, url: str, patience: float, who: Who) -> str:
         return _of_the_socket(error, url, patience)
     text = str(error).lower()
     if "authorization violation" in text:
-        right = "a right user and password expected, as in nats://user:password@host, or ?creds=FILE behind it"
-        return f"{url} refuses {who.keys}" if who.keys else f"{url} refuses the credentials: {right}"
+        right = (
+            "a right user and password expected, as in nats://user:password@host, or nats://token@host, or ?creds=FILE"
+        )
+        return f"{url} refuses {who.keys}" if who.keys else f"{url} refuses the credentials: {right} behind it"
     if "certificate required" in text:
         if who.certificate:
             return f"{url} refuses the certificate of {who.certificate!r}: it has to know who has signed it"
@@ -45,8 +50,9 @@ def why_not(error: Exception, url: str, patience: float, who: Who) -> str:
 def _of_the_socket(error: OSError, url: str, patience: float) -> str:
     match error:
         case ssl.SSLError():
-            trusted = "?ca=FILE behind it, or the variable SSL_CERT_FILE, names the authorities to trust"
-            return f"no encrypted connection to {url}: {error}; {trusted}"
+            unknown = isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _UNKNOWN
+            trusted = "; ?ca=FILE behind it, or the variable SSL_CERT_FILE, names the authorities to trust"
+            return f"no encrypted connection to {url}: {error}{trusted if unknown else ''}"
         case socket.gaierror():
             return f"the host of {url} is not known: {error}"
         case TimeoutError():

@@ -109,9 +109,18 @@ def test_systems_meet_by_the_creds_of_their_user(tmp_path: Path, loop: Factory) 
     file.write_text(realm.creds())
     with nats_server(tmp_path, realm.settings) as server:
         assert run(greeted(f"{server.url}?creds={file}"), loop) == "Hello, Ada"
-        assert "a right user and password expected, as in nats://user:password@host, or ?creds=FILE" in refused(
-            server.url
+        expected = (
+            "a right user and password expected, as in nats://user:password@host, or nats://token@host, or ?creds=FILE"
         )
+        assert expected in refused(server.url)
+
+
+def test_systems_meet_by_a_token_that_no_refusal_shows(tmp_path: Path, loop: Factory) -> None:
+    with nats_server(tmp_path, "authorization { token: s3cret }") as server:
+        assert run(greeted(f"nats://s3cret@localhost:{server.port}"), loop) == "Hello, Ada"
+        told = refused(f"nats://wr0ng@localhost:{server.port}")
+        assert told.startswith(f"nats://localhost:{server.port} refuses the credentials: ")
+        assert "wr0ng" not in told
 
 
 def test_systems_meet_by_the_nkey_of_their_user(tmp_path: Path, loop: Factory) -> None:
@@ -246,6 +255,15 @@ def test_who_connects_and_the_server_show_certificates(tmp_path: Path, loop: Fac
         shown = f"ca={own.cert}&cert={both}"
         assert run(greeted(f"tls://a:b@localhost:{server.port}?{shown}"), loop) == "Hello, Ada"
         assert "refuses the credentials" in refused(f"tls://a:c@localhost:{server.port}?{shown}")
+
+
+def test_who_to_trust_is_asked_only_where_that_is_the_question(tmp_path: Path) -> None:
+    own = Certified.made(tmp_path, "own")
+    with nats_server(tmp_path, f'tls {{ cert_file: "{own.cert}", key_file: "{own.key}" }}') as server:
+        told = refused(f"tls://127.0.0.1:{server.port}?ca={own.cert}")
+        assert "certificate is not valid for '127.0.0.1'" in told
+        assert "?ca=FILE" not in told
+        assert "?ca=FILE" in refused(f"tls://localhost:{server.port}")
 
 
 def test_an_encrypted_connection_keeps_the_contract_of_every_bus(tmp_path: Path, loop: Factory) -> None:
