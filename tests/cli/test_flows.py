@@ -398,6 +398,8 @@ def test_the_database_is_that_of_the_foreman_in_the_file(shop: Shop, tmp_path: P
     (tmp_path / "tree.yaml").write_text("version: 1\nname: x\nsupervisor:\n  children:\n    - gateway: {port: 1}\n")
     none = CliRunner().invoke(main, ["flows", "list", "-f", "tree.yaml"])
     assert (none.exit_code, "has no Foreman" in none.stderr) == (2, True)
+    nothing = CliRunner().invoke(main, ["flows", "list"], env={"MBACTOR_DATABASE": None})
+    assert (nothing.exit_code, "which database?" in nothing.stderr) == (2, True)
 
 
 def test_the_foreman_of_a_class_of_supervisors_in_the_file_is_found(
@@ -414,8 +416,6 @@ def test_the_foreman_of_a_class_of_supervisors_in_the_file_is_found(
     found = CliRunner().invoke(main, ["flows", "list", "-f", "tree.yaml", "--json"])
     assert found.exit_code == 0, found.stderr
     assert len(json.loads(found.stdout)["flows"]) == 4
-    nothing = CliRunner().invoke(main, ["flows", "list"], env={"MBACTOR_DATABASE": None})
-    assert (nothing.exit_code, "which database?" in nothing.stderr) == (2, True)
 
 
 def test_check_graph_tells_which_open_flows_could_not_go_on(shop: Shop, code: Path) -> None:
@@ -431,7 +431,9 @@ def test_check_graph_tells_which_open_flows_could_not_go_on(shop: Shop, code: Pa
     )
     assert "2 could not go on" in changed.stdout
     assert "the methods of its nodes have to stay in the code" in changed.stdout
-    as_json = json.loads(shop.run("check-graph", "shop_of_flows:Shop.order", "--json").stdout)
+    for_programs = shop.run("check-graph", "shop_of_flows:Shop.order", "--json")
+    assert for_programs.exit_code == changed.exit_code == 1
+    as_json = json.loads(for_programs.stdout)
     assert {one["flow_key"] for one in as_json} == {shop.keys["asks"], shop.keys["created"]}
     for given, told in (
         ("order", "module:Class.workflow or a URL expected"),

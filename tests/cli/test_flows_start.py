@@ -313,6 +313,8 @@ def test_a_schedule_is_paused_goes_on_and_is_forgotten(url: str) -> None:
 def test_a_schedule_is_made_and_changed(url: str) -> None:
     made = told(url, "schedule", "yearly", ORDER, "0 0 1 1 *", "--state", '{"n": 1}', "--options", '{"priority": 7}')
     assert re.fullmatch(r"yearly: scheduled, next at \d+-01-01 00:00:00 UTC\n", made)
+    (one,) = json.loads(told(url, "schedules", "--json"))
+    assert (one["state"], one["options"]) == ({"n": 1}, {"priority": 7})
     told(url, "schedule", "yearly", ORDER, "30 2 1 1 *", "--timezone", "Asia/Tokyo", "--catch-up", "none")
     (one,) = json.loads(told(url, "schedules", "--json"))
     assert (one["cron"], one["timezone"], one["catch_up"]) == ("30 2 1 1 *", "Asia/Tokyo", "none")

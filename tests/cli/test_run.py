@@ -284,11 +284,12 @@ def test_a_second_signal_ends_it_though_something_blocks_the_loop(tmp_path: Path
 def test_who_takes_long_to_start_is_named_and_a_signal_breaks_it_off(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import asyncio\nfrom mbactor import Actor\n\n\nclass Slow(Actor):\n"
-        "    async def on_start(self) -> None:\n        await asyncio.sleep(3600)\n"
+        "    async def on_start(self) -> None:\n        await asyncio.sleep(3600)\n\n\n"
+        "class Quick(Actor): ...\n"
     )
     (tmp_path / "slow.yaml").write_text(
         "version: 1\nname: shop\nsupervisor:\n  children:\n    - supervisor: back\n      children:\n"
-        "        - actor: slow:Slow\n"
+        "        - actor: slow:Quick\n        - actor: slow:Slow\n"
     )
     with serving(tmp_path / "slow.yaml", tmp_path) as served:
         served.until_error(r"^starting since 3s: shop/back/slow$")
