@@ -120,6 +120,8 @@ def test_who_sits_at_a_terminal_is_told_that_nobody_goes_on_with_a_flow(tmp_path
     assert again.splitlines() == [f"{keys['step of ok']}: runs again, and all that follows from it", TOLD]
     cancelled = at_a_terminal(tmp_path, "cancel", keys["ok"])
     assert cancelled.splitlines() == [f"{keys['ok']}: cancelled"]
+    anew = at_a_terminal(tmp_path, "restart", keys["ok"])
+    assert anew.splitlines() == [f"{keys['ok']}: restarted, running", TOLD]
 
 
 def test_nothing_is_said_of_a_flow_that_is_taken_up_or_gone(
