@@ -196,7 +196,10 @@ class Signature:
         for name, values in parse_qs(query, keep_blank_values=True).items():
             parameter = self.parameters.get(name)
             if parameter is not None:
-                arguments[name] = _from_text(name, values, parameter.type)
+                try:
+                    arguments[name] = _from_text(values, parameter.type)
+                except msgspec.ValidationError as error:
+                    raise _unfit(f"{self.name}: {error} - in query argument `{name}`") from None
         return arguments
 
     def _listed(self) -> str:
@@ -210,13 +213,13 @@ def _unfit(text: str) -> BadRequest:
     return error
 
 
-def _from_text(name: str, values: list[str], type_: Any) -> Any:
+def _from_text(values: list[str], type_: Any) -> Any:
     try:
         return msgspec.convert(values[0] if len(values) == 1 else values, type_, strict=False)
     except msgspec.ValidationError as error:
         if len(values) == 1 and "array" in str(error):
-            return _from_text(name, [values[0], values[0]], type_)[:1]
-        raise _unfit(f"{error} - in query argument `{name}`") from None
+            return _from_text([values[0], values[0]], type_)[:1]
+        raise
 
 
 def signature_of(

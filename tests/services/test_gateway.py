@@ -203,6 +203,9 @@ async def test_a_request_is_an_ask_and_the_body_is_what_the_endpoint_returned() 
 async def test_arguments_come_from_the_query_too() -> None:
     async with world() as at, client(at) as http:
         assert (await http.get("/shop.example/add", params={"by": 41})).json() == 42
+        answer = await http.get("/shop.example/add", params={"by": "many"})
+        assert answer.status_code == 400
+        assert answer.json()["error"] == "Shop.add: Expected `int`, got `str` - in query argument `by`"
 
 
 async def test_the_host_is_read_in_either_case_and_with_the_public_ports() -> None:
