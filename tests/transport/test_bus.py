@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from mbactor.errors import Unavailable
 from mbactor.testing.buses import check_bus
 from mbactor.transport import Bus, Envelope, LocalBus, Message
 from mbactor.transport.link import Hub, Lendable, LinkBus, Port
-from mbactor.transport.message import Op
+from mbactor.transport.message import Op, messages_of, payload_of
 from tests.transport.inbox import Inbox
 
 pytestmark = pytest.mark.anyio
@@ -142,6 +143,103 @@ async def test_a_process_that_does_not_read_is_refused_requests_and_loses_none_i
     await port.close()
     theirs.close()
     await bus.close()
+
+
+async def test_a_process_whose_bus_is_not_read_for_is_told_and_may_ask_again_once_it_is() -> None:
+    ours, theirs = socket.socketpair()
+    link = LinkBus(theirs)
+    await link.connect()
+    data, sent = message("ask") + bytes(1 << 20), 0
+    while not link._wire.full and sent < 200:
+        link.publish("s", data, reply=f"reply.{sent}")
+        sent += 1
+    assert 64 < sent < 200
+    link.publish("s", b"tell")
+    with pytest.raises(Unavailable, match="does not read"):
+        link.publish("s", data, reply="reply.too-many")
+    ours.setblocking(True)
+    got = await asyncio.to_thread(_frames, ours, sent + 1)
+    assert [frame[2] for frame in got] == [*(f"reply.{n}" for n in range(sent)), None]
+    async with asyncio.timeout(60):
+        while link._wire.full:
+            await asyncio.sleep(0.001)
+    link.publish("s", data, reply="reply.again")
+    assert (await asyncio.to_thread(_frames, ours, 1))[0][2] == "reply.again"
+    ours.close()
+    await link.close()
+
+
+OLD = 3.0
+"""Seconds for which a message was on the way."""
+
+
+def _budgets(data: bytes) -> list[float | None]:
+    return [one.envelope.budget for one in messages_of(data)]
+
+
+def _asks() -> bytes:
+    return payload_of([Message(Envelope("ask", id, budget), b"x").part() for id, budget in (("1", 9.0), ("2", None))])
+
+
+@pytest.mark.parametrize("towards", ["bus", "process"])
+async def test_what_was_long_on_the_way_has_so_much_less_time_to_be_answered(towards: str) -> None:
+    bus, (ours, theirs), inbox = LocalBus(), socket.socketpair(), Inbox()
+    await bus.connect()
+    then, data = time.monotonic() - OLD, _asks()
+    # What has not left yet at all is not old: it goes on as it is, as does what nobody waits for, or cannot be read.
+    sent = [(data, "reply.1", then), (data, "reply.2", time.monotonic() + 3600), (data, None, then)]
+    sent.append((b"\xff", "reply.3", then))
+    if towards == "bus":
+        port = await Hub(bus).attach(ours)
+        bus.subscribe("s", inbox)
+        frames: list[tuple[Any, ...]] = [(0, "s", reply, given, at) for given, reply, at in sent]
+        raw, end = theirs, port.close
+    else:
+        link = LinkBus(theirs)
+        await link.connect()
+        number = link.subscribe("s", inbox).number
+        frames = [(3, number, "s", reply, None, given, at) for given, reply, at in sent]
+        raw, end = ours, link.close
+    for frame in frames:
+        encoded = msgspec.msgpack.encode(frame)
+        raw.sendall(struct.pack(">I", len(encoded)) + encoded)
+    old, *others = [one.data for one in await inbox.until(4)]
+    left, unbounded = _budgets(old)
+    assert left is not None
+    assert 9.0 - (time.monotonic() - then) <= left <= 9.0 - OLD
+    assert unbounded is None
+    assert others == [data, data, b"\xff"]
+    raw.close()
+    await end()
+    await bus.close()
+
+
+async def test_a_message_says_when_it_went_on_its_way() -> None:
+    bus, (ours, theirs) = LocalBus(), socket.socketpair()
+    port = await Hub(bus).attach(ours)
+    encoded = msgspec.msgpack.encode((1, 1, "s", None))
+    theirs.sendall(struct.pack(">I", len(encoded)) + encoded)
+    async with asyncio.timeout(60):
+        while not bus.receivers("s"):
+            await asyncio.sleep(0.001)
+    before = time.monotonic()
+    bus.publish("s", message("ask"), reply="reply.1")
+    theirs.setblocking(True)
+    [delivered] = await asyncio.to_thread(_frames, theirs, 1)
+    assert before <= delivered[6] <= time.monotonic()
+    await port.close()
+    theirs.close()
+    await bus.close()
+
+    ours, theirs = socket.socketpair()
+    link = LinkBus(theirs)
+    await link.connect()
+    before = time.monotonic()
+    link.publish("s", message("ask"), reply="reply.1")
+    [published] = await asyncio.to_thread(_frames, ours, 1)
+    assert before <= published[4] <= time.monotonic()
+    ours.close()
+    await link.close()
 
 
 def _frames(sock: socket.socket, count: int) -> list[list[Any]]:
