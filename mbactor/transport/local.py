@@ -13,7 +13,9 @@ from mbactor.transport.permissions import Permissions
 
 
 class LocalBus:
-    """Delivers on the loop, in publishing order, never from within `publish`. Loses nothing until closed."""
+    """Delivers on the loop, in publishing order, never from within `publish`. Loses nothing until closed, which
+    it is by the last of those that connected: several systems may share one.
+    """
 
     tells_all = True
     round_trip = 0.0
@@ -26,9 +28,11 @@ class LocalBus:
         self._out: deque[tuple[str, bytes, str | None, Failure | None]] = deque()
         self._reserved: list[_Reservation] = []
         self._scheduled = False
+        self._users = 0
         self._closed = False
 
     async def connect(self) -> None:
+        self._users += 1
         self._closed = False
 
     def publish(self, subject: str, data: bytes, *, reply: str | None = None) -> None:
@@ -95,6 +99,9 @@ class LocalBus:
 
     async def close(self) -> None:
         await self.flush()
+        self._users = max(0, self._users - 1)
+        if self._users:
+            return
         self._closed = True
         self._exact.clear()
         self._wild.clear()

@@ -827,6 +827,26 @@ async def test_two_local_systems_do_not_see_each_other() -> None:
             await other.ask(Counter.add)
 
 
+async def test_of_two_systems_on_one_bus_the_other_goes_on_when_one_stops() -> None:
+    from mbactor.transport import LocalBus
+
+    class Elsewhere(Counter):
+        host = "elsewhere.example"
+
+    bus = LocalBus()
+    async with ActorSystem("one", transport=bus) as one:
+        await one.spawn(Counter, start=1)
+        async with ActorSystem("two", transport=bus) as two:
+            await two.spawn(Elsewhere)
+            assert await two.ask(Counter.add, by=2) == 3
+            assert await one.ask(Elsewhere.add) == 1
+        with pytest.raises(NoSuchActor):
+            await one.ask(Elsewhere.add)
+        async with ActorSystem("three", transport=bus) as three:
+            assert await three.ask(Counter.add) == 4
+    assert bus.unready() == "the bus is closed"
+
+
 async def test_two_systems_on_one_bus_reach_each_other() -> None:
     from mbactor.transport import LocalBus
 
