@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
+import shlex
 import shutil
 import tempfile
 from importlib.util import find_spec
@@ -123,9 +125,9 @@ def begin(folder: Path) -> None:
     name = _checked(folder.name)
     values = {
         "name": name,
-        "cls": "".join(part.capitalize() for part in name.split("_")),
+        "cls": _class_of(name),
         "host": f"{name.replace('_', '-').rstrip('-')}.example",
-        "folder": str(folder),
+        "folder": shlex.quote(str(folder)),
     }
     files = {
         f"{name}.py": (SERVICE, "an actor and a workflow"),
@@ -145,7 +147,15 @@ def _checked(name: str) -> str:
     found = find_spec(name)
     if found is not None and found.origin is not None:  # a mere folder has none
         raise InvalidSpec(f"{name!r} given, but there is a module of that name, which it would hide: choose another")
+    if re.search(rf"import .*\b{_class_of(name)}\b", SERVICE + TESTS):
+        raise InvalidSpec(
+            f"{name!r} given, but its class would hide the {_class_of(name)} of mbactor that it uses: choose another"
+        )
     return name
+
+
+def _class_of(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def _write(folder: Path, files: dict[str, str]) -> None:
@@ -154,10 +164,15 @@ def _write(folder: Path, files: dict[str, str]) -> None:
         try:
             for file, text in files.items():
                 (made / file).write_text(text, encoding="utf-8")
-            made.chmod(0o755)
+            made.chmod(0o777 & ~_umask())
             made.rename(folder)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise
     except OSError as error:
         raise MbactorError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def _umask() -> int:
+    os.umask(mask := os.umask(0o077))  # it can only be read by setting it
+    return mask

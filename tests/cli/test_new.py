@@ -70,6 +70,14 @@ def test_a_name_that_would_hide_a_module_is_refused(tmp_path: Path, name: str) -
     assert f"{name!r} given, but there is a module of that name, which it would hide" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["actor", "actor_system", "flow_outcome", "flows", "foreman", "graph"])
+def test_a_name_whose_class_would_hide_one_that_it_uses_is_refused(tmp_path: Path, name: str) -> None:
+    done = command("new", name, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{name!r} given, but its class would hide the " in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_there_is_left_as_it_is_and_nothing_half_done_stays_behind(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     done = command("new", "shop", cwd=tmp_path)
@@ -88,3 +96,21 @@ def test_a_folder_of_another_place_is_named_by_its_last_part(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "cd services/shop\n" in done.stdout
     assert (tmp_path / "services" / "shop" / "shop.py").exists()
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o002])
+def test_who_may_look_into_the_folder_is_what_the_umask_says(tmp_path: Path, mask: int) -> None:
+    old = os.umask(mask)
+    try:
+        command("new", "shop", cwd=tmp_path)
+    finally:
+        os.umask(old)
+    folder = tmp_path / "shop"
+    modes = [path.stat().st_mode & 0o777 for path in (folder, folder / "shop.py")]
+    assert modes == [0o777 & ~mask, 0o666 & ~mask]
+
+
+def test_what_is_printed_for_the_shell_can_be_typed_there(tmp_path: Path) -> None:
+    (tmp_path / "my services").mkdir()
+    done = command("new", "my services/shop", cwd=tmp_path)
+    assert "\ncd 'my services/shop'\n" in done.stdout
