@@ -11,6 +11,7 @@ import select
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,10 +53,8 @@ class Link:
         """The answer as a line; None when it has not come in time, and then the next call goes on waiting for it."""
         if not self._pending:
             self._pending = True
-            try:
+            with suppress(OSError):  # one that has hung up may have said why, which is read below
                 self._socket.sendall(json.dumps(request).encode() + b"\n")
-            except OSError:
-                raise self._gone() from None
         deadline = time.monotonic() + within
         while b"\n" not in self._received[-_CHUNK:]:
             if not self._readable(deadline - time.monotonic()):

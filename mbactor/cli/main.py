@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -332,24 +332,38 @@ def call(address: str, arguments: str, method: str, file: Path | None, pid: int 
     """
     from mbactor.cli.operate import call as called
 
-    text = sys.stdin.read() if arguments == "-" else arguments
+    text = _stdin() if arguments == "-" else arguments
     seconds = None if timeout is None else _duration("--timeout", timeout)
     if seconds == 0:
         raise click.UsageError(f"--timeout: {timeout} given, more than 0 expected")
     sys.exit(called(address, _object(text), method, file, pid, seconds))
 
 
+def _stdin() -> str:
+    stdin: Any = sys.stdin  # None where it was closed
+    return "" if stdin is None else stdin.buffer.read().decode("utf-8", "surrogateescape")
+
+
 def _object(text: str) -> str:
-    """ARGUMENTS, as they are sent: one line of JSON."""
+    """ARGUMENTS, sent as they are given: a number keeps all its digits."""
     if not text.strip():
         return ""
+    shown = repr(text if len(text) <= 80 else f"{text[:79]}…")
     try:
-        given = json.loads(text)
+        text.encode()
+        given = json.loads(text, parse_constant=_no_number)
+    except RecursionError:
+        raise click.UsageError(f"ARGUMENTS: {shown} given, which is nested too deep") from None
     except ValueError as error:
-        raise click.UsageError(f"ARGUMENTS: {text!r} given, a JSON object expected: {error}") from None
+        why = "it is not UTF-8" if isinstance(error, UnicodeError) else error
+        raise click.UsageError(f"ARGUMENTS: {shown} given, a JSON object expected: {why}") from None
     if not isinstance(given, dict):
-        raise click.UsageError(f"ARGUMENTS: {text!r} given, a JSON object expected, with the parameters by name")
-    return json.dumps(given)
+        raise click.UsageError(f"ARGUMENTS: {shown} given, a JSON object expected, with the parameters by name")
+    return text
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 @main.command(short_help="Begin a service: an actor, a workflow, tests and a tree.")
