@@ -101,7 +101,12 @@ class Access:
         context = _made(lambda: ssl.create_default_context(cafile=ca), "ca", ca)
         if cert:
             at = f"{cert}, {key}" if key else cert
-            _made(lambda: context.load_cert_chain(cert, key, password=_none), "cert", at)
+            name, file = ("key", key) if key else ("cert", cert)
+
+            def locked() -> bytes:  # without it a terminal would be asked for the password, and the loop stand still
+                raise wrong(name, file, "a password protects it; a key without one expected")
+
+            _made(lambda: context.load_cert_chain(cert, key, password=locked), "cert", at)
         return context
 
     @property
@@ -144,8 +149,3 @@ def _made(make: Callable[[], T], name: str, file: str | None) -> T:
         raise wrong(name, file or "", f"{error.reason or error}; {NAMES[name]} expected, in PEM") from None
     except OSError as error:
         raise wrong(name, file or "", f"{error.strerror or error}; {NAMES[name]} expected") from None
-
-
-def _none() -> bytes:
-    """Asked for the password of a private key: at a terminal it would be asked for there, and the loop stand still."""
-    return b""

@@ -276,7 +276,8 @@ def test_an_encrypted_connection_keeps_the_contract_of_every_bus(tmp_path: Path,
 def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_sent(tmp_path: Path) -> None:
     own, other = Certified.made(tmp_path, "own"), Certified.made(tmp_path, "other")
     locked = Certified.made(tmp_path, "locked", "-passout", "pass:s3cret")
-    text = tmp_path / "text"
+    text, sealed = tmp_path / "text", tmp_path / "sealed.pem"
+    sealed.write_text(locked.cert.read_text() + locked.key.read_text())
     text.write_text("hello")
     tls = f'cert_file: "{own.cert}", key_file: "{own.key}", ca_file: "{own.cert}", verify: true'
     with nats_server(tmp_path, f"tls {{ {tls} }}") as server:
@@ -286,7 +287,11 @@ def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_sent(tmp_p
             (f"cert={tmp_path}/no.pem", "No such file or directory; the certificate of who connects expected"),
             (f"cert={text}", "the certificate of who connects expected, in PEM"),
             (f"cert={own.cert}&key={other.key}", f"cert='{own.cert}, {other.key}' given: KEY_VALUES_MISMATCH"),
-            (f"cert={locked.cert}&key={locked.key}", "given: "),
+            (
+                f"cert={locked.cert}&key={locked.key}",
+                f"key='{locked.key}' given: a password protects it; a key without",
+            ),
+            (f"cert={sealed}", f"cert='{sealed}' given: a password protects it; a key without one expected"),
         ):
             told = refused(f"tls://localhost:{server.port}?{given}", InvalidSpec)
             assert why in told, told
