@@ -29,11 +29,15 @@ from tests.foreman.world import a_world
 from tests.process import ROOT, serving
 
 CODE = """
-from mbactor import Actor
+from mbactor import Actor, endpoint
 from mbactor.foreman import END, Graph, task, workflow
 
 class Printer(Actor):
     host = "printer.example"
+
+    @endpoint
+    async def pages(self) -> int:
+        return 1
 
     @task
     async def page(self) -> None: ...
@@ -56,11 +60,13 @@ DECLARED = {
     "render": "prints.yaml",
     "tree": "prints.yaml",
     "schema": "",
+    "new": "shop",
 }
 RUNNING = {
     "tree": "prints.yaml --live --once",
     "plan": "prints.yaml",
     "apply": "prints.yaml",
+    "call": "printer.example/pages",
     "stop": "printer",
     "start": "printer",
     "restart": "printer",
