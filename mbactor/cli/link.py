@@ -18,6 +18,8 @@ from typing import Any, Self
 from mbactor.errors import MbactorError
 from mbactor.supervisor.operate.sockets import Running, answers, running
 
+DYING = 1.0
+"""Seconds in which a process that was killed may still listen, when what was connected is closed already."""
 _CHUNK = 1 << 20
 
 
@@ -88,10 +90,13 @@ class Link:
         self._received += part
 
     def _gone(self) -> NotRunning:
-        if answers(self._path):
-            return NotRunning(
-                f"{self._what} (pid {self.pid}) runs on and has hung up: its answers were not read in time"
-            )
+        until = time.monotonic() + DYING
+        while answers(self._path):
+            if time.monotonic() >= until:
+                return NotRunning(
+                    f"{self._what} (pid {self.pid}) runs on and has hung up: its answers were not read in time"
+                )
+            time.sleep(DYING / 10)
         return NotRunning(f"{self._what} has stopped (pid {self.pid})")
 
 

@@ -6,12 +6,14 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from mbactor.cli import link as link_module
 from mbactor.cli.link import Link, NotRunning
 from mbactor.cli.main import main
 from mbactor.cli.steps import drawn, one_step
@@ -319,6 +322,24 @@ def test_a_process_that_hangs_up_is_told_from_one_that_has_stopped() -> None:
             server.close()
             with pytest.raises(NotRunning, match=r"shop\.yaml has stopped \(pid \d+\)"):
                 link.ask({"get": "tree"}, within=60)
+
+
+def test_a_process_that_is_killed_and_listens_for_a_moment_yet_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "DYING", 60.0)
+
+    def die(server: socket.socket) -> None:
+        server.accept()[0].close()
+        server.accept()[0].close()  # it is looked whether it listens
+        server.close()
+
+    with tempfile.TemporaryDirectory(prefix="mb") as folder, ThreadPoolExecutor() as pool:
+        server, path = listen("shop", Path("shop.yaml"), [Path(folder) / "mbactor"])
+        server.settimeout(60)
+        with server, Link(Running(os.getpid(), path), "shop.yaml") as link:
+            dying = pool.submit(die, server)
+            with pytest.raises(NotRunning, match=r"shop\.yaml has stopped \(pid \d+\)"):
+                link.ask({"get": "tree"}, within=60)
+            dying.result()
 
 
 @pytest.mark.parametrize("arguments", [["plan"], ["apply"], ["stop", "clerk-1", "-f"], ["tree", "--live", "--once"]])
