@@ -33,7 +33,10 @@ def why_not(error: Exception, url: str, patience: float, who: Who) -> str:
         return f"{url} refuses {who.keys}" if who.keys else f"{url} refuses the credentials: {right} behind it"
     if "certificate required" in text:
         if who.certificate:
-            return f"{url} refuses the certificate of {who.certificate!r}: it has to know who has signed it"
+            return (
+                f"{url} refuses the certificate of {who.certificate!r}: it has to know who has signed it, and it"
+                " must not have ended"
+            )
         return f"{url} wants a certificate of who connects: ?cert=FILE&key=FILE expected behind the URL"
     if "no tls" in text:
         return f"{url} does not encrypt, and tls:// is given: have the server ask for TLS, or give nats://"
