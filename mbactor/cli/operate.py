@@ -239,4 +239,6 @@ def _print(lines: Sequence[str]) -> None:
 
 
 def _error(text: str) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True)
+    # What comes from an actor may hold what would write to the terminal as it likes.
+    safe = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {safe}", err=True)

@@ -226,6 +226,29 @@ async def test_a_refused_tell_comes_back_to_its_sender(mbactor: ActorSystem) -> 
     assert returned == [("place", "careful.example/tell-place")]
 
 
+async def test_who_a_message_acts_for_goes_along_a_tell_to_an_endpoint_that_asks_for_nobody(
+    mbactor: ActorSystem,
+) -> None:
+    class Desk(Actor):
+        @endpoint
+        async def begin(self, forwarder: ActorRef[Any]) -> None:
+            for _ in range(2):  # the second goes a shorter way
+                forwarder.tell(Forwarder.forward)
+
+    class Forwarder(Actor):
+        @endpoint
+        async def forward(self) -> None:
+            await self.ask(Shop.place, "what was told")
+
+    diary: list[Any] = []
+    await mbactor.spawn(Shop, diary)
+    forwarder, desk = await mbactor.spawn(Forwarder), await mbactor.spawn(Desk)
+    with mbactor.acting_for(BUYER):
+        await desk.ask(Desk.begin, forwarder)
+    await asyncio.sleep(0.1)
+    assert diary == ["what was told", "what was told"]
+
+
 async def test_timers_and_piped_results_act_for_nobody(mbactor: ActorSystem) -> None:
     class Late(Actor):
         @endpoint

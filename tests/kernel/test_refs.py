@@ -243,8 +243,9 @@ async def test_what_is_no_ref_is_a_400_that_names_the_field(mbactor: ActorSystem
 
 
 def test_what_is_no_ref_is_read_as_none() -> None:
-    with pytest.raises(BadRequest, match="nope"):
-        ref_of_url("nope")
+    for text in ("nope", "mbactor:node/replica/host", "https://node/replica/host/id"):
+        with pytest.raises(BadRequest, match=f"'{text}' is no reference to an actor; expected mbactor:<node>/"):
+            ref_of_url(text)
 
 
 # --- another process --------------------------------------------------------------------------------------------------

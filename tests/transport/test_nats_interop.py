@@ -16,6 +16,7 @@ from nats.aio.msg import Msg
 
 from mbactor import Actor, ActorSystem, endpoint
 from mbactor.errors import ActorCrashed, MbactorError
+from mbactor.kernel.context import current
 from mbactor.transport import Envelope, Message, messages_of
 from tests.loops import run
 from tests.nats import nats_server
@@ -29,6 +30,13 @@ class Orders(Actor):
         if not count:
             raise MbactorError("nothing was ordered", status=422)
         return {item: count}
+
+    @endpoint
+    async def left(self) -> float:
+        """Seconds that this may take."""
+        call = current.get()
+        assert call is not None
+        return call.deadline - anyio.current_time()
 
     @endpoint
     async def invoice(self, amount: int) -> Any:
@@ -65,8 +73,8 @@ class Billing(Actor):
         raise NotImplementedError
 
 
-def payload(op: str, id: str, body: Any) -> bytes:
-    envelope = [op, id, 5.0, "", "", "application/json"]
+def payload(op: str, id: str, body: Any, budget: float = 5.0) -> bytes:
+    envelope = [op, id, budget, "", "", "application/json"]
     return b"\x03" + msgspec.msgpack.encode([[envelope, json.dumps(body).encode()]])
 
 
@@ -136,6 +144,35 @@ def test_a_program_without_mbactor_asks_and_is_asked(tmp_path: Path) -> None:
             await system.node.remote.flush()
             await asks(url, system.node.plane)
             await is_asked(url, system.node.plane, system)
+
+    with nats_server(tmp_path) as server:
+        run(work(server.url))
+
+
+def test_a_program_without_mbactor_has_no_more_time_than_there_is_and_none_where_it_names_none(tmp_path: Path) -> None:
+    async def work(url: str) -> None:
+        async with ActorSystem(transport=url) as system:
+            await system.spawn(Orders)
+            await system.node.remote.flush()
+            client, plane = await nats.connect(url), system.node.plane
+            inbox = await client.subscribe(f"{plane}.reply._.*.*.id-7f3a.*")
+            for budget, least, most in ((60.0, 0, 60), (1e12, 800, 900), (float("inf"), 800, 900)):
+                await client.publish(
+                    f"{plane}.safe.443.billing_example.orders_example._.post.left",
+                    payload("ask", "1", {}, budget),
+                    reply=f"{plane}.reply._.orders_example.billing_example.id-7f3a.1",
+                )
+                [(envelope, body)] = read((await inbox.next_msg(60)).data)
+                assert least < value(envelope, body) <= most
+            for budget in (-1.0, 0.0, float("nan")):
+                await client.publish(
+                    f"{plane}.safe.443.billing_example.orders_example._.post.left",
+                    payload("ask", "1", {}, budget),
+                    reply=f"{plane}.reply._.orders_example.billing_example.id-7f3a.1",
+                )
+                [(envelope, body)] = read((await inbox.next_msg(60)).data)
+                assert (envelope[0], value(envelope, body)["statusCode"]) == ("error", 408)
+            await client.close()
 
     with nats_server(tmp_path) as server:
         run(work(server.url))
