@@ -3,8 +3,9 @@
 `address.py` and `subjects.py` are pure: URL <-> address <-> bus subject. `message.py` is the envelope,
 `codec.py` the values inside. `bus.py` is the contract of every bus, `local.py` the one within a process,
 `link.py` lends it to another, `nats.py` is the one between machines (`nats_client.py` its connection, `nats_url.py` its
-address, `nats_wire.py` the socket; `nats_parser.py`, `nats_dispatch.py` and `nats_refused.py` what comes in,
-`nats_permissions.py` what may be published, `nats_why.py` why not, `nats_watch.py` whether it works),
+address, `nats_access.py` who it is, `nats_wire.py` the socket; `nats_parser.py`, `nats_dispatch.py` and
+`nats_refused.py` what comes in, `nats_permissions.py` what may be published, `nats_why.py` why not, `nats_watch.py`
+whether it works),
 `embedded.py` the same with a server of its own (`nats_server.py`).
 `fragments.py` cuts what is too large for one message, `reassembly.py` puts it together again; both are pure.
 `transfers.py` has those on their way, `large.py` the requests and answers among them.
