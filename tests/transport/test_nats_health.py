@@ -70,6 +70,7 @@ def test_a_connection_that_has_lost_its_subscriptions_is_noticed_and_made_anew(s
                 client.send(b"".join(b"UNSUB %d\r\n" % sid for sid in client.subscribed()))
                 await until(lambda: "nothing comes back through" in (system.unready or ""))
                 await until(ready(system))
+                await until(lambda: recorder.find("bus.back") != [])
             names = [event.name for event in recorder.events if event.name.startswith("bus.")]
             assert names == ["bus.deaf", "bus.cut", "bus.back"]
             assert await system.ask(Adder.add, 1, 2) == 3
@@ -134,6 +135,7 @@ def test_a_subscription_that_the_server_has_and_nobody_here_is_noticed_and_ends(
                 client.send(b"SUB mbactor.safe.443.*.adder_example._.*.add adder.example 4711\r\n")
                 await until(unready(system))
                 await until(ready(system))
+                await until(lambda: recorder.find("bus.back") != [])
             names = [told[0] for told in told_of(recorder)]
             assert (names, told_of(recorder)[0][1:]) == (["bus.forgot", "bus.cut", "bus.back"], (made + 1, made))
             assert [await system.ask(Adder.add, 1, n) for n in range(20)] == [1 + n for n in range(20)]
