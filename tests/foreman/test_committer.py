@@ -41,6 +41,7 @@ class Slowed:
     cohort: Any
     interrupted: Any
     called: Any
+    callers: Any
     keyed: Any
     latest_of_thread: Any
     schedules: Any
