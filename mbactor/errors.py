@@ -242,7 +242,9 @@ class NoSuchActor(MbactorError):
 
 
 class MethodNotAllowed(MbactorError):
-    """The path is there and answers to another HTTP method."""
+    """The path is there and answers to another HTTP method: so says an actor of the same process. A bus finds nobody
+    there (NoSuchActor).
+    """
 
     status = 405
     taken: Taken = "no"

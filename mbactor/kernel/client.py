@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mbactor.errors import MbactorError
+from mbactor.errors import BadRequest, MbactorError
 from mbactor.kernel.context import Call
 from mbactor.transport.codec import decode, encode
 from mbactor.transport.message import JSON
@@ -69,6 +69,22 @@ class SerializedCall(BytesCall, eq=False, kw_only=True):
 
     def _result(self, body: bytes, content_type: str) -> Any:
         return decode(body, content_type, self.route.signature.returns)
+
+
+def check_texts(method: Any, url: Any, query: Any, headers: Mapping[Any, Any]) -> None:
+    """BadRequest where one is no text, or none that has bytes. Who gets a message that cannot be read answers nothing,
+    and reads none of those that travel with it.
+    """
+    parts = [("method", method), ("url", url), ("query", query)]
+    for name, value in headers.items():
+        parts += [("header", name), (f"header {name!r}", value)]
+    for what, text in parts:
+        if not isinstance(text, str):
+            raise BadRequest(f"{what}: {text!r} given, a text expected")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BadRequest(f"{what}: {text!r} given, and it cannot travel: {error}") from None
 
 
 def body_of(value: Any) -> bytes:

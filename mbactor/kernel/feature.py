@@ -21,6 +21,7 @@ from mbactor.expressions import Expression, parse
 from mbactor.kernel.context import Call
 from mbactor.kernel.schema import Signature, signature_of
 from mbactor.transport.address import ANY_METHOD, DEFAULT_PORT, METHODS, Address, kebab
+from mbactor.transport.subjects import path_names
 
 if TYPE_CHECKING:
     from mbactor.kernel.routes import Route
@@ -142,6 +143,7 @@ class Feature:
                 " @workflow expected"
             )
         given: Any = function
+        verb: object = method
         if not callable(given) or not hasattr(given, "__name__"):
             raise DeclarationError(f"{function!r} given where a method is declared; a function of the class expected")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -149,17 +151,16 @@ class Feature:
                 f"{function.__qualname__}: a generator was given, and a message has one answer; return a list, or tell"
                 " each value to a ref that the asker sends along"
             )
-        if method.upper() not in METHODS | {ANY_METHOD}:
+        if not isinstance(verb, str) or method.upper() not in METHODS | {ANY_METHOD}:
             known = ", ".join(sorted(METHODS))
             raise DeclarationError(f"{function.__qualname__}: method {method!r}: expected ANY or one of {known}")
         self.function = function
         self.name = function.__name__
         self.method = method.upper()
         self.path = path if path is not None else "/" + kebab(self.name)
-        if not self.path.startswith("/"):
-            raise DeclarationError(f"{function.__qualname__}: path {path!r}: expected a path that begins with '/'")
+        self._check_path()
         if port is not None:
-            self.port = port
+            self.port = _port(port, function)
         if requires is not None:
             self.requires = _parsed(requires, function)
         if queue is not None:
@@ -170,6 +171,16 @@ class Feature:
         self.local_names = local_names
         self._references: dict[type, Reference[Any, Any]] = {}
         self.__doc__ = function.__doc__
+
+    def _check_path(self) -> None:
+        path: object = self.path
+        where = f"{self.function.__qualname__}: path {path!r}"
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise DeclarationError(f"{where}: expected a path that begins with '/'")
+        try:
+            path_names(path)
+        except ValueError as error:
+            raise DeclarationError(f"{where}: {error}") from None
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -325,6 +336,14 @@ def host_of(owner: type) -> str:
             f" one: host = '{kebab(owner.__name__)}.example'"
         )
     return host
+
+
+def _port(port: Any, function: Callable[..., Any]) -> int:
+    if type(port) is not int or not 0 <= port < 1 << 16:
+        raise DeclarationError(
+            f"{function.__qualname__}: port {port!r}: a whole number from 1 to 65535 expected, or 0 for any"
+        )
+    return port
 
 
 _QUEUE = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")

@@ -26,7 +26,7 @@ from mbactor.errors import BadRequest, DeclarationError, MbactorError, MethodNot
 from mbactor.heap import keep_large_blocks
 from mbactor.kernel.budget import deadline_of_ask
 from mbactor.kernel.cell import Cell
-from mbactor.kernel.client import BytesCall, Response, body_of
+from mbactor.kernel.client import BytesCall, Response, body_of, check_texts
 from mbactor.kernel.context import Call, check_not_fenced, current
 from mbactor.kernel.dead_letters import DeadLetters
 from mbactor.kernel.feature import Feature, Operation, Reference, check_operation, check_reference, host_of
@@ -41,6 +41,7 @@ from mbactor.kernel.serving import Served, Serving
 from mbactor.kernel.waits import Suspects
 from mbactor.kernel.watchdog import Watchdog
 from mbactor.kernel.worker import Worker
+from mbactor.transport import subjects
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus
 from mbactor.transport.headers import passed_on, with_passed
@@ -50,6 +51,8 @@ from mbactor.transport.reassembly import MAX_BODY, Bounds
 from mbactor.transport.requester import ACK_WINDOW
 
 T = TypeVar("T")
+_SHORT = 32
+"""Characters of a path with which no subject is too long, however they are written there."""
 _LINGER = 1.0
 _LEAVE = 1.0
 """Seconds that the broker has to hear that this node leaves."""
@@ -301,29 +304,36 @@ class Node:
         try:
             self.check_running()
             check_not_fenced(caller)
+            given = dict(headers or {})
+            check_texts(method, url, query, given)
             url, _, found = url.partition("?")
+            query = query or found
             body = body_of(body)
             address = Address.parse(url, method)
+            if len(address.path) > _SHORT:
+                subjects.request_subject(self.plane, self.remote.source(caller), address)  # 414 here as elsewhere
             deadline = deadline_of_ask(caller, now, loop)
             cell, route = self._find(address)
             if cell is None or route is None:
-                return self.remote.request(address, body, query or found, headers or {}, deadline, call_off=call_off)
+                return self.remote.request(address, body, query, given, deadline, call_off=call_off)
+            if route.open:
+                query = route.query(address.path, query)
         except MbactorError as error:
+            error.taken = "no"
             future.set_exception(error)
             return future
         except (TypeError, ValueError) as error:
-            future.set_exception(BadRequest(f"{method} {url!r} cannot be sent: {error}"))
+            unfit = BadRequest(f"{method} {url!r} cannot be sent: {error}")
+            unfit.taken = "no"
+            future.set_exception(unfit)
             return future
-        query = query or found
-        if route.open:
-            query = route.query(address.path, query)
         call = BytesCall(
             route, None, cell, now, None, None, deadline, future, body=body, content_type=JSON, query=query
         )
         if caller is not None:
             of_caller(call, caller)
-        if headers or call.passed:
-            call.passed = passed_on(with_passed(headers or {}, call.passed))
+        if given or call.passed:
+            call.passed = passed_on(with_passed(given, call.passed))
         call.trace = observe.traceparent() or call.trace
         if call_off:
             future.add_done_callback(lambda done: cell.call_off(call) if done.cancelled() else None)

@@ -31,7 +31,7 @@ from mbactor.kernel.sending import (
 )
 from mbactor.observe import tracers
 from mbactor.transport import codec
-from mbactor.transport.address import split_host
+from mbactor.transport.address import parse_host
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -281,14 +281,15 @@ class RemoteRef(ActorRef[A]):
 class At:
     """Operations sent to a host other than their class's own: `self.at("counter.two").ask(Counter.add)`.
 
-    The host may name one replica, `id-0f3a.counter.two`, or a place, `loc-eu-west.counter.two`.
+    The host may name one replica, `id-0f3a.counter.two`, or a place, `loc-eu-west.counter.two`. BadRequest where it is
+    none.
     """
 
     __slots__ = ("_host", "_node", "_replica")
 
     def __init__(self, node: Node, host: str) -> None:
         self._node = node
-        self._host, self._replica = split_host(host)
+        self._host, self._replica = parse_host(host)
 
     def ask(self, operation: Operation[Any, P, R], *args: P.args, **kwargs: P.kwargs) -> Answer[R]:
         answer: Answer[R] = self._node.ask(operation, args, kwargs, self._host, self._replica)

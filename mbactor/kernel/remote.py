@@ -343,6 +343,7 @@ class Remote:
             if found is None:
                 call.find(subjects.parse_request(delivery.subject).address)
         except MbactorError as error:
+            error.taken = "no"
             call.fail(error)
             if not call.asked:
                 self._node.dead_letters.add(cell.address, "?", None, None, str(error))

@@ -16,7 +16,7 @@ from mbactor.kernel.properties import differing, properties_of
 from mbactor.kernel.schema import Signature
 from mbactor.mailbox import Mailbox
 from mbactor.transport import subjects
-from mbactor.transport.address import ANY_METHOD, Address, check_host
+from mbactor.transport.address import ANY_METHOD, TRUSTED_PORT, Address, check_host
 
 if TYPE_CHECKING:
     from mbactor.kernel.actor import Actor
@@ -232,7 +232,8 @@ class Routes:
         if exact is not None:
             yield exact
         for port, path in self._open:
-            if port in {0, address.port} and subjects.path_arguments(path, address.path) is not None:
+            reached = port == address.port or (port == 0 and address.port != TRUSTED_PORT)
+            if reached and subjects.path_arguments(path, address.path) is not None:
                 methods = self._by_path[port, path]
                 if methods is not exact:
                     yield methods
@@ -242,6 +243,7 @@ class Routes:
         if feature.name in _RESERVED:
             raise DeclarationError(f"{route.name}: every actor has a {feature.name!r} of its own; choose another name")
         self._check_alone(route)
+        self._check_names(route)
         self._choose_gate(route)
         self.by_name[feature.name] = route
         if feature.served and not feature.elsewhere:
@@ -263,6 +265,16 @@ class Routes:
                 " them a queue of its own: @sink(..., queue='audit')"
             )
         raise DeclarationError(f"{route.name} and {other.name} are both reached at {feature.method} {feature.path}")
+
+    def _check_names(self, route: Route) -> None:
+        """What a path says for no parameter would be lost."""
+        given = subjects.path_names(route.feature.path) if route.open else []
+        unknown = [name for name in given if name and name not in route.signature.parameters]
+        if unknown:
+            raise DeclarationError(
+                f"{route.name}: path {route.feature.path!r}: {unknown[0]!r} is no parameter of it; it has"
+                f" {', '.join(route.signature.names) or 'none'}"
+            )
 
     def _check_override(self, name: str) -> None:
         """A method that has lost the decorator of the one it overrides would just be gone for whoever asks."""

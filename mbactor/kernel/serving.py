@@ -100,10 +100,14 @@ class Serving:
         routes = [route for route in cell.routes.by_name.values() if cell.is_active(route)]
         self._announce(routes)
         self._served.cells.append(cell)
-        for route in routes:
-            self._add(route)
         pattern = subjects.instance_pattern(node.plane, self._host, cell.replica)
         self._own = node.remote.bus.subscribe(pattern, partial(node.remote.receive, cell, None))
+        try:
+            for route in routes:
+                self._add(route)
+        except BaseException:
+            self.end()  # or what was subscribed would take messages for an actor that never starts
+            raise
 
     def activate(self, route: Route) -> None:
         """A manual feature is served from now on."""
@@ -218,7 +222,8 @@ class Serving:
                     found.append(bus.subscribe(subjects.endpoint_pattern(plane, kept_at(at)), self._missed))
             return found
         receive = partial(self._node.remote.receive, self._cell, route)
-        return [bus.subscribe(subjects.endpoint_pattern(plane, at), receive, queue=queue) for at in addresses]
+        patterns = [subjects.endpoint_pattern(plane, at) for at in addresses]  # all of them, or none is subscribed to
+        return [bus.subscribe(pattern, receive, queue=queue) for pattern in patterns]
 
     def _missed(self, delivery: Delivery) -> None:
         self.presence.missed()

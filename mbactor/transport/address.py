@@ -1,7 +1,8 @@
 """Where a message goes: method, host, port and path, with the replica when one is meant.
 
 `Address.parse("https://id-x1.orders.example:444/place")` reads a URL; `str(address)` writes it.
-Host, id and method do not tell upper from lower case; the path does.
+Host, id and method do not tell upper from lower case; the path does. Where no port is named it is 443, or 80 where the
+URL begins with http://.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from urllib.parse import urlsplit
 from mbactor.errors import BadRequest, DeclarationError
 
 DEFAULT_PORT = 443
+PLAIN_PORT = 80
+"""That of a URL which begins with http:// and names none."""
 EVENT_PORT = 417
 TASK_PORT = 428
 INTERNAL_PORT = 444
@@ -22,6 +25,10 @@ TRUSTED_PORT = 666
 ANY_METHOD = "ANY"
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+_PORTS = {"https": DEFAULT_PORT, "http": PLAIN_PORT, "": DEFAULT_PORT}
+_EXPECTED = "https://host[:port]/path"
+_LEFT_OUT = frozenset("\t\r\n")
+"""What `urlsplit` passes over, so that the rest would be another address."""
 _HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
 
 
@@ -60,16 +67,43 @@ class Address:
 @lru_cache(maxsize=4096)
 def _parsed(url: str, method: str) -> Address:
     # The same few URLs come again with every step of a flow.
-    parts = urlsplit(url if "//" in url else f"//{url}")
     try:
-        port = parts.port or DEFAULT_PORT
+        parts = urlsplit(url if "//" in url else f"//{url}")
     except ValueError as error:
-        raise BadRequest(f"{url!r} has no valid port: {error}") from None
-    host = (parts.hostname or "").lower()
-    rest, replica = split_host(host)
+        raise _wrong(f"{url!r} has no valid host: {error}") from None
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise _wrong(f"{url!r} has no valid port: {error}") from None
+    rest, replica = split_host((parts.hostname or "").lower())
     if not _HOST.fullmatch(rest):
-        raise BadRequest(f"{url!r} has no valid host; expected https://host[:port]/path")
-    return Address(rest, parts.path or "/", method.upper(), port, replica)
+        raise _wrong(f"{url!r} has no valid host; expected {_EXPECTED}")
+    if parts.scheme not in _PORTS:
+        raise _wrong(f"{url!r} has no valid scheme: {parts.scheme!r}; expected {_EXPECTED}")
+    if port == 0:
+        raise _wrong(f"{url!r} has no valid port: 0 stands for any in a route, and a message goes to one")
+    if _LEFT_OUT.intersection(url):
+        raise _wrong(f"{url!r} has no valid path: a tab or an end of line in it; expected as %09, %0A or %0D")
+    if method.upper() in {"", ANY_METHOD}:
+        raise _wrong(f"{method!r} is no valid method; expected one, such as POST")
+    return Address(rest, parts.path or "/", method.upper(), port or _PORTS[parts.scheme], replica)
+
+
+def _wrong(text: str) -> BadRequest:
+    """Nothing was sent."""
+    error = BadRequest(text)
+    error.taken = "no"
+    return error
+
+
+@lru_cache(maxsize=4096)
+def parse_host(text: str) -> tuple[str, str | None]:
+    """The host in `id-0f3a.counter.two`, and the id or place before it. BadRequest where it is none."""
+    given: object = text
+    host, replica = split_host(given.lower()) if isinstance(given, str) else ("", None)
+    if not _HOST.fullmatch(host):
+        raise _wrong(f"{text!r} is no host; expected one such as counter.example, or id-0f3a.counter.example")
+    return host, replica
 
 
 def split_host(host: str) -> tuple[str, str | None]:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import structs
 
 from mbactor import observe
-from mbactor.errors import MbactorError, MessageTooLarge, NotAcknowledged, Unavailable
+from mbactor.errors import AddressTooLong, MbactorError, MessageTooLarge, NotAcknowledged, Unavailable
 from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
 from mbactor.transport.ask import TICKS, UNNAMED, Ask, Probe, Sending, Spreading, died
@@ -156,7 +156,7 @@ class Requester:
         if nearest is None or address.replica is not None:
             ask = Ask(id, address, deadline, future, read, source, line.inbox, message, again, None, patience)
         else:
-            place = nearest(address, now)
+            place = self._place(source, address, nearest, now)
             ask = NearAsk(
                 id, place, deadline, future, read, source, line.inbox, message, again, None, patience,
                 plain=address, nearest=nearest, publish=self._publish_again, ticks=patience,
@@ -209,7 +209,8 @@ class Requester:
         if nearest is None or address.replica is not None:
             waiter = Sending(id, address, deadline, source, lost, leaving)
         else:
-            place, message = nearest(address, now), asking_where(message, address, nearest, now)
+            place = self._place(source, address, nearest, now)
+            message = asking_where(message, address, nearest, now)
             waiter = NearSending(
                 id, place, deadline, source, lost, leaving,
                 plain=address, nearest=nearest, publish=self._publish, message=message,
@@ -274,6 +275,14 @@ class Requester:
             inbox = subjects.reply_subject(self._plane, address.host, source, self._node, "")
             line = self._lines[source, address] = Line(source, address, subject, inbox)
         return line
+
+    def _place(self, source: str, address: Address, nearest: Nearest, now: float) -> Address:
+        """The nearest that is known to serve an address; any where a place in it would make it too long."""
+        place = nearest(address, now)
+        with suppress(AddressTooLong):
+            self.line(source, place)
+            return place
+        return address
 
     def _publish(self, source: str, address: Address, message: Message, waiter: Waiter) -> None:
         self._put(self.line(source, address), message, waiter)

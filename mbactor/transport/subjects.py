@@ -56,7 +56,7 @@ def host_token(host: str) -> str:
 
 
 def host_of(token: str) -> str:
-    return ".".join(unescape(part) for part in token.split("_"))
+    return "" if token == "_" else ".".join(unescape(part) for part in token.split("_"))  # noqa: S105 - no secret
 
 
 def request_subject(plane: str, source: str, address: Address) -> str:
@@ -98,6 +98,30 @@ def path_arguments(pattern: str, path: str) -> dict[str, str] | None:
     return found
 
 
+def path_names(path: str) -> list[str]:
+    """The names of the arguments in the path of an endpoint, nothing for those without one. ValueError where one is no
+    argument, or where nobody could ask: behind a `?` or `#` a URL has something else.
+    """
+    *above, last = path.removeprefix("/").split("/")
+    wrong = next((character for character in path if character in "?#" or not character.isprintable()), None)
+    if wrong is not None:
+        raise ValueError(f"there is {wrong!r} in it, which no path of a URL has")
+    greedy = next((segment for segment in above if _GREEDY.fullmatch(segment)), None)
+    if greedy is not None:
+        raise ValueError(f"{greedy!r} is all that follows; expected at the end")
+    arguments = [segment for segment in (*above, last) if "{" in segment or "}" in segment]
+    for segment in arguments:
+        if not _ARGUMENT.fullmatch(segment) and not _GREEDY.fullmatch(segment):
+            raise ValueError(
+                f"{segment!r} is no argument; a whole segment {{name}} expected, or {{name...}} at the end"
+            )
+    names = [segment.strip("{.}") for segment in arguments]
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is there twice")
+    return names
+
+
 def instance_pattern(plane: str, host: str, replica: str) -> str:
     """What one replica of a host subscribes to, to be addressed directly: any source, port, method and path."""
     return f"{plane}.*.*.*.{host_token(host)}.{escape(replica)}.>"
@@ -119,10 +143,14 @@ def _request(plane: str, source: str, port: str, address: Address, path: str) ->
     return subject
 
 
+@lru_cache(maxsize=_KEPT)
 def parse_request(subject: str) -> RequestSubject:
-    """The parts of a request subject; the inverse of `request_subject`. BadRequest where it is none."""
+    """The parts of a request subject; the inverse of `request_subject`. BadRequest where it is none, or is another
+    spelling of one: a broker's permissions know a port, a method and a path by the one that `request_subject` gives
+    them, and what they keep from `danger` is not to be had as `safe`.
+    """
     try:
-        plane, _trust, port, source, destination, replica, method, *path = subject.split(".")
+        plane, _, port, source, destination, replica, method, *path = subject.split(".")
         address = Address(
             host=host_of(destination),
             path="/" + "/".join(unescape(token) for token in path),
@@ -130,9 +158,13 @@ def parse_request(subject: str) -> RequestSubject:
             port=int(port),
             replica=unescape(replica) or None,
         )
-        return RequestSubject(plane, host_of(source), address)
+        found = RequestSubject(plane, host_of(source), address)
     except ValueError as error:  # too few tokens, a port that is no number, bytes that are no text
         raise BadRequest(f"subject {subject[:200]!r} is no request's: {error}") from None
+    expected = request_subject(plane, found.source, address)
+    if subject != expected:
+        raise BadRequest(f"subject {subject[:200]!r} is no request's: expected {expected[:200]!r}")
+    return found
 
 
 def reply_subject(plane: str, responder: str, requester: str, node: str, token: str) -> str:
@@ -161,7 +193,8 @@ def own_inbox(subject: str, reply: str) -> str:
 def _is_own(subject: str, inbox: str) -> bool:
     parts = inbox.split(".")
     is_inbox = len(parts) == 6 and parts[1] == "reply" and inbox.isprintable()
-    return is_inbox and parts[4] == subject.split(".", 4)[3]
+    plane, _, _, source, _ = subject.split(".", 4)
+    return is_inbox and (parts[0], parts[4]) == (plane, source)
 
 
 def watch_subject(plane: str, host: str, node: str) -> str:

@@ -273,6 +273,10 @@ supervisor:
     )  # fmt: skip
     for url, told in (
         ("https://reports.example/report", "is at port 443, and workflows are at 428: https://reports.example:428/"),
+        (
+            "https://[reports/report",
+            r"'https://\[reports/report' has no valid host: .*; the URL of a workflow expected",
+        ),
         ("reports:Reports.report", "'reports:Reports.report' has no valid port: .*; the URL of a workflow expected"),
     ):
         file.write_text(text.replace("https://reports.example:428/report", url))

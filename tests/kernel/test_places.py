@@ -84,6 +84,30 @@ async def test_an_asker_comes_to_the_nearest_and_to_the_others_when_that_is_gone
     await comes_to("a1")
 
 
+class Far(Actor):
+    """Reached at a place, too, by who has a short name."""
+
+    host = "far.example"
+    told = 0
+
+    @endpoint(path="/" + "x" * 900)
+    async def count(self) -> int:
+        Far.told += 1
+        return Far.told
+
+
+async def test_who_has_no_room_for_a_place_in_the_address_goes_on_to_any(start: Start) -> None:
+    asks, serves = await start(locality="eu-west"), await start(Far, locality="eu-west")
+    rest = len(subjects.request_subject(asks.node.plane, "", Address("far.example", "/" + "x" * 900).at("eu-west")))
+    Far.told, asks.node.name = 0, "n" * (1024 - rest + 2)  # without a place there is room for as much as that takes
+    await serves.node.remote.flush()
+    assert [await asks.ask(Far.count) for _ in range(4)] == [1, 2, 3, 4]
+    assert asks.tell(Far.count)
+    async with asyncio.timeout(60):
+        while Far.told < 5:
+            await asyncio.sleep(0.001)
+
+
 @pytest.mark.parametrize("start", ["nats"], indirect=True)
 async def test_where_the_nearest_stands_still_who_asks_next_comes_to_the_others(start: Start) -> None:
     asks = await start(locality="eu-west-b-1", ack_window="500ms")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mbactor.errors import AddressTooLong, BadRequest, DeclarationError
-from mbactor.transport.address import Address, check_host, kebab
+from mbactor.transport.address import Address, check_host, kebab, parse_host
 from mbactor.transport.bus import check_pattern, matches
 from mbactor.transport.subjects import (
     answered_by,
@@ -19,6 +21,7 @@ from mbactor.transport.subjects import (
     own_inbox,
     parse_request,
     path_arguments,
+    path_names,
     reply_subject,
     request_subject,
     unescape,
@@ -48,7 +51,7 @@ def test_any_text_survives_as_one_token(text: str) -> None:
     assert not set(token) & set(".*> \t\r\n")
 
 
-@given(hosts)
+@given(hosts | st.text())
 def test_a_host_is_one_token(host: str) -> None:
     assert host_of(host_token(host)) == host
     assert "." not in host_token(host)
@@ -144,6 +147,7 @@ def test_only_the_inbox_of_who_the_broker_has_verified_is_its_own() -> None:
         request_subject("p", "orders.example", Address("shop.example", "/x")),
         *(reply + more for more in (".18", "\r\n", " 1", "\x7f")),
         reply.replace("id-1", "id-1\r\nPUB"),
+        reply_subject("q", "orders.example", "shop.example", "id-1", "17"),
         reply.rpartition(".")[0],
         "",
     ]
@@ -153,6 +157,18 @@ def test_only_the_inbox_of_who_the_broker_has_verified_is_its_own() -> None:
 def test_who_answers_for_an_event_of_another_host_does_so_in_its_own_name() -> None:
     reply = reply_subject("p", "shop.example", "orders.example", "id-1", "17")
     assert answered_by("books.example", reply) == "p.reply._.books_example.orders_example.id-1.17"
+
+
+def test_the_longest_subject_has_1024_characters() -> None:
+    rest = len(request_subject("p", "ada.example", Address("o", "/")).removesuffix("_"))
+    longest = "/" + "x" * (1024 - rest)
+    assert len(request_subject("p", "ada.example", Address("o", longest))) == 1024
+    with pytest.raises(AddressTooLong, match="of 1025 characters; the limit is 1024"):
+        request_subject("p", "ada.example", Address("o", longest + "x"))
+    spare = len("ada_example") - len("*")
+    assert len(endpoint_pattern("p", Address("o", longest + "x" * spare))) == 1024
+    with pytest.raises(AddressTooLong):
+        endpoint_pattern("p", Address("o", longest + "x" * (spare + 1)))
 
 
 def test_an_address_too_long_for_a_subject_is_refused_with_414() -> None:
@@ -168,10 +184,64 @@ def test_a_url_is_read_as_it_was_written(address: Address) -> None:
         assert Address.parse(str(address), address.method) == address
 
 
-@pytest.mark.parametrize("url", ["https://", "https://a b/x", "https://x:99999/", "https://UP_per/x", "//:1/"])
-def test_a_bad_url_is_refused_by_name(url: str) -> None:
-    with pytest.raises(BadRequest, match="valid"):
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://", "has no valid host; expected https://host"),
+        ("https://a b/x", "has no valid host"),
+        ("https://x:99999/", "has no valid port: Port out of range"),
+        ("https://UP_per/x", "has no valid host"),
+        ("//:1/", "has no valid host"),
+        ("https://[x/y", "has no valid host: Invalid IPv6 URL"),
+        ("https://x\u2100y/", "has no valid host: netloc"),
+        ("https://x:0/y", "has no valid port: 0 stands for any in a route"),
+        ("ftp://x/y", "has no valid scheme: 'ftp'; expected https://host"),
+        ("https://x/a\nb", "has no valid path: a tab or an end of line"),
+        ("https://x/a\tb", "has no valid path"),
+    ],
+)
+def test_a_bad_url_is_refused_by_name(url: str, why: str) -> None:
+    with pytest.raises(BadRequest, match=why) as refused:
         Address.parse(url)
+    assert repr(url) in str(refused.value)
+    assert refused.value.taken == "no"
+
+
+@pytest.mark.parametrize("method", ["", "ANY", "any"])
+def test_a_message_has_one_method(method: str) -> None:
+    with pytest.raises(BadRequest, match=f"{method!r} is no valid method; expected one") as refused:
+        Address.parse("https://x/y", method)
+    assert refused.value.taken == "no"
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("https://x", 443), ("x", 443), ("http://x", 80), ("http://x:443", 443), ("https://x:80", 80)]
+)
+def test_what_begins_with_http_is_at_port_80(url: str, port: int) -> None:
+    assert Address.parse(url).port == port
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "replica"),
+    [
+        ("o.example", "o.example", None),
+        ("O.Example", "o.example", None),
+        ("ID-1A.o.example", "o.example", "id-1a"),
+        ("loc-eu-west.o", "o", "loc-eu-west"),
+    ],
+)
+def test_a_host_and_what_stands_before_it(text: str, host: str, replica: str | None) -> None:
+    assert parse_host(text) == (host, replica)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "o.", "a b", "a_b", "*", "o.>", "id-1.", "id-1.*", "\ud800", "ü.example", None]
+)
+def test_what_is_no_host_is_named(text: Any) -> None:
+    with pytest.raises(BadRequest, match="is no host; expected one such as counter.example") as refused:
+        parse_host(text)
+    assert repr(text) in str(refused.value)
+    assert refused.value.taken == "no"
 
 
 @pytest.mark.parametrize("host", ["Upper.case", "a_b", "id-x.y", "loc-x", "all", "x.all", "a..b", "", "a" * 253])
@@ -199,6 +269,72 @@ def test_names_become_kebab_case(name: str, path: str) -> None:
 def test_a_subject_that_is_no_requests_is_refused(subject: str) -> None:
     with pytest.raises(BadRequest, match="is no request's"):
         parse_request(subject)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "p.safe.666.a.b._.post.x",
+        "p.danger.443.a.b._.post.x",
+        "p.reply.443.a.b._.post.x",
+        "p.safe.0443.a.b._.post.x",
+        "p.safe.4_43.a.b._.post.x",
+        "p.safe.+443.a.b._.post.x",
+        "p.safe. 443.a.b._.post.x",
+        "p.safe.\u0664\u0664\u0663.a.b._.post.x",
+        "p.safe.443.a.b._.POST.x",
+        "p.safe.443.a.b._.%70ost.x",
+        "p.safe.443.a.b._.any.x",
+        "p.safe.443.a.b._.*.x",
+        "p.safe.443.a.b._.post.%78",
+        "p.safe.443.a.b._.post.%7E",
+        "p.safe.443.a.b._.post.a/b",
+        "p.safe.443.a.b._.post.a_b",
+        "p.safe.443.%61.b._.post.x",
+        "p.safe.443.a.%62._.post.x",
+        "p.safe.443.a.b.%69d-1.post.x",
+    ],
+)
+def test_another_spelling_of_a_subject_is_none(subject: str) -> None:
+    """A broker that denies the one a host listens to knows nothing of the other."""
+    with pytest.raises(BadRequest, match="is no request's: expected '"):
+        parse_request(subject)
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/", []),
+        ("/a/{x}/b/{y...}", ["x", "y"]),
+        ("/{}/{}", ["", ""]),
+        ("/{...}", [""]),
+        ("/a b/c*/ü", []),
+    ],
+)
+def test_the_names_in_a_path(path: str, names: list[str]) -> None:
+    assert path_names(path) == names
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/a?b", "'\\?' in it, which no path of a URL has"),
+        ("/a#b", "'#' in it"),
+        ("/a\nb", "in it"),
+        ("/\ud800", "in it"),
+        ("/{x...}/y", "'{x...}' is all that follows; expected at the end"),
+        ("/{...}/y", "expected at the end"),
+        ("/{x+}", "'{x\\+}' is no argument; a whole segment {name} expected, or {name...} at the end"),
+        ("/a{x}", "'a{x}' is no argument"),
+        ("/{x", "'{x' is no argument"),
+        ("/x}", "'x}' is no argument"),
+        ("/{x}/{x}", "'x' is there twice"),
+        ("/{x}/{x...}", "'x' is there twice"),
+    ],
+)
+def test_a_path_whose_arguments_are_none_is_refused(path: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        path_names(path)
 
 
 @pytest.mark.parametrize(

@@ -222,11 +222,11 @@ def endpoint(
         def checksum(data: bytes) -> str: ...
 
     Arguments are decoded by their annotations (400 names the wrong field), the result is encoded by its own.
-    `path` is by default the name in kebab-case, on port 443; port 444 keeps it off the gateway, 0 is any. A segment
-    `{name}` of it is an argument, `{name...}` at its end all that follows, for who asks by address; the query and the
-    body win over it. `method` is the one
-    HTTP method it answers to; any, by default. `requires` is judged against the claims of the end user: 401 where
-    the message acts for nobody, 403 where it is false.
+    `path` is by default the name in kebab-case, on port 443; port 444 keeps it off the gateway, 0 is any but 666, the
+    trusted one. A segment `{name}` of it is an argument, `{name...}` at its end all that follows, for who asks by
+    address; the query and the body win over it. `method` is the one HTTP method it answers to; any, by default.
+    `requires` is judged against the claims of the end user: 401 where the message acts for nobody, 403 where it is
+    false.
 
     Of the replicas of a host one gets each message. `queue="every"` gives it to each of them; another name makes a
     group of those that have the same, apart from the host's own. A `manual` endpoint is not reached (404) until the
