@@ -102,7 +102,9 @@ class Gate:
         `now` is the time, where that is known.
         """
         if self.parked:
-            self.parked.pop().wake()
+            waiting = self.parked.pop().waiting
+            if waiting is not None and not waiting.done():  # as `Worker.wake`, which is a call more
+                waiting.set_result(None)
             self.turn = now
         elif len(self.workers) < self.limit and not self.shut:
             self._add_worker()

@@ -255,7 +255,7 @@ class Remote:
                 delivery, reply = Delivery(delivery.subject, delivery.data), None
         now = self._node.time()
         served = cell.served
-        if route is not None and served is not None and route.feature.queue != EVERY:
+        if served is not None and len(served.beside) > 1 and route is not None and route.feature.queue != EVERY:
             cell = served.taker(route.feature.name)
         if route is not None and reply is not None and not route.open:
             self._take_asks(cell, route, delivery, messages, inbox, now)

@@ -95,11 +95,13 @@ class Serving:
             node.served[self._host] = Served(node, self._host)
             node.serves(self._host, True)
         self._served = node.served[self._host]
+        self.beside = self._served.cells
+        """All replicas of its host in this process, its own among them."""
         self._subscriptions: dict[str, list[Subscription]] = {}
         self.presence = Presence(node, cell, self)
         routes = [route for route in cell.routes.by_name.values() if cell.is_active(route)]
         self._announce(routes)
-        self._served.cells.append(cell)
+        self.beside.append(cell)
         pattern = subjects.instance_pattern(node.plane, self._host, cell.replica)
         self._own = node.remote.bus.subscribe(pattern, partial(node.remote.receive, cell, None))
         try:
@@ -134,8 +136,8 @@ class Serving:
         for name in list(self._subscriptions):
             self.deactivate(self._cell.routes.by_name[name])
         self._end_own()
-        self._served.cells.remove(self._cell)
-        if not self._served.cells:
+        self.beside.remove(self._cell)
+        if not self.beside:
             del self._node.served[self._host]
             self._served.close()
             self._node.serves(self._host, False)
@@ -162,9 +164,9 @@ class Serving:
         or in a long backoff, and that one is not.
         """
         cell = self._cell
-        if len(self._served.cells) == 1 or cell.takes(name):
+        if cell.takes(name):
             return cell
-        return next((other for other in self._served.cells if self._stands_in(other, name)), cell)
+        return next((other for other in self.beside if self._stands_in(other, name)), cell)
 
     def _stands_in(self, other: Cell, name: str) -> bool:
         served = other.served
@@ -249,7 +251,7 @@ class Serving:
     def _is_served(self, route: Route) -> bool:
         """Whether another replica here serves it already, in the same queue."""
         name, cls = route.feature.name, self._cell.cls
-        others = (cell.served for cell in self._served.cells if cell is not self._cell and cell.cls is cls)
+        others = (cell.served for cell in self.beside if cell is not self._cell and cell.cls is cls)
         return any(one is not None and name in one.names and name not in one.presence.away for one in others)
 
     @property

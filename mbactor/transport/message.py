@@ -28,7 +28,8 @@ MSGPACK = "application/msgpack"
 _VERSION = b"\x03"
 _HEAD = struct.Struct(">cBI")
 _ARRAY = 0xDD
-_HEAD_OF_ONE = _HEAD.pack(_VERSION, _ARRAY, 1)
+HEAD_OF_ONE = _HEAD.pack(_VERSION, _ARRAY, 1)
+"""What a payload of one message has before what `Message.part` made of that."""
 _SMALL = 16 * 1024
 """Bytes that are copied sooner than a view of them is made."""
 OVERHEAD = _HEAD.size
@@ -91,7 +92,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     def to_bytes(self) -> bytes:
         """A payload of this message alone."""
-        return payload_of_one(_encode(self))
+        return HEAD_OF_ONE + _encode(self)
 
 
 def ask_part(id: str, budget: float, body: bytes) -> bytes:
@@ -109,11 +110,6 @@ def reply_part(id: str, replica: str, locality: str, body: bytes) -> bytes:
 def payload_of(parts: Sequence[bytes]) -> bytes:
     """One payload of several messages, in this order: what `Message.part` made of each."""
     return b"".join((_HEAD.pack(_VERSION, _ARRAY, len(parts)), *parts))
-
-
-def payload_of_one(part: bytes) -> bytes:
-    """As `payload_of`, of one message."""
-    return _HEAD_OF_ONE + part
 
 
 def messages_of(data: bytes) -> list[Message]:

@@ -135,9 +135,10 @@ class Connection(Client):
         """Leaves at the end of this turn of the loop, together with what is sent until then; at once where that is
         hardly more than this.
         """
-        if self.end_of_turn.quiet and self.up and not self._pending:
+        end = self.end_of_turn
+        if end.quiet and self.up and not self._pending:
             self._transport.write(command)
-            self.end_of_turn.left()
+            end.left()
             return
         self.end_of_turn.want()
         self._pending.append(command)
@@ -166,7 +167,12 @@ class Connection(Client):
         command = b"\r\n".join((line.encode(), data, b""))
         if reply is not None and self._transport.waiting() >= FULL:
             raise Unavailable(f"the broker does not read: {FULL} bytes wait for it")
-        self.send(command)
+        end = self.end_of_turn
+        if end.quiet and self.up and not self._pending:  # as `send`, which is a call more
+            self._transport.write(command)
+            end.left()
+        else:
+            self.send(command)
         if reply is not None and self.dispatch.asked.add(subject, reply):
             self.dispatch.asked.mark()
             self._mark = self._ping()

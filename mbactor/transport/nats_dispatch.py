@@ -89,7 +89,10 @@ class Dispatch:
             to, back = subject.decode(), reply.decode() if reply else None
         except UnicodeDecodeError:
             return  # a broker carries any bytes as a subject, and none of ours
-        _give(subscription, Delivery(to, data, back, failure))
+        try:
+            subscription.receive(Delivery(to, data, back, failure))
+        except Exception as error:  # noqa: BLE001 - whatever else was read is for others
+            _raised(to, error)
 
     def refuse(self, found: Refused, text: str) -> bool:
         """Tell whoever is concerned that the server has refused something. False where it is known already."""
@@ -133,16 +136,16 @@ class Dispatch:
         tokens = tuple(reply.split("."))
         told = Delivery(reply, text.encode(), None, "forbidden")
         for one in [one for one in self.subscriptions.values() if matches(one.tokens, tokens)]:
-            _give(one, told)
+            try:
+                one.receive(told)
+            except Exception as error:  # noqa: BLE001 - as above
+                _raised(reply, error)
 
 
 def _nothing(_: bytes) -> None:
     """Nobody looks."""
 
 
-def _give(subscription: Subscribed, delivery: Delivery) -> None:
-    try:
-        subscription.receive(delivery)
-    except Exception as error:  # noqa: BLE001 - whatever else was read is for others
-        told = {"message": f"the receiver of {delivery.subject} raised", "exception": error}
-        asyncio.get_running_loop().call_exception_handler(told)
+def _raised(subject: str, error: Exception) -> None:
+    told = {"message": f"the receiver of {subject} raised", "exception": error}
+    asyncio.get_running_loop().call_exception_handler(told)

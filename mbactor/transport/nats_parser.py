@@ -41,7 +41,7 @@ class Parser:
         self._needed = 0
         """Bytes without which there is no whole frame in what is kept."""
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:  # noqa: C901 - in one piece: each call more is paid for by every message
         """Take what was read. MalformedStream where it is no frame; nothing more may be fed then."""
         if self._kept:
             self._kept.append(data)
@@ -50,13 +50,6 @@ class Parser:
                 return
             data = b"".join(self._kept)
             self._kept.clear()
-        at = self._frames(data)
-        if at < len(data):
-            self._kept.append(data[at:] if at else data)
-            self._size = len(data) - at
-
-    def _frames(self, data: bytes) -> int:  # noqa: C901 - in one piece: each call more is paid for by every message
-        """Where the first frame begins that is not whole."""
         at, there, message, known = 0, len(data), self._message, _numbers.get
         while at < there:
             line_end = data.find(_END, at, at + LINE + 2)
@@ -99,7 +92,9 @@ class Parser:
                 message(number, subject, reply, data[start + headers : end], data[start : start + headers])
             else:
                 message(number, subject, reply, data[start:end], b"")
-        return at
+        if at < there:
+            self._kept.append(data[at:] if at else data)
+            self._size = there - at
 
     def _line(self, line: bytes) -> None:
         word, _, rest = line.partition(b" ")

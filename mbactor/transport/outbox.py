@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from mbactor.errors import MbactorError, MessageTooLarge
 from mbactor.transport.bus import Bus
-from mbactor.transport.message import OVERHEAD, payload_of, payload_of_one
+from mbactor.transport.message import HEAD_OF_ONE, OVERHEAD, payload_of
 
 MOST, BYTES = 64, 64 * 1024
 SOON = 128
@@ -105,7 +105,7 @@ class Outbox:
         """
         if not (self._many or self._batches):
             try:
-                if self._bus.publish_alone(subject, payload_of_one(part), None if inbox is None else inbox + id):
+                if self._bus.publish_alone(subject, HEAD_OF_ONE + part, None if inbox is None else inbox + id):
                     return
             except MessageTooLarge:
                 raise
@@ -124,7 +124,7 @@ class Outbox:
                 return
         reply = None if inbox is None else inbox + id
         if not self._gather:
-            self._bus.publish(subject, payload_of_one(part), reply=reply)
+            self._bus.publish(subject, HEAD_OF_ONE + part, reply=reply)
             return
         self._begin(key, same, subject, reply, id, part)
 

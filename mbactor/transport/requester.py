@@ -184,7 +184,6 @@ class Requester:
         if self._nearest is not None or len(body) > self._small - _PLAIN:
             return self.ask(line, Message(Envelope("ask", id, budget), body), deadline, read, now)
         address, subject = line.address, line.subject
-        future: asyncio.Future[Any] = self._future()
         part = ask_part(id, budget, body)
         inbox, again, waiting = line.inbox, self._again, self._waiting
         try:
@@ -193,6 +192,7 @@ class Requester:
             self._measure()
             return self.ask(line, Message(Envelope("ask", id, budget), body), deadline, read, now)
         # While the broker has what leaves at once already.
+        future: asyncio.Future[Any] = self._future()
         ask = Ask(id, address, deadline, future, read, line.source, inbox, part, again, unpack, self._patience)
         if deadline < waiting.timer_at:
             waiting.add(ask, now)
@@ -406,16 +406,10 @@ class Requester:
 
     def _receive(self, delivery: Delivery) -> None:
         # The broker has verified who publishes, by the fourth token; what they say of another's requests is not heard.
-        if delivery.failure is None:
-            self._read(delivery)
-            return
-        # The last token of the reply subject serves this alone; messages are known by their envelopes.
-        by, first = _by(delivery.subject), delivery.subject.rpartition(".")[2]
-        for id in self._together.take(first):
-            self._failed(id, by, delivery.failure, delivery.data)
-
-    def _read(self, delivery: Delivery) -> None:
         subject = delivery.subject
+        if delivery.failure is not None:
+            self._told(subject, delivery.failure, delivery.data)
+            return
         try:
             messages = messages_of(delivery.data)
         except MbactorError as error:
@@ -451,6 +445,14 @@ class Requester:
                     waiting.remove(id)
             else:
                 self._take(delivery, _by(subject), message)
+
+    def _told(self, subject: str, failure: Failure, text: bytes) -> None:
+        """What the bus says of a payload. The last token of the reply subject serves this alone; messages are known by
+        their envelopes.
+        """
+        by, first = _by(subject), subject.rpartition(".")[2]
+        for id in self._together.take(first):
+            self._failed(id, by, failure, text)
 
     def _waiter(self, id: str, by: str) -> Waiter | None:
         """Who waits for what comes of a request, where that is said by whom it was sent to."""
