@@ -1,4 +1,6 @@
-"""A real TCP proxy for a test, on a free port of the loopback: it stands between two programs, and cuts one direction."""
+"""A real TCP proxy for a test, on a free port of the loopback: it stands between two programs, and cuts one direction,
+or both, or puts words into the mouth of a server.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,9 @@ class Proxy:
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._cut = {"out": False, "back": False}
+        self._shut = False
+        self._words = (b"", b"")
+        self._said = b""
         self._changed = threading.Event()
         self._over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -41,12 +46,30 @@ class Proxy:
     def cut(self, *, out: bool = False, back: bool = False) -> None:
         """From now on nothing gets out (from who has connected), or back, or neither. Returns when that is so."""
         self._cut = {"out": out, "back": back}
+        self._change()
+
+    def shut(self) -> None:
+        """End all connections; those that are made meanwhile end at once."""
+        self._shut = True
+        self._change()
+
+    def heal(self) -> None:
+        self._shut = False
+        self.cut()
+
+    def replace(self, old: bytes, new: bytes) -> None:
+        """From now on what comes back says `new` where the server has said `old`."""
+        self._words = (old, new)
+
+    def say(self, line: bytes) -> None:
+        """Say something in the server's place, to all that have connected. Nothing else may be on its way back."""
+        self._said = line
+        self._change()
+
+    def _change(self) -> None:
         self._changed.clear()
         self._wake.send(b"!")
         assert self._changed.wait(60)
-
-    def heal(self) -> None:
-        self.cut()
 
     def close(self) -> None:
         self._over = True
@@ -69,6 +92,9 @@ class Proxy:
 
     def _accept(self) -> None:
         client, _ = self._listening.accept()
+        if self._shut:
+            client.close()
+            return
         try:
             server = socket.create_connection(("127.0.0.1", self._to), 1)
         except OSError:
@@ -79,7 +105,11 @@ class Proxy:
 
     def _arrange(self) -> None:
         """Read what is not cut, and nothing else."""
+        for client, _ in list(self._pairs) if self._shut else ():
+            self._end(client)
+        said, self._said = self._said, b""
         for client, server in self._pairs:
+            client.sendall(said)
             for one, other, way in ((client, server, "out"), (server, client, "back")):
                 registered = one in self._selector.get_map()
                 if self._cut[way] and registered:
@@ -92,13 +122,18 @@ class Proxy:
         data = b""
         with suppress(OSError):
             data = one.recv(BYTES)
-            other.sendall(data)
+            from_server = any(one is server for _, server in self._pairs)
+            other.sendall(data.replace(*self._words) if from_server and self._words[0] else data)
         if not data:
-            self._pairs = [pair for pair in self._pairs if one not in pair]
-            for end in (one, other):
-                if end.fileno() >= 0 and end in self._selector.get_map():
-                    self._selector.unregister(end)
-                end.close()
+            self._end(one)
+
+    def _end(self, one: socket.socket) -> None:
+        """The connection of which it is an end."""
+        for end in [end for pair in self._pairs if one in pair for end in pair]:
+            if end.fileno() >= 0 and end in self._selector.get_map():
+                self._selector.unregister(end)
+            end.close()
+        self._pairs = [pair for pair in self._pairs if one not in pair]
 
 
 @contextmanager

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mbactor.errors import ActorStopped, MbactorError, MessageTooLarge, NodeLeaving, Unavailable, to_wire
+from mbactor.errors import ActorStopped, MessageTooLarge, NodeLeaving, Unavailable, to_wire
 from mbactor.kernel.client import BytesCall
 from mbactor.kernel.feature import EVERY
 from mbactor.transport.address import Address
 from mbactor.transport.bus import Bus
 from mbactor.transport.codec import packed
 from mbactor.transport.headers import passed_on
-from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, Op, payload_of, reply_part
-from mbactor.transport.outbox import BYTES, Batch, Outbox
+from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, Op, reply_part
+from mbactor.transport.outbox import BYTES, Outbox
 from mbactor.transport.responders import private_queue
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class Kept:
     """
 
     def __init__(self, bus: Bus) -> None:
-        self._bus = bus
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._bytes = 0
         bus.when_back(self.leave)
@@ -57,10 +56,6 @@ class Kept:
         while len(self._waiting) > MOST_KEPT or self._bytes > BYTES_KEPT:
             self._bytes -= self._waiting.popleft()[0]
 
-    def batch(self, batch: Batch, error: MbactorError) -> None:  # noqa: ARG002 - what an outbox tells
-        """Keep answers that were to leave together."""
-        self.add(batch.size, partial(self._bus.publish, batch.subject, payload_of(batch.parts)))
-
     def clear(self) -> None:
         """Nothing of it will leave."""
         self._waiting.clear()
@@ -71,7 +66,9 @@ class Kept:
         waiting = [send for _, send in self._waiting]
         self.clear()
         for send in waiting:
-            with suppress(Unavailable):  # the bus is cut again: whoever still waits goes by its time budget
+            # The bus is cut again, or carries less by now than an envelope needs: whoever still waits goes by its time
+            # budget.
+            with suppress(Unavailable, MessageTooLarge):
                 send()
 
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from mbactor.errors import MbactorError, NodeLeaving, Unavailable
+from mbactor.errors import MbactorError, MessageTooLarge, NodeLeaving, Unavailable
 from mbactor.kernel.answers import ACCEPTED, Kept
 from mbactor.transport import subjects
 from mbactor.transport.bus import Delivery
 from mbactor.transport.fragments import WHOLE, Cut
-from mbactor.transport.message import JSON, OVERHEAD, Envelope, Message
-from mbactor.transport.outbox import BYTES, Outbox
+from mbactor.transport.message import JSON, OVERHEAD, Envelope, Message, message_of, payload_of
+from mbactor.transport.outbox import BYTES, Batch, Outbox
 from mbactor.transport.transfers import Transfer, Transfers
 
 if TYPE_CHECKING:
@@ -93,6 +93,18 @@ class Parts:
         key = f"={source}.{asker}.{message.envelope.id}.{message.envelope.replica}"
         broken = partial(self.kept.add, len(message.body), partial(self.answer, reply, message))
         self.transfers.start(key, Given(cut, reply, broken))
+
+    def keep(self, batch: Batch) -> None:
+        """Have answers that could not leave together do so when the bus is back."""
+        self.kept.add(batch.size, partial(self._leave_together, batch))
+
+    def _leave_together(self, batch: Batch) -> None:
+        try:
+            self.bus.publish(batch.subject, payload_of(batch.parts))
+        except MessageTooLarge:  # the broker is another by now, which carries less
+            for part in batch.parts:
+                with suppress(MessageTooLarge):
+                    self.answer(batch.subject, message_of(part))
 
 
 class Given(Transfer):

@@ -25,7 +25,7 @@ from mbactor.transport.codec import packed
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.headers import passed_on, with_passed
 from mbactor.transport.message import JSON, MSGPACK, Envelope, Message, messages_of
-from mbactor.transport.outbox import Outbox
+from mbactor.transport.outbox import Batch, Outbox
 from mbactor.transport.peers import Group, question_of
 from mbactor.transport.reassembly import Bounds
 from mbactor.transport.requester import Requester
@@ -49,7 +49,7 @@ class Remote:
         bus.when_cut(transfers.clear)
         self._requester = Requester(bus, node.plane, node.id, ack_window, transfers, node.locality, coalesce=coalesce)
         kept = Kept(bus)
-        self._replies = Outbox(bus, gather=coalesce and not bus.tells_all, sent=_nothing, unsent=kept.batch)
+        self._replies = Outbox(bus, gather=coalesce and not bus.tells_all, sent=_nothing, unsent=self._unsent)
         self._ways: dict[Any, WayOut] = {}
         self.parts = Parts(self, transfers, self._replies, kept)
         self._answers = Answers(bus, ack_window, self.parts.answer, self._replies, kept, bounds.body)
@@ -239,6 +239,9 @@ class Remote:
         return host or self._node.name
 
     # --- in -----------------------------------------------------------------------------------------------------
+
+    def _unsent(self, batch: Batch, error: MbactorError) -> None:  # noqa: ARG002 - what an outbox tells
+        self.parts.keep(batch)
 
     def receive(self, cell: Cell, route: Route | None, delivery: Delivery) -> None:
         try:

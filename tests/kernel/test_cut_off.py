@@ -17,6 +17,7 @@ from mbactor.kernel import parts
 from mbactor.kernel.answers import BYTES_KEPT, MOST_KEPT, Kept
 from mbactor.transport import LocalBus
 from tests.nats import PATIENCE, NatsServer, nats_server
+from tests.proxy import proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -107,6 +108,45 @@ async def test_what_is_answered_while_the_connection_is_lost_comes_when_it_is_ba
             assert [len(one) for one in await asyncio.gather(*asked)] == [10, 70_000, 300_000]
             with pytest.raises(MbactorError, match="closed"):
                 await refused
+
+
+@pytest.mark.parametrize(("limit", "too_large"), [(4096, 10**6), (1024, 1024)])
+async def test_what_is_answered_together_meanwhile_comes_apart_where_the_broker_carries_less_when_it_is_back(
+    nats: NatsServer, limit: int, too_large: int
+) -> None:
+    """Below 1,098 bytes nothing goes in fragments: who is answered with more does not learn of it, and all else does."""
+    with proxy(nats.port) as between:
+        async with (
+            ActorSystem("asks", transport=nats.url, plane="less", ack_window=PATIENCE) as asks,
+            ActorSystem("serves", transport=between.url, plane="less") as serves,
+        ):
+            go_on, told = asyncio.Event(), asyncio.Event()
+            bus = serves.node.remote.bus
+            bus.when_back(told.set)
+            await serves.spawn(child(Desk, args={"go_on": go_on}))
+            await serves.node.remote.flush()
+            with anyio.fail_after(PATIENCE):
+                sizes = [500, 600, 700, 2_000, 800, 5_000]
+                refused = asyncio.ensure_future(asks.ask(Desk.refuse, "x" * 2_000))
+                asked = [asyncio.ensure_future(asks.ask(Desk.make, size)) for size in sizes]
+                while await asks.ask(Desk.begun) < 1 + len(asked):
+                    await asyncio.sleep(0.01)
+            between.shut()
+            await until(lambda: bus.unready() is not None)
+            go_on.set()
+            await until(lambda: serves.node.remote.parts.kept._bytes > sum(sizes) + 2_000)
+            between.replace(b'"max_payload":65536', b'"max_payload":%d' % limit)
+            between.heal()
+            await told.wait()
+            assert bus.max_payload == limit
+            for size, answer in zip(sizes, asked, strict=True):
+                if size < too_large:
+                    assert len(await answer) == size
+            if too_large > limit:
+                with pytest.raises(MbactorError, match="x" * 2_000):
+                    await refused
+            for one in (refused, *asked):
+                one.cancel()
 
 
 async def test_a_large_answer_that_breaks_off_in_the_middle_goes_on_when_the_connection_is_back(
