@@ -32,6 +32,7 @@ _LENGTH = 3
 """Bytes more that the length of a body takes than that of none."""
 _LONGEST = (2**31, 2**31)
 """As a `fragment`: no pair of numbers takes more bytes."""
+_TOO_LITTLE = "the broker carries at most {} (its setting max_payload), which is too little for a part of it"
 
 
 class Cut:
@@ -48,7 +49,7 @@ class Cut:
         head = len(Message(replace(message.envelope, fragment=_LONGEST), b"").to_bytes()) + _LENGTH
         self._chunk = min(CHUNK, limit - head)
         if self._chunk < LEAST:
-            raise MessageTooLarge(head + LEAST, limit)
+            raise MessageTooLarge(head + len(self._body), limit, _TOO_LITTLE)
         self.of = -(-len(self._body) // self._chunk)
 
     @property

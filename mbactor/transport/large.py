@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from mbactor.errors import MbactorError, Unavailable, to_wire
+from mbactor.errors import AddressTooLong, MbactorError, Unavailable, to_wire
 from mbactor.transport import subjects
 from mbactor.transport.address import Address
 from mbactor.transport.ask import Ask
@@ -67,10 +67,13 @@ class Large:
         asked = self._transfers.find(_key(ack.id))
         if not isinstance(asked, Asked) or not ack.replica or ack.replica in asked.takers:
             return False
+        try:
+            subject = self._to(asked, ack)
+        except AddressTooLong:  # nobody can be called so
+            return False
         asked.takers.add(ack.replica)
         if not asked.multi:
             self._transfers.end(_key(ack.id))
-        subject = subjects.request_subject(self._plane, asked.source, _own(asked.address, ack, multi=asked.multi))
         # One of many that is gone must not read as "nobody is there".
         reply = asked.reply
         if asked.multi and reply is not None:
@@ -87,11 +90,13 @@ class Large:
             return
         broken = self._broken.get(ack.id)
         if broken is not None and ack.replica and ack.fragment[0]:
-            subject = subjects.request_subject(
-                self._plane, broken.source, _own(broken.address, ack, multi=broken.multi)
-            )
-            with suppress(Unavailable):  # the bus is cut again
-                self._bus.publish(subject, broken.word, reply=broken.reply)
+            with suppress(Unavailable, AddressTooLong):  # the bus is cut again; or nobody can be called so
+                self._bus.publish(self._to(broken, ack), broken.word, reply=broken.reply)
+
+    def _to(self, request: Asked | Broken, ack: Envelope) -> str:
+        """Where who has taken a request gets the rest of it. AddressTooLong."""
+        own = _own(request.address, ack, multi=request.multi)
+        return subjects.request_subject(self._plane, request.source, own)
 
     def _broke_off(self, asked: Asked) -> None:
         while len(self._broken) >= _BROKEN:
@@ -128,7 +133,8 @@ class Large:
         first = answer.envelope
         ack = Message(Envelope("ack", first.id, fragment=(number, of), replica=self._node), b"")
         address = _own(answer.waiter.address, first, multi=bool(first.queue))
-        with suppress(Unavailable):  # the bus is cut: whoever waits is told of that
+        # The bus is cut: whoever waits is told of that. Or nobody can be called so: then no more of it comes.
+        with suppress(Unavailable, AddressTooLong):
             self._bus.publish(subjects.request_subject(self._plane, answer.source, address), ack.to_bytes())
 
 

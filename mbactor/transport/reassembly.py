@@ -16,8 +16,8 @@ A body is given out whole and unchanged, or not at all:
 - A process of which nothing comes for `QUIET` sweeps, though it was asked, leaves its turns to others until something
   does: one that died while it sent much would keep all of them waiting. What it was asked for is not counted meanwhile,
   up to `LENT` times those bytes.
-- What is not continued for `Bounds.silent` sweeps, or is not complete at its deadline, is given up. Sweeps count, not
-  seconds: a process that stood still has not been able to read either.
+- What is not continued for `Bounds.silent` sweeps, or is not complete at its deadline, or after `Bounds.lasts` sweeps,
+  is given up. Sweeps count, not seconds: a process that stood still has not been able to read either.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Bounds:
     """On their way, of one message."""
     silent: int = 10
     """Sweeps without a fragment that was asked for."""
+    lasts: int = 900
+    """Sweeps until a message is complete, which may have no deadline."""
 
     @classmethod
     def of(cls, body: int) -> Bounds:
@@ -106,6 +108,7 @@ class _Entry(Generic[T]):
     """One message of which the first fragment is here."""
 
     __slots__ = (
+        "age",
         "buffer",
         "chunk",
         "deadline",
@@ -134,7 +137,7 @@ class _Entry(Generic[T]):
         self.early: set[int] = set()
         """Those that are here although one before is not."""
         self.pulled = 1
-        self.silent = 0
+        self.silent = self.age = 0
         self.waits = False
         """Whether it stands in line for its turn."""
 
@@ -248,6 +251,7 @@ class Reassembly(Generic[T]):
         events: list[Event[T]] = []
         self._listen()
         for key, entry in list(self._entries.items()):
+            entry.age += 1
             if entry.coming or self._is_quiet(entry.process):
                 entry.silent += 1
             if entry.deadline <= now:
@@ -255,6 +259,9 @@ class Reassembly(Generic[T]):
                 events += self._refuse(key, _not_taken(BudgetSpent(text)))
             elif entry.silent > self.bounds.silent:
                 text = f"{entry.received} of {entry.of} fragments came, and then no more for {entry.silent} s"
+                events += self._refuse(key, Unavailable(text))
+            elif entry.age > self.bounds.lasts:
+                text = f"{entry.received} of {entry.of} fragments had come after {entry.age} s"
                 events += self._refuse(key, Unavailable(text))
             elif entry.silent > 1 or entry.waits:
                 events.append(Pull(entry.first, entry.pulled, entry.of))

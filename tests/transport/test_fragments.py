@@ -72,10 +72,19 @@ def test_a_fragment_is_no_longer_than_pays_and_is_no_copy() -> None:
     assert part.obj is body
 
 
+def test_of_a_hundred_thousand_fragments_none_is_above_the_limit_either() -> None:
+    made = Cut(Message(Envelope("ask", "1"), bytes(100_000 * LEAST)), 1_100)
+    assert made.of > 2**16
+    assert max(len(made[number].to_bytes()) for number in (1, 2**16, 2**16 + 1, made.of - 1, made.of)) <= 1_100
+
+
 def test_an_envelope_that_leaves_no_room_is_refused() -> None:
     message = Message(Envelope("ask", "1", baggage={"k": "x" * 1_000}), bytes(5_000))
-    with pytest.raises(MessageTooLarge):
+    with pytest.raises(
+        MessageTooLarge, match=r"at most 2000 \(its setting max_payload\), which is too little"
+    ) as caught:
         Cut(message, 2_000)
+    assert caught.value.size > 6_000
 
 
 # --- putting together -----------------------------------------------------------------------------------------------
@@ -207,6 +216,20 @@ def test_the_last_fragment_cannot_make_a_body_larger_than_the_limit() -> None:
     assert isinstance(refusal(reassembly.add("a", "s", (2, 2), bytes(LEAST), "x", NEVER)), MessageTooLarge)
 
 
+@pytest.mark.parametrize("chunk", [LEAST, 5_000, 32_001, 63_999])
+def test_a_body_of_just_the_limit_has_room_however_it_is_cut_and_one_byte_more_has_not(chunk: int) -> None:
+    for more in (0, 1):
+        body, reassembly = body_of(SMALL.body + more), Reassembly[str](SMALL)
+        parts = [body[at : at + chunk] for at in range(0, len(body), chunk)]
+        events = [
+            event
+            for number, part in enumerate(parts, 1)
+            for event in reassembly.add("a", "s", (number, len(parts)), part, "a", NEVER)
+        ]
+        assert bodies(events) == [body][more:]
+        assert len([event for event in events if isinstance(event, Refused)]) == more
+
+
 def test_room_is_bounded_for_each_sender_and_for_all_and_comes_back() -> None:
     reassembly = Reassembly[str](SMALL)
     made = cut(40_000)
@@ -256,6 +279,13 @@ def test_whoever_waits_is_told_again_how_far_it_may_send() -> None:
     [pull] = add(reassembly, made[1])
     assert reassembly.sweep(0.0) == []
     assert reassembly.sweep(0.0) == [pull]
+    reassembly = Reassembly[str](Bounds(coming=1_500))
+    for key in "ab":
+        add(reassembly, made[1], key, key)
+    for _ in range(2 * SMALL.silent):
+        add(reassembly, made[1], "a", "a")
+        waits = [event for event in reassembly.sweep(0.0) if isinstance(event, Pull) and event.first == "b"]
+        assert waits == [Pull("b", 1, made.of)], "also as long as others come"
 
 
 def test_the_deadline_ends_a_message() -> None:
@@ -266,6 +296,32 @@ def test_the_deadline_ends_a_message() -> None:
     assert isinstance(error, BudgetSpent)
     assert error.taken == "no"
     assert reassembly.held == 0
+
+
+def test_without_a_deadline_a_message_ends_all_the_same_however_it_is_kept_alive() -> None:
+    """A sender that sends one fragment over and over would have its room for ever."""
+    reassembly = Reassembly[str](Bounds(lasts=20, silent=3))
+    made = cut(9_000)
+    add(reassembly, made[1])
+    for _ in range(20):
+        add(reassembly, made[2])
+        assert not [event for event in reassembly.sweep(0.0) if isinstance(event, Refused)]
+    error = refusal(reassembly.sweep(0.0))
+    assert (error.status, error.taken, str(error)) == (503, "no", f"2 of {made.of} fragments had come after 21 s")
+    assert (reassembly.held, len(reassembly)) == (0, 0)
+
+
+def test_who_sends_all_of_it_again_is_heard_although_nothing_new_comes() -> None:
+    reassembly = Reassembly[str](Bounds(silent=2))
+    made = cut(9_000)
+    for number in (1, 2, 3):
+        add(reassembly, made[number])
+    for number in (1, 2, 3):
+        for _ in range(2):
+            assert not [event for event in reassembly.sweep(0.0) if isinstance(event, Refused)]
+        add(reassembly, made[number])
+    events = [event for number in range(4, made.of + 1) for event in add(reassembly, made[number])]
+    assert bodies(events) == [body_of(9_000)]
 
 
 def test_a_sender_may_end_it_and_need_not_wait_to_be_asked() -> None:
@@ -327,6 +383,27 @@ def test_who_falls_silent_leaves_the_turns_to_others_and_has_them_again_when_hea
     swept = [event for _ in range(3 * SMALL.silent) for event in reassembly.sweep(0.0)]
     assert sorted(event.first for event in swept if isinstance(event, Refused)) == ["a1", "a3"]
     assert (len(reassembly), reassembly._coming, reassembly._lent, reassembly._quiet) == (0, 0, 0, {})
+
+
+def test_what_is_asked_of_those_that_are_silent_is_bounded_too() -> None:
+    reassembly = Reassembly[str](Bounds(coming=4_000, ahead=4_000, silent=100))
+    dead = [f"dead{number}" for number in range(LENT + 3)]
+    pulled = dict.fromkeys(dead, 1)
+    events = [event for key in dead for event in reassembly.add(key, key, (1, 9), bytes(2_000), key, NEVER)]
+    for _ in range((QUIET + 1) * len(dead)):
+        events += reassembly.sweep(0.0)
+    for event in events:
+        if isinstance(event, Pull):
+            pulled[event.first] = max(pulled[event.first], event.number)
+    assert sum(number > 1 for number in pulled.values()) == 1 + LENT
+
+
+def test_of_those_that_have_ended_some_thousands_are_remembered() -> None:
+    reassembly = Reassembly[str](SMALL)
+    for number in range(5_000):
+        assert isinstance(refusal(reassembly.add(str(number), "s", (1, 9), b"lie", "x", NEVER)), BadRequest)
+    assert reassembly.add("4999", "s", (2, 9), b"lie", "x", NEVER) == []
+    assert isinstance(refusal(reassembly.add("0", "s", (2, 9), b"lie", "x", NEVER)), Unavailable)
 
 
 class Hears(RuleBasedStateMachine):

@@ -28,14 +28,17 @@ from mbactor.errors import (
     Unavailable,
 )
 from mbactor.testing.loop import VirtualTimeLoop
-from mbactor.transport import Address, Envelope, LocalBus, Message, Requester, subjects
+from mbactor.transport import Address, Bus, Envelope, LocalBus, Message, Requester, subjects
 from mbactor.transport.ask import error_in
 from mbactor.transport.codec import encode
+from mbactor.transport.fragments import CHUNK
 from mbactor.transport.message import messages_of
 from mbactor.transport.nats import NatsBus
 from mbactor.transport.reassembly import Bounds
+from mbactor.transport.transfers import BURST, FULL
 from tests.nats import NatsServer, nats_server
 from tests.process import ROOT, pause
+from tests.proxy import Proxy, proxy
 from tests.transport.inbox import Inbox
 from tests.transport.large_parts import PLANE, Listener, Reader, Source, Store, system
 
@@ -130,7 +133,9 @@ def test_what_is_too_large_is_refused_with_the_limit_in_both_directions() -> Non
             with pytest.raises(MessageTooLarge) as caught:
                 await asks.ask(Store.make, 200_000)  # the asker does not take it
             assert (caught.value.limit, caught.value.taken) == (100_000, "yes")
+            began = asyncio.get_running_loop().time()
             await nothing_is_left(asks, serves)
+            assert asyncio.get_running_loop().time() - began < 1, "who answers is told that it is not wanted"
 
     virtually(work())
 
@@ -193,9 +198,10 @@ def test_who_gives_up_ends_the_transfer_and_the_actor_sees_nothing_of_it() -> No
 class Taker:
     """A program of somebody else that takes requests by the documented rules, as far as it wants."""
 
-    def __init__(self, bus: LocalBus, replica: str = "id-raw", pulls: int = 1) -> None:
+    def __init__(self, bus: Bus, replica: str = "id-raw", pulls: int = 1) -> None:
         self.bus = bus
         self.replica = replica
+        self.reply = ""
         self.pulls = pulls
         self.got: list[Message] = []
         self._own = bus.subscribe(subjects.instance_pattern(PLANE, ADDRESS.host, replica), self.take)
@@ -203,14 +209,17 @@ class Taker:
         self._queue = bus.subscribe(pattern, self.take, queue=ADDRESS.host)
 
     def take(self, delivery: Any) -> None:
-        [message] = messages_of(delivery.data)
-        self.got.append(message)
-        number, of = message.envelope.fragment
-        if number == 1 and message.envelope.op == "ask":
-            self.say(delivery, Envelope("ack", message.envelope.id, fragment=(self.pulls, of), replica=self.replica))
+        for message in messages_of(delivery.data):
+            self.got.append(message)
+            number, of = message.envelope.fragment
+            if number == 1 < of:
+                self.reply = delivery.reply
+                self.pull(message.envelope.id, self.pulls, of)
 
-    def say(self, delivery: Any, envelope: Envelope) -> None:
-        self.bus.publish(delivery.reply, Message(envelope, b"").to_bytes())
+    def pull(self, id: str, number: int, of: int) -> None:
+        """Ask for the fragments up to this number."""
+        ack = Envelope("ack", id, fragment=(number, of), replica=self.replica)
+        self.bus.publish(self.reply, Message(ack, b"").to_bytes())
 
     def numbers(self) -> list[int]:
         return [m.envelope.fragment[0] for m in self.got if m.envelope.op == "ask"]
@@ -247,6 +256,129 @@ def test_a_taker_that_falls_silent_or_goes_has_taken_nothing_and_it_is_sent_agai
                 assert await asked == 200_000
                 assert await asks.ask(Store.count) == 1
             await nothing_is_left(asks)
+
+    virtually(work())
+
+
+def test_who_says_that_it_is_there_is_waited_for_although_it_asks_for_no_more_yet() -> None:
+    """As one does whose turn it is not."""
+
+    async def work() -> None:
+        bus = LocalBus(LIMIT)
+        async with system("asks", bus) as asks:
+            taker = Taker(bus, pulls=2)
+            asks.tell(Store.keep, bytes(100_000))
+            await until(lambda: taker.numbers() == [] and len(taker.got) == 2)
+            id, of = taker.got[0].envelope.id, taker.got[0].envelope.fragment[1]
+            for _ in range(30):
+                await asyncio.sleep(2)
+                taker.pull(id, 2, of)
+            taker.pull(id, 2**62, of)  # it gets what there is
+            await until(lambda: len(taker.got) == of)
+            await nothing_is_left(asks)
+            assert [len(asks.dead_letters), len(taker.got)] == [0, of]
+
+    virtually(work())
+
+
+def test_who_has_all_of_a_request_gets_no_more_of_it_and_it_is_not_kept_for_who_waits() -> None:
+    async def work() -> None:
+        bus = LocalBus(LIMIT)
+        async with system("asks", bus) as asks:
+            taker = Taker(bus, pulls=2**31)
+            asked = asyncio.ensure_future(asks.ask(Store.size, bytes(100_000)))
+            await until(lambda: len(taker.got) == 7)
+            [waiter] = waiting(asks)
+            assert waiter.message is None
+            taker.pull(waiter.id, 7, 7)
+            await bus.flush()
+            asked.cancel()
+            asks.ask_all(Store.each, bytes(100_000))
+            await until(lambda: len(taker.got) == 14)
+            taker.pull(taker.got[-1].envelope.id, 7, 7)
+            await bus.flush()
+            await nothing_is_left(asks)
+            assert taker.numbers() == [1, 2, 3, 4, 5, 6, 7] * 2
+
+    virtually(work())
+
+
+def test_one_that_asks_for_more_and_does_not_say_who_it_is_gets_nothing_and_nor_does_another() -> None:
+    async def work() -> None:
+        bus = LocalBus(LIMIT)
+        async with system("asks", bus) as asks:
+            taker = Taker(bus, replica="", pulls=3)
+            with pytest.raises(BudgetSpent):
+                await asks.ask(Store.size, bytes(100_000))
+            await nothing_is_left(asks)
+            assert {*taker.numbers()} == {1}, "it is sent again, and never more than the first of it"
+
+    virtually(work())
+
+
+def test_of_those_that_broke_off_some_are_remembered() -> None:
+    async def work() -> None:
+        bus = LocalBus(LIMIT)
+        async with system("asks", bus) as asks:
+            taker = Taker(bus, pulls=1)
+            for _ in range(1500):
+                asks.tell(Store.keep, bytes(LIMIT))
+            await until(lambda: len(taker.got) == 1500)
+            await bus.flush()
+            transfers(asks).clear()  # as the bus has it done when it is cut
+            remembered: Any = asks.node.remote._requester
+            assert len(remembered._large._broken) == 1024
+            for message in (taker.got[0], taker.got[-1]):
+                taker.pull(message.envelope.id, 2, 2)
+            await until(lambda: len(taker.got) > 1500)
+            await bus.flush()
+            assert [m.envelope.id for m in taker.got[1500:]] == [taker.got[1499].envelope.id]
+
+    virtually(work())
+
+
+def test_what_leaves_at_once_is_bounded_and_no_time_is_lost_between() -> None:
+    async def work() -> None:
+        bus, loop = LocalBus(LIMIT), asyncio.get_running_loop()
+        async with system("asks", bus) as asks:
+            taker = Taker(bus, pulls=2**31)
+            asks.tell(Store.keep, bytes(20 * BURST))
+            began, before, most = loop.time(), 0, 0
+            while not taker.got or len(taker.got) < taker.got[0].envelope.fragment[1]:
+                await asyncio.sleep(0)
+                most, before = max(most, len(taker.got) - before), len(taker.got)
+            assert most <= BURST // LIMIT + 2
+            assert loop.time() == began
+
+    virtually(work())
+
+
+def test_a_taker_under_a_name_that_nobody_can_have_harms_nobody_else() -> None:
+    async def work() -> None:
+        problems: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        bus, name = LocalBus(LIMIT), "x" * 2000
+        async with system("asks", bus) as asks:
+            taker = Taker(bus, name, pulls=3)
+            asked, answered = asks.ask(Store.size, bytes(100_000)), asks.ask(Store.make, 1)
+            asks.tell(Store.keep, bytes(100_000))
+            await until(lambda: len(taker.got) == 3)
+            [id] = [message.envelope.id for message in taker.got if message.envelope.fragment == (1, 1)]
+            part = Message(Envelope("reply", id, fragment=(1, 9), replica=name), bytes(2_000))
+            bus.publish(taker.reply, part.to_bytes())
+            with pytest.raises(Unavailable, match="1 of 9 fragments came, and then no more"):
+                await answered
+            with pytest.raises(BudgetSpent):
+                await asked
+            await nothing_is_left(asks)
+            given_up = asyncio.ensure_future(asks.ask(Store.size, bytes(100_000)))
+            taker.pulls = 0
+            await until(lambda: len(taker.got) == 4)
+            given_up.cancel()
+            transfers(asks).clear()  # as the bus has it done when it is cut
+            taker.pull(taker.got[-1].envelope.id, 2, 7)
+            await bus.flush()
+            assert (len(asks.dead_letters), problems) == (1, [])
 
     virtually(work())
 
@@ -501,6 +633,31 @@ def process(*args: str) -> Iterator[subprocess.Popen[str]]:
             running.kill()
 
 
+def test_what_a_broker_does_not_take_waits_where_it_is_and_leaves_when_it_does(tmp_path: Path) -> None:
+    async def work(server: NatsServer) -> None:
+        bus = NatsBus(server.url)
+        await bus.connect()
+        async with system("asks", server.url) as asks:
+            taker = Taker(bus, pulls=2**31)
+            await bus.flush()
+            asks.tell(Store.keep, bytes(50_000_000))
+            await until(lambda: sent_of(asks) > 3, 0)
+            server.pause()
+            waits = asks.node.remote.bus.waiting
+            await until(lambda: waits() >= FULL, 0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert waits() < FULL + BURST + CHUNK
+            assert isinstance(transfers(asks)._pumps, asyncio.TimerHandle), "no turn is spent on it meanwhile"
+            server.resume()
+            await until(lambda: len(taker.got) == taker.got[0].envelope.fragment[1])
+            await nothing_is_left(asks)
+        await bus.close()
+
+    with nats_server(tmp_path) as server:
+        asyncio.run(work(server))
+
+
 def test_bodies_cross_a_broker_that_carries_less(small: NatsServer) -> None:
     async def work() -> None:
         async with system("asks", small.url) as asks, system("serves", small.url) as serves:
@@ -544,6 +701,43 @@ def test_bodies_cross_a_broker_that_has_come_to_carry_less(tmp_path: Path, body:
 
     with nats_server(tmp_path) as server:
         asyncio.run(work(server))
+
+
+def test_a_limit_that_the_server_changes_holds_for_what_leaves_from_then_on(tmp_path: Path) -> None:
+    async def work(server: NatsServer, between: Proxy) -> None:
+        async with system("asks", between.url) as asks, system("serves", server.url) as serves:
+            bus, seen, asked = asks.node.remote.bus, Inbox(), bytes(60_000)
+
+            async def limit(size: int) -> None:
+                await asks.node.remote.flush()
+                between.say(b'INFO {"max_payload":%d}\r\n' % size)
+                await until(lambda: bus.max_payload == size)
+                seen.got.clear()
+
+            taker = Taker(serves.node.remote.bus)
+            await serves.node.remote.flush()
+            begun = asyncio.ensure_future(asks.ask(Store.echo, bytes(2_000_000)))
+            await until(lambda: sent_of(asks) == 1 and len(transfers(asks)) == 1 and len(taker.got) == 1)
+            await limit(4096)
+            taker.pull(taker.got[0].envelope.id, 2, taker.got[0].envelope.fragment[1])
+            with pytest.raises(MessageTooLarge) as caught:
+                await begun  # it is cut to larger pieces already
+            assert caught.value.taken == "no"
+            await nothing_is_left(asks)
+            taker.dies()
+            await serves.spawn(Store)
+            serves.node.remote.bus.subscribe(f"{PLANE}.safe.>", seen)
+            await serves.node.remote.flush()
+            assert await asyncio.gather(*(asks.ask(Store.size, asked) for _ in range(20))) == [60_000] * 20
+            few = [asks.ask(Store.size, b"x" * 500) for _ in range(50)]
+            assert await asyncio.gather(*few) == [500] * 50
+            assert max(len(one.data) for one in seen.got) <= 4096
+            await limit(1024 * 1024)
+            assert await asks.ask(Store.size, asked) == 60_000
+            assert [len(one.data) > 60_000 for one in seen.got] == [True]
+
+    with nats_server(tmp_path) as server, proxy(server.port) as between:
+        asyncio.run(work(server, between))
 
 
 def test_an_event_crosses_a_broker_that_carries_less(small: NatsServer) -> None:
