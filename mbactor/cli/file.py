@@ -67,8 +67,10 @@ def declared(topology: Topology) -> TreeNode:
 
 def place_of(places: Mapping[tuple[str, ...], str], path: str) -> str:
     """Where a child stands, or the one that makes it in code; empty where neither is known."""
-    ids = tuple(path.split("/"))
-    return next((places[ids[:end]] for end in range(len(ids), 0, -1) if ids[:end] in places), "")
+    from mbactor.supervisor.topology.children import nearest
+
+    found = nearest(places, tuple(path.split("/")))
+    return places[found] if found else ""
 
 
 def _refuse(file: Path, problems: Sequence[str]) -> NoReturn:

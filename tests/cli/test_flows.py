@@ -394,6 +394,10 @@ def test_the_database_is_that_of_the_foreman_in_the_file(shop: Shop, tmp_path: P
         )
         == 4
     )
+    whole = tree
+    tree = whole.replace("      children:", "      partitions: 1\n      children:")
+    assert len(json.loads(listed(f'database: "{shop.url}"').stdout)["flows"]) == 4
+    tree = whole
     assert "in memory" in listed("workers: 1").stderr
     (tmp_path / "tree.yaml").write_text("version: 1\nname: x\nsupervisor:\n  children:\n    - gateway: {port: 1}\n")
     none = CliRunner().invoke(main, ["flows", "list", "-f", "tree.yaml"])

@@ -541,13 +541,14 @@ def test_check_refuses_a_schedule_of_a_workflow_that_its_class_has_not(tmp_path:
     )
     topology = tmp_path / "topology.yaml"
 
-    def checked(*workflows: str) -> subprocess.CompletedProcess[str]:
+    def checked(*workflows: str, several: str = "") -> subprocess.CompletedProcess[str]:
         named = [f"{{name: s{n}, workflow: '{one}', cron: '0 3 * * *'}}" for n, one in enumerate(workflows)]
         topology.write_text(
             "version: 1\nsupervisor:\n  children:\n"
             "    - {actor: 'shop_of_ticks:Shop'}\n    - {actor: 'shop_of_ticks:Bare'}\n"
             "    - {actor: 'shop_of_ticks:Nameless'}\n"
-            f"    - supervisor: inner\n      children:\n        - foreman: {{schedules: [{', '.join(named)}]}}\n"
+            f"    - supervisor: inner\n{several}"
+            f"      children:\n        - foreman: {{schedules: [{', '.join(named)}]}}\n"
         )
         return command("check", str(topology), cwd=tmp_path)
 
@@ -561,6 +562,8 @@ def test_check_refuses_a_schedule_of_a_workflow_that_its_class_has_not(tmp_path:
         f"error: {topology}:9:11: schedule 's2': bare.example has no workflow https://bare.example:428/sell; it has none\n"
         f"{topology}: 2 mistakes, nothing was started\n"
     )
+    partition = checked("https://shop.example:428/sel", several="      partitions: 1\n")
+    assert f"error: {topology}:10:11: schedule 's0': shop.example has no workflow" in partition.stderr
     no_workflow = checked("https://shop.example/sell")
     assert no_workflow.returncode == 2
     assert "is at port 443, and workflows are at 428" in no_workflow.stderr

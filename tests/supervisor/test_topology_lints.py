@@ -10,6 +10,7 @@ from hypothesis import given
 
 from mbactor.kernel.actor import Actor
 from mbactor.supervisor.dynamic import DynamicSupervisor
+from mbactor.supervisor.partition import PartitionSupervisor
 from mbactor.supervisor.spec import ChildSpec, SupervisorSpec, child
 from mbactor.supervisor.supervisor import Supervisor
 from mbactor.supervisor.topology.lints import MOST_ATTEMPTS, Lint, lints, spec_of, stop_time
@@ -203,6 +204,26 @@ def test_the_children_of_a_class_count_where_it_has_them_before_it_is_constructe
     assert found(child(DynamicSupervisor, shutdown="1s")) == []
 
 
+class Shares(PartitionSupervisor):
+    children = (child(One, shutdown="9s"),)
+    partitions = 3
+
+
+class Counted(Shares):
+    def __init__(self) -> None:
+        super().__init__(partitions=4)
+
+
+def test_partitions_are_looked_into() -> None:
+    assert found(child(Shares, shutdown="26s")) == [(("shares",), "shutdown")]
+    assert found(child(Shares, shutdown="27s")) == []
+    assert found(child(Counted, shutdown="1s")) == []
+    given = child(PartitionSupervisor, shutdown="1s", args={"child": child(One, shutdown="9s"), "partitions": 2})
+    assert found(given) == [(("partition-supervisor",), "shutdown")]
+    assert spec_of(child(Shares, args={"partitions": 0})) is None
+    assert found(child(PartitionSupervisor, positional=(child(One),), args={"partitions": 2})) == []
+
+
 def test_brutal_is_meant() -> None:
     assert found(nested("n", [child(One)], options={"shutdown": "brutal"})) == []
 
@@ -239,3 +260,30 @@ def test_warnings_are_told_with_their_places(folder: Path) -> None:
         "tree.yaml:15:18",
     ]
     assert topology.warnings[2][1].startswith("supervisor.children[1].restart: auto_shutdown: any_significant")
+
+
+def test_what_a_replica_or_a_partition_is_warned_of_is_told_once_where_it_is_declared(folder: Path) -> None:
+    topology = read(
+        folder,
+        """\
+        version: 1
+        supervisor:
+          children:
+            - supervisor: shares
+              partitions: 3
+              children:
+                - supervisor: share
+                  children:
+                    - supervisor: slow
+                      shutdown: 1s
+                      children: [{actor: "shop_for_test:Orders", shutdown: 9s}]
+            - supervisor: twins
+              replicas: 2
+              children:
+                - supervisor: slow
+                  shutdown: 1s
+                  children: [{actor: "shop_for_test:Orders", shutdown: 9s}]
+        """,
+    )
+    places = [where.replace(f"{folder}/", "") for where, _ in topology.warnings]
+    assert places == ["tree.yaml:10:25", "tree.yaml:16:21"]

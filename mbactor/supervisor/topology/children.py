@@ -8,7 +8,7 @@ What is read is whole already: includes, overlays and templates are worked in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -24,6 +24,19 @@ from mbactor.supervisor.topology.yaml_positions import Items, Place, Problems, T
 
 Ids = tuple[str, ...]
 """Where a child stands: the ids from below the root down to its own."""
+
+
+def nearest(known: Collection[Ids], ids: Ids) -> Ids:
+    """Of the children that stand in a file the one that is meant, or that makes it in code: a replica and a partition
+    stand where the child does that they are made of.
+    """
+    fits: list[Ids] = [()]
+    for id in ids:
+        deeper = [(*one, name) for one in fits for name in (id, id.rpartition("-")[0]) if (*one, name) in known]
+        if not deeper:
+            break
+        fits = deeper
+    return fits[0]
 
 
 class TreeReader:

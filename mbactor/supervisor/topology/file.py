@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mbactor.errors import InvalidSpec, MbactorError, did_you_mean
 from mbactor.supervisor.spec import SupervisorSpec, has_controls
-from mbactor.supervisor.topology.children import Ids, TreeReader
+from mbactor.supervisor.topology.children import Ids, TreeReader, nearest
 from mbactor.supervisor.topology.clashes import clashes
 from mbactor.supervisor.topology.classes import look_in
 from mbactor.supervisor.topology.fields import Section
@@ -154,16 +154,11 @@ class _Reader:
         if spec is None or self.problems.found:
             return None
         tables = reader.tables
-        for clash in clashes(spec, lambda ids: str(_nearest(tables, ids).place)):
-            self.problems.add(_place_of(_nearest(tables, clash.ids), clash.field), clash.text)
+        for clash in clashes(spec, lambda ids: str(tables[nearest(tables, ids)].place)):
+            self.problems.add(_place_of(tables[nearest(tables, clash.ids)], clash.field), clash.text)
         for lint in lints(spec):
-            self.warnings.add(_place_of(_nearest(tables, lint.ids), lint.field), lint.text)
+            self.warnings.add(_place_of(tables[nearest(tables, lint.ids)], lint.field), lint.text)
         return spec, {ids: str(table.place) for ids, table in tables.items()}
-
-
-def _nearest(tables: Mapping[Ids, Table], ids: Ids) -> Table:
-    """Where a child stands in the file, or the supervisor that makes it in code."""
-    return tables[ids] if ids in tables else _nearest(tables, ids[:-1])
 
 
 def _place_of(child: Table, field: str) -> Place:

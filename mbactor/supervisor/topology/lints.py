@@ -17,6 +17,7 @@ from itertools import accumulate
 from mbactor.durations import text_of
 from mbactor.errors import InvalidSpec
 from mbactor.supervisor.dynamic import DynamicSupervisor
+from mbactor.supervisor.partition import PartitionSupervisor
 from mbactor.supervisor.spec import ACTOR_SHUTDOWN, ChildSpec, SupervisorSpec
 from mbactor.supervisor.supervisor import Supervisor
 
@@ -64,6 +65,8 @@ def restart_time(spec: SupervisorSpec, place: int, stop_times: tuple[float, floa
 def spec_of(spec: ChildSpec) -> SupervisorSpec | None:
     """What a supervisor supervises; None for an actor, and where it is known only once it is constructed."""
     target = spec.target
+    if issubclass(target, PartitionSupervisor):
+        return _of_partitions(spec, target)
     if (
         not issubclass(target, Supervisor)
         or target.__init__ is not Supervisor.__init__
@@ -76,6 +79,15 @@ def spec_of(spec: ChildSpec) -> SupervisorSpec | None:
             **{name: getattr(target, name) if value is None else value for name, value in given.items()}
         )
     except InvalidSpec:
+        return None
+
+
+def _of_partitions(spec: ChildSpec, target: type[PartitionSupervisor]) -> SupervisorSpec | None:
+    if target.__init__ is not PartitionSupervisor.__init__ or target.on_start is not Supervisor.on_start:
+        return None
+    try:
+        return target(*spec.positional, **spec.args).spec()
+    except InvalidSpec:  # told where it is started
         return None
 
 
