@@ -131,7 +131,7 @@ class Remote:
         if len(self._ways) >= _WAYS:
             self._ways.clear()
         route = routes_of(operation.owner).by_name[operation.feature.name]
-        line = self._requester.line(source, address_of(operation, host, replica))
+        line = self._requester.lines(source, address_of(operation, host, replica))
         way = self._ways[operation, host, replica, source] = WayOut(route, line)
         return way
 

@@ -12,8 +12,8 @@ from mbactor.kernel.feature import Operation
 from mbactor.kernel.routes import Route
 from mbactor.transport.address import Address
 from mbactor.transport.codec import decode, encode, unpacker
+from mbactor.transport.lines import Line
 from mbactor.transport.message import MSGPACK, Message
-from mbactor.transport.requester import Line
 
 _NONE = encode(None)[0]
 

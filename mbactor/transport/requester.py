@@ -11,11 +11,10 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-import msgspec
 from msgspec import structs
 
 from mbactor import observe
-from mbactor.errors import AddressTooLong, MbactorError, MessageTooLarge, NotAcknowledged, Unavailable
+from mbactor.errors import MbactorError, MessageTooLarge, NotAcknowledged, Unavailable
 from mbactor.transport import reserved, subjects
 from mbactor.transport.address import Address
 from mbactor.transport.ask import TICKS, UNNAMED, Ask, Probe, Sending, Spreading, died
@@ -23,6 +22,7 @@ from mbactor.transport.bus import Bus, Delivery, Failure, Subscription
 from mbactor.transport.failures import error_of, expired, forbidden
 from mbactor.transport.fragments import WHOLE
 from mbactor.transport.large import Large
+from mbactor.transport.lines import Line, Lines
 from mbactor.transport.locality import Nearest
 from mbactor.transport.message import MSGPACK, OVERHEAD, Envelope, Message, ask_part, messages_of
 from mbactor.transport.near import NearAsk, NearSending, asking_where
@@ -35,7 +35,6 @@ from mbactor.transport.waiting import Waiter, Waiting
 
 ACK_WINDOW = 1.0
 """Seconds within which a request is answered or acknowledged, where nothing else is set."""
-_LINES = 4096
 _CALLED_OFF = 1024
 _PLAIN = 64
 """Bytes that an envelope takes at most which says nothing but its id and its budget."""
@@ -45,18 +44,6 @@ _NOBODY_WITHIN = 2.0
 """Seconds for which a bus may take to say that nobody was there for a message without an answer."""
 _TAKEN_WITHIN = 15 * 60.0
 """Seconds for which one that goes in fragments may take."""
-
-
-class Line(msgspec.Struct, frozen=True):
-    """One way from a source to an address, as each message that goes there takes it.
-
-    `inbox` is where the answers go, but for the last token.
-    """
-
-    source: str
-    address: Address
-    subject: str
-    inbox: str
 
 
 class Requester:
@@ -84,7 +71,7 @@ class Requester:
         self._together = Together()
         gather = coalesce and not bus.tells_all
         self._outbox = Outbox(bus, gather=gather, sent=self._together.left, unsent=self._unsent, most=self._most)
-        self._lines: dict[tuple[str, Address], Line] = {}
+        self.lines = Lines(plane, node)
         self._called_off: dict[str, Ask] = {}
         """Asks by id that nobody wants answered, and of which nobody knows who has them; the oldest first."""
         self._future: Callable[[], asyncio.Future[Any]]
@@ -139,7 +126,7 @@ class Requester:
         self, source: str, address: Address, message: Message, deadline: float, read: Callable[[Message], Any]
     ) -> asyncio.Future[Any]:
         """Send; the future of what `read` makes of the reply. AddressTooLong is raised at once."""
-        return self.ask(self.line(source, address), message, deadline, read, asyncio.get_running_loop().time())
+        return self.ask(self.lines(source, address), message, deadline, read, asyncio.get_running_loop().time())
 
     def ask(
         self,
@@ -156,12 +143,12 @@ class Requester:
         if nearest is None or address.replica is not None:
             ask = Ask(id, address, deadline, future, read, source, line.inbox, message, again, None, patience)
         else:
-            place = self._place(source, address, nearest, now)
+            place = self.lines.place(source, address, nearest, now)
             ask = NearAsk(
                 id, place, deadline, future, read, source, line.inbox, message, again, None, patience,
                 plain=address, nearest=nearest, publish=self._publish_again, ticks=patience,
             )  # fmt: skip
-            line = self.line(source, place)
+            line = self.lines(source, place)
         self._put(line, message, ask)
         self._waiting.add(ask, now)
         return future
@@ -209,7 +196,7 @@ class Requester:
         if nearest is None or address.replica is not None:
             waiter = Sending(id, address, deadline, source, lost, leaving)
         else:
-            place = self._place(source, address, nearest, now)
+            place = self.lines.place(source, address, nearest, now)
             message = asking_where(message, address, nearest, now)
             waiter = NearSending(
                 id, place, deadline, source, lost, leaving,
@@ -217,7 +204,7 @@ class Requester:
             )  # fmt: skip
             address = place
         try:
-            self._put(self.line(source, address), message, waiter)
+            self._put(self.lines(source, address), message, waiter)
         except Unavailable as error:  # what is gathered learns of it at the end of the turn
             waiter.unsent(error)
         else:
@@ -225,7 +212,7 @@ class Requester:
 
     def post(self, source: str, message: Message, waiter: Waiter) -> None:
         """Publish a request at once, of whose envelope the waiter has the id, and tell the waiter what comes of it."""
-        self._put_now(self.line(source, waiter.address), message, waiter)
+        self._put_now(self.lines(source, waiter.address), message, waiter)
         self._waiting.add(waiter, asyncio.get_running_loop().time())
 
     def spread(self, source: str, address: Address, message: Message, lost: Callable[[MbactorError], None]) -> None:
@@ -257,7 +244,7 @@ class Requester:
         address = replace(ask.address, replica=holder) if known else ask.address
         self.flush()
         with suppress(MbactorError):  # cut off; or nobody can be called so
-            line, message = self.line(ask.source, address), Message(Envelope("cancel", ask.id), b"")
+            line, message = self.lines(ask.source, address), Message(Envelope("cancel", ask.id), b"")
             # At a reply subject of its own: that nobody is there to be told so says nothing of what the ask left with.
             self._bus.publish(line.subject, message.to_bytes(), reply=line.inbox + self.new_id())
 
@@ -265,27 +252,8 @@ class Requester:
         """Let go of what is gathered in this turn of the loop: what is published next comes after it."""
         self._outbox.flush()
 
-    def line(self, source: str, address: Address) -> Line:
-        """The way from a source to an address. AddressTooLong."""
-        line = self._lines.get((source, address))
-        if line is None:
-            if len(self._lines) >= _LINES:
-                self._lines.clear()
-            subject = subjects.request_subject(self._plane, source, address)
-            inbox = subjects.reply_subject(self._plane, address.host, source, self._node, "")
-            line = self._lines[source, address] = Line(source, address, subject, inbox)
-        return line
-
-    def _place(self, source: str, address: Address, nearest: Nearest, now: float) -> Address:
-        """The nearest that is known to serve an address; any where a place in it would make it too long."""
-        place = nearest(address, now)
-        with suppress(AddressTooLong):
-            self.line(source, place)
-            return place
-        return address
-
     def _publish(self, source: str, address: Address, message: Message, waiter: Waiter) -> None:
-        self._put(self.line(source, address), message, waiter)
+        self._put(self.lines(source, address), message, waiter)
 
     def _put(self, line: Line, message: Message, waiter: Waiter) -> None:
         """Send together with what else leaves in this turn, where that is not too large."""
