@@ -40,9 +40,15 @@ class Parts:
         self.outbox = outbox
         self.kept = kept
         self.closing = False
+        self.unfinished: set[str] = set()
+        """Asks that were being received when this node ended."""
         self.remote = remote
         self.bus = remote.bus
         self.transfers = transfers
+
+    def open(self) -> None:
+        self.closing = False
+        self.unfinished.clear()
 
     def close(self) -> None:
         self.closing = True
@@ -58,6 +64,12 @@ class Parts:
             request = Request(self, cell, route, delivery, envelope)
             process = f"{source}.{asker}"
             key = f"{process}.{envelope.id}.{cell.replica}"
+            if self.closing:
+                # Of what comes here the bus tells nobody: after the last, its asker has nothing left to learn by.
+                if key in self.unfinished and envelope.fragment[0] == envelope.fragment[1]:
+                    request.refused(NodeLeaving(cell.address))
+                return
+            request.key = key
             self.transfers.receive(key, source, process, message, request, deadline)
         else:
             cell.node.dead_letters.add(
@@ -133,24 +145,29 @@ class Request:
         self._delivery = delivery
         self._envelope = envelope
         self._answer = parts.remote.owed(cell, route, delivery, envelope)
+        self.key = ""
+        """Of the transfer."""
 
     def pull(self, number: int, of: int) -> None:
         self._say(Message(replace(self._answer.envelope("ack", JSON, ACCEPTED), fragment=(number, of)), b""))
 
     def whole(self, body: bytes, deadline: float) -> None:
         message = Message(replace(self._envelope, fragment=WHOLE), body)
-        self._parts.remote.take(self._cell, self._route, self._delivery, message, deadline)
+        if not self._parts.remote.take(self._cell, self._route, self._delivery, message, deadline):
+            self._parts.transfers.forgive(self.key)
 
     def refused(self, error: MbactorError) -> None:
         self._say(self._answer.error(error))
 
     def cut_off(self, error: MbactorError) -> None:
         """Whoever sends it may have sent all of it, and wait for the answer. Where the process ends, an asker learns by
-        what it sends to nobody, and sends it again; who told it learns of nothing else.
+        what it sends to nobody, or once the last has come here; who told it learns of nothing else.
         """
         if not self._parts.closing:
             self._parts.kept.add(0, partial(self.refused, error))
-        elif self._envelope.op != "ask":
+        elif self._envelope.op == "ask":
+            self._parts.unfinished.add(self.key)
+        else:
             self.refused(NodeLeaving(self._cell.address))
 
     def _say(self, message: Message) -> None:

@@ -57,6 +57,7 @@ class Remote:
 
     async def open(self) -> None:
         await self.bus.connect()
+        self.parts.open()
         try:
             await self._requester.open()
             self.bus.watch(subjects.watch_subject(self._node.plane, self._node.name, self._node.id))
@@ -323,15 +324,15 @@ class Remote:
         else:
             self.take(cell, route, delivery, message, deadline)
 
-    def take(self, cell: Cell, route: Route | None, delivery: Delivery, message: Message, deadline: float) -> None:
-        """A whole message, whose reply subject has been looked at."""
+    def take(self, cell: Cell, route: Route | None, delivery: Delivery, message: Message, deadline: float) -> bool:
+        """A whole message, whose reply subject has been looked at. False where it was refused."""
         envelope = message.envelope
         if envelope.op == "probe":
             self._probed(cell, delivery, envelope)
-            return
+            return True
         if envelope.op == "cancel":
             self._cancel(cell, inbox_of(delivery.reply or ""), envelope.id)
-            return
+            return True
         now = self._node.time()
         found = None if route is None or route.open else route
         call = BusCall.of(found, cell, message, now, deadline)
@@ -350,11 +351,11 @@ class Remote:
             call.fail(error)
             if not call.asked:
                 self._node.dead_letters.add(cell.address, "?", None, None, str(error))
-            return
+            return True
         if path:
             call.depth = len(path)
             call.via = tuple(self._known(step) for step in path)
-        cell.accept(call)
+        return cell.accept(call)
 
     def _probed(self, cell: Cell, delivery: Delivery, envelope: Envelope) -> None:
         """Who expects an answer to a request to all of this cell hears where it is not given such requests any more."""

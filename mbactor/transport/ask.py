@@ -46,8 +46,8 @@ class Ask(Waiter, eq=False):
     inbox: str
     """Where its answers come, but for the last token: the broker has verified that they are of whom it was sent to."""
     message: Message | bytes | None
-    """What is sent again, or the part of a payload that it is; None once all fragments of a large one have left, which
-    is not kept for that.
+    """What is sent again, or the part of a payload that it is; None once all fragments of a large one have left, where
+    there is no room to keep it for that.
     """
     again: Callable[[Ask, Refusal, MbactorError, str], bool]
     """Told of a refusal and of the replica it comes from, before the asker is: whether it is sent again."""

@@ -29,6 +29,10 @@ _NOBODY = "part"
 """As the last token of a reply subject: no request has this id."""
 _BROKEN = 1024
 """How many requests are remembered that broke off."""
+KEPT = 256 * 1024 * 1024
+"""Bytes of requests that are kept although all of them has left, to be sent again where they turn out not to have been
+taken.
+"""
 
 
 class Large:
@@ -44,6 +48,9 @@ class Large:
         self._transfers = transfers
         self._broken: dict[str, Broken] = {}
         """Requests by id of which not all has left, and that nobody goes on with; the oldest first."""
+        self._kept: dict[str, int] = {}
+        """Bytes, by id, of requests all of which has left."""
+        self._room = KEPT
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -52,7 +59,9 @@ class Large:
         while self._transfers.take(f"{_key(waiter.id)}.") is not None:
             pass  # it is sent again: who had begun to take it gets no more
         self._broken.pop(waiter.id, None)
-        self._transfers.start(_key(waiter.id), Asked(cut, source, reply, waiter, self._broke_off, multi=multi))
+        self._let_go(waiter.id)
+        asked = Asked(cut, source, reply, waiter, self._broke_off, self._has_left, multi=multi)
+        self._transfers.start(_key(waiter.id), asked)
 
     def pulled(self, ack: Envelope) -> bool:
         """A replica asks for more of a request; whether for the first time. Where nobody waits for the answer any more,
@@ -105,8 +114,28 @@ class Large:
         word = asked.cut.last_word().to_bytes()
         self._broken[asked.waiter.id] = Broken(asked.source, asked.address, reply, word, asked.multi)
 
+    def _has_left(self, ask: Ask, size: int) -> None:
+        if size > self._room:
+            ask.message = None
+            return
+        self._room -= size
+        self._kept[ask.id] = size
+        ask.future.add_done_callback(lambda _: self._let_go(ask.id))
+
+    def _let_go(self, id: str) -> None:
+        self._room += self._kept.pop(id, 0)
+
     def gone(self, waiter: Waiter) -> Unavailable | None:
-        """The bus says that nobody is there: the error, where that is about somebody who had begun to take it."""
+        """The bus says that nobody was there for a message: the error, where that was a fragment, for somebody who had
+        begun to take them.
+        """
+        found = self.broken_off(waiter)
+        if found is None and isinstance(waiter, Ask) and (waiter.message is None or waiter.id in self._kept):
+            found = Unavailable("whoever took the message was gone before all of its fragments had come")
+        return found
+
+    def broken_off(self, waiter: Waiter) -> Unavailable | None:
+        """Who had begun to take a request is gone: the error, where not all of it has left."""
         found = self._transfers.take(f"{_key(waiter.id)}.")
         return None if found is None else found.gone()
 
@@ -118,6 +147,9 @@ class Large:
 
     def received(self, waiter: Waiter, delivery: Delivery, message: Message) -> None:
         """A fragment of an answer has come."""
+        if isinstance(waiter, Ask) and waiter.id in self._kept:
+            waiter.message = None
+            self._let_go(waiter.id)
         _, _, _, responder, requester, *_ = delivery.subject.split(".")
         answer = Answer(self, waiter, subjects.host_of(requester), message.envelope)
         sender, key = f"={responder}", _answer_key(delivery, message)
@@ -141,10 +173,18 @@ class Large:
 class Asked(Transfer):
     """A request in fragments of which nobody has taken the first yet, or one to all."""
 
-    __slots__ = ("address", "broke_off", "multi", "source", "takers", "waiter")
+    __slots__ = ("address", "broke_off", "has_left", "multi", "source", "takers", "waiter")
 
     def __init__(
-        self, cut: Cut, source: str, reply: str, waiter: Waiter, broke_off: Callable[[Asked], None], *, multi: bool
+        self,
+        cut: Cut,
+        source: str,
+        reply: str,
+        waiter: Waiter,
+        broke_off: Callable[[Asked], None],
+        has_left: Callable[[Ask, int], None],
+        *,
+        multi: bool,
     ) -> None:
         super().__init__(cut, None, reply, lambda: not waiter.done(), partial(_failed, waiter, multi))
         self.source = source
@@ -153,6 +193,7 @@ class Asked(Transfer):
         self.multi = multi
         self.takers: set[str] = set()
         self.broke_off = broke_off
+        self.has_left = has_left
 
     def broken(self) -> None:
         self.broke_off(self)
@@ -172,7 +213,7 @@ class Taken(Transfer):
 
     def complete(self) -> None:
         if isinstance(self._asked.waiter, Ask):
-            self._asked.waiter.message = None
+            self._asked.has_left(self._asked.waiter, self.cut.size)
 
     def broken(self) -> None:
         self._asked.broken()

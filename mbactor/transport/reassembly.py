@@ -273,6 +273,11 @@ class Reassembly(Generic[T]):
         """Give up a message, where there is some of it."""
         return self._refuse(key, error) if key in self._entries else []
 
+    def forgive(self, key: str) -> None:
+        """A message was complete, and is not taken now: it may be sent again."""
+        if key in self._ended:
+            self._remember(key)
+
     def clear(self) -> list[Refused[T]]:
         """Nothing of what is here will be continued: the bus was cut."""
         refused = []

@@ -83,6 +83,8 @@ class Requester:
         self._waiting = Waiting(self._expired, self._ticked, ack_window / TICKS)
         self._transfers = Transfers(bus, Bounds()) if transfers is None else transfers
         self._large = Large(bus, plane, node, self._transfers, self._answered)
+        self._settling: set[asyncio.Task[None]] = set()
+        """What waits for the bus before fragments are sent again."""
         self._ticks = 0
         self._replicas = Replicas()
         self._patience = 0 if bus.tells_all else TICKS
@@ -108,6 +110,8 @@ class Requester:
 
     def close(self) -> None:
         """End the inbox; whoever still waits gets an error."""
+        for task in self._settling:
+            task.cancel()
         if self._inbox is not None:
             self._inbox.unsubscribe()
             self._inbox = None
@@ -317,8 +321,20 @@ class Requester:
         ask.earlier += (refusal,)
         ask.resting, ask.holder = True, ""
         ask.sent_to = random.choice(others) if found.elsewhere else ""
-        loop.call_later(found.after, self._repeat, ask)
+        large = type(ask.message) is Message and len(ask.message.body) >= self._small
+        loop.call_later(found.after, self._settle if large else self._repeat, ask)
         return True
+
+    def _settle(self, ask: Ask) -> None:
+        """Send it again once the bus has told of each of its fragments: what it tells later is of what is sent then."""
+        task = asyncio.get_running_loop().create_task(self._repeat_settled(ask))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _repeat_settled(self, ask: Ask) -> None:
+        with suppress(Unavailable):  # who sends it then is told so
+            await self._bus.flush()
+        self._repeat(ask)
 
     def _repeat(self, ask: Ask) -> None:
         sent = ask.sent()
@@ -368,7 +384,7 @@ class Requester:
     def _gone(self, replica: str, asks: list[Ask]) -> None:
         for ask in asks:
             if ask.holder == replica and not ask.done():  # what it refused meanwhile is with nobody, or with another
-                ask.failed(self._large.gone(ask) or died(ask.address))
+                ask.failed(self._large.broken_off(ask) or died(ask.address))
 
     # --- in -----------------------------------------------------------------------------------------------------
 

@@ -237,6 +237,10 @@ class Transfers:
         self._tell(events)
         return bool(events)
 
+    def forgive(self, key: str) -> None:
+        """A message that was complete may be sent again: it was not taken."""
+        self._in.forgive(key)
+
     def _tell(self, events: list[Event[Receiver]]) -> None:
         for event in events:
             match event:

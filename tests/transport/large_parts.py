@@ -98,6 +98,14 @@ class Store(Actor):
         return self.calls
 
     @endpoint
+    async def hold(self) -> None:
+        await asyncio.Event().wait()
+
+    @endpoint
+    async def fall(self) -> None:
+        raise RuntimeError("fell")
+
+    @endpoint
     async def peak(self) -> int:
         """Bytes this process has had at once."""
         return peak()
