@@ -34,6 +34,8 @@ class Proxy:
         self._shut = False
         self._words = (b"", b"")
         self._said = b""
+        self.sent = 0
+        """Bytes that got out."""
         self._changed = threading.Event()
         self._over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -124,6 +126,7 @@ class Proxy:
             data = one.recv(BYTES)
             from_server = any(one is server for _, server in self._pairs)
             other.sendall(data.replace(*self._words) if from_server and self._words[0] else data)
+            self.sent += 0 if from_server else len(data)
         if not data:
             self._end(one)
 

@@ -112,7 +112,9 @@ async def test_what_the_broker_refuses_is_refused_within_a_process_and_the_rest_
     server.start()
     try:
         bus, passed = await watched(server)
-        async with ActorSystem("shop", server.url.replace("//", "//shop:p@"), "plane") as system:
+        # What it may is asked at each connection; and else every hour, here.
+        shop = NatsBus(server.url.replace("//", "//shop:p@"), every=3600.0)
+        async with ActorSystem("shop", shop, "plane") as system:
             stock, orders = await system.spawn(Stock), await system.spawn(Orders)
             await known(system)
             assert await orders.ask(Orders.look, stock) == [5] * 5

@@ -259,6 +259,31 @@ async def test_a_link_whose_hub_is_gone_says_so(lent: tuple[LocalBus, Linked]) -
         link.publish("s", b"")
 
 
+class Far(LocalBus):
+    """A bus of a user's own, of which the way to the others may be lost."""
+
+    lost = False
+
+    async def flush(self) -> None:
+        if self.lost:
+            raise Unavailable("the way is lost")
+        await super().flush()
+
+
+@pytest.mark.parametrize("lend", [Linked, lambda bus: Linked(Linked(bus))], ids=["link", "nested links"])
+async def test_that_a_bus_could_not_be_flushed_is_told_to_who_it_is_lent_to(lend: Callable[[Lendable], Linked]) -> None:
+    bus = Far()
+    link = lend(bus)
+    await link.connect()
+    await link.flush()
+    bus.lost = True
+    with pytest.raises(Unavailable, match="the way is lost"):
+        await link.flush()
+    bus.lost = False
+    await link.flush()
+    await link.close()
+
+
 async def test_of_a_queue_each_has_its_turn_also_where_each_message_has_a_subject_of_its_own() -> None:
     bus, first, second = LocalBus(), Inbox(), Inbox()
     await bus.connect()

@@ -99,6 +99,23 @@ def test_bodies_of_any_size_go_both_ways_beside_each_other() -> None:
     virtually(work())
 
 
+def test_two_that_ask_under_the_same_name_and_the_same_numbers_have_each_what_is_theirs() -> None:
+    """As replicas of one service do, of which each counts its requests from 1 on."""
+
+    async def work() -> None:
+        bus = LocalBus(LIMIT)
+        async with system("asks", bus) as one, system("asks", bus) as two, system("serves", bus) as serves:
+            await serves.spawn(Store)
+            assert one.node.remote._requester.new_id() == two.node.remote._requester.new_id()
+            for size in (100_000, 500_000):
+                bodies = [os.urandom(size), os.urandom(size)]
+                asked = [each.ask(Store.echo, body) for each, body in zip((one, two), bodies, strict=True)]
+                assert await asyncio.gather(*asked) == bodies
+            await nothing_is_left(one, two, serves)
+
+    virtually(work())
+
+
 def test_tells_go_too_and_one_that_is_too_large_is_a_dead_letter_at_once() -> None:
     async def work() -> None:
         async with two(theirs=100_000) as (asks, serves, _):

@@ -23,10 +23,11 @@ from mbactor import ActorSystem, observe
 from mbactor.errors import Forbidden, InvalidSpec, NoSuchActor, NotAcknowledged, Unavailable
 from mbactor.testing import Recorder
 from mbactor.testing.buses import check_bus
-from mbactor.transport import Address, Delivery, Envelope, Message, Requester, messages_of, nats_client
+from mbactor.transport import Address, Delivery, Envelope, Message, Requester, messages_of, nats_client, nats_refused
 from mbactor.transport.nats import NatsBus
 from tests.loops import LOOPS, Factory, run
 from tests.nats import NatsServer, nats_cluster, nats_server
+from tests.proxy import Proxy, proxy
 from tests.transport.inbox import Inbox
 
 REAL = {name: factory for name, factory in LOOPS.items() if name != "virtual"}
@@ -208,6 +209,29 @@ def test_closing_drains_what_is_on_its_way_and_the_answers_to_it(server: NatsSer
         await one.close()
 
     run(work())
+
+
+def test_closing_waits_until_the_server_has_all_that_was_answered_last(server: NatsServer) -> None:
+    async def work(between: Proxy) -> None:
+        one, two = await connected(server.url), await connected(between.url)
+        answers, much = Inbox(), bytes(500_000)
+        one.subscribe("inbox", answers)
+        two.subscribe("s", lambda delivery: two.publish(delivery.reply or "", much))
+        await two.flush()
+        await one.flush()
+        between.cut(back=True)
+        for _ in range(60):  # whose answers are more than the sockets keep
+            one.publish("s", b"", reply="inbox")
+        await one.flush()
+        closing = asyncio.ensure_future(two.close())
+        await asyncio.sleep(0)
+        between.heal()
+        await closing
+        assert [len(one.data) for one in await answers.until(60)] == [len(much)] * 60
+        await one.close()
+
+    with proxy(server.port) as between:
+        run(work(between))
 
 
 def test_who_asks_one_that_closes_is_answered_or_told_that_nobody_is_there(server: NatsServer) -> None:
@@ -454,6 +478,37 @@ def test_every_ask_ends_while_the_server_comes_and_goes(server: NatsServer) -> N
     run(work())
 
 
+def test_a_server_that_answers_is_not_left_however_often_it_is_asked(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_client, "PING", 0.01)
+
+    async def work(between: Proxy) -> None:
+        bus = await connected(between.url)
+        cuts: list[None] = []
+        bus.when_cut(lambda: cuts.append(None))
+        before = between.sent
+        await until(lambda: cuts != [] or between.sent >= before + 10 * nats_client.SILENT * len(b"PING\r\n"))
+        assert cuts == []
+        await bus.close()
+
+    with proxy(server.port) as between:
+        run(work(between))
+
+
+def test_of_what_is_not_subscribed_to_any_more_nothing_is_kept(server: NatsServer) -> None:
+    async def work() -> None:
+        bus = await connected(server.url)
+        for n in range(100):
+            bus.subscribe(f"a.{n}", Inbox()).unsubscribe()
+        await bus.flush()
+        assert bus._client is not None
+        assert (bus._client.dispatch.leaving, bus._client.dispatch.subscriptions) == ({}, {})
+        await bus.close()
+
+    run(work())
+
+
 def test_a_server_that_falls_silent_is_left(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nats_client, "PING", 0.1)
 
@@ -630,6 +685,36 @@ def test_a_request_that_the_broker_refuses_fails_at_once_with_its_reason(tmp_pat
         await bus.close()
 
     with_permissions(tmp_path, 'publish: ["p.*.*.*.svc_example.>", "p.reply.>"], subscribe: "p.>"', work)
+
+
+def test_of_thousands_of_requests_each_that_is_refused_is_told_also_after_a_lost_connection(tmp_path: Path) -> None:
+    may = "permissions: {publish: {allow: [good.>]}}"
+
+    async def work(server: NatsServer) -> None:
+        bus, told, back = await connected(server.url.replace("//", "//a:b@")), Inbox(), asyncio.Event()
+        bus.subscribe("inbox.*", told)
+        bus.subscribe("good.*", Inbox())
+        bus.when_back(back.set)
+        await bus.flush()
+
+        async def ask_thousands() -> None:
+            told.got.clear()
+            for n in range(5 * nats_refused.MANY):
+                bus.publish(f"bad.{n}" if n % 100 == 0 else "good.x", b"", reply=f"inbox.{n}")
+            refused = [f"inbox.{n}" for n in range(0, 5 * nats_refused.MANY, 100)]
+            assert [one.subject for one in await told.until(len(refused))] == refused
+            assert {one.failure for one in told.got} == {"forbidden"}
+
+        await ask_thousands()
+        for n in range(nats_refused.MANY):  # so that it has to say what it has read, and cannot
+            bus.publish("good.x", b"", reply=f"inbox.{n}")
+        bus._client._transport.abort()  # type: ignore[union-attr]
+        await back.wait()
+        await ask_thousands()
+        await bus.close()
+
+    with nats_server(tmp_path, f"authorization {{ users: [{{user: a, password: b, {may}}}] }}") as server:
+        run(work(server))
 
 
 def test_a_system_that_may_not_receive_its_answers_does_not_start(tmp_path: Path) -> None:

@@ -6,13 +6,24 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 from mbactor import Actor, ActorSystem, child, endpoint
-from mbactor.errors import ActorCrashed, ActorRestarting, BadRequest, BudgetSpent, MailboxFull, MbactorError, to_wire
+from mbactor.errors import (
+    ActorCrashed,
+    ActorRestarting,
+    BadRequest,
+    BudgetSpent,
+    Forbidden,
+    MailboxFull,
+    MbactorError,
+    Unavailable,
+    to_wire,
+)
 from mbactor.transport import Address, Delivery, Envelope, Message, Requester, messages_of, payload_of
 from mbactor.transport.message import JSON
 from mbactor.transport.nats import NatsBus
@@ -320,6 +331,175 @@ def test_one_that_says_for_how_long_it_is_away_is_not_asked_before(server: NatsS
         assert loop.time() - began >= 1.0
         asker.bus.publish(again.reply or "", said("reply", "1", b"back").to_bytes())
         assert await ask == b"back"
+
+    asking(server, work)
+
+
+def test_one_that_rests_until_it_is_sent_again_is_with_nobody_whatever_is_said_meanwhile(server: NatsServer) -> None:
+    """Its window is not over, what its connection had on its way is not lost with that, and another answer is none."""
+
+    async def work(asker: Asker) -> None:
+        bus, back = asker.requester._bus, asyncio.Event()
+        assert isinstance(bus, NatsBus)
+        bus.when_back(back.set)
+        ask = asker.ask()
+        [request] = await asker.asked.until(1)
+        reply = request.reply or ""
+        asker.bus.publish(reply, error("1", to_wire(ActorRestarting("far", 2.0))).to_bytes())
+        asker.bus.publish(reply, error("1", to_wire(ActorCrashed("twice"))).to_bytes())
+        await asker.bus.flush()
+        await bus.flush()
+        bus._client._transport.abort()  # type: ignore[union-attr]
+        await back.wait()
+        again = (await asker.asked.until(2))[1]
+        asker.bus.publish(again.reply or "", said("reply", "1", b"back").to_bytes())
+        assert await ask == b"back"
+
+        ask = asker.ask()
+        request = (await asker.asked.until(3))[2]
+        asker.bus.publish(request.reply or "", said("ack", "2").to_bytes())
+        asker.bus.publish(request.reply or "", error("2", to_wire(ActorRestarting("far", 5.0))).to_bytes())
+        await asker.bus.flush()
+        await bus.flush()
+        asker.requester.close()
+        with pytest.raises(MbactorError, match="the system was stopped") as stopped:
+            await ask
+        assert stopped.value.taken == "no"
+
+    asking(server, work, window=0.2)
+
+
+def large(asker: Asker) -> asyncio.Future[bytes]:
+    deadline = asyncio.get_running_loop().time() + 20
+    message = Message(Envelope("ask", asker.requester.new_id(), 20.0), bytes(3_000_000))
+    return asker.requester.request("ada.example", FAR, message, deadline, lambda answer: answer.body)
+
+
+def first_of(request: Delivery) -> Envelope:
+    [message] = messages_of(request.data)
+    assert message.envelope.fragment[0] == 1
+    return message.envelope
+
+
+def pulls(request: Delivery, number: int) -> Message:
+    first = first_of(request)
+    return Message(Envelope("ack", first.id, fragment=(number, first.fragment[1]), replica="id-far"), b"")
+
+
+def test_each_fragment_that_finds_nobody_is_of_the_same_request_which_is_sent_again_once_for_all(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbactor.transport.repeats.STEP", 0.01)
+
+    async def work(asker: Asker) -> None:
+        ask = large(asker)
+        for times in range(1, 5):
+            request = (await asker.asked.until(times))[-1]
+            asker.bus.publish(request.reply or "", pulls(request, 6).to_bytes())  # and it is not there
+        with pytest.raises(Unavailable, match="whoever took the message is gone") as caught:
+            await ask
+        assert caught.value.taken == "no"
+        await asker.bus.flush()
+        assert len(asker.asked.got) == 4
+
+    asking(server, work)
+
+
+def test_one_that_says_in_the_middle_that_it_is_away_gets_all_of_it_anew_when_it_is_back(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbactor.transport.repeats.STEP", 0.01)
+
+    async def work(asker: Asker) -> None:
+        rest = Inbox()
+        asker.bus.subscribe("p.*.*.*.far_example.id-far.>", rest)
+        await asker.bus.flush()
+        ask = large(asker)
+        [request] = await asker.asked.until(1)
+        asker.bus.publish(request.reply or "", pulls(request, 4).to_bytes())
+        await rest.until(3)
+        away = error(first_of(request).id, to_wire(ActorRestarting("far", 0.0)))
+        asker.bus.publish(request.reply or "", away.to_bytes())
+        request = (await asker.asked.until(2))[1]
+        of = first_of(request).fragment[1]
+        asker.bus.publish(request.reply or "", pulls(request, of).to_bytes())
+        numbers = [messages_of(one.data)[0].envelope.fragment[0] for one in await rest.until(3 + of - 1)]
+        assert numbers == [2, 3, 4, *range(2, of + 1)]
+        asker.bus.publish(request.reply or "", said("reply", first_of(request).id, b"all").to_bytes())
+        assert await ask == b"all"
+
+    asking(server, work)
+
+
+def test_an_answer_of_which_the_first_part_is_here_may_take_longer_than_the_window(server: NatsServer) -> None:
+    async def work(asker: Asker) -> None:
+        ask, probed = asker.ask(), Inbox()
+        asker.bus.subscribe("p.*.*.*.far_example.id-far.>", probed)
+        [request] = await asker.asked.until(1)
+
+        def part(number: int) -> bytes:
+            return Message(Envelope("reply", "1", fragment=(number, 2), replica="id-far"), bytes(2_000)).to_bytes()
+
+        asker.bus.publish(request.reply or "", part(1))
+        await probed.until(8)  # twice a window
+        asker.bus.publish(request.reply or "", part(2))
+        assert await ask == bytes(4_000)
+
+    asking(server, work, window=0.2)
+
+
+def test_who_may_not_send_the_rest_of_a_request_is_told_so_and_not_that_its_taker_is_gone(tmp_path: Path) -> None:
+    may = 'publish: ["p.reply.>", "p.safe.443.ada_example.far_example._.>"]'
+    users = f"authorization {{ users: [{{user: a, password: b}}, {{user: c, password: d, permissions: {{{may}}}}}] }}"
+
+    async def work(server: NatsServer) -> None:
+        bus = await connected(server.url.replace("//", "//a:b@"))
+        mine = await connected(server.url.replace("//", "//c:d@"))
+        asked = Inbox()
+        bus.subscribe(ASKED, asked, queue="far")
+        await bus.flush()
+        requester = Requester(mine, "p", "node")
+        await requester.open()
+        ask = large(Asker(bus, requester, asked))
+        [request] = await asked.until(1)
+        bus.publish(request.reply or "", pulls(request, 6).to_bytes())
+        with pytest.raises(Forbidden, match="the broker does not let this node ask it"):
+            await ask
+        requester.close()
+        await mine.close()
+        await bus.close()
+
+    with nats_server(tmp_path, users) as server:
+        run(work(server))
+
+
+def test_however_many_wait_there_is_one_inbox_and_one_timer_and_no_two_have_a_reply_subject_in_common(
+    server: NatsServer,
+) -> None:
+    async def work(asker: Asker) -> None:
+        loop: Any = asyncio.get_running_loop()
+        client: Any = asker.requester._bus
+        client = client._client
+
+        def timers() -> int:
+            return sum(not one.cancelled() for one in loop._scheduled)
+
+        asks = [asker.ask()]
+        timers_before, subscriptions = timers(), len(client.subscribed())
+        for n in range(999):
+            asks.append(asker.ask(20.0 + (n * 7) % 100 / 10))
+            if n % 10 == 0:
+                await asyncio.sleep(0)
+        assert (timers() - timers_before, len(client.subscribed()) - subscriptions) == (0, 0)
+        async with asyncio.timeout(60):
+            while sum(len(messages_of(one.data)) for one in asker.asked.got) < len(asks):
+                await asyncio.sleep(0.001)
+        replies = {one.reply for one in asker.asked.got}
+        assert len(replies) == len(asker.asked.got) > 10
+        ids = {message.envelope.id for one in asker.asked.got for message in messages_of(one.data)}
+        assert len(ids) == len(asks)
+        for one in asks:
+            one.cancel()
 
     asking(server, work)
 
