@@ -110,6 +110,11 @@ class Access:
         return context
 
     @property
+    def insists(self) -> str:
+        """What was given that only an encrypted connection heeds: one without would be what nobody asked for."""
+        return next((f"?{name}=" for name in ("ca", "cert") if name in self._files), "")
+
+    @property
     def certificate(self) -> str | None:
         """The file of it."""
         return self._files.get("cert")

@@ -379,8 +379,9 @@ class Connection(Client):
     def _connect_command(self) -> bytes:
         # Before the credentials leave.
         assert self._current_server is not None
-        if self._current_server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
-            raise errors.Error("no tls")
+        insists = "tls://" if self._current_server.uri.scheme == "tls" else self._access.insists
+        if insists and not self._server_info.get("tls_required"):
+            raise errors.Error(f"no tls, {insists}")
         # nats-py would give none to a server of the cluster that another has told of, and takes %40 for itself.
         named = [one.uri for one in (self._current_server, *self._server_pool) if one.uri.username]
         if named:

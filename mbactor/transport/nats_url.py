@@ -3,9 +3,9 @@
     broker_of("nats://a.example:4222,nats://b.example?creds=shop.creds")
     # servers ["nats://a.example:4222", "nats://b.example:4222"], files {"creds": "shop.creds"}
 
-`tls://` insists on an encrypted connection; `nats://` is encrypted where the server asks for it. A user and a password
-(or a token alone) may stand before the host, with what means something in a URL percent-encoded. Files of keys and
-certificates stand at the end, for all servers, by the names of `nats_access.NAMES`.
+`tls://` insists on an encrypted connection, and so do `ca` and `cert`; else `nats://` is encrypted where the server
+asks for it. A user and a password (or a token alone) may stand before the host, with what means something in a URL
+percent-encoded. Files of keys and certificates stand at the end, for all servers, by the names of `nats_access.NAMES`.
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ def why_not(error: Exception, url: str, patience: float, who: Who) -> str:
             )
         return f"{url} wants a certificate of who connects: ?cert=FILE&key=FILE expected behind the URL"
     if "no tls" in text:
-        return f"{url} does not encrypt, and tls:// is given: have the server ask for TLS, or give nats://"
+        given = text.removeprefix("no tls, ")
+        instead = "give nats://" if given == "tls://" else f"leave {given} out"
+        return f"{url} does not encrypt, and {given} is given: have the server ask for TLS, or {instead}"
     if "no headers" in text:
         return (
             f"{url} ({text.removeprefix('nats: no headers, ')}) takes no headers and does not tell when nobody serves: "

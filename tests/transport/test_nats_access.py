@@ -258,6 +258,19 @@ def test_who_connects_and_the_server_show_certificates(tmp_path: Path, loop: Fac
         assert "refuses the credentials" in refused(f"tls://a:c@localhost:{server.port}?{shown}")
 
 
+def test_who_names_certificates_sends_nothing_unencrypted(tmp_path: Path, loop: Factory) -> None:
+    own = Certified.made(tmp_path, "own")
+    with nats_server(tmp_path, "authorization { user: a, password: b }") as server:
+        url = f"nats://a:b@localhost:{server.port}"
+        assert run(greeted(url), loop) == "Hello, Ada"
+        for given, named in ((f"ca={own.cert}", "?ca="), (f"cert={own.cert}&key={own.key}", "?cert=")):
+            told = refused(f"{url}?{given}")
+            assert f"nats://localhost:{server.port} does not encrypt, and {named} is given" in told
+            assert f"leave {named} out" in told
+    with nats_server(tmp_path, f'tls {{ cert_file: "{own.cert}", key_file: "{own.key}" }}') as server:
+        assert run(greeted(f"nats://localhost:{server.port}?ca={own.cert}"), loop) == "Hello, Ada"
+
+
 def test_who_to_trust_is_asked_only_where_that_is_the_question(tmp_path: Path) -> None:
     own = Certified.made(tmp_path, "own")
     with nats_server(tmp_path, f'tls {{ cert_file: "{own.cert}", key_file: "{own.key}" }}') as server:
