@@ -9,10 +9,9 @@ whether it works),
 `embedded.py` the same with a server of its own (`nats_server.py`).
 `fragments.py` cuts what is too large for one message, `reassembly.py` puts it together again; both are pure.
 `transfers.py` has those on their way, `large.py` the requests and answers among them.
-`requester.py` turns a bus into request and reply: `lines.py` knows the subjects, `waiting.py` who waits, `ask.py` is
-who waits for one answer,
-`repeats.py` decides what is sent again, `replicas.py` knows where else, `outbox.py` lets messages travel together,
-`turn.py` is the end of the turn in which they leave, `failures.py` says why there is no answer, `reserved.py` keeps the
+`requester.py` turns a bus into request and reply: `lines.py` knows the subjects, `waiting.py` who waits; `ask.py` waits
+for one answer, `repeats.py` decides what is sent again, `replicas.py` knows where else, `outbox.py` sends together what
+leaves in one turn, of which `turn.py` is the end, `failures.py` says why there is no answer, `reserved.py` keeps the
 places of who is away, `peers.py` asks who has room instead, `headers.py` says what goes on to others.
 `multicast.py` asks all, as `responders.py` decides; `locality.py` says where the nearest is, `near.py` asks there;
 `remembered.py` is what both may forget.

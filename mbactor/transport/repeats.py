@@ -12,16 +12,20 @@ from typing import Literal
 
 from mbactor.errors import ActorRestarting, MailboxFull, MbactorError, NodeLeaving, NoSuchActor, Unavailable
 
-Refusal = Literal["nobody", "full", "restarting", "leaving"]
+Refusal = Literal["nobody", "full", "restarting", "leaving", "away"]
 """Why a request was not taken: nobody serves the address; the mailbox is full; the actor, or its process, will be back;
-its process ends.
+its process ends; its process has not come back to the bus yet.
 """
-LIMITS: dict[Refusal, int] = {"nobody": 1, "full": 1, "restarting": 3, "leaving": 3}
+LIMITS: dict[Refusal, int] = {"nobody": 1, "full": 1, "restarting": 3, "leaving": 3, "away": 3}
 """How often a request is repeated for each reason."""
 PAUSE = 0.02
 """Seconds until a new subscription is known everywhere."""
 STEP = 0.1
 """Seconds for which is waited the first time for one that restarts, where nobody says for how long it does."""
+
+
+AWAY = 0.3
+"""As `STEP`, for one that is not back: after the last repeat, everybody has had the time to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ def repeat(refusal: Refusal, earlier: tuple[Refusal, ...], chances: Chances) -> 
         case "restarting":
             wait = 0.0 if elsewhere else max(chances.seconds, STEP * 2**times)
             found = Repeat(wait + STEP * chances.drawn, elsewhere)
+        case "away":
+            found = Repeat(AWAY * 2**times + STEP * chances.drawn)
     return found if found.after < chances.left else None
 
 

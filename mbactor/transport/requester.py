@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,6 +43,8 @@ _FEW = 8
 """Messages that travel together at least, however many replicas there are."""
 _NOBODY_WITHIN = 2.0
 """Seconds for which a bus may take to say that nobody was there for a message without an answer."""
+RETURN = 3.0
+"""Seconds after the bus is back within which others come back to it: each pauses before it tries to."""
 _TAKEN_WITHIN = 15 * 60.0
 """Seconds for which one that goes in fragments may take."""
 
@@ -90,7 +93,9 @@ class Requester:
         self._patience = 0 if bus.tells_all else TICKS
         self._nearest = Nearest(locality) if locality else None
         self._inbox: Subscription | None = None
+        self._back_at = -math.inf
         bus.when_cut(self._cut)
+        bus.when_back(self._back)
         self.late = 0
         self.when_late: Callable[[str], None] = _nothing
         """Told of the request to which a message came too late."""
@@ -489,6 +494,9 @@ class Requester:
         gone = self._large.gone(waiter)
         if gone is not None and failure != "forbidden":
             waiter.failed(gone)
+        elif failure == "no_responders" and isinstance(waiter, Ask | Sending) and self._comes_back(waiter):
+            self._not_back(waiter)
+            return
         elif failure == "no_responders" and isinstance(waiter, Ask | Sending) and self._may_be_kept(waiter):
             self._inquire(waiter)
             return
@@ -496,6 +504,22 @@ class Requester:
             waiter.failed(error_of(waiter.address, failure, told))
         if waiter.done():
             self._waiting.remove(id)
+
+    def _comes_back(self, waiter: Ask | Sending) -> bool:
+        """Whether nobody there may mean that not all are back that were cut off: of the host somebody has answered
+        before. Who has tried the nearest place goes on to the others.
+        """
+        if isinstance(waiter, NearAsk | NearSending) and waiter.address is not waiter.plain:
+            return False
+        lately = asyncio.get_running_loop().time() < self._back_at + RETURN
+        return lately and not isinstance(waiter, Spreading) and bool(self._replicas.count(waiter.address.host))
+
+    def _not_back(self, waiter: Ask | Sending) -> None:
+        error = Unavailable(f"{waiter.address}: the broker is back, and whoever has served it is not yet; send again")
+        if isinstance(waiter, Ask) and self._again(waiter, "away", error, ""):
+            return
+        waiter.unsent(error)
+        self._waiting.remove(waiter.id)
 
     def _may_be_kept(self, waiter: Ask | Sending) -> bool:
         """Whether nobody there may mean that somebody will be back. Of one replica no place is kept; and who has tried
@@ -521,6 +545,9 @@ class Requester:
 
     def _expired(self, waiter: Waiter) -> None:
         expired(waiter, leaving=self._large.leaving(waiter.id))
+
+    def _back(self) -> None:
+        self._back_at = asyncio.get_running_loop().time()
 
     def _cut(self) -> None:
         self._outbox.flush()  # what has not left is certainly with nobody, and its sender is told that

@@ -66,6 +66,10 @@ def test_whatever_happens_it_ends_within_the_limits_and_the_budget(coming: list[
         ("restarting", ("restarting",) * 2, Chances(9.0), Repeat(0.4)),
         ("restarting", ("restarting",) * 3, Chances(9.0), None),
         ("restarting", (), Chances(9.0, seconds=3.0, others=True), Repeat(0.0, elsewhere=True)),
+        ("away", (), Chances(9.0, others=True, drawn=1.0), Repeat(0.4)),
+        ("away", ("away",) * 2, Chances(9.0), Repeat(1.2)),
+        ("away", ("away",) * 2, Chances(1.2), None),
+        ("away", ("away",) * 3, Chances(9.0), None),
     ],
 )
 def test_each_refusal_by_itself(
