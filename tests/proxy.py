@@ -36,6 +36,8 @@ class Proxy:
         self._said = b""
         self.sent = 0
         """Bytes that got out."""
+        self.heard: bytearray | None = None
+        """What those have sent that have connected, once it is set to an empty one."""
         self._changed = threading.Event()
         self._over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -125,6 +127,8 @@ class Proxy:
         with suppress(OSError):
             data = one.recv(BYTES)
             from_server = any(one is server for _, server in self._pairs)
+            if self.heard is not None and not from_server:
+                self.heard += data
             other.sendall(data.replace(*self._words) if from_server and self._words[0] else data)
             self.sent += 0 if from_server else len(data)
         if not data:

@@ -205,10 +205,10 @@ class Cell(Inbox):
             return
         self.state = "closed"
         self.ended = exit = self._killed or exit
+        self.refuse_all()
         if self.served is not None:
             self.node.unregister(self)
         self.node.refs.forget(self)
-        self.refuse_all()
         watchers, self.watchers = self.watchers, None
         for watcher in watchers or ():
             watcher.has_ended(self, exit)

@@ -149,6 +149,7 @@ class Serving:
             pattern = subjects.instance_pattern(self._node.plane, self._host, replica)
             late = remote.bus.subscribe(pattern, self._receive_late)
             self._node.background(self._let_go(late), name=f"what {self._cell.address} has answered")
+        remote.let_go()  # who finds nobody here takes what has no answer yet for lost
         self._own.unsubscribe()
 
     def _receive_late(self, delivery: Delivery) -> None:

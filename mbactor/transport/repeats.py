@@ -16,10 +16,12 @@ Refusal = Literal["nobody", "full", "restarting", "leaving", "away"]
 """Why a request was not taken: nobody serves the address; the mailbox is full; the actor, or its process, will be back;
 its process ends; its process has not come back to the bus yet.
 """
-LIMITS: dict[Refusal, int] = {"nobody": 1, "full": 1, "restarting": 3, "leaving": 3, "away": 3}
-"""How often a request is repeated for each reason."""
+LIMITS: dict[Refusal, int] = {"nobody": 1, "full": 1, "restarting": 3, "leaving": 30, "away": 3}
+"""How often a request is repeated for each reason. Of processes one may end after the other, with it in a long line."""
 PAUSE = 0.02
 """Seconds until a new subscription is known everywhere."""
+_LONGER = 16
+"""So many times longer a pause becomes at most, where one process after the other ends."""
 STEP = 0.1
 """Seconds for which is waited the first time for one that restarts, where nobody says for how long it does."""
 
@@ -66,7 +68,8 @@ def repeat(refusal: Refusal, earlier: tuple[Refusal, ...], chances: Chances) -> 
         case "leaving":
             if chances.by_ref:
                 return None
-            found = Repeat(PAUSE * chances.drawn, elsewhere)
+            # To whoever serves it then: of those that are known, others may be ending as well.
+            found = Repeat(PAUSE * min(2**times, _LONGER) * chances.drawn)
         case "restarting":
             wait = 0.0 if elsewhere else max(chances.seconds, STEP * 2**times)
             found = Repeat(wait + STEP * chances.drawn, elsewhere)
