@@ -39,6 +39,9 @@ class NearAsk(Ask, eq=False, kw_only=True):
             return
         self.nearest.nobody(self.plain)
         self.address, self.patience = self.plain, self.ticks
+        if self.holder:  # of whose fragments the bus may still have to tell: it rests until that has come
+            super().failed(error)
+            return
         try:
             self.publish(self.source, self.plain, message, self)
         except MbactorError as failed:
@@ -70,6 +73,9 @@ class NearSending(Sending, eq=False, kw_only=True):
             super().failed(error)
             return
         self.nearest.nobody(self.plain)
+        if self.leaving is not None and isinstance(error, Unavailable):
+            super().failed(error)  # who had a part of it is gone: what the bus tells of the others is of the same loss
+            return
         self.address = self.plain
         try:
             self.publish(self.source, self.plain, self.message, self)

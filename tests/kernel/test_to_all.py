@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import anyio
@@ -401,6 +402,25 @@ async def test_of_those_in_a_process_one_that_is_full_is_given_nothing_while_ano
     await asyncio.gather(*held)
 
 
+async def test_what_is_for_every_replica_is_for_the_full_one_too_and_for_no_other_twice(start: Start) -> None:
+    asks, serves = await start(), await start()
+    full, _ = [await serves.spawn(child(Narrow, id=name, args={"name": name})) for name in ("full", "free")]
+    await serves.node.remote.flush()
+    held = [full.ask(Narrow.hang)]
+    await until(lambda: full.cell.main is not None and full.cell.main.runs_but_for(None))
+    held.append(full.ask(Narrow.hang))
+    for _ in range(3):
+        answers = [reply async for reply in asks.ask_all(Narrow.level, "x")]
+        assert sorted(str(reply.value) if reply.error is None else type(reply.error).__name__ for reply in answers) == [
+            "MailboxFull",
+            "free",
+        ]
+    assert full.cell.current is not None
+    actor: Any = full.cell.current.actor
+    actor.hung.set()
+    await asyncio.gather(*held)
+
+
 async def test_who_asks_for_several_methods_in_turn_has_each_of_them_done_by_all_replicas(start: Start) -> None:
     asks = await start(stock("a"), stock("b"))
     answers = Counter[tuple[str, str]]()
@@ -573,6 +593,49 @@ async def test_what_is_manual_is_there_while_it_is_active(start: Start) -> None:
         DeclarationError, match=r"a method of Reports that is declared with manual=True expected: query"
     ):
         await here.ask(Reports.wrong)
+
+
+async def test_what_one_replica_has_switched_off_another_answers_wherever_it_is(start: Start) -> None:
+    here, away = await start(), await start()
+    one, two = [await here.spawn(child(Reports, id=id)) for id in ("one", "two")]
+    far = await away.spawn(child(Reports, id="far"))
+    for ref in (one, two, far):
+        await ref.ask(Reports.switch, on=True)
+    for off, asks in ((one, 20), (two, 20)):
+        await off.ask(Reports.switch, on=False)
+        for system in (here, away):
+            await system.node.remote.flush()
+            assert {await system.ask(Reports.query) for _ in range(asks)} == {"row"}
+    await far.ask(Reports.switch, on=False)
+    with pytest.raises(NoSuchActor):
+        await here.ask(Reports.query)
+
+
+async def test_what_is_switched_on_and_off_under_load_is_answered_or_not_there(start: Start) -> None:
+    here, away = await start(), await start()
+    refs = [await system.spawn(child(Reports, id="reports")) for system in (here, away)]
+    asks, over = await start(), asyncio.Event()
+    outcomes = Counter[str]()
+
+    async def load() -> None:
+        while not over.is_set():
+            for system in (asks, here):
+                try:
+                    outcomes[await system.ask(Reports.query)] += 1
+                except NoSuchActor:
+                    outcomes["nobody"] += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(load())
+        async with asyncio.timeout(60):
+            for n in count():
+                await refs[n % 2].ask(Reports.switch, on=n // 2 % 2 == 0)
+                await here.node.remote.flush()
+                if n > 60 and len(outcomes) == 2:
+                    break
+        over.set()
+    assert {*outcomes} == {"row", "nobody"}
 
 
 async def test_whoever_does_not_serve_it_any_more_is_not_missed(start: Start) -> None:

@@ -46,6 +46,14 @@ def test_an_asker_converges_to_the_nearest_wherever_its_requests_went(
     assert nearest(HERE, 0).replica == (f"loc-{best}" if best else None)
 
 
+def test_an_answer_from_farther_away_that_comes_later_changes_nothing() -> None:
+    """Of what was asked before the nearest was known."""
+    nearest = Nearest("eu-west-b-1")
+    for by in ("eu-west-b-2", "eu-west-a-1", "eu-east", "us", ""):
+        nearest.answered(HERE, by, 0)
+        assert nearest(HERE, 0).replica == "loc-eu-west-b"
+
+
 @given(own=PLACES, by=PLACES, asked_twice=st.booleans())
 def test_where_nobody_is_any_more_it_asks_anybody(own: str, by: str, *, asked_twice: bool) -> None:
     nearest = Nearest(own)

@@ -227,7 +227,11 @@ def test_nobody_answers_for_another_host(server: NatsServer) -> None:
     asking(server, work)
 
 
-def test_what_is_told_of_one_that_was_sent_again_is_not_told_of_those_it_travelled_with(server: NatsServer) -> None:
+def test_what_is_told_of_one_that_was_sent_again_is_not_told_of_those_it_travelled_with(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbactor.transport.repeats.PAUSE", 0.0)
+
     async def work(asker: Asker) -> None:
         first = [asker.ask(), asker.ask()]
         [request] = await asker.asked.until(1)
@@ -241,6 +245,8 @@ def test_what_is_told_of_one_that_was_sent_again_is_not_told_of_those_it_travell
         asker.bus.publish(request.reply or "", refused.to_bytes())
         # It is sent to the other replica that is known, which is not there any more, and then to any.
         again: Delivery = (await asker.asked.until(3))[2]
+        for _ in range(6):  # until whatever else was told would have been asked and sent again, too
+            await asker.requester._bus.flush()
         assert [message.envelope.id for message in messages_of(again.data)] == ids[:1]
         for id in ids:
             asker.bus.publish(again.reply or "", said("reply", id, id.encode(), replica="").to_bytes())
@@ -504,6 +510,23 @@ def test_however_many_wait_there_is_one_inbox_and_one_timer_and_no_two_have_a_re
     asking(server, work)
 
 
+def test_what_travelled_together_is_remembered_for_two_windows_and_not_longer(server: NatsServer) -> None:
+    async def work(asker: Asker) -> None:
+        asks = [asker.ask() for _ in range(5)]
+        [request] = await asker.asked.until(1)
+        together: Any = asker.requester._together
+        assert together._young
+        for message in messages_of(request.data):
+            asker.bus.publish(request.reply or "", said("ack", message.envelope.id, replica="").to_bytes())
+        async with asyncio.timeout(60):
+            while together._young or together._old:
+                await asyncio.sleep(0.001)
+        for one in asks:
+            one.cancel()
+
+    asking(server, work, window=0.1)
+
+
 def test_the_more_replicas_are_known_the_fewer_messages_travel_together(server: NatsServer) -> None:
     async def work(asker: Asker) -> None:
         for known, most in ((0, MOST), (1, MOST), (4, MOST // 4), (16, 8)):
@@ -600,5 +623,56 @@ def test_what_the_nearest_does_not_take_goes_to_any_and_where_nobody_is_there_th
         assert nearest is not None
         assert nearest(FAR, loop.time()) is FAR
         assert (len(near.got), lost) == (1, [])
+
+    asking(server, work, locality="eu-west-b-1")
+
+
+def test_what_the_nearest_had_a_part_of_when_it_died_is_sent_again_to_any_once_and_what_was_told_is_lost(
+    server: NatsServer,
+) -> None:
+    """Each fragment that was on its way to it finds nobody, which says nothing of the others."""
+
+    async def work(asker: Asker) -> None:
+        bus, near = asker.requester._bus, Inbox()
+        asker.bus.subscribe("p.safe.443.*.far_example.loc-eu-west-b.post.work", near)
+        await asker.bus.flush()
+
+        async def finds_the_nearest() -> None:
+            count, ask = len(asker.asked.got), asker.ask()
+            request = (await asker.asked.until(count + 1))[-1]
+            id = messages_of(request.data)[0].envelope.id
+            found = Message(Envelope("reply", id, content_type=JSON, locality="eu-west-b"), b"")
+            asker.bus.publish(request.reply or "", found.to_bytes())
+            await ask
+
+        await finds_the_nearest()
+        ask = large(asker)
+        [request] = await near.until(1)
+        asker.bus.publish(request.reply or "", pulls(request, 9).to_bytes())  # and it is not there
+        request = (await asker.asked.until(2))[1]
+        waiter = asker.requester._waiting.find(first_of(request).id)
+        assert waiter is not None
+        assert waiter.taken == "unknown"
+        for _ in range(3):
+            asker.requester._probe_holders()
+            for _ in range(3):
+                await bus.flush()
+        asker.bus.publish(request.reply or "", said("reply", waiter.id, b"far").to_bytes())
+        assert await ask == b"far"
+        assert len(asker.asked.got) == 2
+
+        await finds_the_nearest()
+        lost: list[MbactorError] = []
+        told = Message(Envelope("tell", asker.requester.new_id()), bytes(3_000_000))
+        asker.requester.send("ada.example", FAR, told, lost.append)
+        request = (await near.until(2))[1]
+        asker.bus.publish(request.reply or "", pulls(request, 9).to_bytes())
+        async with asyncio.timeout(60):
+            while not lost:
+                await asyncio.sleep(0.001)
+        for _ in range(6):
+            await bus.flush()
+        assert [(type(one), one.taken) for one in lost] == [(Unavailable, "no")]
+        assert (len(asker.asked.got), len(near.got)) == (3, 2)
 
     asking(server, work, locality="eu-west-b-1")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbactor.errors import MbactorError, MessageTooLarge, NoSuchActor, NotAcknowledged, Unavailable
-from mbactor.transport import Address, Delivery, Envelope, LocalBus, Message, Requester, messages_of
+from mbactor.transport import Address, Delivery, Envelope, LocalBus, Message, Requester, messages_of, nats_client
 from mbactor.transport.message import OVERHEAD
 from mbactor.transport.nats import NatsBus
 from mbactor.transport.outbox import AT_ONCE, BYTES, MOST, SOON, Outbox, Together
@@ -115,7 +115,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
         yield running
 
 
-def test_who_comes_alone_does_not_wait_for_the_end_of_the_turn(server: NatsServer) -> None:
+def test_who_comes_alone_does_not_wait_for_the_end_of_the_turn(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def work() -> None:
         bus = NatsBus(server.url)
         await bus.connect()
@@ -138,11 +140,18 @@ def test_who_comes_alone_does_not_wait_for_the_end_of_the_turn(server: NatsServe
         assert await turn("8", "9") == [["8", "9"]]
         with pytest.raises(MessageTooLarge):
             outbox.put("a", "a.x", "a.x", None, "10", bytes(bus.max_payload))
+        assert await turn("10") == [["10"]]
+        with monkeypatch.context() as patch:
+            patch.setattr(nats_client, "FULL", 0)  # as if the server did not read
+            outbox.put("a", "a.x", "a.x", "r.", "11", b"")
+            assert told == []  # its sender does not know of it yet
+            await asyncio.sleep(0)
+            assert told == ["11"]
         await bus.close()
-        outbox.put("a", "a.x", "a.x", None, "11", b"")
-        assert told == []  # its sender does not know of it yet
-        await asyncio.sleep(0)
+        outbox.put("a", "a.x", "a.x", None, "12", b"")
         assert told == ["11"]
+        await asyncio.sleep(0)
+        assert told == ["11", "12"]
 
     run(work())
 
