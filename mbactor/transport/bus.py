@@ -100,7 +100,9 @@ class Bus(Protocol):
         """Call `tell` each time the way to the others is cut: answers that were still to come are lost."""
 
     def when_back(self, tell: Callable[[], None]) -> None:
-        """Call `tell` each time the way to the others is there again, with everything that is subscribed."""
+        """Call `tell` each time the way to the others is there again, with everything that is subscribed; and where it
+        is only some of the others who have lost theirs, as far as the bus knows.
+        """
 
     def when_permitted(self, reply: str, tell: Callable[[Permissions | None], None]) -> None:
         """Call `tell` with what may be published here, now and each time that may have changed, and with None while it

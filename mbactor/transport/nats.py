@@ -66,7 +66,7 @@ class NatsBus:
     async def connect(self) -> None:
         """Unavailable where no server takes the connection, with the reason; InvalidSpec for a file of no use."""
         broker = broker_of(self.url)
-        client = Connection(Access(broker.files), self._was_cut, self._is_back)
+        client = Connection(Access(broker.files), self._was_cut, self._is_back, self._tell_back)
         await client.open(broker.servers)
         self._client = client
         self._closing = False
@@ -172,6 +172,9 @@ class NatsBus:
     def _is_back(self) -> None:
         if self._inquiry is not None and self._client is not None:
             self._inquiry.begin(guarded=self._client.guarded)
+        self._tell_back()
+
+    def _tell_back(self) -> None:
         for tell in self._back:
             tell()
 

@@ -12,7 +12,7 @@ import json
 import random
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
@@ -54,7 +54,9 @@ class Connection(Client):
     _pongs: list[asyncio.Future[Any]]
     _transport: Any
 
-    def __init__(self, access: Access, told: Callable[[], None], back: Callable[[], None]) -> None:
+    def __init__(
+        self, access: Access, told: Callable[[], None], back: Callable[[], None], fewer: Callable[[], None]
+    ) -> None:
         super().__init__()
         self._access = access
         self._keys: Keys | None = None
@@ -63,6 +65,10 @@ class Connection(Client):
         """The server that was connected to last."""
         self._told = told
         self._back = back
+        self._fewer = fewer
+        """Told that a server of the cluster is gone, with the connections that others had to it."""
+        self._cluster: set[str] = set()
+        """Its servers, as the one that is connected to says."""
         self._down_since = 0.0
         self.why = ""
         """Why the last try to connect again came to nothing; empty where there was none since it was lost."""
@@ -269,9 +275,13 @@ class Connection(Client):
         try:
             info = json.loads(text)
             self._max_payload = int(info.get("max_payload", self._max_payload))
+            cluster = _cluster_of(info)
         except (ValueError, AttributeError, TypeError):
             raise MalformedStream(f"no INFO of NATS: {text[:80]!r}") from None
+        before, self._cluster = self._cluster, cluster
         self._soon(self._process_info(info))
+        if before - cluster:
+            self._fewer()
 
     def _refused(self, quoted: bytes) -> None:
         # Where it is the end, the server closes the connection: then this is the reason.
@@ -344,6 +354,7 @@ class Connection(Client):
         await self._transport.drain()  # it may be lost already
         # Before nats-py subscribes anew: what comes at once can be answered.
         self._said = ""
+        self._cluster = _cluster_of(self._server_info)
         self.up = True
         self._transport.take(self._parser().feed, self.end_of_turn.begin)
 
@@ -419,6 +430,12 @@ def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, f
     """Whom to try next when the connection was lost, and after how many seconds."""
     server = min(servers, key=lambda one: (one.reconnects, random.random()))
     return server, random.random() * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(server.reconnects, 10))
+
+
+def _cluster_of(info: Mapping[str, Any]) -> set[str]:
+    """The servers of a cluster that an INFO names."""
+    named = info.get("connect_urls")
+    return {str(one) for one in named} if isinstance(named, list) else set()
 
 
 def _ignore_line(_: bytes) -> None:

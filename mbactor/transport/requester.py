@@ -44,7 +44,7 @@ _FEW = 8
 _NOBODY_WITHIN = 2.0
 """Seconds for which a bus may take to say that nobody was there for a message without an answer."""
 RETURN = 3.0
-"""Seconds after the bus is back within which others come back to it: each pauses before it tries to."""
+"""Seconds after an outage within which others come back to the bus: each pauses before it tries to."""
 _TAKEN_WITHIN = 15 * 60.0
 """Seconds for which one that goes in fragments may take."""
 
@@ -515,7 +515,7 @@ class Requester:
         return lately and not isinstance(waiter, Spreading) and bool(self._replicas.count(waiter.address.host))
 
     def _not_back(self, waiter: Ask | Sending) -> None:
-        error = Unavailable(f"{waiter.address}: the broker is back, and whoever has served it is not yet; send again")
+        error = Unavailable(f"{waiter.address}: whoever served it has lost the broker and is not back yet; send again")
         if isinstance(waiter, Ask) and self._again(waiter, "away", error, ""):
             return
         waiter.unsent(error)

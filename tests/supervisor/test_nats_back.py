@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from mbactor import Actor, ActorSystem, NoSuchActor, Unavailable, endpoint
-from mbactor.transport import requester
-from tests.nats import NatsServer, nats_server
+from mbactor.transport import nats_client, requester
+from tests.nats import NatsServer, nats_cluster, nats_server
 from tests.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +83,7 @@ async def test_an_ask_waits_for_who_is_not_back_yet(cut: Cut) -> None:
         await cut.asks.ask(Other.never)
     while not (letters := list(cut.asks.dead_letters)):
         await asyncio.sleep(0.001)
-    assert "is not yet" in letters[0].reason
+    assert "is not back yet" in letters[0].reason
     assert not any(one.done() for one in asking)
     cut.to_asked.heal()
     assert await asyncio.gather(*asking) == [2 * n for n in range(40)]
@@ -92,10 +93,49 @@ async def test_who_does_not_come_back_is_said_to_be_away_and_then_to_be_nobody(
     cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cut.asker_is_back()
-    with pytest.raises(Unavailable, match="the broker is back, and whoever has served it is not yet") as away:
+    with pytest.raises(Unavailable, match="whoever served it has lost the broker and is not back yet") as away:
         await cut.asks.ask(Desk.double, 1)
     assert (away.value.status, away.value.taken) == (503, "no")
     monkeypatch.setattr(requester, "RETURN", 0.0)
     with pytest.raises(NoSuchActor):
         await cut.asks.ask(Desk.double, 1)
     cut.to_asked.heal()
+
+
+async def test_an_ask_waits_for_who_was_at_a_server_of_the_cluster_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the asker was at another one: that tells it that one of them is gone."""
+    with nats_cluster(tmp_path) as (first, second, _):
+        lost, chosen = asyncio.Event(), nats_client._next_server
+
+        def keep_away(servers: list[Any], info: dict[str, Any]) -> tuple[Any, float]:
+            server, pause = chosen(servers, info)
+            return (server, pause) if lost.is_set() else (next(s for s in servers if s.uri.port == second.port), 0.01)
+
+        async with ActorSystem("asks", first.url, "back") as asks:
+            monkeypatch.setattr(nats_client, "_next_server", keep_away)
+            async with ActorSystem("asked", second.url, "back") as asked:
+                await asked.spawn(Desk)
+                await known(asks)
+                gone = asyncio.Event()
+                asks.node.remote.bus.when_back(gone.set)
+                await asyncio.to_thread(second.kill)
+                await gone.wait()
+                asking = [asyncio.ensure_future(asks.ask(Desk.double, n)) for n in range(40)]
+                with pytest.raises(NoSuchActor):
+                    await asks.ask(Other.never)
+                assert not any(one.done() for one in asking)
+                lost.set()
+                assert await asyncio.gather(*asking) == [2 * n for n in range(40)]
+
+
+async def known(asks: ActorSystem) -> None:
+    """An answer has come: what is subscribed at one server is not known at once at the others."""
+    while True:
+        try:
+            await asks.ask(Desk.double, 2)
+        except NoSuchActor:
+            await asyncio.sleep(0.01)
+        else:
+            return
