@@ -23,6 +23,7 @@ from mbactor.supervisor.operate.control import Control
 from mbactor.supervisor.operate.sockets import folders
 from mbactor.supervisor.system import ActorSystem
 from mbactor.supervisor.tree import render, walked
+from mbactor.transport.nats_url import is_broker, without_secrets
 
 if TYPE_CHECKING:
     from mbactor.kernel.exit import Exit
@@ -110,7 +111,7 @@ async def _serve(topology: Topology) -> int:
     stopped = asyncio.Event()
     with observe.observing(addresses), _Signals(stopped):
         async with _shown(system, topology):
-            return await _until_stopped(system, stopped, addresses)
+            return await _until_stopped(system, topology, stopped, addresses)
 
 
 @asynccontextmanager
@@ -127,7 +128,7 @@ async def _shown(system: ActorSystem, topology: Topology) -> AsyncIterator[None]
         yield
 
 
-async def _until_stopped(system: ActorSystem, stopped: asyncio.Event, addresses: _Addresses) -> int:
+async def _until_stopped(system: ActorSystem, topology: Topology, stopped: asyncio.Event, addresses: _Addresses) -> int:
     starting = asyncio.ensure_future(system.start())
     telling = asyncio.ensure_future(_tell_what_starts(system))
     by_signal = await _first(starting, stopped)
@@ -142,13 +143,21 @@ async def _until_stopped(system: ActorSystem, stopped: asyncio.Event, addresses:
         return _failed(error)
     settle()
     serving = [f"serving {click.style(url, bold=True)}" for url in addresses.urls]
-    _tell("\n".join([render(await system.whole_tree(), "text"), *serving, "Ctrl-C stops it"]))
+    _tell("\n".join([render(await system.whole_tree(), "text"), *serving, *_over(topology), "Ctrl-C stops it"]))
     ended = asyncio.ensure_future(system.wait())
     by_signal = await _first(ended, stopped)
     gave_up = None if by_signal else ended.result()
     await system.stop()
     ended.cancel()
     return 0 if gave_up is None or gave_up.clean else _gave_up(gave_up)
+
+
+def _over(topology: Topology) -> list[str]:
+    """Where others have to be to find it: who is on another server, or another plane, is told that nobody is there."""
+    if not is_broker(topology.transport):
+        return []
+    plane = Settings.from_environment(environment()).plane
+    return [f"over {click.style(without_secrets(topology.transport), bold=True)}, plane {plane}"]
 
 
 async def _tell_what_starts(system: ActorSystem) -> None:

@@ -133,7 +133,7 @@ def lost(mailbox: MailboxStatistics) -> int:
 def drawn(snapshot: Snapshot, size: Size, *, note: Text | None = None, footer: str = "") -> RenderableType:
     """A headline, the table, the last ends where the table has no room for them, and what was left out."""
     rows = rows_of(snapshot.tree)
-    alerts = _alerts(rows)
+    alerts = _alerts(rows, snapshot.unready)
     ends = [] if size.width >= WIDE else _ends(rows, size)
     if size.height is not None:
         # The headline, the titles of the columns, the footer and the two empty lines between.
@@ -175,9 +175,12 @@ def _headline(snapshot: Snapshot, width: int) -> Text:
     return _line(line)
 
 
-def _alerts(rows: Sequence[Row]) -> list[Text]:
-    """What cannot wait, in words: supervisors that are about to give up, and children that do not come to rest."""
-    told = [text for row in rows for text in (_alert(row.node),) if text]
+def _alerts(rows: Sequence[Row], unready: str | None) -> list[Text]:
+    """What cannot wait, in words: why all of it is unready, supervisors that are about to give up, and children that do
+    not come to rest.
+    """
+    told = [f"unready: {one_line(unready)}"] if unready else []
+    told += [text for row in rows for text in (_alert(row.node),) if text]
     shown = told if len(told) <= MOST_ALERTS else [*told[: MOST_ALERTS - 1], f"and {len(told) - MOST_ALERTS + 1} more"]
     return [_line(Text(f"! {text}", style="bold red")) for text in shown]
 

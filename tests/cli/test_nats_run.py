@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,22 @@ async def test_processes_find_each_other_share_the_work_and_die(server: NatsServ
             assert await system.ask(Till.pid) == three.process.pid
             three.signal(signal.SIGTERM)
             assert await asyncio.to_thread(three.end) == 0
+
+
+async def test_it_is_told_which_broker_and_plane_it_is_found_at_and_whether_it_is_there(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    with serving(
+        write(tmp_path, server.url.replace("//", "//ann:s3cret@")), tmp_path, MBACTOR_PLANE="shops"
+    ) as running:
+        await asyncio.to_thread(running.until, f"^over {server.url}, plane shops$")
+        shown = ("tree", "--live", "--once", str(tmp_path / "shop.yaml"))
+        assert "unready" not in (await asyncio.to_thread(partial(command, *shown, cwd=tmp_path))).stdout
+        server.kill()
+        await asyncio.to_thread(running.until_error, "bus.cut")
+        told = (await asyncio.to_thread(partial(command, *shown, cwd=tmp_path))).stdout.splitlines()
+        assert told[1].startswith(f"! unready: the connection to {server.url} is lost")
+        assert "s3cret" not in "".join(told)
 
 
 def test_a_file_is_checked_without_connecting_and_a_run_without_the_broker_ends_in_a_sentence(tmp_path: Path) -> None:

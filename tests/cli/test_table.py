@@ -56,6 +56,16 @@ def line_of(id: str, lines: list[str]) -> str:
     return next(line for line in lines if f"─ {id}" in line)
 
 
+def test_that_the_system_is_unready_is_told_before_all_else() -> None:
+    snapshot = Snapshot(MIXED, "shop", 4711, 3725.0, 3, unready="the connection is lost\n\x1b[31m")
+    console = Console(width=80, highlight=False)
+    with console.capture() as capture:
+        console.print(drawn(snapshot, Size(80)))
+    told = [line.rstrip() for line in capture.get().splitlines()]
+    assert told[1].startswith("! unready: the connection is lost ")
+    assert [line for line in told[1:] if line != told[1]] == painted(MIXED, 80)[1:-2]
+
+
 def test_the_rows_hang_where_they_stand_in_the_tree() -> None:
     lines = painted(MIXED, 100)
     names = [line[:13].rstrip() for line in lines[titled(lines) + 1 :][:6]]

@@ -4,7 +4,7 @@
         ...
 
     $ echo '{"get": "tree"}' | nc -U $XDG_RUNTIME_DIR/mbactor/shop-1f0c3d5e7a-4711.sock
-    {"tree": {"id": "shop", ...}, "system": "shop", "pid": 4711, "uptime": 12.5, "dead_letters": 0}
+    {"tree": {"id": "shop", ...}, "system": "shop", "pid": 4711, "uptime": 12.5, "dead_letters": 0, "unready": null}
 
 A request is an object with one key, the verb: get, ask (`{"ask": {"url": ...}}`, see `Asked`), plan, apply, stop,
 start or restart (`operator.py`). What cannot be answered is answered with `{"error": "..."}`, with the HTTP-like
@@ -52,13 +52,16 @@ SHARE = 20
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The answer to `{"get": "tree"}`: all of one moment. `uptime` is in seconds since the system was started."""
+    """The answer to `{"get": "tree"}`: all of one moment. `uptime` is in seconds since the system was started;
+    `unready` is that of `ActorSystem`.
+    """
 
     tree: TreeNode
     system: str
     pid: int
     uptime: float
     dead_letters: int
+    unready: str | None = None
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True):
@@ -202,6 +205,7 @@ class Control:
                     pid=os.getpid(),
                     uptime=begun - self._began,
                     dead_letters=self._system.dead_letters.total,
+                    unready=self._system.unready,
                 )
             )
             now = time.monotonic()
