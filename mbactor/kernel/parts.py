@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 DRAIN = 5.0
 """Seconds for which who ends waits for what it has given, and told, to leave."""
+UNHEARD = 2
+"""Sweeps after which nobody waits any more for an answer of which nothing was asked for but its beginning."""
 PAUSE = 0.01
 
 
@@ -132,7 +134,8 @@ class Given(Transfer):
         self._broken()
 
     def is_owed(self) -> bool:
-        return True
+        """Whoever has given it up, or was cut off from the bus, does not say so."""
+        return self.sent > 1 or self.silent < UNHEARD
 
 
 class Request:

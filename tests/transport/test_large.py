@@ -34,7 +34,7 @@ from mbactor.transport.codec import encode
 from mbactor.transport.fragments import CHUNK
 from mbactor.transport.message import messages_of
 from mbactor.transport.nats import NatsBus
-from mbactor.transport.reassembly import Bounds
+from mbactor.transport.reassembly import SWEEP, Bounds
 from mbactor.transport.transfers import BURST, FULL
 from tests.nats import NatsServer, nats_server
 from tests.process import ROOT, pause
@@ -551,6 +551,36 @@ def test_an_answer_is_given_to_who_asked_as_far_as_that_asks_and_given_up_when_i
             await until(lambda: len(asker.answers("7")) == 3)
             await nothing_is_left(serves)
             assert len(asker.answers("7")) == 3
+
+    virtually(work())
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_who_ends_does_not_wait_for_who_has_not_begun_to_take_its_answer_for_long(*, begun: bool) -> None:
+    """It waits for one that has, which may stand still for a moment."""
+
+    async def work() -> None:
+        async with two() as (_, serves, bus):
+            asker, loop = Asker(bus), asyncio.get_running_loop()
+            [cell] = serves.node.served[ADDRESS.host].cells
+            body, content_type = encode({"size": 500_000})
+            asked = Message(Envelope("ask", "1", 20.0, content_type=content_type), body)
+            reply = subjects.reply_subject(PLANE, ADDRESS.host, "liar.example", "id-liar", "1")
+            address = Address(ADDRESS.host, "/make")
+            bus.publish(subjects.request_subject(PLANE, "liar.example", address), asked.to_bytes(), reply=reply)
+            await until(lambda: len(asker.answers("1")) == 1, 0.01)
+            if begun:
+                [first] = asker.answers("1")
+                ack = Envelope("ack", "1", fragment=(3, first.envelope.fragment[1]), replica="id-liar")
+                own = subjects.request_subject(
+                    PLANE, "liar.example", Address(ADDRESS.host, "/make", replica=cell.replica)
+                )
+                bus.publish(own, Message(ack, b"").to_bytes())
+                await until(lambda: len(asker.answers("1")) == 3, 0.01)
+            await asyncio.sleep(2.5 * SWEEP)
+            began = loop.time()
+            await serves.stop()
+            assert (loop.time() - began > 1) is begun
 
     virtually(work())
 
