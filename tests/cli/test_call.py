@@ -93,7 +93,7 @@ def test_an_answer_is_printed_as_json_that_people_read(office: Call) -> None:
         (["clerk.example/greet", f'{{"name": "{"x" * 65536}"}}'], 4, "a request of more than 65536 bytes"),
         (["clerk.example/greet", f'{{"name": "{"é" * 60_000}"}}'], 4, "a request of more than 65536 bytes"),
         (["clerk.example/fail"], 1, "error: ValueError: unlucky \\x1b[2J\n"),
-        (["clerk.example/doze", "--timeout", "100ms"], 5, "Clerk.doze ran out of its time budget"),
+        (["clerk.example/doze", "--timeout", "100ms"], 5, "Clerk.doze ran out of its time budget of 100ms"),
         (["clerk.example/greet", "[1]"], 2, "'[1]' given, a JSON object expected, with the parameters by name"),
         (["clerk.example/greet", '{"times": NaN}'], 2, "a JSON object expected: NaN is no number of JSON"),
         (["clerk.example/greet", '{"name": "\udcff"}'], 2, "a JSON object expected: it is not UTF-8"),
