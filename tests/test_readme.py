@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
@@ -13,7 +14,9 @@ from textwrap import indent
 import pytest
 
 import mbactor
-from mbactor import errors, foreman
+from mbactor import Actor, ActorSystem, endpoint, errors, event, foreman, observe, sink
+from mbactor.testing import Recorder
+from tests.nats import nats_server
 from tests.process import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -151,6 +154,53 @@ def test_the_topology_in_the_readme_is_right(tmp_path: Path) -> None:
     assert [child.id for child in children] == [*(f"orders-{n}" for n in range(1, 5)), "pipelines", "carts", "archive"]
     assert children[0].args == {"start": 20}
     assert children[-1].args == {"token": "t0ken", "name": "archive of p"}
+
+
+class Orders(Actor):
+    host = "orders.example"
+
+    @event
+    async def on_placed(self, sku: str) -> None: ...
+
+    @endpoint
+    async def place(self, sku: str) -> bool:
+        return self.publish(Orders.on_placed, sku)
+
+
+class Mail(Actor):
+    host = "mail.example"
+
+    def __init__(self, heard: list[str]) -> None:
+        self.heard = heard
+
+    @sink(Orders.on_placed)
+    async def placed(self, sku: str) -> None:
+        self.heard.append(sku)
+
+    @endpoint
+    async def order(self, sku: str) -> bool:
+        return await self.ask(Orders.place, sku)
+
+
+@pytest.mark.anyio
+async def test_the_permissions_in_the_readme_are_enough(tmp_path: Path) -> None:
+    [conf] = [body for language, body in FENCES if language == "conf"]
+    everybody = "users = [{user: all, password: all}, {"
+    recorder = Recorder(asyncio.get_running_loop())
+    with nats_server(tmp_path, conf.replace("users = [{", everybody)) as server, observe.observing(recorder):
+        urls = [server.url.replace("//", f"//{who}@") for who in ("mail:...", "all:all")]
+        async with ActorSystem("shop", urls[0]) as shop, ActorSystem("orders", urls[1]) as orders:
+            heard: list[str] = []
+            await orders.spawn(Orders)
+            await shop.spawn(Mail, heard)
+            await orders.node.remote.flush()
+            await shop.node.remote.flush()
+            assert await orders.ask(Mail.order, "tea")
+            assert await shop.ask(Orders.place, "tea")
+            async with asyncio.timeout(60):
+                while heard != ["tea", "tea"]:
+                    await asyncio.sleep(0.01)
+    assert recorder.find("bus.refused") == []
 
 
 @pytest.mark.parametrize(
