@@ -24,8 +24,6 @@ _LONGER = 16
 """So many times longer a pause becomes at most, where one process after the other ends."""
 STEP = 0.1
 """Seconds for which is waited the first time for one that restarts, where nobody says for how long it does."""
-
-
 AWAY = 0.3
 """As `STEP`, for one that is not back: after the last repeat, everybody has had the time to be."""
 
