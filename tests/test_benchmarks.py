@@ -323,6 +323,26 @@ def test_requests_between_processes_are_measured_beside_other_ways_of_the_same_r
     assert spent["value"] == pytest.approx(spent["asker_us"] + spent["server_us"] + spent["taker_us"])
 
 
+def test_the_transport_is_measured_in_all_sizes_at_all_depths_and_rates_and_against_its_targets() -> None:
+    refused = CliRunner().invoke(command.main, ["transport", "--only", "nonsense", "--loop", "asyncio"])
+    offered = {line.strip() for line in refused.output.partition("there are:\n")[2].splitlines()}
+    depths = [f"{count} in flight" for count in ("1", "16", "128", "1,024")]
+    spread = "64 B, 1,024 in flight, 16 destinations"
+    assert offered >= {f"requests: {size}, {depth}" for size in ("64 B", "1 KB", "16 KB") for depth in depths}
+    assert offered >= {f"coalescing: 64 B, {depth}" for depth in depths}
+    assert offered >= {f"requests: {spread}", f"coalescing: {spread}"}
+    assert offered >= {f"open loop: {rate}/s offered" for rate in ("20,000", "50,000", "80,000")}
+    here = "in one process: empty body, 10,000 in flight"
+    assert offered >= {f"{here}, over NATS", f"{here}, without a broker"}
+    most = "64 B, 1,024 in flight"
+    assert {
+        (most, ways.NATS_PY): Target(3.0),
+        (most, ways.HTTP): Target(6.0),
+        (most, ways.RAW): Target(100_000, of="value"),
+        (spread, ways.NATS_PY): Target(1.8),
+    } == transport.TARGETS
+
+
 @pytest.mark.skipif(not awake.POSSIBLE, reason="SCHED_IDLE is Linux's")
 def test_one_in_flight_is_measured_on_cores_that_are_kept_awake_too(
     transported: tuple[dict[str, dict[str, Any]], Path],
