@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import ssl
 from typing import NamedTuple
 
 from mbactor.errors import InvalidSpec
 
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 _UNKNOWN = frozenset({2, 18, 19, 20, 21})
 """OpenSSL's numbers for a certificate whose signer is none of those that are trusted: others are no matter of trust."""
 
@@ -63,5 +66,11 @@ def _of_the_socket(error: OSError, url: str, patience: float) -> str:
         case TimeoutError():
             return f"{url} has not answered as a NATS server does within {patience} s"
         case ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():
-            return f"{url} has closed the connection before it was made ({error.strerror or error})"
-    return f"nobody listens at {url} ({error.strerror or error}): start a nats-server there or correct the URL"
+            return f"{url} has closed the connection before it was made ({_in_words(error)})"
+    return f"nobody listens at {url} ({_in_words(error)}): start a nats-server there or correct the URL"
+
+
+def _in_words(error: OSError) -> str:
+    """As the system names it: asyncio says what it called instead, once for each address that a name has."""
+    numbers = {error.errno} if error.errno else {int(number) for number in _ERRNO.findall(str(error))}
+    return ", ".join(os.strerror(number) for number in sorted(numbers)) or str(error)

@@ -25,6 +25,7 @@ from mbactor.testing import Recorder
 from mbactor.testing.buses import check_bus
 from mbactor.transport import Address, Delivery, Envelope, Message, Requester, messages_of, nats_client, nats_refused
 from mbactor.transport.nats import NatsBus
+from mbactor.transport.nats_why import Who, why_not
 from tests.loops import LOOPS, Factory, run
 from tests.nats import NatsServer, nats_cluster, nats_server
 from tests.proxy import Proxy, proxy
@@ -562,7 +563,13 @@ def fails(url: str, loop: Factory = asyncio.SelectorEventLoop) -> str:
 
 def test_nobody_listens(tmp_path: Path) -> None:
     server = NatsServer(tmp_path)
-    assert f"nobody listens at {server.url} (" in fails(server.url)
+    assert f"nobody listens at {server.url} (Connection refused)" in fails(server.url)
+    # As asyncio says it of a name with two addresses.
+    both = (
+        "Multiple exceptions: [Errno 111] Connect call failed ('::1', 4222), [Errno 111] Connect call failed ('a', 1)"
+    )
+    assert "(Connection refused)" in why_not(OSError(both), server.url, 2.0, Who())
+    assert "(no such thing)" in why_not(OSError("no such thing"), server.url, 2.0, Who())
     assert "the host of nats://no.such.invalid:4222 is not known" in fails("nats://no.such.invalid")
 
 
