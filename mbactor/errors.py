@@ -394,6 +394,7 @@ class Deadlock(MbactorError):
     """The ask could never be answered: its receiver waits for the asker. The cycle is spelled out."""
 
     status = 508
+    taken: Taken = "no"
 
     def __init__(
         self,

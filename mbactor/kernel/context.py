@@ -246,6 +246,9 @@ def check_not_fenced(caller: Call | None) -> None:
 def acting_for(claims: Claims, token: str | None = None) -> Iterator[None]:
     """Let what is asked and told in the block, outside of any actor, act for an end user with these claims."""
     nowhere: Any = None
+    proof: object = token
+    if not isinstance(proof, str | None):  # nothing could be read of a message that has it, nor of those beside it
+        raise TypeError(f"token: {type(proof).__name__} given, a text or None expected")
     before = current.set(Call(nowhere, {}, nowhere, identity=MappingProxyType(dict(claims)), token=token))
     try:
         yield

@@ -15,6 +15,7 @@ from typing import Any
 
 from mbactor.errors import (
     ActorCrashed,
+    BadRequest,
     Forbidden,
     MbactorError,
     NoSuchActor,
@@ -185,8 +186,11 @@ class Probe(Waiter, eq=False):
 
 
 def error_in(message: Message) -> MbactorError:
-    """The error that a message carries, as the type it was. BadRequest where it cannot be read."""
-    return from_wire(decode(message.body, message.envelope.content_type, WireError))
+    """The error that a message carries, as the type it was; one that says so where it cannot be read."""
+    try:
+        return from_wire(decode(message.body, message.envelope.content_type, WireError))
+    except BadRequest as error:  # which would say that what was asked does not fit
+        return MbactorError(f"an error was answered that cannot be read: {error}")
 
 
 def died(address: Address) -> ActorCrashed:

@@ -46,6 +46,10 @@ BURST = 8 * 1024
 """Bytes that are kept until the end of a turn of the loop; more are written at once, and count as waiting."""
 
 
+LEAST = 4096
+"""Bytes a message has to be allowed: an envelope, and a part of the body that is worth it."""
+
+
 class Connection(Client):
     """nats-py's connection: it connects, authenticates, encrypts and connects again."""
 
@@ -351,6 +355,9 @@ class Connection(Client):
             raise
         if not self._server_info.get("headers"):
             raise errors.Error(f"nats: no headers, version {self._server_info.get('version')}")
+        largest = self._server_info.get("max_payload")
+        if type(largest) is not int or largest < LEAST:
+            raise errors.Error(f"nats: max_payload {largest}")
         await self._transport.drain()  # it may be lost already
         # Before nats-py subscribes anew: what comes at once can be answered.
         self._said = ""

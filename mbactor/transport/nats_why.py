@@ -50,7 +50,10 @@ def why_not(error: Exception, url: str, patience: float, who: Who) -> str:
             f"{url} ({text.removeprefix('nats: no headers, ')}) takes no headers and does not tell when nobody serves: "
             "a nats-server of 2.2 or later expected, without no_header_support in its configuration"
         )
-    if "info" in text:
+    if "max_payload" in text:
+        largest = text.removeprefix("nats: max_payload ")
+        return f"{url} carries messages of {largest} bytes at most: 4096 or more expected as its setting max_payload"
+    if "info" in text or "malformedstream" in text:
         return f"what listens at {url} is no NATS server"
     return f"{url} does not take the connection: {error}"
 

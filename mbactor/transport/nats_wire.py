@@ -66,7 +66,7 @@ class Wire(asyncio.Protocol):
         """The next line, or what there is of it when the connection ends."""
         while (end := self._early.find(b"\n")) < 0 and not self._gone.done():
             if len(self._early) > LINE:
-                raise OSError(f"a line of more than {LINE} bytes")
+                raise MalformedStream(f"a line of more than {LINE} bytes")
             self._more.clear()
             await self._more.wait()
         end = end + 1 or len(self._early)

@@ -107,6 +107,15 @@ async def test_an_ask_for_somebody_who_may_not_is_a_403(mbactor: ActorSystem, cl
     assert diary == []
 
 
+def test_a_token_that_is_no_text_is_refused_and_not_shown() -> None:
+    secret: Any = b"s3cret"
+    with (
+        pytest.raises(TypeError, match="token: bytes given, a text or None expected"),
+        ActorSystem().acting_for({}, secret),
+    ):
+        pass
+
+
 async def test_an_ask_for_somebody_who_may_is_handled(mbactor: ActorSystem) -> None:
     shop, diary = await a_shop(mbactor)
     with mbactor.acting_for(BUYER):

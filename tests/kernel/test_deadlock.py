@@ -355,10 +355,10 @@ async def test_a_method_that_deals_with_its_deadlock_goes_on(mbactor: ActorSyste
             try:
                 return await self.ref.ask(Node.leaf)
             except Deadlock as error:
-                return error.cycle
+                return f"{error.cycle}, taken: {error.taken}"
 
     peers = await nodes(mbactor, "A", Careful)
-    assert await peers["A"].ask(Careful.careful) == "Careful.careful -> Careful.leaf"
+    assert await peers["A"].ask(Careful.careful) == "Careful.careful -> Careful.leaf, taken: no"
 
 
 # --- hooks ---------------------------------------------------------------------------------------------------------

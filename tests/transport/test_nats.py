@@ -580,9 +580,9 @@ def test_who_listens_is_no_nats_server(monkeypatch: pytest.MonkeyPatch) -> None:
             f"nats://127.0.0.1:{silent.getsockname()[1]}"
         )
 
-    async def other() -> None:
+    async def other(greeting: bytes) -> None:
         async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+            writer.write(greeting)
             await writer.drain()
             writer.close()
 
@@ -591,7 +591,14 @@ def test_who_listens_is_no_nats_server(monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(Unavailable, match="is no NATS server"):
                 await connected(f"nats://127.0.0.1:{port}")
 
-    run(other())
+    for greeting in (b"SSH-2.0-OpenSSH_9.2\r\n", b"x" * 100_000):
+        run(other(greeting))
+
+
+def test_a_server_whose_messages_are_too_small_is_refused(tmp_path: Path) -> None:
+    with nats_server(tmp_path, "max_payload: 4095") as small:
+        why = fails(small.url)
+    assert f"{small.url} carries messages of 4095 bytes at most: 4096 or more expected as its setting" in why
 
 
 @pytest.mark.parametrize("greeting", [b"INFO\r\n", b"INFO [1]\r\n", b'INFO {"connect_urls": ["[::"]}\r\n'])
