@@ -88,6 +88,7 @@ class Connection(Client):
         self._said = ""
         """What the server said was wrong, before it ended the connection."""
         self._later: set[asyncio.Task[None]] = set()
+        self._ended = False
 
     async def open(self, servers: list[str]) -> None:
         """Connect to one of them, tried in an order drawn at random. Unavailable where none takes the connection, with
@@ -128,6 +129,7 @@ class Connection(Client):
     async def end(self) -> None:
         # Not by nats-py's own `close`: what it cancels may take the end of the connection, which it waits for, with it.
         self.up = False
+        self._ended = True
         self._empty()
         self._subs.clear()
         self._status = Client.CLOSED
@@ -188,10 +190,10 @@ class Connection(Client):
             self._mark = self._ping()
 
     async def barrier(self) -> None:
-        """Unavailable where the connection is lost before the server has answered."""
-        pong = self._ping()
+        """Unavailable where the connection is lost, or is before the server has answered."""
+        pong = self._ping() if self.up else None  # nobody would answer it: what is waited for is forgotten at a loss
         self._write()
-        if not await pong:
+        if pong is None or not await pong:
             raise Unavailable("the connection to the broker was lost")
 
     async def renew(self, why: str) -> None:
@@ -358,6 +360,7 @@ class Connection(Client):
         largest = self._server_info.get("max_payload")
         if type(largest) is not int or largest < LEAST:
             raise errors.Error(f"nats: max_payload {largest}")
+        self._check_wanted()
         await self._transport.drain()  # it may be lost already
         # Before nats-py subscribes anew: what comes at once can be answered.
         self._said = ""
@@ -370,6 +373,7 @@ class Connection(Client):
         await self._transport.wait_closed()
 
     async def _is_back(self) -> None:
+        self._check_wanted()
         observe.emit("bus.back", server=self.tried, seconds=time.monotonic() - self._down_since)
         self._back()
 
@@ -381,7 +385,15 @@ class Connection(Client):
         if self._transport:
             self._transport.abort()
 
+    def _check_wanted(self) -> None:
+        """Before Python 3.12 what waits by `wait_for`, as nats-py does, may keep a cancellation to itself: it would
+        connect, or try to, after the end.
+        """
+        if self._ended:
+            raise asyncio.CancelledError
+
     async def _connect_to_server(self, s: Srv) -> None:
+        self._check_wanted()
         self.drop()
         self._down(errors.Error("it could not be subscribed anew"))  # where nats-py gave it up in the midst of that
         self.tried = without_secrets(s.uri.geturl())

@@ -537,10 +537,40 @@ def test_it_can_be_closed_while_the_server_is_gone(server: NatsServer, loop: Fac
         server.kill()
         await cut.wait()
         await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="lost"):
+            await asyncio.wait_for(bus._client.barrier(), 60)  # type: ignore[union-attr]
         async with asyncio.timeout(60):
             await bus.close()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         await until(lambda: all(task.done() for task in left))
+
+    run(work(), loop)
+
+
+def test_it_can_be_closed_at_any_moment_while_it_comes_back(server: NatsServer, loop: Factory) -> None:
+    """Whatever keeps the cancellation of that to itself."""
+
+    async def work() -> None:
+        for turns in range(12):
+            bus = await connected(server.url)
+            server.kill()
+            greeted, over = asyncio.Event(), asyncio.Event()
+
+            async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                writer.write(b'INFO {"headers": true, "max_payload": 1048576}\r\n')
+                greeted.set()  # noqa: B023 - over before the next
+                with suppress(ConnectionError):
+                    await reader.read()  # until it is closed
+                writer.close()
+                over.set()  # noqa: B023
+
+            async with await asyncio.start_server(greet, "127.0.0.1", server.port):
+                await asyncio.wait_for(greeted.wait(), 60)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await asyncio.wait_for(bus.close(), 60)
+                await asyncio.wait_for(over.wait(), 60)
+            server.start()
 
     run(work(), loop)
 
