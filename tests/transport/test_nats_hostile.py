@@ -179,9 +179,9 @@ def test_an_error_that_is_none_is_told_its_asker_and_harms_no_other_in_the_paylo
         told = [error(id, told).part() for id, told in zip(ids, [*bad, seconds], strict=False)]
         asker.bus.publish(request.reply or "", payload_of([*told, said("reply", ids[-1], b"good").part()]))
         for ask in asks[: len(bad)]:
-            with pytest.raises(MbactorError, match="an error was answered that cannot be read: Expected") as told:
+            with pytest.raises(MbactorError, match="an error was answered that cannot be read: Expected") as spoilt:
                 await ask
-            assert told.value.status == 500
+            assert spoilt.value.status == 500
         assert await asks[-1] == b"good"
         again = (await asker.asked.until(2))[1]  # seconds that are no number are not believed
         asker.bus.publish(again.reply or "", said("reply", ids[-2], b"later").to_bytes())
