@@ -46,8 +46,8 @@ BURST = 8 * 1024
 """Bytes that are kept until the end of a turn of the loop; more are written at once, and count as waiting."""
 
 
-LEAST = 4096
-"""Bytes a message has to be allowed: an envelope, and a part of the body that is worth it."""
+LEAST = 1024
+"""Bytes a message has to be allowed: the envelope of most, and something in it."""
 
 
 class Connection(Client):

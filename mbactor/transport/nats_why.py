@@ -52,7 +52,7 @@ def why_not(error: Exception, url: str, patience: float, who: Who) -> str:
         )
     if "max_payload" in text:
         largest = text.removeprefix("nats: max_payload ")
-        return f"{url} carries messages of {largest} bytes at most: 4096 or more expected as its setting max_payload"
+        return f"{url} carries messages of {largest} bytes at most: 1024 or more expected as its setting max_payload"
     if "info" in text or "malformedstream" in text:
         return f"what listens at {url} is no NATS server"
     return f"{url} does not take the connection: {error}"

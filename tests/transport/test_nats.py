@@ -626,9 +626,9 @@ def test_who_listens_is_no_nats_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_whose_messages_are_too_small_is_refused(tmp_path: Path) -> None:
-    with nats_server(tmp_path, "max_payload: 4095") as small:
+    with nats_server(tmp_path, "max_payload: 1023") as small:
         why = fails(small.url)
-    assert f"{small.url} carries messages of 4095 bytes at most: 4096 or more expected as its setting" in why
+    assert f"{small.url} carries messages of 1023 bytes at most: 1024 or more expected as its setting" in why
 
 
 @pytest.mark.parametrize("greeting", [b"INFO\r\n", b"INFO [1]\r\n", b'INFO {"connect_urls": ["[::"]}\r\n'])
