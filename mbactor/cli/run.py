@@ -143,7 +143,8 @@ async def _until_stopped(system: ActorSystem, topology: Topology, stopped: async
         return _failed(error)
     settle()
     serving = [f"serving {click.style(url, bold=True)}" for url in addresses.urls]
-    _tell("\n".join([render(await system.whole_tree(), "text"), *serving, *_over(topology), "Ctrl-C stops it"]))
+    tree = render(await system.whole_tree(), "text")
+    _tell("\n".join([tree, *serving, *_over(topology), f"Ctrl-C stops it (pid {os.getpid()})"]))
     ended = asyncio.ensure_future(system.wait())
     by_signal = await _first(ended, stopped)
     gave_up = None if by_signal else ended.result()

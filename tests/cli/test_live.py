@@ -192,6 +192,11 @@ def test_a_killed_process_leaves_a_socket_that_clients_and_later_runs_remove(off
         assert office.tree("--once").stdout.startswith(f"office (pid {served.process.pid})")
 
 
+def test_a_run_says_the_pid_by_which_it_is_chosen(office: Office) -> None:
+    with serving(office.file, office.folder, **office.variables) as running:
+        assert running.until(r"^Ctrl-C stops it \(pid (\d+)\)$")[1] == str(running.process.pid)
+
+
 def test_of_two_runs_of_one_file_one_is_chosen_by_pid(office: Office) -> None:
     with office.running() as first, office.running() as second:
         pids = [first.process.pid, second.process.pid]
