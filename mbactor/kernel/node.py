@@ -322,7 +322,7 @@ class Node:
             error.taken = "no"
             future.set_exception(error)
             return future
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             unfit = BadRequest(f"{method} {url!r} cannot be sent: {error}")
             unfit.taken = "no"
             future.set_exception(unfit)

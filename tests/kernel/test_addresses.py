@@ -42,6 +42,14 @@ class Shelf(Actor):
         return "open"
 
 
+def nested(depth: int) -> Any:
+    """A list in a list, and so on."""
+    found: Any = 1
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 @pytest.fixture(params=["within", "from outside"])
 async def asks(request: pytest.FixtureRequest, start: Start) -> ActorSystem:
     """A system that reaches the shelf: its own, or another's."""
@@ -66,6 +74,7 @@ async def asks(request: pytest.FixtureRequest, start: Start) -> ActorSystem:
         ({"headers": {7: "x"}}, "header: 7 given, a text expected"),
         ({"headers": "x"}, "cannot be sent: dictionary"),
         ({"body": object()}, "cannot be sent: Encoding objects of type object"),
+        ({"body": nested(5000)}, "cannot be sent: maximum recursion depth"),
     ],
 )
 async def test_a_request_that_is_none_says_so_and_was_not_taken(
