@@ -44,8 +44,6 @@ FULL = 64 * 1024 * 1024
 """Bytes that may wait for a server that does not read."""
 BURST = 8 * 1024
 """Bytes that are kept until the end of a turn of the loop; more are written at once, and count as waiting."""
-
-
 LEAST = 1024
 """Bytes a message has to be allowed: the envelope of most, and something in it."""
 
